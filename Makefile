@@ -1,0 +1,37 @@
+# Each target does all its own set-up. PYTHON chooses the interpreter that makes .venv.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint stubs clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/lemmse demo --out demo-out
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/buf lint
+	rm -rf build/stubs && mkdir -p build/stubs
+	PYTHON=$(VENV)/bin/python protos/generate.sh build/stubs
+	diff -r --exclude='*.proto' --exclude='*.sh' --exclude=__pycache__ build/stubs protos
+
+stubs: $(VENV)/.dev
+	PYTHON=$(VENV)/bin/python protos/generate.sh
+
+clean:
+	rm -rf $(VENV) build demo-out
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,19 @@
+"""The index: image sources, patch geometry, physics, and the folder that holds the training patches."""
+
+from lemmse.index.build import Progress, build
+from lemmse.index.images import BOUNDARIES, Images
+from lemmse.index.manifest import FORMAT, Manifest
+from lemmse.index.physics import InverseProblem
+from lemmse.index.reader import Index, open_index
+
+__all__ = [
+    "BOUNDARIES",
+    "FORMAT",
+    "Images",
+    "Index",
+    "InverseProblem",
+    "Manifest",
+    "Progress",
+    "build",
+    "open_index",
+]

@@ -1,0 +1,57 @@
+"""Cells: the keys grouped by nearest centroid, and the FAISS index that searches them.
+
+The centroids come from k-means on a sample. Cells are numbered along the leading principal component of
+their centroids, so that keys that follow each other in cell order are near each other: the exact sum
+centres each run of keys on its own mean, which is what keeps its float32 products precise.
+"""
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SAMPLE_PER_CELL", "add", "cell_count", "train"]
+
+SAMPLE_PER_CELL = 64
+"""Keys in the k-means sample, for each cell; FAISS warns below 39."""
+
+
+def cell_count(keys: int) -> int:
+    """Number of cells for M keys: the power of two nearest to √M, with enough keys for k-means in each.
+
+    Examples
+    --------
+    >>> [cell_count(m) for m in (1, 10_000, 1_000_000, 10_240_000)]
+    [1, 128, 1024, 4096]
+    """
+    return int(2 ** round(np.log2(max(1.0, np.sqrt(keys)))))
+
+
+def train(sample: NDArray[np.float32], cells: int, seed: int) -> faiss.IndexIVFFlat:
+    """An empty inverted-file index whose cells are fitted to a sample of the keys.
+
+    Parameters
+    ----------
+    sample : float32, shape (S, P)
+        Keys drawn from all over the training set, S >= cells.
+    cells : int
+        Number of cells.
+    seed : int
+        Seed of the clustering.
+    """
+    p = sample.shape[1]
+    kmeans = faiss.Kmeans(p, cells, niter=10, seed=seed, min_points_per_centroid=1)
+    kmeans.train(sample)
+    centroids = kmeans.centroids
+    axis = np.linalg.svd(centroids - centroids.mean(axis=0), full_matrices=False)[2][0]
+    quantizer = faiss.IndexFlatL2(p)
+    quantizer.add(centroids[np.argsort(centroids @ axis, kind="stable")])
+    index = faiss.IndexIVFFlat(quantizer, p, cells)
+    index.is_trained = True
+    return index
+
+
+def add(index: faiss.IndexIVFFlat, v: NDArray[np.float32], first: int, cell: NDArray[np.integer]) -> None:
+    """Add keys v, numbered from `first`, to the cells that they were assigned to."""
+    ids = np.arange(first, first + len(v), dtype=np.int64)
+    lists = cell.astype(np.int64)
+    index.add_core(len(v), faiss.swig_ptr(v), faiss.swig_ptr(ids), faiss.swig_ptr(lists))

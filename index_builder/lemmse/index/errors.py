@@ -1,0 +1,85 @@
+"""Errors of the builder and the estimator.
+
+    EngineError                  whatever a user or an operator can mend
+    ├── InvalidArgument          an argument that cannot be meant        INVALID_ARGUMENT
+    ├── NotFound                 what was named is not there             NOT_FOUND
+    ├── AlreadyExists            the place to write to is taken          ALREADY_EXISTS
+    ├── UnsupportedFormat        an index this version cannot read       FAILED_PRECONDITION
+    ├── DataLoss                 an index that is not what was written   DATA_LOSS
+    └── Cancelled                nobody waits for the answer any more    CANCELLED
+
+Each class carries its canonical status code by name, so that every edge (command line, gRPC, embedded
+client) maps it without a table of its own.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "AlreadyExists",
+    "Cancelled",
+    "DataLoss",
+    "EngineError",
+    "InvalidArgument",
+    "NotFound",
+    "UnsupportedFormat",
+]
+
+
+class EngineError(Exception):
+    """Base of all errors that are raised on purpose; the message is one line for a user."""
+
+    code: ClassVar[str]
+
+
+class InvalidArgument(EngineError, ValueError):
+    """An argument is not what was expected.
+
+    Parameters
+    ----------
+    argument : str
+        Name of the argument, as the caller wrote it.
+    expected : str
+        What was expected and what came, in one line.
+
+    Examples
+    --------
+    >>> print(InvalidArgument("sigma", "expected a number > 0, got -1.0"))
+    sigma: expected a number > 0, got -1.0
+    """
+
+    code = "INVALID_ARGUMENT"
+
+    def __init__(self, argument: str, expected: str) -> None:
+        super().__init__(f"{argument}: {expected}")
+        self.argument = argument
+        self.expected = expected
+
+
+class NotFound(EngineError, LookupError):
+    """What was named is not there."""
+
+    code = "NOT_FOUND"
+
+
+class AlreadyExists(EngineError):
+    """The place to write to is taken."""
+
+    code = "ALREADY_EXISTS"
+
+
+class UnsupportedFormat(EngineError):
+    """The index has a format that this version cannot read."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class DataLoss(EngineError):
+    """The index is not what was written: a file is missing, cut short or altered."""
+
+    code = "DATA_LOSS"
+
+
+class Cancelled(EngineError):
+    """Nobody waits for the answer any more."""
+
+    code = "CANCELLED"

@@ -1,0 +1,83 @@
+"""A stack of images of any sizes, and the patches cut from it.
+
+The pixels of all images lie one after the other, so that a position of the whole stack is one number and a
+patch is a gather, whichever image it comes from. The training images and the image being reconstructed are
+cut by the same code.
+
+A patch of side p at row r reads the rows r − ⌊p/2⌋ … r − ⌊p/2⌋ + p − 1, and the columns likewise: for even
+p the centre is the pixel below and to the right of the patch's middle. Positions outside the image wrap
+around (boundary "circular"); a patch may be larger than its image. A patch is flattened in the order row,
+column, channel, to the length P = p²·C.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BOUNDARIES", "Images"]
+
+BOUNDARIES = ("circular",)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A stack of images.
+
+    Examples
+    --------
+    >>> stack = Images.stack([np.arange(6.0).reshape(2, 3, 1)])
+    >>> stack.patches(np.array([0]), 3).astype(int)     # the patch around the first pixel
+    array([[5, 3, 4, 2, 0, 1, 5, 3, 4]])
+    """
+
+    pixels: NDArray[np.generic]
+    """The pixels of all images, row by row, shape (N, C)."""
+    sizes: NDArray[np.int64]
+    """Height and width of each image, shape (K, 2)."""
+
+    @classmethod
+    def stack(cls, images: Iterable[NDArray[np.generic]]) -> "Images":
+        """Stack images of shape (H, W, C), one C and one dtype for all."""
+        parts = list(images)
+        return cls(
+            pixels=np.concatenate([x.reshape(-1, x.shape[-1]) for x in parts]),
+            sizes=np.array([x.shape[:2] for x in parts], np.int64),
+        )
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """Position of each image's first pixel, and of the end, shape (K + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.sizes.prod(axis=1))])
+
+    @property
+    def positions(self) -> int:
+        """Number of positions of the whole stack."""
+        return len(self.pixels)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.sizes)
+
+    def __getitem__(self, k: int) -> NDArray[np.generic]:
+        """Image k, shape (H, W, C)."""
+        start, stop = self.first[k : k + 2]
+        return self.pixels[start:stop].reshape(*self.sizes[k], -1)
+
+    def locate(self, n: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Image, row and column of positions n, shape (len(n), 3)."""
+        first = self.first
+        k = np.searchsorted(first, n, side="right") - 1
+        row, column = np.divmod(n - first[k], self.sizes[k, 1])
+        return np.stack([k, row, column], axis=1).astype(np.int32)
+
+    def patches(self, n: NDArray[np.integer], p: int) -> NDArray[np.generic]:
+        """Patches of side p centred at positions n, shape (len(n), P), dtype of the pixels."""
+        first = self.first
+        k, row, column = self.locate(n).T.astype(np.int64)
+        offsets = np.arange(p) - p // 2
+        rows = (row[:, None] + offsets) % self.sizes[k, :1]
+        columns = (column[:, None] + offsets) % self.sizes[k, 1:]
+        index = (first[k, None] + rows * self.sizes[k, 1:])[:, :, None] + columns[:, None, :]
+        return self.pixels[index].reshape(len(n), -1)

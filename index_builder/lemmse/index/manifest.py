@@ -1,0 +1,136 @@
+"""The manifest of an index version: what was built, from what, and the checksum of every file.
+
+It is written last; a folder without one is not an index. It carries a checksum of itself, so that no
+number in it can change unseen.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lemmse.index.errors import DataLoss, UnsupportedFormat
+
+__all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
+
+FORMAT = 1
+"""The format that this version writes, and the newest that it reads."""
+
+MANIFEST = "manifest.json"
+_REMEDY = "restore the index from a copy or build it again"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of an index version."""
+
+    bytes: int
+    """Length."""
+    sha256: str
+    """SHA-256 in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index version holds."""
+
+    format: int
+    """Version of the index format."""
+    lemmse: str
+    """Version of the builder."""
+    sources: tuple[str, ...]
+    """Image sources, as given to the builder."""
+    digest: str
+    """SHA-256 over dtype, sizes and pixels of the training images."""
+    images: int
+    """Training images, K."""
+    channels: int
+    """Channels of the images, C."""
+    dtype: str
+    """Element type of the stored images: uint8 and uint16 count in steps of 1/255 and 1/65535."""
+    physics: str
+    """Specification of the forward operator A."""
+    pre_inverse: str
+    """Specification of the pre-inverse B."""
+    boundary: str
+    """How positions outside an image are read."""
+    patch_size: int
+    """Side of the patches, p."""
+    keys: int
+    """Translated training patches, M."""
+    cells: int
+    """Cells that the keys are searched by."""
+    seed: int
+    """Seed of the clustering."""
+    files: Mapping[str, FileEntry]
+    """Every other file of the version, by its path within."""
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into a version's folder."""
+        content = asdict(self)
+        content["manifest_sha256"] = _self_checksum(content)
+        (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the manifest of a version's folder.
+
+        Raises
+        ------
+        DataLoss
+            It is missing or altered.
+        UnsupportedFormat
+            It was written by a newer version.
+        """
+        try:
+            content = json.loads((folder / MANIFEST).read_bytes())
+            found, expected = content["format"], content.pop("manifest_sha256")
+        except FileNotFoundError as error:
+            raise DataLoss(f"{MANIFEST} is missing; {_REMEDY}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataLoss(f"{MANIFEST} is damaged; {_REMEDY}") from error
+        if isinstance(found, int) and found > FORMAT:
+            raise UnsupportedFormat(
+                f"expected an index of format {FORMAT} or older, got format {found}; update lemmse to read it"
+            )
+        if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
+            raise DataLoss(f"{MANIFEST} is damaged; {_REMEDY}")
+        content["sources"] = tuple(content["sources"])
+        content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
+        return cls(**content)
+
+    def verify(self, folder: Path) -> None:
+        """Compare every file with its length and checksum.
+
+        Raises
+        ------
+        DataLoss
+            A file is missing, cut short or altered.
+        """
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(lambda item: _verify_file(folder, *item), self.files.items()):
+                pass
+
+
+def checksum(path: Path) -> FileEntry:
+    """Length and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(path.stat().st_size, digest)
+
+
+def _verify_file(folder: Path, name: str, entry: FileEntry) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise DataLoss(f"{name} is missing; {_REMEDY}")
+    if path.stat().st_size != entry.bytes:
+        raise DataLoss(f"{name}: expected {entry.bytes} bytes, got {path.stat().st_size}; {_REMEDY}")
+    if checksum(path) != entry:
+        raise DataLoss(f"{name} is altered: its SHA-256 is not the manifest's; {_REMEDY}")
+
+
+def _self_checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""Open an index for reading."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import faiss
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from lemmse.index import store
+from lemmse.index.errors import DataLoss, UnsupportedFormat
+from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, current_version
+from lemmse.index.manifest import Manifest
+from lemmse.index.physics import InverseProblem
+
+__all__ = ["Index", "open_index"]
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index version, verified when it was opened; arrays are read when they are asked for."""
+
+    name: str
+    """Name of the index: its folder's."""
+    version: str
+    """Version under that name."""
+    folder: Path
+    """Where the version lies."""
+    manifest: Manifest
+    """What it holds."""
+
+    @cached_property
+    def problem(self) -> InverseProblem:
+        """The inverse problem that it was built for."""
+        return InverseProblem(self.manifest.physics, self.manifest.pre_inverse)
+
+    @cached_property
+    def _arrays(self) -> zarr.Group:
+        return store.open_arrays(self.folder / ARRAYS)
+
+    @property
+    def patch_length(self) -> int:
+        """P = p²·C."""
+        return self.manifest.patch_size**2 * self.manifest.channels
+
+    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Keys v in cell order, float32, shape (stop − start, P)."""
+        return store.read(self._arrays, "keys", start, stop)
+
+    def targets(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Targets t in cell order, float32, shape (stop − start, C)."""
+        return store.read(self._arrays, "targets", start, stop)
+
+    def ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Training image, row and column of the keys in cell order, shape (stop − start, 3)."""
+        return store.read(self._arrays, "ids", start, stop)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Where each training image came from."""
+        labels: list[str] = json.loads((self.folder / SOURCES).read_text())
+        return labels
+
+    @cached_property
+    def neighbours(self) -> faiss.IndexIVFFlat:
+        """The FAISS index; it numbers the keys in cell order."""
+        return faiss.read_index(str(self.folder / NEIGHBOURS))
+
+
+def open_index(path: str | os.PathLike[str]) -> Index:
+    """Open the current version of an index, after comparing every file with its checksum.
+
+    Raises
+    ------
+    NotFound
+        There is no index at `path`.
+    DataLoss
+        A file is missing, cut short or altered.
+    UnsupportedFormat
+        A newer version of lemmse wrote it.
+    """
+    root = Path(os.path.abspath(path))
+    version, folder = current_version(root)
+    try:
+        manifest = Manifest.read(folder)
+        manifest.verify(folder)
+    except (DataLoss, UnsupportedFormat) as error:
+        raise type(error)(f"index {root.name!r} version {version}: {error}") from error
+    return Index(root.name, version, folder, manifest)

@@ -1,0 +1,60 @@
+"""The Zarr arrays of an index version: names, shapes, codecs.
+
+    images/pixels  (N, C)  source dtype  the pixels of all training images, see images.py
+    images/sizes   (K, 2)  int64         their heights and widths
+    keys           (M, P)  float32       v_km, in cell order
+    targets        (M, C)  float32       t_km, the clean centre pixels, in cell order
+    ids            (M, 3)  int32         training image, row, column of each key
+    cells          (n+1,)  int64         cell c holds the keys cells[c] … cells[c + 1] − 1
+
+Every chunk is compressed by Zstandard with its checksum, so that Zarr itself notices a flipped bit; the
+chunks lie in few large shards, so that a version is some tens of files whatever its size.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+from zarr.codecs import ZstdCodec
+
+__all__ = ["CHUNK", "SHARD", "create", "create_array", "open_arrays", "read"]
+
+CHUNK = 16_384
+"""Rows in a chunk, the unit of reading."""
+SHARD = 16 * CHUNK
+"""Rows in a shard, the unit of writing."""
+
+
+def create(path: Path) -> zarr.Group:
+    """Create an empty group."""
+    return zarr.create_group(store=str(path), zarr_format=3)
+
+
+def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> "zarr.Array[Any]":
+    """Create an array in a group, to be filled shard by shard."""
+    chunk = min(CHUNK, shape[0])
+    # An array shorter than a shard is one shard, cut to whole chunks.
+    shard = min(SHARD, -(-shape[0] // chunk) * chunk)
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=np.dtype(dtype),
+        chunks=(chunk, *shape[1:]),
+        shards=(shard, *shape[1:]),
+        compressors=ZstdCodec(level=1, checksum=True),
+    )
+
+
+def open_arrays(path: Path) -> zarr.Group:
+    """Open a group for reading."""
+    return zarr.open_group(store=str(path), mode="r")
+
+
+def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
+    """Rows start … stop − 1 of an array."""
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return np.asarray(array[start:stop])

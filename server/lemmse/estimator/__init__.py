@@ -1,0 +1,38 @@
+"""The LE-MMSE estimator: arrays in, arrays out.
+
+The modules in the order of the mathematics: `keys` holds v and t, `sums` what the weights add up to and how
+sums merge, `exact` and `topk` two ways to compute them, `reconstructor` the way from y to x̂ and its maps.
+"""
+
+from lemmse.estimator.arguments import MAPS, MODES
+from lemmse.estimator.exact import exact_sums
+from lemmse.estimator.keys import Keys, load_keys
+from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK, DEFAULT_K, DEFAULT_NPROBE, Reconstructor
+from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
+from lemmse.estimator.sums import MEAN_ONLY, Posterior, PosteriorSums, Want
+from lemmse.estimator.topk import Neighbours, topk_sums
+from lemmse.estimator.work import Cancel, never
+
+__all__ = [
+    "DEFAULT_EXACT_WORK",
+    "DEFAULT_K",
+    "DEFAULT_NPROBE",
+    "MAPS",
+    "MEAN_ONLY",
+    "MODES",
+    "Cancel",
+    "Contributor",
+    "Diagnostics",
+    "Explanation",
+    "Keys",
+    "Neighbours",
+    "Posterior",
+    "PosteriorSums",
+    "Reconstruction",
+    "Reconstructor",
+    "Want",
+    "exact_sums",
+    "load_keys",
+    "never",
+    "topk_sums",
+]

@@ -1,0 +1,71 @@
+"""What a reconstruction returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Contributor", "Diagnostics", "Explanation", "Reconstruction"]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What was done for an answer, and what it cost."""
+
+    mode: str
+    """The mode that ran: exact or topk."""
+    index: str
+    """Name of the index that answered."""
+    version: str
+    """Its version."""
+    keys: int
+    """Keys of the index, M."""
+    keys_touched: float
+    """Keys whose distance was computed, mean over the patches of the image."""
+    seconds: float
+    """Time of computation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """A reconstructed image; a map that was not asked for is None."""
+
+    image: NDArray[np.float32]
+    """The posterior mean, intensities, shape of y."""
+    variance: NDArray[np.float32] | None
+    """Posterior variance of each pixel and channel, squared intensities, shape of y."""
+    ess: NDArray[np.float32] | None
+    """Effective sample size of the posterior weights, 1 … M, (H, W)."""
+    log_density: NDArray[np.float32] | None
+    """Natural log of the density of the noisy patch under the training patches with noise,
+    log (1/M) Σ_km N(u; v_km, σ² I), (H, W)."""
+    diagnostics: Diagnostics
+    """What it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contributor:
+    """A training patch and its share in one pixel."""
+
+    image: int
+    """Number of the training image, from 0."""
+    source: str
+    """Where that image came from."""
+    row: int
+    """Row of the patch's centre in the training image."""
+    column: int
+    """Column of the patch's centre."""
+    weight: float
+    """Share of the posterior weight, in [0, 1]."""
+    value: tuple[float, ...]
+    """The clean centre pixel, length C."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where one pixel comes from."""
+
+    contributors: tuple[Contributor, ...]
+    """The training patches that weigh most, heaviest first."""
+    diagnostics: Diagnostics
+    """What it took."""

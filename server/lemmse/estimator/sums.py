@@ -1,0 +1,135 @@
+"""Posterior sums: what the weights w_km(u) of a set of keys add up to, and their exact merge.
+
+The sums over two disjoint sets of keys merge into the sums over their union, in any order, so one class
+serves a tile of keys, a shard and a machine. Weights reach from 1 down to e^(−10⁶), hence they are kept
+relative to e^log_max, the largest of them so far.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+__all__ = ["MEAN_ONLY", "Posterior", "PosteriorSums", "Want"]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Which sums are wanted beside those of the mean."""
+
+    variance: bool = False
+    """Σ w t²."""
+    ess: bool = False
+    """Σ w²."""
+    top: int = 0
+    """How many of the heaviest keys to name."""
+
+
+MEAN_ONLY = Want()
+
+
+@dataclass(frozen=True, slots=True)
+class PosteriorSums:
+    """Sums over a set of keys for Q queries; float64, and all but the last three relative to log_max.
+
+    A key that stands for n equal training patches counts n times. A sum that is not wanted has no columns.
+    """
+
+    log_max: Tensor
+    """Largest log w without its normalising constant, (Q,); −∞ where there is no key."""
+    w: Tensor
+    """Σ w, (Q, 1)."""
+    wt: Tensor
+    """Σ w t, (Q, T)."""
+    wt2: Tensor
+    """Σ w t², (Q, T or 0)."""
+    w2: Tensor
+    """Σ w², (Q, 1 or 0)."""
+    top_log_w: Tensor
+    """log w of the heaviest keys in descending order, (Q, R); −∞ where there are fewer."""
+    top_key: Tensor
+    """Their numbers, int64, (Q, R); −1 where there are fewer."""
+    touched: Tensor
+    """Keys whose distance was computed, int64, (Q,)."""
+
+    @classmethod
+    def empty(cls, queries: int, t_length: int, want: Want, device: torch.device) -> "PosteriorSums":
+        """Sums over no key."""
+
+        def full(columns: int, value: float = 0.0) -> Tensor:
+            return torch.full((queries, columns), value, dtype=torch.float64, device=device)
+
+        return cls(
+            log_max=full(1, -math.inf)[:, 0],
+            w=full(1),
+            wt=full(t_length),
+            wt2=full(t_length * want.variance),
+            w2=full(1 * want.ess),
+            top_log_w=full(want.top, -math.inf),
+            top_key=torch.full((queries, want.top), -1, device=device),
+            touched=torch.zeros(queries, dtype=torch.int64, device=device),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["PosteriorSums"]) -> "PosteriorSums":
+        """Sums of several blocks of queries, one block after the other."""
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def merge(self, other: "PosteriorSums") -> "PosteriorSums":
+        """Sums over the union of two disjoint sets of keys, of which the same sums are wanted."""
+        log_max = torch.maximum(self.log_max, other.log_max)
+        # Where neither has a key the maximum is −∞, and −∞ − (−∞) is no number.
+        reference = log_max.clamp(min=torch.finfo(log_max.dtype).min)
+        a = torch.exp(self.log_max - reference)[:, None]  # (Q, 1)
+        b = torch.exp(other.log_max - reference)[:, None]
+        top_log_w = torch.cat([self.top_log_w, other.top_log_w], dim=1)  # (Q, 2R)
+        top_log_w, order = top_log_w.topk(self.top_log_w.shape[1], dim=1)
+        return PosteriorSums(
+            log_max=log_max,
+            w=a * self.w + b * other.w,
+            wt=a * self.wt + b * other.wt,
+            wt2=a * self.wt2 + b * other.wt2,
+            w2=a.square() * self.w2 + b.square() * other.w2,
+            top_log_w=top_log_w,
+            top_key=torch.cat([self.top_key, other.top_key], dim=1).gather(1, order),
+            touched=self.touched + other.touched,
+        )
+
+    def posterior(self, log_norm: float) -> "Posterior":
+        """What the sums say about each query.
+
+        Parameters
+        ----------
+        log_norm : float
+            What to add to log Σ w to make it a log density: the normalising constant of the Gaussian,
+            less log M.
+        """
+        mean = self.wt / self.w
+        return Posterior(
+            mean=mean,
+            variance=(self.wt2 / self.w - mean[:, : self.wt2.shape[1]].square()).clamp_(min=0.0),
+            ess=self.w.square()[:, : self.w2.shape[1]] / self.w2,
+            log_density=self.log_max + self.w[:, 0].log() + log_norm,
+            top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / self.w,
+            top_key=self.top_key,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """The posterior of the targets given each query; float64; what was not wanted has no columns."""
+
+    mean: Tensor
+    """Σ w t / Σ w, (Q, T)."""
+    variance: Tensor
+    """Σ w t² / Σ w − mean², (Q, T or 0)."""
+    ess: Tensor
+    """Effective sample size (Σ w)² / Σ w², (Q, 1 or 0)."""
+    log_density: Tensor
+    """Log density of the query under the training patches with noise, (Q,)."""
+    top_weight: Tensor
+    """Shares of the heaviest keys, (Q, R)."""
+    top_key: Tensor
+    """Their numbers, int64, (Q, R)."""

@@ -1,0 +1,95 @@
+"""One suite for all modes: each must give the posterior over all keys, as the oracle does."""
+
+import numpy as np
+import pytest
+
+from lemmse.estimator import Reconstructor
+from lemmse.index import build, open_index
+from lemmse.index.errors import InvalidArgument
+from tests.estimator.cases import CASES, SIGMAS, Case
+from tests.oracle import agreement
+
+ALL_KEYS = 10**6
+
+MODES = {
+    "exact": {"mode": "exact"},
+    "auto": {"mode": "auto"},
+    "topk of all": {"mode": "topk", "k": ALL_KEYS},
+    "topk of all, one cell asked": {"mode": "topk", "k": ALL_KEYS, "nprobe": 1},
+}
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
+def case(request) -> Case:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def reconstructor(case, tmp_path_factory) -> Reconstructor:
+    folder = tmp_path_factory.mktemp("case")
+    sources = []
+    for i, x in enumerate(case.training):
+        sources.append(folder / f"{i}.npy")
+        np.save(sources[-1], x[None])
+    return Reconstructor(open_index(build(sources, folder / "index", patch_size=case.p)))
+
+
+@pytest.fixture(params=MODES.values(), ids=MODES.keys())
+def options(request) -> dict:
+    return request.param
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_mean_agrees_with_the_oracle(case, reconstructor, options, sigma):
+    result = reconstructor.reconstruct(case.measurement(sigma), sigma=sigma, **options)
+    assert agreement(result.image, case.expected(sigma).image) >= (80 if sigma >= 0.01 else 60)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_maps_agree_with_the_oracle(case, reconstructor, options, sigma):
+    result = reconstructor.reconstruct(
+        case.measurement(sigma), sigma=sigma, maps=("variance", "ess", "log_density"), **options
+    )
+    expected = case.expected(sigma)
+    # The rounding of a key in float32 moves log w by about 10⁻⁷ / σ², at most.
+    slack = 1e-5 + 2e-7 / sigma**2
+    np.testing.assert_allclose(result.variance, expected.variance, rtol=10 * slack, atol=1e-6)
+    np.testing.assert_allclose(result.ess, expected.ess, rtol=10 * slack)
+    np.testing.assert_allclose(result.log_density, expected.log_density, rtol=1e-5, atol=10 * slack)
+
+
+def test_shapes_and_types(case, reconstructor, options):
+    y = case.measurement(0.1)
+    result = reconstructor.reconstruct(y, sigma=0.1, maps=("variance", "ess"), **options)
+    assert result.image.shape == result.variance.shape == y.shape
+    assert result.ess.shape == y.shape[:2]
+    assert result.log_density is None
+    assert {a.dtype for a in (result.image, result.variance, result.ess)} == {np.dtype(np.float32)}
+
+
+def test_only_greyscale_needs_no_channel_axis(case, reconstructor, options):
+    y = case.measurement(0.1)
+    if y.shape[2] == 1:
+        flat = reconstructor.reconstruct(y[:, :, 0], sigma=0.1, maps=("variance",), **options)
+        full = reconstructor.reconstruct(y, sigma=0.1, maps=("variance",), **options)
+        np.testing.assert_array_equal(flat.image, full.image[:, :, 0])
+        np.testing.assert_array_equal(flat.variance, full.variance[:, :, 0])
+    else:
+        with pytest.raises(InvalidArgument, match=rf"expected an image of shape \(H, W, {y.shape[2]}\)"):
+            reconstructor.reconstruct(y[:, :, 0], sigma=0.1, **options)
+
+
+def test_explain_names_the_heaviest_keys(case, reconstructor):
+    sigma, pixel = 0.3, (0, 1)
+    expected = case.expected(sigma)
+    weights = dict(zip(expected.ids, expected.weights[pixel], strict=True))
+    explanation = reconstructor.explain(case.measurement(sigma), sigma=sigma, pixel=pixel, top=7)
+    named = explanation.contributors
+    assert len(named) == min(7, len(weights))
+    np.testing.assert_allclose(
+        [c.weight for c in named], sorted(weights.values(), reverse=True)[: len(named)], rtol=1e-4
+    )
+    for c in named:
+        assert c.weight == pytest.approx(weights[c.image, c.row, c.column], rel=1e-4)
+        np.testing.assert_array_equal(c.value, case.training[c.image][c.row, c.column])
+        assert c.source == f"{c.image}.npy[0]"

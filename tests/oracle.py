@@ -1,0 +1,77 @@
+"""LE-MMSE as it is defined: slow loops in float64, of nothing but the mathematics.
+
+    φ*(u) = Σ_km w_km(u) t_km / Σ_km w_km(u),     w_km(u) = density of N(v_km, σ² I) at u
+
+with v_km the p×p patch of training image k at m, t_km the pixel at m, positions wrapping around.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Oracle:
+    image: np.ndarray  # (H, W, C)
+    variance: np.ndarray  # (H, W, C)
+    ess: np.ndarray  # (H, W)
+    log_density: np.ndarray  # (H, W)
+    weights: np.ndarray  # (H, W, M), adding up to 1
+    ids: list[tuple[int, int, int]]  # image, row, column of each of the M
+
+
+def patch(x, row, column, p):
+    """The p×p patch of x (H, W, C) around a position; for even p the centre is right of and below the middle."""
+    height, width, _ = x.shape
+    half = p // 2
+    return np.array(
+        [
+            x[(row - half + i) % height, (column - half + j) % width, c]
+            for i in range(p)
+            for j in range(p)
+            for c in range(x.shape[2])
+        ]
+    )
+
+
+def oracle(training, y, sigma, p) -> Oracle:
+    """Reconstruct y (H, W, C) from training images, each (H_k, W_k, C)."""
+    training = [np.asarray(x, np.float64) for x in training]
+    y = np.asarray(y, np.float64)
+    ids = [(k, i, j) for k, x in enumerate(training) for i in range(x.shape[0]) for j in range(x.shape[1])]
+    keys = np.array([patch(training[k], i, j, p) for k, i, j in ids])
+    targets = np.array([training[k][i, j] for k, i, j in ids])
+
+    height, width, channels = y.shape
+    result = Oracle(
+        image=np.empty((height, width, channels)),
+        variance=np.empty((height, width, channels)),
+        ess=np.empty((height, width)),
+        log_density=np.empty((height, width)),
+        weights=np.empty((height, width, len(ids))),
+        ids=ids,
+    )
+    for i in range(height):
+        for j in range(width):
+            u = patch(y, i, j, p)
+            log_w = np.array(
+                [
+                    -sum((u - v) ** 2) / (2 * sigma**2) - len(u) / 2 * math.log(2 * math.pi * sigma**2)
+                    for v in keys
+                ]
+            )
+            w = np.exp(log_w - log_w.max())
+            mean = sum(w[:, None] * targets) / sum(w)
+            result.image[i, j] = mean
+            result.variance[i, j] = sum(w[:, None] * (targets - mean) ** 2) / sum(w)
+            result.ess[i, j] = sum(w) ** 2 / sum(w**2)
+            result.log_density[i, j] = log_w.max() + math.log(sum(w) / len(ids))
+            result.weights[i, j] = w / sum(w)
+    return result
+
+
+def agreement(a, b) -> float:
+    """PSNR between two images in [0, 1], in dB."""
+    error = float(np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))
+    return math.inf if error == 0 else -10 * math.log10(error)
