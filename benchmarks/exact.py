@@ -13,10 +13,10 @@ median of each and of the ratios within a turn, so that a machine whose speed dr
 import argparse
 import json
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.memory import peak_beyond
 from lemmse.estimator import Keys, exact_sums
 from lemmse.estimator.keys import TILE
 from lemmse.index import Images
@@ -37,7 +38,7 @@ def cdist_recipe(v: Tensor, t: Tensor, u: Tensor, sigma: float) -> Tensor:
     maximum = torch.full((len(u), 1), -torch.inf)
     total = torch.zeros(len(u), 1)
     weighted = torch.zeros(len(u), t.shape[1])
-    for v_block, t_block in zip(v.split(CDIST_BLOCK), t.split(CDIST_BLOCK), strict=True):
+    for v_block, t_block in zip(torch.split(v, CDIST_BLOCK), torch.split(t, CDIST_BLOCK), strict=True):
         log_w = torch.cdist(u, v_block).square() / (-2 * sigma**2)
         new = torch.maximum(maximum, log_w.amax(dim=1, keepdim=True))
         w = torch.exp(log_w - new)
@@ -50,7 +51,7 @@ def cdist_recipe(v: Tensor, t: Tensor, u: Tensor, sigma: float) -> Tensor:
 
 def bare_product(v: Tensor, u: Tensor) -> None:
     out = torch.empty(len(u), TILE)
-    for v_tile in v.split(TILE):
+    for v_tile in torch.split(v, TILE):
         torch.mm(u, v_tile.T, out=out[:, : len(v_tile)])
 
 
@@ -88,19 +89,15 @@ def main() -> None:
             keys = Keys.collect(
                 [(v, t)], count=len(v), p_length=v.shape[1], t_length=t.shape[1], device=torch.device("cpu")
             )
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            exact_sums(keys, u, sigma)
-            beyond = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+            beyond = peak_beyond(partial(exact_sums, keys, u, sigma))
             centred_v, centred_u = v - v.mean(dim=0), u - v.mean(dim=0)
             bare_product(centred_v, centred_u)
-            turns = [
-                (
-                    seconds(lambda: exact_sums(keys, u, sigma)),  # noqa: B023: called at once
-                    seconds(lambda: cdist_recipe(v, t, u, sigma)),  # noqa: B023
-                    seconds(lambda: bare_product(centred_v, centred_u)),  # noqa: B023
-                )
-                for _ in range(arguments.repeats)
-            ]
+            contestants = (
+                partial(exact_sums, keys, u, sigma),
+                partial(cdist_recipe, v, t, u, sigma),
+                partial(bare_product, centred_v, centred_u),
+            )
+            turns = [[seconds(work) for work in contestants] for _ in range(arguments.repeats)]
             exact, cdist, product = (statistics.median(column) for column in zip(*turns, strict=True))
             rows.append(
                 {
@@ -113,14 +110,15 @@ def main() -> None:
                     "exact_gflops": 2e-9 * u.numel() * len(v) / exact,
                     "times_faster_than_cdist": statistics.median(c / e for e, c, _ in turns),
                     "rate_relative_to_product": statistics.median(b / e for e, _, b in turns),
-                    "peak_memory_beyond_mb": beyond,
+                    "peak_memory_beyond_mb": beyond / 2**20,
                 }
             )
     if arguments.json:
         print(json.dumps(rows))
         return
+    threads = torch.get_num_threads()
     table = Table(
-        title=f"{QUERIES} queries; {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}"
+        title=f"{QUERIES} queries, {threads} threads, torch {torch.__version__}, {platform.machine()}"
     )
     for name in rows[0]:
         table.add_column(name.replace("_", " "), justify="right")

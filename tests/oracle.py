@@ -22,7 +22,7 @@ class Oracle:
 
 
 def patch(x, row, column, p):
-    """The p×p patch of x (H, W, C) around a position; for even p the centre is right of and below the middle."""
+    """The p×p patch of x (H, W, C) around a position; for even p that is below and right of the middle."""
     height, width, _ = x.shape
     half = p // 2
     return np.array(

@@ -102,7 +102,7 @@ BAD = [
     ({"y": X[0][..., 0]}, r"y: expected an image of shape \(H, W, 3\), got \(9, 8\)"),
     ({"y": X}, r"y: expected an image of shape \(H, W, 3\), got \(6, 9, 8, 3\)"),
     ({"y": X[0][:0]}, r"y: expected an image of shape \(H, W, 3\), got \(0, 8, 3\)"),
-    ({"y": (255 * X[0]).astype(np.uint8)}, r"y: expected floats with clean intensities in \[0, 1\], got uint8"),
+    ({"y": np.zeros((9, 8, 3), np.uint8)}, r"y: expected floats .* intensities in \[0, 1\], got uint8"),
     ({"y": X[0] + 0j}, r"y: expected floats .*, got complex"),
     ({"y": "image"}, r"y: expected floats .*, got <U5"),
     ({"y": NAN}, r"y: expected finite numbers, got nan"),
@@ -145,5 +145,5 @@ def test_bad_arguments_of_explain_are_named(lemmse, change, message):
 
 
 def test_unknown_device_is_named(index):
-    with pytest.raises(InvalidArgument, match="device: expected auto, cpu or a GPU that torch sees, got 'abacus'"):
+    with pytest.raises(InvalidArgument, match=r"device: expected auto, cpu or a GPU .*, got 'abacus'"):
         Reconstructor(index, device="abacus")

@@ -42,7 +42,7 @@ def queries() -> torch.Tensor:
 def test_sums_the_k_nearest_keys(index, keys, neighbours, queries, k, sigma):
     v, t = index.keys(0, keys.count).astype(float), index.targets(0, keys.count).astype(float)
     want = Want(variance=True, ess=True, top=2)
-    posterior = topk_sums(keys, neighbours, queries, sigma, k=k, nprobe=10**6, want=want).posterior(0.0)
+    posterior = topk_sums(keys, neighbours, queries, sigma, k=k, nprobe=10**6, want=want).posterior(1, 0.0)
     checked = 0
     for q, u in enumerate(queries.numpy().astype(float)):
         squared = ((v - u) ** 2).sum(axis=1)

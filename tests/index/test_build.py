@@ -120,8 +120,17 @@ def test_more_keys_than_a_shard(tmp_path, monkeypatch):
 
 def test_progress_reaches_the_end_of_each_stage(source, tmp_path):
     last = {}
-    build([source], tmp_path / "index", progress=lambda stage, done, total: last.update({stage: (done, total)}))
-    assert last == {"read images": (3, 3), "fit cells": (1, 1), "assign keys": (90, 90), "write keys": (90, 90)}
+
+    def progress(stage, done, total):
+        last[stage] = done, total
+
+    build([source], tmp_path / "index", progress=progress)
+    assert last == {
+        "read images": (3, 3),
+        "fit cells": (1, 1),
+        "assign keys": (90, 90),
+        "write keys": (90, 90),
+    }
 
 
 BAD = [
@@ -167,7 +176,7 @@ def test_a_place_that_is_taken_stays_as_it_is(source, tmp_path, make):
 
 
 def test_the_folder_around_the_index_must_be_there(source, tmp_path):
-    with pytest.raises(InvalidArgument, match="out: expected a folder to write to, got .*No such file"):
+    with pytest.raises(InvalidArgument, match=r"out: expected a folder to write to, got .*No such file"):
         build([source], tmp_path / "nowhere" / "index")
 
 
@@ -178,7 +187,7 @@ def version_files(folder: Path) -> list[Path]:
 def test_every_missing_file_is_noticed(index_folder, tmp_path):
     for path in version_files(index_folder):
         path.rename(tmp_path / "aside")
-        with pytest.raises(DataLoss, match="is missing|which is not there"):
+        with pytest.raises(DataLoss, match=r"is missing|which is not there"):
             open_index(index_folder)
         (tmp_path / "aside").rename(path)
     open_index(index_folder)
@@ -191,7 +200,7 @@ def test_every_altered_or_shortened_file_is_noticed(index_folder):
         flipped = bytes([content[position] ^ 1])
         for damaged in (content[:position] + flipped + content[position + 1 :], content[:-2]):
             path.write_bytes(damaged)
-            with pytest.raises(DataLoss, match="index 'index' version 1: .*; restore the index"):
+            with pytest.raises(DataLoss, match=r"index 'index' version 1: .*; restore the index"):
                 open_index(index_folder)
         path.write_bytes(content)
     open_index(index_folder)
@@ -201,7 +210,8 @@ def test_a_newer_format_is_refused(index_folder):
     path = index_folder / "1" / "manifest.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"format": FORMAT + 1, "something": "new"}))
-    with pytest.raises(UnsupportedFormat, match=f"expected an index of format {FORMAT} or older, got format {FORMAT + 1}"):
+    message = f"expected an index of format {FORMAT} or older, got format {FORMAT + 1}"
+    with pytest.raises(UnsupportedFormat, match=message):
         open_index(index_folder)
 
 

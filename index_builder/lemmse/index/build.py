@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -125,11 +126,11 @@ def build(
 
 def _read(
     sources: Sequence[str | os.PathLike[str]], limit: int | None, progress: Progress
-) -> tuple[Images, list[str]]:
+) -> tuple[Images[Any], list[str]]:
     """The training images in one dtype, and where each came from."""
     source = concatenate([open_source(spec) for spec in sources])
     total = len(source) if limit is None else min(limit, len(source))
-    images: list[NDArray[np.generic]] = []
+    images: list[NDArray[Any]] = []
     labels: list[str] = []
     for image, label in islice(iterate(source), total):
         images.append(image)
@@ -141,7 +142,7 @@ def _read(
 
 
 def _assign(
-    measured: Images, p: int, seed: int, progress: Progress
+    measured: Images[np.float32], p: int, seed: int, progress: Progress
 ) -> tuple[faiss.IndexIVFFlat, NDArray[np.int32]]:
     """An empty index with fitted cells, and the cell of each key, shape (M,)."""
     keys = measured.positions
@@ -160,9 +161,9 @@ def _assign(
 
 def _write(
     folder: Path,
-    images: Images,
-    clean: Images,
-    measured: Images,
+    images: Images[Any],
+    clean: Images[np.float32],
+    measured: Images[np.float32],
     p: int,
     index: faiss.IndexIVFFlat,
     cell: NDArray[np.int32],
@@ -196,7 +197,7 @@ def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, total)) for start in range(0, total, step))
 
 
-def _digest(images: Images) -> str:
+def _digest(images: Images[Any]) -> str:
     digest = hashlib.sha256(images.pixels.dtype.name.encode())
     digest.update(images.sizes.tobytes())
     digest.update(np.ascontiguousarray(images.pixels).tobytes())

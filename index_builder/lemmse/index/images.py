@@ -12,6 +12,7 @@ column, channel, to the length P = p²·C.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,11 @@ __all__ = ["BOUNDARIES", "Images"]
 
 BOUNDARIES = ("circular",)
 
+Pixel = TypeVar("Pixel", bound=np.generic)
+
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class Images(Generic[Pixel]):
     """A stack of images.
 
     Examples
@@ -32,13 +35,13 @@ class Images:
     array([[5, 3, 4, 2, 0, 1, 5, 3, 4]])
     """
 
-    pixels: NDArray[np.generic]
+    pixels: NDArray[Pixel]
     """The pixels of all images, row by row, shape (N, C)."""
     sizes: NDArray[np.int64]
     """Height and width of each image, shape (K, 2)."""
 
     @classmethod
-    def stack(cls, images: Iterable[NDArray[np.generic]]) -> "Images":
+    def stack(cls, images: Iterable[NDArray[Pixel]]) -> "Images[Pixel]":
         """Stack images of shape (H, W, C), one C and one dtype for all."""
         parts = list(images)
         return cls(
@@ -60,7 +63,7 @@ class Images:
         """Number of images."""
         return len(self.sizes)
 
-    def __getitem__(self, k: int) -> NDArray[np.generic]:
+    def __getitem__(self, k: int) -> NDArray[Pixel]:
         """Image k, shape (H, W, C)."""
         start, stop = self.first[k : k + 2]
         return self.pixels[start:stop].reshape(*self.sizes[k], -1)
@@ -72,7 +75,7 @@ class Images:
         row, column = np.divmod(n - first[k], self.sizes[k, 1])
         return np.stack([k, row, column], axis=1).astype(np.int32)
 
-    def patches(self, n: NDArray[np.integer], p: int) -> NDArray[np.generic]:
+    def patches(self, n: NDArray[np.integer], p: int) -> NDArray[Pixel]:
         """Patches of side p centred at positions n, shape (len(n), P), dtype of the pixels."""
         first = self.first
         k, row, column = self.locate(n).T.astype(np.int64)
@@ -80,4 +83,5 @@ class Images:
         rows = (row[:, None] + offsets) % self.sizes[k, :1]
         columns = (column[:, None] + offsets) % self.sizes[k, 1:]
         index = (first[k, None] + rows * self.sizes[k, 1:])[:, :, None] + columns[:, None, :]
-        return self.pixels[index].reshape(len(n), -1)
+        cut: NDArray[Pixel] = self.pixels[index].reshape(len(n), -1)
+        return cut

@@ -52,7 +52,9 @@ def exact_sums(
     ----------
     arXiv 2601.10334, the LE-MMSE estimator; here for white noise (B = I).
     """
-    parts = [_block_sums(keys, block, sigma, want, cancelled) for block in u.split(query_block(u.device))]
+    parts = [
+        _block_sums(keys, block, sigma, want, cancelled) for block in torch.split(u, query_block(u.device))
+    ]
     return PosteriorSums.join(parts)
 
 
@@ -60,31 +62,29 @@ def _block_sums(keys: Keys, u: Tensor, sigma: float, want: Want, cancelled: Canc
     scale = _LOG2_E / sigma**2
     scaled = u * scale  # (Q, P)
     queries = torch.full((len(u), keys.p_length + 1), scale, device=u.device)
+    buffer = torch.empty(len(u) * keys.tile, device=u.device)
     sums = PosteriorSums.empty(len(u), keys.t_length, want, u.device)
     for tile in keys.tiles():
         stop_if(cancelled)
         torch.sub(scaled, tile.centre * scale, out=queries[:, :-1])
-        sums = sums.merge(_tile_sums(tile, queries, scale, want))
+        scores = buffer[: len(u) * len(tile.features)].view(len(u), -1)
+        torch.mm(queries, tile.features.T, out=scores)  # log2 w but for the term of u alone
+        of_query = torch.linalg.vector_norm(queries[:, :-1], dim=1).double().square() / (2 * scale)  # (Q,)
+        sums = sums.merge(_tile_sums(tile, scores, of_query, want, want.rows(keys.t_length)))
     return sums
 
 
-def _tile_sums(tile: Tile, queries: Tensor, scale: float, want: Want) -> PosteriorSums:
-    """Sums over one tile, for queries scale·(u − c) with a last column of `scale`, (Q, P + 1)."""
-    scores = queries @ tile.features.T  # (Q, m), log2 w but for the term of u alone
-    of_query = queries[:, :-1].square().sum(dim=1).double() / (2 * scale)  # (Q,)
+def _tile_sums(tile: Tile, scores: Tensor, of_query: Tensor, want: Want, rows: int) -> PosteriorSums:
+    """Sums over one tile, from its scores (Q, m), which are used up, and their terms of the query alone."""
     top_score, top_key = scores.topk(min(want.top, scores.shape[1]), dim=1)
     score_max = scores.amax(dim=1, keepdim=True)
     w = scores.sub_(score_max).clamp_(min=_FLOOR).exp2_()
-    t_length = len(tile.moments) // 2
-    rows = 1 + 2 * t_length if want.variance else 1 + t_length
-    total, wt, wt2 = (w @ tile.moments[:rows].T).double().tensor_split([1, 1 + t_length], dim=1)
+    moments = w @ tile.moments[:rows].T  # (Q, rows)
     return PosteriorSums(
         log_max=(score_max[:, 0] - of_query) / _LOG2_E,
-        w=total,
-        wt=wt,
-        wt2=wt2,
-        w2=(w.square_() @ tile.moments[:1].T).double() if want.ess else total[:, :0],
+        moments=moments.double(),
+        w2=(w.square_() @ tile.moments[:1].T if want.ess else moments[:, :0]).double(),
         top_log_w=(top_score - of_query[:, None]) / _LOG2_E,
         top_key=top_key + tile.first,
-        touched=torch.full((len(queries),), len(tile.features), device=queries.device),
+        touched=torch.tensor(len(tile.features), device=scores.device),
     )

@@ -78,10 +78,15 @@ class Keys:
         )
         first = 0
         for v, t in blocks:
-            for v_tile, t_tile in zip(v.split(tile), t.split(tile), strict=True):
+            for v_tile, t_tile in zip(torch.split(v, tile), torch.split(t, tile), strict=True):
                 keys._fill(first // tile, v_tile.to(device), t_tile.to(device))
                 first += len(v_tile)
         return keys
+
+    @property
+    def tile(self) -> int:
+        """Keys in a full tile."""
+        return self.features.shape[1]
 
     def _fill(self, tile: int, v: Tensor, t: Tensor) -> None:
         m = len(v)
@@ -93,15 +98,13 @@ class Keys:
 
     def tiles(self) -> Iterator[Tile]:
         """All tiles in order."""
-        tiles, tile, _ = self.features.shape
-        for i in range(tiles):
-            m = min(tile, self.count - i * tile)
-            yield Tile(i * tile, self.centres[i], self.features[i, :m], self.moments[i, :, :m])
+        for i in range(len(self.centres)):
+            m = min(self.tile, self.count - i * self.tile)
+            yield Tile(i * self.tile, self.centres[i], self.features[i, :m], self.moments[i, :, :m])
 
     def moments_of(self, key: Tensor) -> Tensor:
         """Moments of the targets of keys given by number, shape (*key.shape, 1 + 2T)."""
-        tile = self.features.shape[1]
-        return self.moments[key // tile, :, key % tile]
+        return self.moments[key // self.tile, :, key % self.tile]
 
 
 def load_keys(index: Index, device: torch.device) -> Keys:

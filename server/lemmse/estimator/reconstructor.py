@@ -13,7 +13,7 @@ from lemmse.estimator.arguments import as_count, as_image, as_maps, as_mode, as_
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
-from lemmse.estimator.sums import Posterior, Want
+from lemmse.estimator.sums import Posterior, PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.estimator.work import Cancel, never
 from lemmse.index import Images, Index
@@ -127,7 +127,7 @@ class Reconstructor:
                     self._keys, self._neighbours, u, sigma, k=k, nprobe=nprobe, want=want, cancelled=cancelled
                 )
             touched += int(sums.touched.sum())
-            blocks.append(_as_arrays(sums.posterior(self._log_norm(sigma)), asked))
+            blocks.append(_as_arrays(self._posterior(sums, sigma), asked))
         arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         shape = np.shape(y)
         return Reconstruction(
@@ -172,7 +172,7 @@ class Reconstructor:
         want = Want(top=min(as_count("top", top), self._keys.count))
         queries = Images.stack([self.index.problem.pre_invert(image)])
         u = self._patches(queries, np.array([row * image.shape[1] + column]))
-        posterior = exact_sums(self._keys, u, sigma, want, cancelled).posterior(self._log_norm(sigma))
+        posterior = self._posterior(exact_sums(self._keys, u, sigma, want, cancelled), sigma)
         return Explanation(
             contributors=tuple(
                 self._contributor(key, weight)
@@ -183,17 +183,18 @@ class Reconstructor:
             diagnostics=self._diagnostics("exact", self._keys.count, start),
         )
 
-    def _blocks(self, queries: Images) -> Iterator[Tensor]:
+    def _blocks(self, queries: Images[np.float32]) -> Iterator[Tensor]:
         """The query patches of all positions, some (Q, P) at a time."""
         for start in range(0, queries.positions, _BLOCK):
             yield self._patches(queries, np.arange(start, min(start + _BLOCK, queries.positions)))
 
-    def _patches(self, queries: Images, n: NDArray[np.integer]) -> Tensor:
+    def _patches(self, queries: Images[np.float32], n: NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(queries.patches(n, self.index.manifest.patch_size)).to(self._device)
 
-    def _log_norm(self, sigma: float) -> float:
-        """Normalising constant of N(v, σ² I) in P dimensions, and 1/M."""
-        return -0.5 * self._keys.p_length * math.log(2 * math.pi * sigma**2) - math.log(self._keys.count)
+    def _posterior(self, sums: PosteriorSums, sigma: float) -> Posterior:
+        # The normalising constant of N(v, σ² I) in P dimensions, and 1/M.
+        log_norm = -0.5 * self._keys.p_length * math.log(2 * math.pi * sigma**2) - math.log(self._keys.count)
+        return sums.posterior(self._keys.t_length, log_norm)
 
     def _contributor(self, key: int, weight: float) -> Contributor:
         image, row, column = self.index.ids(key, key + 1)[0].tolist()

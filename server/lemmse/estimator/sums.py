@@ -26,25 +26,25 @@ class Want:
     top: int = 0
     """How many of the heaviest keys to name."""
 
+    def rows(self, t_length: int) -> int:
+        """How many moments of targets of length T take part: 1 and t, or 1, t and t²."""
+        return 1 + t_length * (2 if self.variance else 1)
+
 
 MEAN_ONLY = Want()
 
 
 @dataclass(frozen=True, slots=True)
 class PosteriorSums:
-    """Sums over a set of keys for Q queries; float64, and all but the last three relative to log_max.
+    """Sums over a set of keys for Q queries, in float64; `moments` and `w2` are relative to e^log_max.
 
     A key that stands for n equal training patches counts n times. A sum that is not wanted has no columns.
     """
 
     log_max: Tensor
     """Largest log w without its normalising constant, (Q,); −∞ where there is no key."""
-    w: Tensor
-    """Σ w, (Q, 1)."""
-    wt: Tensor
-    """Σ w t, (Q, T)."""
-    wt2: Tensor
-    """Σ w t², (Q, T or 0)."""
+    moments: Tensor
+    """Σ w, Σ w t and, if wanted, Σ w t², (Q, 1 + T or 1 + 2T)."""
     w2: Tensor
     """Σ w², (Q, 1 or 0)."""
     top_log_w: Tensor
@@ -63,9 +63,7 @@ class PosteriorSums:
 
         return cls(
             log_max=full(1, -math.inf)[:, 0],
-            w=full(1),
-            wt=full(t_length),
-            wt2=full(t_length * want.variance),
+            moments=full(want.rows(t_length)),
             w2=full(1 * want.ess),
             top_log_w=full(want.top, -math.inf),
             top_key=torch.full((queries, want.top), -1, device=device),
@@ -84,35 +82,39 @@ class PosteriorSums:
         reference = log_max.clamp(min=torch.finfo(log_max.dtype).min)
         a = torch.exp(self.log_max - reference)[:, None]  # (Q, 1)
         b = torch.exp(other.log_max - reference)[:, None]
-        top_log_w = torch.cat([self.top_log_w, other.top_log_w], dim=1)  # (Q, 2R)
-        top_log_w, order = top_log_w.topk(self.top_log_w.shape[1], dim=1)
+        top_log_w, top_key = self.top_log_w, self.top_key
+        if top_key.shape[1]:
+            top_log_w = torch.cat([top_log_w, other.top_log_w], dim=1)  # (Q, 2R)
+            top_log_w, order = top_log_w.topk(top_key.shape[1], dim=1)
+            top_key = torch.cat([top_key, other.top_key], dim=1).gather(1, order)
         return PosteriorSums(
             log_max=log_max,
-            w=a * self.w + b * other.w,
-            wt=a * self.wt + b * other.wt,
-            wt2=a * self.wt2 + b * other.wt2,
-            w2=a.square() * self.w2 + b.square() * other.w2,
+            moments=a * self.moments + b * other.moments,
+            w2=a.square() * self.w2 + b.square() * other.w2 if self.w2.shape[1] else self.w2,
             top_log_w=top_log_w,
-            top_key=torch.cat([self.top_key, other.top_key], dim=1).gather(1, order),
+            top_key=top_key,
             touched=self.touched + other.touched,
         )
 
-    def posterior(self, log_norm: float) -> "Posterior":
+    def posterior(self, t_length: int, log_norm: float) -> "Posterior":
         """What the sums say about each query.
 
         Parameters
         ----------
+        t_length : int
+            Length of a target, T.
         log_norm : float
             What to add to log Σ w to make it a log density: the normalising constant of the Gaussian,
             less log M.
         """
-        mean = self.wt / self.w
+        w, wt, wt2 = self.moments.tensor_split([1, 1 + t_length], dim=1)
+        mean = wt / w
         return Posterior(
             mean=mean,
-            variance=(self.wt2 / self.w - mean[:, : self.wt2.shape[1]].square()).clamp_(min=0.0),
-            ess=self.w.square()[:, : self.w2.shape[1]] / self.w2,
-            log_density=self.log_max + self.w[:, 0].log() + log_norm,
-            top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / self.w,
+            variance=(wt2 / w - mean[:, : wt2.shape[1]].square()).clamp_(min=0.0),
+            ess=w.square()[:, : self.w2.shape[1]] / self.w2,
+            log_density=self.log_max + w[:, 0].log() + log_norm,
+            top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / w,
             top_key=self.top_key,
         )
 

@@ -105,7 +105,7 @@ def topk_sums(
     """
     k = min(k, keys.count)
     parts = []
-    for block in u.split(max(1, _BLOCK // k)):
+    for block in torch.split(u, max(1, _BLOCK // k)):
         stop_if(cancelled)
         squared, found, touched = neighbours.search(block.cpu().numpy(), k, nprobe)
         parts.append(
@@ -121,15 +121,11 @@ def _sums(
     log_w = squared.double() / (-2 * sigma**2)
     log_max = log_w.amax(dim=1)
     w = torch.exp(log_w - log_max[:, None])
-    moments = keys.moments_of(found).double()  # (Q, k, 1 + 2T)
-    sums = torch.einsum("qk,qkr->qr", w, moments)
-    total, wt, wt2 = sums.tensor_split([1, 1 + keys.t_length], dim=1)
+    moments = keys.moments_of(found)[..., : want.rows(keys.t_length)].double()  # (Q, k, rows)
     top_log_w, rank = log_w.topk(min(want.top, log_w.shape[1]), dim=1)
     return PosteriorSums(
         log_max=log_max,
-        w=total,
-        wt=wt,
-        wt2=wt2 if want.variance else wt2[:, :0],
+        moments=torch.einsum("qk,qkr->qr", w, moments),
         w2=(w.square() * moments[..., 0]).sum(dim=1, keepdim=True)[:, : 1 * want.ess],
         top_log_w=top_log_w,
         top_key=found.gather(1, rank),

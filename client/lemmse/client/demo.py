@@ -1,0 +1,204 @@
+"""The command `lemmse demo`: the whole path on a real photograph, through the commands and the client.
+
+It builds an index of `sample:photos`, serves it on a free port, sends a noisy photograph that is not in the
+index through the client, and leaves a panel of pictures and a table.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from lemmse.client import Result, connect
+from lemmse.client.errors import AlreadyExists, Unavailable
+from lemmse.client.extras import required
+
+__all__ = ["demo"]
+
+_LEMMSE = (sys.executable, "-m", "lemmse.client.cli")
+_PHOTOGRAPH = "chelsea"
+_CENTRE = (75, 122)
+"""Row and column of the photograph around which it is cut: between the cat's eyes."""
+_SOURCE = "sample:photos"
+_MODES = ("exact", "topk", "auto")
+_LISTENING = "listening on "
+_PATIENCE = 15.0
+"""Seconds that the server gets to end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One mode's answer."""
+
+    mode: str
+    """The mode that was asked for."""
+    result: Result
+    """What came back."""
+    seconds: float
+    """From the request to the answer, as the client sees it."""
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo-out"),
+    show_default=True,
+    help="Folder for demo.png and the index.",
+)
+@click.option(
+    "--sigma",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Noise standard deviation; intensities are in [0, 1].",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 144),
+    default=112,
+    show_default=True,
+    help="Side of the photograph's part that is reconstructed, in pixels.",
+)
+def demo(out: Path, sigma: float, size: int) -> None:
+    """Reconstruct a noisy photograph that the index has never seen.
+
+    Builds an index of sample:photos in --out, or takes the one that is there; serves it on a free port; and
+    reconstructs through the client with modes exact, topk and auto.
+    """
+    clean = _load_photograph(size)
+    noisy = clean + np.float32(sigma) * np.random.default_rng(0).standard_normal(clean.shape, np.float32)
+    out.mkdir(parents=True, exist_ok=True)
+    index = _prepare_index(out / "index")
+    with _server(index, log=out / "server.log") as address, connect(f"grpc://{address}") as lemmse:
+        click.echo(f"server    {address}")
+        progress = Console(stderr=True)
+        runs = []
+        for mode in _MODES:
+            start = time.perf_counter()
+            with progress.status(f"reconstructing, mode {mode}"):
+                result = lemmse.reconstruct(noisy, sigma=sigma, mode=mode, maps=("variance", "ess"))
+            runs.append(_Run(mode, result, time.perf_counter() - start))
+    _print_table(clean, noisy, runs)
+    _draw(out / "demo.png", clean, noisy, runs[0].result, sigma)
+    click.echo(f"panel     {out / 'demo.png'}")
+
+
+def _load_photograph(size: int) -> NDArray[np.float32]:
+    """Cut a square from the photograph, shape (size, size, 3), intensities in [0, 1]."""
+    with required("the demo"):
+        import matplotlib.figure  # noqa: F401  so that it is not missed at the end
+        import skimage.data  # noqa: F401
+
+        from lemmse.index.sources import photograph
+    image = photograph(_PHOTOGRAPH)
+    row, column = (centre - size // 2 for centre in _CENTRE)
+    return image[row : row + size, column : column + size].astype(np.float32) / np.float32(255)
+
+
+def _prepare_index(folder: Path) -> Path:
+    """Build the index, or verify the one that is there."""
+    there = folder.exists()
+    arguments = ("inspect", str(folder)) if there else ("build", _SOURCE, "--out", str(folder))
+    described = subprocess.run([*_LEMMSE, *arguments, "--json"], stdout=subprocess.PIPE, text=True)
+    if described.returncode != 0:
+        raise click.exceptions.Exit(described.returncode)  # the command has said why
+    manifest = json.loads(described.stdout)
+    if manifest["sources"] != [_SOURCE]:
+        raise AlreadyExists(
+            f"out: expected an index of {_SOURCE} in {folder}, got another; choose another folder"
+        )
+    origin = "found there and verified" if there else f"built from {_SOURCE}"
+    click.echo(f"index     {folder}: {manifest['images']} images, {manifest['keys']:,} patches, {origin}")
+    return folder
+
+
+@contextmanager
+def _server(index: Path, *, log: Path) -> Iterator[str]:
+    """Run a server on a free port; gives its address, and ends it whatever happens."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*_LEMMSE, "serve", str(index), "--listen", "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        for line in process.stdout or ():
+            if line.startswith(_LISTENING):
+                yield line.removeprefix(_LISTENING).strip()
+                break
+        else:
+            raise Unavailable(f"the server ended before it listened; {log} says why")
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _psnr(image: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Peak signal-to-noise ratio in dB, for a peak of 1."""
+    error = float(np.mean((image.astype(np.float64) - reference) ** 2))
+    return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
+def _print_table(clean: NDArray[np.float32], noisy: NDArray[np.float32], runs: list[_Run]) -> None:
+    table = Table("mode", "PSNR (dB)", "seconds", "agreement with exact (dB)")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("noisy input", f"{_psnr(noisy, clean):.2f}", "", "")
+    exact = runs[0].result.image
+    for run in runs:
+        ran = run.result.diagnostics.mode
+        agreement = _psnr(run.result.image, exact)
+        table.add_row(
+            run.mode if run.mode == ran else f"{run.mode} → {ran}",
+            f"{_psnr(run.result.image, clean):.2f}",
+            f"{run.seconds:.1f}",
+            "identical" if agreement == np.inf else f"{agreement:.1f}",
+        )
+    Console().print(table)
+
+
+def _draw(
+    path: Path, clean: NDArray[np.float32], noisy: NDArray[np.float32], result: Result, sigma: float
+) -> None:
+    """Write the panel: the pictures, and the maps of one result."""
+    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(19, 4.2), layout="constrained")
+    axes = figure.subplots(1, 5)
+    pictures = {
+        "clean (not in the index)": clean,
+        f"noisy, σ = {sigma:g}: {_psnr(noisy, clean):.2f} dB": noisy,
+        f"reconstruction: {_psnr(result.image, clean):.2f} dB": result.image,
+    }
+    for ax, (title, picture) in zip(axes, pictures.items(), strict=False):
+        ax.imshow(np.clip(picture, 0, 1), interpolation="nearest")
+        ax.set_title(title)
+    variance = np.asarray(result.variance).mean(axis=-1)
+    maps = {
+        # A few pixels vary so much that they would leave the others without contrast.
+        "posterior variance": (variance, Normalize(vmin=0, vmax=np.quantile(variance, 0.99))),
+        "effective sample size": (np.asarray(result.ess), LogNorm(vmin=1)),
+    }
+    for ax, (title, (values, norm)) in zip(axes[len(pictures) :], maps.items(), strict=True):
+        figure.colorbar(ax.imshow(values, norm=norm, interpolation="nearest"), ax=ax, shrink=0.8)
+        ax.set_title(title)
+    for ax in axes:
+        ax.set_axis_off()
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,92 @@
+"""CIFAR-10 as it is distributed: batches pickled by Python, or binary; one file or their folder."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index.sources._image import ImageSource, Kind, bad_source, reading
+from lemmse.index.sources._sequence import concatenate
+from lemmse.index.sources._stack import Stack
+
+__all__ = ["KIND"]
+
+_BATCH = re.compile(r"(data_batch_\d+|test_batch)(\.bin)?")
+_PIXELS = 3 * 32 * 32
+"""Bytes of an image: all red, then all green, then all blue, row by row."""
+
+
+def _matches(spec: str) -> bool:
+    path = Path(spec)
+    if path.is_dir():
+        return bool(_training_batches(path))
+    return _BATCH.fullmatch(path.name) is not None and path.is_file()
+
+
+def _open(spec: str) -> ImageSource:
+    path = Path(spec)
+    batches = _training_batches(path) if path.is_dir() else [path]
+    return concatenate([_open_batch(spec, batch) for batch in batches])
+
+
+def _training_batches(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.glob("data_batch_*")
+        if _BATCH.fullmatch(path.name) is not None and path.is_file()
+    )
+
+
+def _open_batch(spec: str, path: Path) -> Stack:
+    planes = _read_binary(path) if path.suffix == ".bin" else _read_pickle(path)
+    images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Stack(spec, path, shape=images.shape, dtype=images.dtype, load=lambda: images)
+
+
+def _read_binary(path: Path) -> NDArray[np.uint8]:
+    record = 1 + _PIXELS  # a label, then the image
+    size = path.stat().st_size
+    if size == 0 or size % record != 0:
+        raise bad_source(f"expected CIFAR-10 records of {record} bytes, got {size} bytes in {path}")
+    with reading(str(path)):
+        return np.memmap(path, np.uint8, mode="r").reshape(-1, record)[:, 1:]
+
+
+def _read_pickle(path: Path) -> NDArray[np.uint8]:
+    with reading(str(path)), path.open("rb") as file:
+        batch = _ArrayUnpickler(file).load()
+    data = batch.get(b"data", batch.get("data")) if isinstance(batch, dict) else None
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
+        raise bad_source(f"expected a CIFAR-10 batch with 'data' (N, {_PIXELS}) uint8, got another in {path}")
+    return data
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles plain values and NumPy arrays, and calls nothing else: a pickle may name any function."""
+
+    _ADMITTED: ClassVar[dict[str, Any]] = {
+        "_reconstruct": np.empty(0).__reduce__()[0],
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+
+    def __init__(self, file: IO[bytes]) -> None:
+        # The distributed batches were pickled by Python 2, whose strings are bytes.
+        super().__init__(file, encoding="bytes")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in self._ADMITTED:
+            return self._ADMITTED[name]
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+            return _encode
+        raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode(encoding)
+
+
+KIND = Kind("CIFAR-10 batches", _matches, _open)

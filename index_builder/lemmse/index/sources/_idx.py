@@ -1,0 +1,53 @@
+"""idx-ubyte files, plain or gzipped: MNIST, FashionMNIST and their kin."""
+
+import gzip
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index.sources._image import Kind, bad_source, reading
+from lemmse.index.sources._stack import Stack
+
+__all__ = ["KIND"]
+
+_MAGIC = 0x00000803
+"""Unsigned bytes in three axes: images, rows, columns."""
+_HEADER = 16
+"""Bytes before the pixels: the magic number and the three axes, each a big-endian 32-bit integer."""
+
+
+def _matches(spec: str) -> bool:
+    path = Path(spec)
+    return path.name.lower().removesuffix(".gz").endswith(("ubyte", ".idx")) and path.is_file()
+
+
+def _open(spec: str) -> Stack:
+    path = Path(spec)
+    with reading(spec), _stream(path) as file:
+        header = file.read(_HEADER)
+    magic = int.from_bytes(header[:4])
+    if len(header) < _HEADER or magic != _MAGIC:
+        raise bad_source(f"expected idx images (magic 0x{_MAGIC:08x}), got magic 0x{magic:08x} in {path}")
+    n, rows, columns = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
+    shape = (n, rows, columns)
+    return Stack(spec, path, shape=shape, dtype=np.dtype(np.uint8), load=partial(_load, path, shape))
+
+
+def _stream(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _load(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    with reading(str(path)), _stream(path) as file:
+        file.seek(_HEADER)
+        pixels = np.frombuffer(file.read(), np.uint8)
+    expected = shape[0] * shape[1] * shape[2]
+    if pixels.size != expected:
+        raise bad_source(f"expected {expected} pixels after the header, got {pixels.size} in {path}")
+    return pixels.reshape(shape)
+
+
+KIND = Kind("idx-ubyte[.gz]", _matches, _open)

@@ -1,0 +1,113 @@
+"""What an image is, what a source of images is, and the checks that every kind of source shares."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index.errors import EngineError, InvalidArgument
+
+__all__ = ["Image", "ImageSource", "Kind", "bad_source", "check_dtype", "checked", "intensities", "reading"]
+
+Image: TypeAlias = NDArray[np.uint8 | np.uint16 | np.float32]
+"""Shape (H, W, C). Integers use the full range of their type; floats are finite and in [0, 1]."""
+
+
+class ImageSource(Protocol):
+    """A sequence of images, each decoded when it is asked for, not before."""
+
+    @property
+    def spec(self) -> str:
+        """The source, as the user named it."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the images; at least 1."""
+        ...
+
+    def __getitem__(self, k: int) -> Image:
+        """Decode image k; raises IndexError past the end, InvalidArgument where there is no image."""
+        ...
+
+    def label(self, k: int) -> str:
+        """Tell where image k came from: 'a/b.png', 'train.npz[17]', 'photos/astronaut[0:64, 64:128]'."""
+        ...
+
+
+class Kind(NamedTuple):
+    """One kind of source."""
+
+    what: str
+    """What a user gives, for messages."""
+    matches: Callable[[str], bool]
+    """Whether a source, as the user named it, is of this kind."""
+    open: Callable[[str], ImageSource]
+    """Opens a source of this kind."""
+
+
+def bad_source(expected: str) -> InvalidArgument:
+    """Make the error for a source that cannot be meant."""
+    return InvalidArgument("SOURCE", expected)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn whatever a decoder makes of a bad file into one error that names the file."""
+    try:
+        yield
+    except (EngineError, MemoryError):
+        raise
+    except Exception as exc:  # decoders raise anything on a bad file: ValueError, SyntaxError, struct.error …
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        raise bad_source(f"expected a readable file, got {path} ({reason}); repair or remove it") from exc
+
+
+def check_dtype(dtype: np.dtype[Any], label: str) -> None:
+    """Raise unless images can have this dtype."""
+    if dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2):
+        return
+    raise bad_source(
+        f"expected uint8, uint16 or float in [0, 1], got {dtype.name} in {label}; convert it first"
+    )
+
+
+def checked(pixels: NDArray[Any], label: str) -> Image:
+    """Bring a decoded image into the form of `Image`; `label` names it in messages."""
+    check_dtype(pixels.dtype, label)
+    image = pixels[..., None] if pixels.ndim == 2 else pixels
+    if image.ndim != 3 or image.size == 0:
+        raise bad_source(f"expected one image (H, W) or (H, W, C), got shape {pixels.shape} in {label}")
+    if image.dtype.kind == "u":
+        return np.ascontiguousarray(image, dtype=np.uint8 if image.dtype.itemsize == 1 else np.uint16)
+    if not np.isfinite(image).all():
+        raise bad_source(f"expected finite intensities, got NaN or infinity in {label}; repair or remove it")
+    low, high = image.min(), image.max()
+    if low < 0 or high > 1:
+        raise bad_source(
+            f"expected float intensities in [0, 1], got {low:.4g} to {high:.4g} in {label}; rescale them"
+        )
+    return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def intensities(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale an image to float intensities: integers by the largest value of their type, floats as they are.
+
+    Parameters
+    ----------
+    image : ndarray, any shape, uint8, uint16 or float32 in [0, 1]
+        Pixels as a source gives them.
+
+    Returns
+    -------
+    ndarray, the same shape, float32, in [0, 1]
+
+    Examples
+    --------
+    >>> intensities(np.array([0, 51, 255], np.uint8))
+    array([0. , 0.2, 1. ], dtype=float32)
+    """
+    if image.dtype.kind == "u":
+        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    return image.astype(np.float32)

@@ -1,0 +1,114 @@
+"""`sample:photos`: tiles of the colour photographs that scikit-image ships, which work offline and at once.
+
+The photographs, not the tiles, are split: no tile shows anything of the photographs that are held out. All
+are averaged down to about 300 pixels a side, so that textures have one scale and the noise and compression
+of the camera are gone.
+"""
+
+from functools import cache
+from importlib import resources
+
+import imageio.v3 as iio
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index.errors import NotFound
+from lemmse.index.sources._image import Image, Kind, bad_source, reading
+
+__all__ = ["HELD_OUT", "KIND", "photograph"]
+
+HELD_OUT = ("chelsea",)
+"""Photographs that `sample:photos` leaves out."""
+
+_FILES = {
+    "astronaut": "astronaut.png",
+    "chelsea": "chelsea.png",
+    "coffee": "coffee.png",
+    "ihc": "ihc.png",
+    "motorcycle": "motorcycle_left.png",
+    "rocket": "rocket.jpg",
+}
+_SHRINK = 2
+"""Pixels, a side, that are averaged into one."""
+_TILE = 64
+"""Side of a tile, in pixels."""
+
+
+def photograph(name: str) -> NDArray[np.uint8]:
+    """Read one of scikit-image's photographs, at the scale of the tiles of `sample:photos`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the photograph; those in `HELD_OUT` are in no tile.
+
+    Returns
+    -------
+    ndarray, shape (H, W, 3), uint8
+
+    Raises
+    ------
+    NotFound
+        There is no photograph of this name, or no scikit-image.
+
+    Examples
+    --------
+    >>> photograph("chelsea").shape
+    (150, 225, 3)
+    """
+    if name not in _FILES:
+        raise NotFound(f"expected a photograph among {', '.join(_FILES)}, got {name!r}")
+    return _read(name).copy()
+
+
+@cache
+def _read(name: str) -> NDArray[np.uint8]:
+    try:
+        folder = resources.files("skimage.data")
+    except ModuleNotFoundError as exc:
+        raise NotFound(
+            "the photographs come with scikit-image, which is not installed: pip install 'lemmse[demo]'"
+        ) from exc
+    with reading(_FILES[name]), resources.as_file(folder / _FILES[name]) as path:
+        pixels: NDArray[np.uint8] = iio.imread(path, plugin="pillow")
+    rows, columns = pixels.shape[0] // _SHRINK, pixels.shape[1] // _SHRINK
+    blocks = pixels[: rows * _SHRINK, : columns * _SHRINK].reshape(rows, _SHRINK, columns, _SHRINK, 3)
+    averaged: NDArray[np.float64] = np.rint(blocks.mean(axis=(1, 3)))
+    return averaged.astype(np.uint8)
+
+
+class _Photos:
+    """The tiles of the photographs that are not held out."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self._tiles = [
+            (name, row, column)
+            for name in _FILES
+            if name not in HELD_OUT
+            for row in range(0, _read(name).shape[0] - _TILE + 1, _TILE)
+            for column in range(0, _read(name).shape[1] - _TILE + 1, _TILE)
+        ]
+
+    def __len__(self) -> int:
+        """Count the tiles."""
+        return len(self._tiles)
+
+    def __getitem__(self, k: int) -> Image:
+        """Cut tile k."""
+        name, row, column = self._tiles[k]
+        return _read(name)[row : row + _TILE, column : column + _TILE].copy()
+
+    def label(self, k: int) -> str:
+        """Give the photograph, rows and columns."""
+        name, row, column = self._tiles[k]
+        return f"photos/{name}[{row}:{row + _TILE}, {column}:{column + _TILE}]"
+
+
+def _open(spec: str) -> _Photos:
+    if spec != "sample:photos":
+        raise bad_source(f"expected sample:photos, the one sample there is, got {spec}")
+    return _Photos(spec)
+
+
+KIND = Kind("sample:photos", lambda spec: spec.startswith("sample:"), _open)

@@ -1,0 +1,32 @@
+"""Memory that the exact sum needs beside the index, whatever the size of the data."""
+
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.memory import peak_beyond
+from lemmse.estimator import Keys, Reconstructor, Want, exact_sums
+from lemmse.index import build, open_index
+
+LIMIT = 512 * 2**20
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the Linux kernel's accounting")
+
+
+def test_many_keys():
+    m, p = 2**18, 75
+    v = torch.rand(m, p, generator=torch.Generator().manual_seed(0))
+    keys = Keys.collect([(v, v[:, :3])], count=m, p_length=p, t_length=3, device=torch.device("cpu"))
+    want = Want(variance=True, ess=True, top=16)
+    assert peak_beyond(partial(exact_sums, keys, v[:4096], 0.3, want)) < LIMIT / 4
+
+
+def test_many_queries(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((1, 8, 8, 3)))
+    lemmse = Reconstructor(open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=11)))
+    y = np.random.default_rng(1).random((1000, 1000, 3))
+    for mode in ("exact", "topk"):
+        assert peak_beyond(partial(lemmse.reconstruct, y, sigma=0.1, mode=mode)) < LIMIT
