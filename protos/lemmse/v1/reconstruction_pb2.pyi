@@ -345,7 +345,7 @@ class ExplainRequest(_message.Message):
     """The pixel of y to explain."""
     column: _builtins.int
     top: _builtins.int
-    """Contributors wanted, >= 1."""
+    """Contributors wanted, 1 to 4096."""
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, as in ReconstructRequest. It may be cropped to what the

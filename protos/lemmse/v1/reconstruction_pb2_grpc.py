@@ -57,7 +57,8 @@ class ReconstructionServiceServicer(object):
     """
 
     def Reconstruct(self, request, context):
-        """Reconstructs one image which, like its answer, fits into one message.
+        """Reconstructs one image which, like its answer, fits into one message of
+        4 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,7 +68,7 @@ class ReconstructionServiceServicer(object):
         """Reconstructs a sequence of images of any size. The parts of one item
         follow each other; answers come in the order of the requests, one for
         each item: a response (with chunks if it is large) or an error. An item
-        that fails does not end the stream.
+        that fails does not end the stream; parts that cannot be told apart do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,12 +34,14 @@ class ReconstructionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReconstructionServiceAsyncStub: ...
     Reconstruct: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.ReconstructRequest, _reconstruction_pb2.ReconstructResponse]
-    """Reconstructs one image which, like its answer, fits into one message."""
+    """Reconstructs one image which, like its answer, fits into one message of
+    4 MiB.
+    """
     ReconstructStream: _grpc.StreamStreamMultiCallable[_reconstruction_pb2.ReconstructStreamRequest, _reconstruction_pb2.ReconstructStreamResponse]
     """Reconstructs a sequence of images of any size. The parts of one item
     follow each other; answers come in the order of the requests, one for
     each item: a response (with chunks if it is large) or an error. An item
-    that fails does not end the stream.
+    that fails does not end the stream; parts that cannot be told apart do.
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]
     """Names the training patches that weigh most in one pixel."""
@@ -50,12 +52,14 @@ class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Reconstruct: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.ReconstructRequest, _reconstruction_pb2.ReconstructResponse]  # type: ignore[assignment]
-    """Reconstructs one image which, like its answer, fits into one message."""
+    """Reconstructs one image which, like its answer, fits into one message of
+    4 MiB.
+    """
     ReconstructStream: _aio.StreamStreamMultiCallable[_reconstruction_pb2.ReconstructStreamRequest, _reconstruction_pb2.ReconstructStreamResponse]  # type: ignore[assignment]
     """Reconstructs a sequence of images of any size. The parts of one item
     follow each other; answers come in the order of the requests, one for
     each item: a response (with chunks if it is large) or an error. An item
-    that fails does not end the stream.
+    that fails does not end the stream; parts that cannot be told apart do.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]  # type: ignore[assignment]
     """Names the training patches that weigh most in one pixel."""
@@ -69,7 +73,9 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reconstruction_pb2.ReconstructRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reconstruction_pb2.ReconstructResponse, _abc.Awaitable[_reconstruction_pb2.ReconstructResponse]]:
-        """Reconstructs one image which, like its answer, fits into one message."""
+        """Reconstructs one image which, like its answer, fits into one message of
+        4 MiB.
+        """
 
     @_abc_1.abstractmethod
     def ReconstructStream(
@@ -80,7 +86,7 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reconstructs a sequence of images of any size. The parts of one item
         follow each other; answers come in the order of the requests, one for
         each item: a response (with chunks if it is large) or an error. An item
-        that fails does not end the stream.
+        that fails does not end the stream; parts that cannot be told apart do.
         """
 
     @_abc_1.abstractmethod

@@ -58,7 +58,9 @@ class Tensor(_message.Message):
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Length of each axis, outermost first."""
+        """Length of each axis, outermost first: 1 to 8 axes, each length >= 1, the
+        whole tensor at most 2^28 bytes.
+        """
 
     def __init__(
         self,

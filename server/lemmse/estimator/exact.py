@@ -76,8 +76,10 @@ def _block_sums(keys: Keys, u: Tensor, sigma: float, want: Want, cancelled: Canc
 
 def _tile_sums(tile: Tile, scores: Tensor, of_query: Tensor, want: Want, rows: int) -> PosteriorSums:
     """Sums over one tile, from its scores (Q, m), which are used up, and their terms of the query alone."""
-    top_score, top_key = scores.topk(min(want.top, scores.shape[1]), dim=1)
     score_max = scores.amax(dim=1, keepdim=True)
+    top_score, top_key = scores[:, :0], scores[:, :0].long()
+    if want.top:
+        top_score, top_key = scores.topk(min(want.top, scores.shape[1]), dim=1)
     w = scores.sub_(score_max).clamp_(min=_FLOOR).exp2_()
     moments = w @ tile.moments[:rows].T  # (Q, rows)
     return PosteriorSums(

@@ -16,8 +16,9 @@ from lemmse.index import Index
 
 __all__ = ["TILE", "Keys", "Tile", "load_keys"]
 
-TILE = 1024
-"""Keys in a tile. With as many queries its scores are 4 MB: they stay in the processor's cache."""
+TILE = 2048
+"""Keys in a tile: few enough that the scores of a block of queries stay in the processor's cache, and enough
+that what is done once for a tile costs little."""
 _BLOCK = 64 * TILE
 
 

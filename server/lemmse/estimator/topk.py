@@ -18,7 +18,7 @@ from lemmse.estimator.work import Cancel, never, stop_if
 
 __all__ = ["Neighbours", "topk_sums"]
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 """Neighbours held at a time, for all queries of a block."""
 
 

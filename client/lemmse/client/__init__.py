@@ -1,0 +1,11 @@
+"""The client: `connect` to a server or to an index folder, and reconstruct.
+
+Importing it imports neither the estimator nor what that needs.
+"""
+
+from lemmse.client.connecting import connect
+from lemmse.client.errors import LemmseError
+from lemmse.client.interface import Client
+from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
+
+__all__ = ["Client", "Contributor", "Diagnostics", "IndexInfo", "LemmseError", "Result", "connect"]

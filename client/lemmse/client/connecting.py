@@ -1,0 +1,49 @@
+"""From a target to a client."""
+
+import re
+from os import PathLike, fspath
+
+from lemmse.client.errors import InvalidArgument
+from lemmse.client.interface import Client
+
+__all__ = ["SCHEME", "connect"]
+
+SCHEME = "grpc://"
+
+_ADDRESS = re.compile(r"([^:/\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+
+
+def connect(target: str | PathLike[str]) -> Client:
+    """Return a client of a server, or of an index folder in this process.
+
+    Parameters
+    ----------
+    target : str or path
+        "grpc://HOST:PORT" for a server, which is first spoken to when the first method is called. Anything
+        else is the path of an index folder, which is loaded into this process at once; that needs the
+        estimator: `pip install 'lemmse[server]'`.
+
+    Raises
+    ------
+    InvalidArgument
+        The address is not one.
+    LemmseError
+        The folder is not a sound index.
+
+    Examples
+    --------
+    >>> with connect("grpc://localhost:50051") as lemmse:
+    ...     lemmse
+    <RemoteClient localhost:50051>
+    """
+    name = fspath(target)
+    if not name.startswith(SCHEME):
+        from lemmse.client.embedded import EmbeddedClient
+
+        return EmbeddedClient(name)
+    address = name.removeprefix(SCHEME)
+    if not _ADDRESS.fullmatch(address):
+        raise InvalidArgument.of("target", f"expected {SCHEME}HOST:PORT or an index folder, got {name!r}")
+    from lemmse.client.remote import RemoteClient
+
+    return RemoteClient(address)

@@ -1,0 +1,120 @@
+"""The client of an index in this process."""
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from os import PathLike
+
+from lemmse.client.arguments import ExplainOptions, Options
+from lemmse.client.errors import BY_CODE, DeadlineExceeded, InvalidArgument, LemmseError, NotFound
+from lemmse.client.extras import required
+from lemmse.client.interface import Client
+from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
+from lemmse.wire import MAPS, FloatArray
+
+with required("an index in this process"):
+    from lemmse.estimator import Explanation, Reconstruction, Reconstructor
+    from lemmse.index import open_index
+    from lemmse.index.errors import Cancelled, EngineError
+    from lemmse.index.errors import InvalidArgument as EngineInvalidArgument
+
+__all__ = ["EmbeddedClient"]
+
+
+class EmbeddedClient(Client):
+    """A client that computes in this process; importing this module imports the estimator.
+
+    Parameters
+    ----------
+    folder : path
+        An index folder.
+
+    Raises
+    ------
+    LemmseError
+        It is not a sound index.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        with _engine_errors():
+            index = open_index(folder)
+            self._reconstructor = Reconstructor(index)
+        described = {f.name: getattr(index.manifest, f.name) for f in fields(IndexInfo)[2:]}
+        self._info = IndexInfo(index.name, index.version, **described)
+
+    def _close(self) -> None:
+        del self._reconstructor
+
+    def _reconstruct(self, y: FloatArray, options: Options, timeout: float | None) -> Result:
+        return self._answer(y, options, _expiry(timeout))
+
+    def _reconstruct_many(
+        self, images: Iterator[FloatArray | InvalidArgument], options: Options, timeout: float | None
+    ) -> Generator[Result | LemmseError, None, None]:
+        expired = _expiry(timeout)
+        for y in images:
+            if isinstance(y, InvalidArgument):
+                yield y
+                continue
+            try:
+                outcome: Result | LemmseError = self._answer(y, options, expired)
+            except DeadlineExceeded:
+                raise
+            except LemmseError as error:
+                outcome = error
+            yield outcome
+
+    def _explain(self, y: FloatArray, options: ExplainOptions, timeout: float | None) -> list[Contributor]:
+        self._require(options.index)
+        with _engine_errors():
+            explanation: Explanation = self._reconstructor.explain(
+                y, sigma=options.sigma, pixel=options.pixel, top=options.top, cancelled=_expiry(timeout)
+            )
+        return [Contributor(**asdict(contributor)) for contributor in explanation.contributors]
+
+    def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
+        return [self._info]
+
+    def _get_index(self, name: str, timeout: float | None) -> IndexInfo:
+        self._require(name)
+        return self._info
+
+    def _answer(self, y: FloatArray, options: Options, expired: Callable[[], bool]) -> Result:
+        self._require(options.index)
+        with _engine_errors():
+            result: Reconstruction = self._reconstructor.reconstruct(
+                y,
+                sigma=options.sigma,
+                mode=options.mode,
+                k=options.k,
+                nprobe=options.nprobe,
+                maps=options.maps,
+                cancelled=expired,
+            )
+        maps = {name: getattr(result, name) for name in MAPS}
+        return Result(image=result.image, diagnostics=Diagnostics(**asdict(result.diagnostics)), **maps)
+
+    def _require(self, name: str | None) -> None:
+        if name and name != self._info.name:
+            raise NotFound(f"index: expected one of {self._info.name}, got {name!r}")
+
+
+def _expiry(timeout: float | None) -> Callable[[], bool]:
+    """Return a function that says whether the timeout, which begins now, has passed."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    return lambda: time.monotonic() > end
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """Raise the client's error in place of the engine's of the same code."""
+    try:
+        yield
+    except Cancelled as error:
+        raise DeadlineExceeded("the timeout passed before the answer was computed") from error
+    except EngineInvalidArgument as error:
+        raise InvalidArgument.of(error.argument, error.expected) from error
+    except EngineError as error:
+        raise BY_CODE[error.code](str(error)) from error

@@ -1,0 +1,50 @@
+"""What to install when an optional part is missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lemmse.client.errors import FailedPrecondition
+
+__all__ = ["required"]
+
+_EXTRAS = {
+    "faiss": "server",
+    "grpc_health": "server",
+    "grpc_reflection": "server",
+    "matplotlib": "demo",
+    "skimage": "demo",
+    "torch": "server",
+    "zarr": "server",
+}
+
+
+@contextmanager
+def required(what: str) -> Iterator[None]:
+    """Say which extra to install when an import inside fails for the lack of it.
+
+    Parameters
+    ----------
+    what : str
+        What the imports are for.
+
+    Raises
+    ------
+    FailedPrecondition
+        A package of an extra is not installed.
+
+    Examples
+    --------
+    >>> with required("drawing"):
+    ...     raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+    Traceback (most recent call last):
+    ...
+    lemmse.client.errors.FailedPrecondition: drawing needs matplotlib; pip install 'lemmse[demo]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        extra = f"pip install 'lemmse[{_EXTRAS[package]}]'"
+        raise FailedPrecondition(f"{what} needs {package}; {extra}") from error

@@ -1,0 +1,151 @@
+"""Image files: read with the bit depth they have, written with the bit depth they had.
+
+PNG holds 8 or 16 bits, TIFF and npy also floats. Integers count in steps of 1/255 or 1/65535.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import imageio.v3 as iio
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from lemmse.client.errors import InvalidArgument, NotFound
+
+__all__ = ["SUFFIXES", "as_intensities", "as_stored", "read", "write"]
+
+Stored = NDArray[Any]
+"""An image as a file holds it: uint8, uint16 or float32."""
+
+_PNG_GREY = 0
+
+
+def read(path: Path) -> Stored:
+    """Read an image file. Errors say what is wrong with it; which file it is, the caller knows.
+
+    Returns
+    -------
+    ndarray, uint8, uint16 or float32, (H, W) or (H, W, C)
+        The image as the file holds it; float16 and float64 become float32.
+
+    Raises
+    ------
+    NotFound
+        There is no such file.
+    InvalidArgument
+        It is not an image, is cut short, or has a depth that would be lost.
+    """
+    try:
+        stored = np.asarray(_READERS[path.suffix.lower()](path))
+    except InvalidArgument:
+        raise
+    except FileNotFoundError as error:
+        raise NotFound("expected an image file, got nothing there") from error
+    except Exception as error:  # Decoders raise whatever they trip over.
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidArgument(f"expected an image, but it cannot be read: {message}") from error
+    if np.issubdtype(stored.dtype, np.floating):
+        return stored.astype(np.float32)
+    if stored.dtype.kind != "u" or stored.dtype.itemsize > 2:
+        raise InvalidArgument(f"expected uint8, uint16 or float, got {stored.dtype}")
+    return stored.astype(stored.dtype.newbyteorder("="))
+
+
+def write(path: Path, stored: Stored) -> None:
+    """Write an image file: under a temporary name first, so that nobody sees half of it.
+
+    Parameters
+    ----------
+    path : path
+        Its suffix is the format. The folder is made where it is missing.
+    stored : ndarray, uint8, uint16 or float32
+        The image; PNG holds no floats.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            _WRITERS[path.suffix.lower()](file, stored)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def as_intensities(stored: Stored) -> NDArray[np.float32]:
+    """Return a stored image in intensities: integers become [0, 1].
+
+    Examples
+    --------
+    >>> as_intensities(np.array([[0, 51, 255]], np.uint8))
+    array([[0. , 0.2, 1. ]], dtype=float32)
+    """
+    if stored.dtype.kind == "f":
+        return stored.astype(np.float32, copy=False)
+    return (stored / np.float32(np.iinfo(stored.dtype).max)).astype(np.float32)
+
+
+def as_stored(image: NDArray[np.float32], dtype: np.dtype[Any]) -> Stored:
+    """Return intensities as a file with this element type holds them: rounded and clipped to its range.
+
+    Examples
+    --------
+    >>> as_stored(np.array([[-0.1, 0.2, 1.5]], np.float32), np.dtype(np.uint8))
+    array([[  0,  51, 255]], dtype=uint8)
+    """
+    if dtype.kind == "f":
+        return image
+    top = np.iinfo(dtype).max
+    return np.rint(np.clip(image, 0, 1) * np.float64(top)).astype(dtype)
+
+
+def _read_png(path: Path) -> Stored:
+    # Bytes 24 and 25 are the depth and the colour type. Pillow reads 16-bit colour with 8 bits, silently.
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head[24:25] == b"\x10" and head[25:] != bytes([_PNG_GREY]):
+        raise InvalidArgument(
+            f"{path}: expected 8 bits or 16-bit grey, got 16-bit colour; convert it to TIFF"
+        )
+    return iio.imread(path, plugin="pillow", extension=".png")
+
+
+def _read_npy(path: Path) -> Stored:
+    with path.open("rb") as file:
+        array: Stored = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _write_png(file: BinaryIO, stored: Stored) -> None:
+    iio.imwrite(file, stored, plugin="pillow", extension=".png")
+
+
+def _write_tiff(file: BinaryIO, stored: Stored) -> None:
+    colour = stored.ndim == 3 and stored.shape[2] == 3
+    tifffile.imwrite(
+        file, stored, photometric="rgb" if colour else "minisblack", planarconfig="contig" if colour else None
+    )
+
+
+def _write_npy(file: BinaryIO, stored: Stored) -> None:
+    np.lib.format.write_array(file, stored, allow_pickle=False)
+
+
+_READERS: dict[str, Callable[[Path], Stored]] = {
+    ".npy": _read_npy,
+    ".png": _read_png,
+    ".tif": tifffile.imread,
+    ".tiff": tifffile.imread,
+}
+
+_WRITERS: dict[str, Callable[[BinaryIO, Stored], None]] = {
+    ".npy": _write_npy,
+    ".png": _write_png,
+    ".tif": _write_tiff,
+    ".tiff": _write_tiff,
+}
+
+SUFFIXES = frozenset(_READERS)
+"""Suffixes of the formats, in lower case."""

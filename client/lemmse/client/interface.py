@@ -1,0 +1,210 @@
+"""What a client can do, the same for both kinds of connection."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from numpy.typing import ArrayLike
+
+from lemmse.client.arguments import ExplainOptions, Options, as_measurement
+from lemmse.client.errors import FailedPrecondition, InvalidArgument, LemmseError
+from lemmse.client.results import Contributor, IndexInfo, Result
+from lemmse.wire import FloatArray
+
+__all__ = ["Client"]
+
+
+class Client(ABC):
+    """A connection to indexes; `connect` makes one. Close it, or use it in a `with` statement.
+
+    Several threads may use it at once. Every method raises the errors of `lemmse.client.errors`, and takes
+    as `timeout` the seconds after which it gives up with DeadlineExceeded.
+    """
+
+    _closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; the client cannot be used any more."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def reconstruct(
+        self,
+        y: ArrayLike,
+        *,
+        sigma: float,
+        index: str | None = None,
+        mode: str = "auto",
+        k: int | None = None,
+        nprobe: int | None = None,
+        maps: Collection[str] = (),
+        timeout: float | None = None,
+    ) -> Result:
+        """Reconstruct an image of any size: the posterior mean at every pixel.
+
+        Parameters
+        ----------
+        y : float array, (H, W) or (H, W, C)
+            The measurement, in the intensities of the clean images, [0, 1].
+        sigma : float
+            Noise standard deviation, in intensity units, > 0.
+        index : str, optional
+            Name of the index; not needed where there is only one.
+        mode : str
+            "exact" sums all keys, "topk" the k nearest, "auto" chooses by cost.
+        k, nprobe : int, optional
+            Neighbours to sum and cells to search in topk.
+        maps : collection of str
+            Results wanted beside the image: "variance", "ess", "log_density".
+        timeout : float, optional
+            Seconds to wait for the answer.
+
+        Returns
+        -------
+        Result
+            The image, float32, y's shape; the maps; what was done.
+
+        Raises
+        ------
+        LemmseError
+            There is no answer; the class says why.
+        """
+        self._require_open()
+        options = Options.checked(sigma=sigma, index=index, mode=mode, k=k, nprobe=nprobe, maps=maps)
+        return self._reconstruct(as_measurement(y), options, timeout)
+
+    def reconstruct_many(
+        self,
+        images: Iterable[ArrayLike],
+        *,
+        sigma: float,
+        index: str | None = None,
+        mode: str = "auto",
+        k: int | None = None,
+        nprobe: int | None = None,
+        maps: Collection[str] = (),
+        timeout: float | None = None,
+    ) -> Generator[Result | LemmseError, None, None]:
+        """Reconstruct images one after the other, in their order, lazily.
+
+        An image that fails does not end the batch: its error is yielded in its place. What concerns the
+        batch as a whole, such as a server that is gone, is raised. A remote client reads a few images ahead.
+        Closing the generator, or leaving it to the garbage collector, cancels the rest.
+
+        Parameters
+        ----------
+        images : iterable of float arrays
+            Measurements of any sizes, as in `reconstruct`.
+        sigma, index, mode, k, nprobe, maps
+            As in `reconstruct`, for all images.
+        timeout : float, optional
+            Seconds for the whole batch.
+
+        Yields
+        ------
+        Result or LemmseError
+            One for each image.
+
+        Examples
+        --------
+        >>> def save_all(client, images):
+        ...     for number, outcome in enumerate(client.reconstruct_many(images, sigma=0.1)):
+        ...         if isinstance(outcome, LemmseError):
+        ...             print(f"image {number}: {outcome}")
+        ...         else:
+        ...             np.save(f"{number}.npy", outcome.image)
+        """
+        self._require_open()
+        options = Options.checked(sigma=sigma, index=index, mode=mode, k=k, nprobe=nprobe, maps=maps)
+        return self._reconstruct_many(map(_measured, images), options, timeout)
+
+    def explain(
+        self,
+        y: ArrayLike,
+        *,
+        sigma: float,
+        pixel: tuple[int, int],
+        top: int = 16,
+        index: str | None = None,
+        timeout: float | None = None,
+    ) -> list[Contributor]:
+        """Name the training patches that weigh most in one pixel, from the sum over all keys.
+
+        Parameters
+        ----------
+        y, sigma, index, timeout
+            As in `reconstruct`.
+        pixel : (int, int)
+            Row and column in y.
+        top : int
+            How many to name, 1 to 4096.
+
+        Returns
+        -------
+        list of Contributor
+            Heaviest first.
+        """
+        self._require_open()
+        array = as_measurement(y)
+        options = ExplainOptions.checked(array.shape, sigma=sigma, index=index, pixel=pixel, top=top)
+        return self._explain(array, options, timeout)
+
+    def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
+        """Describe the indexes that can be asked, in the order of their names."""
+        self._require_open()
+        return self._list_indexes(timeout)
+
+    def get_index(self, name: str, *, timeout: float | None = None) -> IndexInfo:
+        """Describe one index.
+
+        Raises
+        ------
+        NotFound
+            There is none of that name.
+        """
+        self._require_open()
+        return self._get_index(name, timeout)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("the client is closed; connect again")
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+    @abstractmethod
+    def _reconstruct(self, y: FloatArray, options: Options, timeout: float | None) -> Result: ...
+
+    @abstractmethod
+    def _reconstruct_many(
+        self, images: Iterator[FloatArray | InvalidArgument], options: Options, timeout: float | None
+    ) -> Generator[Result | LemmseError, None, None]: ...
+
+    @abstractmethod
+    def _explain(
+        self, y: FloatArray, options: ExplainOptions, timeout: float | None
+    ) -> list[Contributor]: ...
+
+    @abstractmethod
+    def _list_indexes(self, timeout: float | None) -> list[IndexInfo]: ...
+
+    @abstractmethod
+    def _get_index(self, name: str, timeout: float | None) -> IndexInfo: ...
+
+
+def _measured(y: ArrayLike) -> FloatArray | InvalidArgument:
+    """Return the image, or in its place what is wrong with it."""
+    try:
+        return as_measurement(y)
+    except InvalidArgument as error:
+        return error

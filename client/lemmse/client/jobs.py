@@ -1,0 +1,109 @@
+"""Which file becomes which: decided before any work, so that a refusal changes nothing."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lemmse.client.errors import AlreadyExists, InvalidArgument, NotFound
+from lemmse.client.files import SUFFIXES
+
+__all__ = ["Job", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image file to reconstruct."""
+
+    source: Path
+    """The file to read."""
+    image: Path
+    """The file to write."""
+    maps: Mapping[str, Path]
+    """The files of the maps to write, by map."""
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files to write."""
+        return [self.image, *self.maps.values()]
+
+
+def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite: bool) -> list[Job]:
+    """Return a job for each image file.
+
+    Parameters
+    ----------
+    inputs : sequence of path
+        Image files, and folders that are searched for them; hidden files are left out.
+    out : path
+        For a single input file it may be the file to write; otherwise it is a folder, and files from input
+        folders keep their place in them.
+    maps : collection of str
+        Maps to write beside each image, as NAME.MAP.npy for npy and NAME.MAP.tiff for the others.
+    overwrite : bool
+        Whether files to write may exist already.
+
+    Raises
+    ------
+    NotFound
+        An input does not exist, or a folder holds no images.
+    InvalidArgument
+        An input is no image by its name, or two would be written to one file.
+    AlreadyExists
+        A file to write exists already, or a file is where a folder is to be.
+    """
+    if len(inputs) == 1 and inputs[0].is_file() and out.suffix.lower() in SUFFIXES:
+        if out.suffix.lower() != inputs[0].suffix.lower():
+            raise InvalidArgument.of("--out", f"expected a name in {inputs[0].suffix} like INPUT, got {out}")
+        pairs = [(inputs[0], out)]
+    else:
+        if out.exists() and not out.is_dir():
+            raise AlreadyExists(f"--out: expected a folder, got the file {out}")
+        pairs = [(source, out / name) for path in inputs for source, name in _images(path)]
+    jobs = [
+        Job(source, image, {name: _map_path(image, name) for name in sorted(maps)}) for source, image in pairs
+    ]
+    _check_distinct(jobs)
+    existing = [path for job in jobs for path in job.outputs if path.exists()]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise AlreadyExists(f"--out: {existing[0]}{more} exists already; choose another or pass --overwrite")
+    return jobs
+
+
+def _images(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield image files and the names that they keep."""
+    if path.is_dir():
+        found = [
+            file
+            for file in sorted(path.rglob("*"))
+            if file.suffix.lower() in SUFFIXES and file.is_file() and not _hidden(file.relative_to(path))
+        ]
+        if not found:
+            raise NotFound(f"INPUT: expected images ({_KNOWN}) in {path}, got none")
+        yield from ((file, file.relative_to(path)) for file in found)
+    elif not path.exists():
+        raise NotFound(f"INPUT: expected an image file or a folder, got {path}, which does not exist")
+    elif path.suffix.lower() not in SUFFIXES:
+        raise InvalidArgument.of("INPUT", f"expected a name in {_KNOWN}, got {path}")
+    else:
+        yield path, Path(path.name)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _map_path(image: Path, name: str) -> Path:
+    return image.with_suffix(f".{name}.npy" if image.suffix.lower() == ".npy" else f".{name}.tiff")
+
+
+def _check_distinct(jobs: Sequence[Job]) -> None:
+    writer: dict[Path, Path] = {}
+    for job in jobs:
+        for path in job.outputs:
+            other = writer.setdefault(path, job.source)
+            if other is not job.source:
+                raise InvalidArgument.of("INPUT", f"{other} and {job.source} would both be written to {path}")
+
+
+_KNOWN = ", ".join(sorted(SUFFIXES))

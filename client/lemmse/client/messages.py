@@ -1,0 +1,75 @@
+"""Between the client's options and results and the messages of the wire."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from lemmse.client.arguments import ExplainOptions, Options
+from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
+from lemmse.v1 import index_pb2
+from lemmse.v1 import reconstruction_pb2 as pb
+from lemmse.wire import MAPS, MODES, Incoming, MalformedMessage, mode_name
+
+__all__ = ["as_contributor", "as_index_info", "as_result", "explain_request", "reconstruct_request"]
+
+
+def reconstruct_request(options: Options) -> pb.ReconstructRequest:
+    """Return the request for an image, yet without the image."""
+    return pb.ReconstructRequest(
+        index=options.index or "",
+        sigma=options.sigma,
+        mode=pb.Mode.ValueType(MODES[options.mode]),
+        topk=pb.TopK(k=options.k, nprobe=options.nprobe),
+        maps=[pb.Map.ValueType(MAPS[name]) for name in sorted(options.maps)],
+    )
+
+
+def explain_request(options: ExplainOptions) -> pb.ExplainRequest:
+    """Return the request for an explanation, yet without the image."""
+    row, column = options.pixel
+    return pb.ExplainRequest(
+        index=options.index or "", sigma=options.sigma, row=row, column=column, top=options.top
+    )
+
+
+def as_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
+    """Return the result that a complete answer holds.
+
+    Raises
+    ------
+    MalformedMessage
+        The answer has no image, or not all of it.
+    """
+    arrays = {name: array.astype(np.float32, copy=False) for name, array in incoming.arrays().items()}
+    if "image" not in arrays:
+        raise MalformedMessage("image", "expected a tensor, got none")
+    diagnostics = incoming.message.diagnostics
+    return Result(
+        image=arrays["image"],
+        **{name: arrays.get(name) for name in MAPS},
+        diagnostics=Diagnostics(
+            mode=mode_name(diagnostics.mode),
+            index=diagnostics.index,
+            version=diagnostics.version,
+            keys=diagnostics.keys,
+            keys_touched=diagnostics.keys_touched,
+            seconds=diagnostics.seconds,
+        ),
+    )
+
+
+def as_contributor(message: pb.Contributor) -> Contributor:
+    """Return the training patch that a message names."""
+    return Contributor(
+        image=message.image,
+        source=message.source,
+        row=message.row,
+        column=message.column,
+        weight=message.weight,
+        value=tuple(message.value),
+    )
+
+
+def as_index_info(message: index_pb2.Index) -> IndexInfo:
+    """Return the index that a message describes."""
+    return IndexInfo(**{field.name: getattr(message, field.name) for field in fields(IndexInfo)})

@@ -1,0 +1,170 @@
+"""The command `lemmse reconstruct`."""
+
+import json
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from lemmse.client.connecting import SCHEME, connect
+from lemmse.client.errors import LemmseError
+from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
+from lemmse.client.files import as_intensities, as_stored, read, write
+from lemmse.client.interface import Client
+from lemmse.client.jobs import Job, plan
+from lemmse.client.results import Result
+from lemmse.wire import MAPS, MODES
+
+__all__ = ["reconstruct"]
+
+
+def _as_sigma(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Return a positive number; FloatRange admits NaN."""
+    if not 0 < value < math.inf:
+        raise click.BadParameter(f"expected a number > 0, got {value:g}", ctx, param)
+    return value
+
+
+def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str]:
+    """Return map names that are separated by commas."""
+    names = frozenset(value.split(",")) if value else frozenset()
+    if unknown := names - MAPS.keys():
+        raise click.BadParameter(f"expected names out of {','.join(MAPS)}, got {min(unknown)!r}", ctx, param)
+    return names
+
+
+@click.command
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    metavar="PATH",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder to write to; for a single file also the file to write.",
+)
+@click.option("--server", metavar="HOST:PORT", help="Server to ask.")
+@click.option("--index", metavar="DIR", type=click.Path(path_type=Path), help="Index folder to use here.")
+@click.option("--index-name", metavar="NAME", help="Which of a server's indexes.")
+@click.option(
+    "--sigma",
+    required=True,
+    type=float,
+    callback=_as_sigma,
+    help="Noise standard deviation; white is 1.",
+)
+@click.option("--mode", type=click.Choice(list(MODES)), default="auto", show_default=True)
+@click.option("--k", type=click.IntRange(min=1), help="Neighbours to sum in mode topk.")
+@click.option("--nprobe", type=click.IntRange(min=1), help="Cells to search in mode topk.")
+@click.option("--maps", metavar="NAMES", callback=_as_maps, help=f"Maps to write beside: {','.join(MAPS)}.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each input on stdout.")
+def reconstruct(
+    inputs: Sequence[Path],
+    out: Path,
+    server: str | None,
+    index: Path | None,
+    index_name: str | None,
+    maps: frozenset[str],
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Reconstruct image files (PNG, TIFF, npy) and folders of them.
+
+    Each output has the format and bit depth of its input. A file that fails does not stop the others: the
+    exit status is 1 where some failed, and 2 where there was nothing but bad input.
+    """
+    if (server is None) == (index is None):
+        raise click.UsageError("expected either --server or --index")
+    jobs = plan(inputs, out, maps, overwrite=overwrite)
+    target = index if index is not None else SCHEME + str(server).removeprefix(SCHEME)
+    failures: list[Exception] = []
+    with connect(target) as client, _progress() as progress:
+        client.get_index(index_name or "")
+        task = progress.add_task("reconstruct", total=len(jobs))
+        for job, outcome in _outcomes(client, jobs, index=index_name, maps=maps, **options):
+            progress.advance(task)
+            if isinstance(outcome, Exception):
+                failures.append(outcome)
+                report(f"{job.source}: {outcome}")
+            if as_json:
+                click.echo(json.dumps(_description(job, outcome)))
+            elif not isinstance(outcome, Exception):
+                click.echo(job.image)
+    if failures:
+        nothing_done = len(failures) == len(jobs)
+        only_bad_input = all(exit_status(error) == BAD_INPUT for error in failures)
+        sys.exit(BAD_INPUT if nothing_done and only_bad_input else FAILED)
+
+
+def _outcomes(
+    client: Client, jobs: Sequence[Job], *, maps: frozenset[str], **options: Any
+) -> Iterator[tuple[Job, Result | Exception]]:
+    """Do the jobs; yield each with its result, whose files are written by then, or its error.
+
+    Results come in order, files that cannot be read as soon as that is known.
+    """
+    unreadable: deque[tuple[Job, LemmseError]] = deque()
+    sent: deque[tuple[Job, np.dtype[Any]]] = deque()
+
+    def images() -> Iterator[NDArray[np.float32]]:
+        for job in jobs:
+            try:
+                stored = read(job.source)
+            except LemmseError as error:
+                unreadable.append((job, error))
+            else:
+                sent.append((job, stored.dtype))
+                yield as_intensities(stored)
+
+    with closing(client.reconstruct_many(images(), maps=maps, **options)) as outcomes:
+        for outcome in outcomes:
+            while unreadable:
+                yield unreadable.popleft()
+            job, dtype = sent.popleft()
+            try:
+                if isinstance(outcome, Result):
+                    _write(job, outcome, dtype)
+            except OSError as error:
+                yield job, error
+            else:
+                yield job, outcome
+    yield from unreadable
+
+
+def _write(job: Job, result: Result, dtype: np.dtype[Any]) -> None:
+    for name, path in job.maps.items():
+        write(path, getattr(result, name))
+    write(job.image, as_stored(result.image, dtype))
+
+
+def _description(job: Job, outcome: Result | Exception) -> dict[str, Any]:
+    """Return what a program wants to know about a job."""
+    if isinstance(outcome, Exception):
+        return {"input": str(job.source), "error": str(outcome), "code": getattr(outcome, "code", "UNKNOWN")}
+    return {
+        "input": str(job.source),
+        "output": str(job.image),
+        "maps": {name: str(path) for name, path in job.maps.items()},
+        **asdict(outcome.diagnostics),
+    }
+
+
+def _progress() -> Progress:
+    """Return a progress bar on stderr where that is a terminal."""
+    return Progress(
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        # What a program reads must not pass through the bar; what a person reads must.
+        redirect_stdout=sys.stdout.isatty(),
+    )

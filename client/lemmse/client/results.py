@@ -1,0 +1,88 @@
+"""What a client returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Contributor", "Diagnostics", "IndexInfo", "Result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """What was done for an answer, and what it cost."""
+
+    mode: str
+    """The mode that ran: exact or topk."""
+    index: str
+    """Name of the index that answered."""
+    version: str
+    """Its version."""
+    keys: int
+    """Keys of the index."""
+    keys_touched: float
+    """Keys whose distance was computed, mean over the patches of the image."""
+    seconds: float
+    """Time of computation, without queue and transport."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A reconstructed image; a map that was not asked for is None."""
+
+    image: NDArray[np.float32]
+    """The posterior mean, intensities, shape of y."""
+    variance: NDArray[np.float32] | None
+    """Posterior variance of each pixel and channel, squared intensities, shape of y."""
+    ess: NDArray[np.float32] | None
+    """Effective sample size of the posterior weights, (H, W)."""
+    log_density: NDArray[np.float32] | None
+    """Log density of the noisy patch under the training distribution, (H, W)."""
+    diagnostics: Diagnostics
+    """What was done for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contributor:
+    """A training patch and its share in a pixel."""
+
+    image: int
+    """Number of the training image, in the order of the index, from 0."""
+    source: str
+    """Where that image came from: a file name, or a number in an array."""
+    row: int
+    """Row of the patch's centre in the training image."""
+    column: int
+    """Column of the patch's centre."""
+    weight: float
+    """Share of the posterior weight, in [0, 1]."""
+    value: tuple[float, ...]
+    """The clean centre pixel, length C."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """An index of translated training patches."""
+
+    name: str
+    """Name, unique in a server."""
+    version: str
+    """Version under that name."""
+    digest: str
+    """SHA-256 of the training images, in hexadecimal."""
+    physics: str
+    """The forward operator that it was built for."""
+    pre_inverse: str
+    """The pre-inverse that it was built for."""
+    patch_size: int
+    """Side of the patches, in pixels."""
+    boundary: str
+    """How positions outside an image are read."""
+    channels: int
+    """Channels of its images."""
+    images: int
+    """Training images."""
+    keys: int
+    """Translated training patches."""
+    cells: int
+    """Cells that the keys are searched by."""

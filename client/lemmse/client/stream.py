@@ -1,0 +1,113 @@
+"""Reconstructions over one ReconstructStream call: in order, few in flight, nothing left behind."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from google.rpc.status_pb2 import Status
+
+from lemmse.client.arguments import Options
+from lemmse.client.errors import InvalidArgument, LemmseError
+from lemmse.client.messages import as_result, reconstruct_request
+from lemmse.client.results import Result
+from lemmse.client.status import from_status
+from lemmse.v1 import reconstruction_pb2 as pb
+from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
+from lemmse.v1.tensor_pb2 import TensorChunk
+from lemmse.wire import FloatArray, Incoming, MalformedMessage, split
+
+__all__ = ["reconstruct_stream"]
+
+# One being computed, one on its way there, one on its way back.
+_IN_FLIGHT = 3
+
+_Item: TypeAlias = tuple[int, FloatArray]
+_Outbound: TypeAlias = "SimpleQueue[_Item | None]"
+
+
+def reconstruct_stream(
+    stub: ReconstructionServiceStub,
+    images: Iterator[FloatArray | InvalidArgument],
+    options: Options,
+    timeout: float | None,
+) -> Generator[Result | LemmseError, None, None]:
+    """Yield a result or an error for each image, in order.
+
+    The images are pulled in the caller's thread, so that what they raise reaches the caller; gRPC's thread
+    only cuts them into messages. Closing the iterator cancels the call and ends that thread.
+
+    Parameters
+    ----------
+    stub : ReconstructionServiceStub
+        The server.
+    images : iterator of ndarray or InvalidArgument
+        Images; an error in place of one keeps its place in the order.
+    options : Options
+        What is asked for.
+    timeout : float, optional
+        Seconds for all of it.
+
+    Raises
+    ------
+    grpc.RpcError
+        The call as a whole failed.
+    MalformedMessage
+        The server's answers do not keep the contract.
+    """
+    outbound: _Outbound = SimpleQueue()
+    waiting: deque[int | InvalidArgument] = deque()
+    call = stub.ReconstructStream(_requests(outbound, options), timeout=timeout)
+    try:
+        for number, y in enumerate(images):
+            if isinstance(y, InvalidArgument):
+                waiting.append(y)
+            else:
+                outbound.put((number, y))
+                waiting.append(number)
+            if len(waiting) == _IN_FLIGHT:
+                yield _outcome(call, waiting.popleft())
+        outbound.put(None)
+        while waiting:
+            yield _outcome(call, waiting.popleft())
+        for surplus in call:
+            raise MalformedMessage("item", f"got an answer to item {surplus.item}, which was not sent")
+    finally:
+        outbound.put(None)
+        call.cancel()
+
+
+def _requests(outbound: _Outbound, options: Options) -> Iterator[pb.ReconstructStreamRequest]:
+    """Yield the parts of the items that come through the queue, until None comes."""
+    while (item := outbound.get()) is not None:
+        number, y = item
+        for part in split(reconstruct_request(options), {"y": y}):
+            if isinstance(part, TensorChunk):
+                yield pb.ReconstructStreamRequest(item=number, chunk=part)
+            else:
+                yield pb.ReconstructStreamRequest(item=number, request=part)
+
+
+def _outcome(
+    answers: Iterator[pb.ReconstructStreamResponse], expected: int | InvalidArgument
+) -> Result | LemmseError:
+    """Return the outcome of an item: the error it already has, or the next answer of the stream."""
+    if isinstance(expected, InvalidArgument):
+        return expected
+    part = _next_part(answers, expected)
+    if part.HasField("error"):
+        return from_status(Status.FromString(part.error))
+    incoming = Incoming(part.response)
+    while not incoming.complete:
+        incoming.add(_next_part(answers, expected).chunk)
+    return as_result(incoming)
+
+
+def _next_part(
+    answers: Iterator[pb.ReconstructStreamResponse], expected: int
+) -> pb.ReconstructStreamResponse:
+    for part in answers:
+        if part.item != expected:
+            raise MalformedMessage("item", f"expected the answer to item {expected}, got item {part.item}")
+        return part
+    raise MalformedMessage("item", f"expected the answer to item {expected}, got the end of the stream")

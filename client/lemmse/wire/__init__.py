@@ -1,0 +1,35 @@
+"""How arrays travel in the messages of `lemmse.v1`: what client and server share.
+
+Sending goes through `split`, which turns a message and its arrays into one message, or a message
+followed by chunks; receiving goes through `Incoming`, which checks every byte that arrives before it
+becomes an array.
+"""
+
+from lemmse.wire.limits import (
+    CHUNK_BYTES,
+    INLINE_BYTES,
+    MAX_CONTRIBUTORS,
+    MESSAGE_BYTES,
+    TENSOR_BYTES,
+    answer_bytes,
+)
+from lemmse.wire.names import MAPS, MODES, mode_name
+from lemmse.wire.parts import Incoming, attach, split
+from lemmse.wire.tensors import FloatArray, MalformedMessage
+
+__all__ = [
+    "CHUNK_BYTES",
+    "INLINE_BYTES",
+    "MAPS",
+    "MAX_CONTRIBUTORS",
+    "MESSAGE_BYTES",
+    "MODES",
+    "TENSOR_BYTES",
+    "FloatArray",
+    "Incoming",
+    "MalformedMessage",
+    "answer_bytes",
+    "attach",
+    "mode_name",
+    "split",
+]

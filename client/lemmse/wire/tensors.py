@@ -1,0 +1,88 @@
+"""What a tensor message announces: element type, shape and byte length."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.v1 import tensor_pb2 as pb
+from lemmse.wire.limits import TENSOR_BYTES
+
+__all__ = ["FloatArray", "MalformedMessage", "header", "layout"]
+
+FloatArray = NDArray[np.float32] | NDArray[np.float64]
+"""What travels: an array of floats."""
+
+_DTYPES: dict[pb.DataType.ValueType, np.dtype[Any]] = {
+    pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    pb.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+}
+_NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
+_MAX_RANK = 8
+
+
+class MalformedMessage(ValueError):
+    """A message does not keep the contract.
+
+    Parameters
+    ----------
+    field : str
+        Path of the field.
+    expected : str
+        What was expected and what came, in one line.
+
+    Examples
+    --------
+    >>> print(MalformedMessage("y.shape", "expected lengths >= 1, got (0, 3)"))
+    y.shape: expected lengths >= 1, got (0, 3)
+    """
+
+    def __init__(self, field: str, expected: str) -> None:
+        super().__init__(f"{field}: {expected}")
+        self.field = field
+        self.expected = expected
+
+
+def header(array: FloatArray) -> pb.Tensor:
+    """Return the tensor that announces an array, without its elements.
+
+    Parameters
+    ----------
+    array : ndarray, float32 or float64
+        Any shape.
+    """
+    return pb.Tensor(dtype=_NUMBERS[array.dtype.newbyteorder("<")], shape=array.shape)
+
+
+def layout(tensor: pb.Tensor, field: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Return the dtype, shape and byte length that a tensor announces.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Its `data` is not looked at.
+    field : str
+        Path of the field that holds it, for messages.
+
+    Raises
+    ------
+    MalformedMessage
+        The element type is unknown, the shape is not one of an array, or the array would be too large.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise MalformedMessage(f"{field}.dtype", f"expected float32 (1) or float64 (2), got {tensor.dtype}")
+    rank = len(tensor.shape)
+    if not 1 <= rank <= _MAX_RANK:
+        raise MalformedMessage(f"{field}.shape", f"expected 1 to {_MAX_RANK} axes, got {rank}")
+    shape = tuple(tensor.shape)
+    if min(shape) < 1:
+        raise MalformedMessage(f"{field}.shape", f"expected lengths >= 1, got {shape}")
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes > TENSOR_BYTES:
+        raise MalformedMessage(
+            f"{field}.shape",
+            f"expected at most {TENSOR_BYTES} bytes, got {shape} of {dtype.name}: {nbytes} bytes",
+        )
+    return dtype, shape, nbytes

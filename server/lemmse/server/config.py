@@ -1,0 +1,69 @@
+"""What an operator can set."""
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["ServerConfig"]
+
+_LISTEN = re.compile(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How to serve; checked when it is made.
+
+    Raises
+    ------
+    InvalidArgument
+        A setting cannot be meant.
+    """
+
+    indexes: tuple[Path, ...]
+    """Index folders; each is served under its folder's name."""
+    listen: str = "127.0.0.1:50051"
+    """HOST:PORT to listen on; port 0 takes a free one."""
+    threads: int = field(default_factory=_available_cpus)
+    """Threads that the mathematics uses, >= 1."""
+    device: str = "auto"
+    """Where the mathematics runs: auto, cpu or cuda."""
+    exact_work: float | None = None
+    """Work up to which mode auto answers exactly; None leaves it to the estimator."""
+    queue: int = 32
+    """Calls that may wait while one is computed, >= 0; further ones are refused."""
+    grace: float = 10.0
+    """Seconds that running calls get to finish when the server stops, >= 0."""
+
+    def __post_init__(self) -> None:
+        if not self.indexes:
+            _refuse("DIR", "expected at least one index folder, got none")
+        match = _LISTEN.fullmatch(self.listen)
+        if match is None or int(match["port"]) > 65535:
+            _refuse("listen", f"expected HOST:PORT, got {self.listen!r}")
+        if self.threads < 1:
+            _refuse("threads", f"expected a number >= 1, got {self.threads}")
+        if self.queue < 0:
+            _refuse("queue", f"expected a number >= 0, got {self.queue}")
+        if not (math.isfinite(self.grace) and self.grace >= 0):
+            _refuse("grace", f"expected seconds >= 0, got {self.grace}")
+
+    @property
+    def host(self) -> str:
+        """The host part of `listen`."""
+        return self.listen.rpartition(":")[0]
+
+
+def _refuse(argument: str, expected: str) -> NoReturn:
+    # Not at the top: importing anything of the index imports FAISS, before OMP_NUM_THREADS is set.
+    from lemmse.index.errors import InvalidArgument
+
+    raise InvalidArgument(argument, expected)

@@ -1,0 +1,59 @@
+"""The items of a request stream, put together from their parts."""
+
+from collections.abc import Iterable, Iterator
+
+from lemmse.v1 import reconstruction_pb2 as pb
+from lemmse.wire import Incoming, MalformedMessage
+
+__all__ = ["Item", "items"]
+
+Item = tuple[int, Incoming[pb.ReconstructRequest] | MalformedMessage]
+"""An item's number, and its request (incomplete if the item was cut short) or why it is refused."""
+
+
+def items(parts: Iterable[pb.ReconstructStreamRequest]) -> Iterator[Item]:
+    """Yield each item as soon as its last byte is there; parts are pulled one at a time.
+
+    An item that is malformed is yielded as its error, and the rest of its parts is dropped.
+
+    Parameters
+    ----------
+    parts : iterable of ReconstructStreamRequest
+        The stream.
+
+    Raises
+    ------
+    MalformedMessage
+        The parts can no longer be told apart, so that nothing after this can be trusted.
+    """
+    number: int | None = None
+    incoming: Incoming[pb.ReconstructRequest] | None = None
+    refused = False
+    for part in parts:
+        kind = part.WhichOneof("part")
+        if kind == "request":
+            if incoming is not None and number is not None:
+                yield number, incoming
+            if part.item == number:
+                raise MalformedMessage("item", f"expected a number other than the last item's, got {number}")
+            number, incoming, refused = part.item, None, False
+        elif kind is None:
+            raise MalformedMessage("part", "expected a request or a chunk, got neither")
+        elif part.item != number or (incoming is None and not refused):
+            raise MalformedMessage("item", f"got a chunk for item {part.item}, which is not being sent")
+        elif refused:
+            continue
+        try:
+            if incoming is None:
+                incoming = Incoming(part.request)
+            else:
+                incoming.add(part.chunk)
+        except MalformedMessage as error:
+            incoming, refused = None, True
+            yield part.item, error
+        else:
+            if incoming.complete:
+                yield part.item, incoming
+                incoming = None
+    if incoming is not None and number is not None:
+        yield number, incoming

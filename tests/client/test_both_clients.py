@@ -1,0 +1,255 @@
+"""What a client does, remote or embedded: the same answers and the same errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from lemmse.client import Client, Result, connect
+from lemmse.client.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+
+MAPS = ("variance", "ess", "log_density")
+IMAGE = np.random.default_rng(2).random((5, 7))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (1, 1)])
+def test_result(client, dtype, shape):
+    y = np.resize(IMAGE, shape).astype(dtype)
+    result = client.reconstruct(y, sigma=0.2, maps=MAPS)
+    assert result.image.shape == result.variance.shape == shape
+    assert result.ess.shape == result.log_density.shape == shape[:2]
+    assert {getattr(result, name).dtype for name in ("image", *MAPS)} == {np.dtype(np.float32)}
+    assert (result.diagnostics.mode, result.diagnostics.index, result.diagnostics.version) == (
+        "exact",
+        "tiny",
+        "1",
+    )
+    assert result.diagnostics.keys == 72
+    assert result.diagnostics.seconds > 0
+
+
+def test_maps_that_were_not_asked_for_are_none(client):
+    result = client.reconstruct(IMAGE, sigma=0.2, maps=["ess"])
+    assert result.variance is None
+    assert result.log_density is None
+    assert result.ess.shape == (5, 7)
+
+
+def assert_same(one: Result, other: Result):
+    for name in ("image", *MAPS):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.diagnostics.mode == other.diagnostics.mode
+    assert one.diagnostics.keys_touched == other.diagnostics.keys_touched
+
+
+@pytest.mark.parametrize("options", [{"mode": "exact"}, {"mode": "topk", "k": 5, "nprobe": 2}, {}])
+def test_remote_and_embedded_agree(remote, embedded, options):
+    results = [client.reconstruct(IMAGE, sigma=0.2, maps=MAPS, **options) for client in (remote, embedded)]
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("shape", [(1500, 1500), (1, 1_100_000)])
+def test_images_larger_than_a_message(remote, embedded, shape):
+    y = np.random.default_rng(3).random(shape, np.float32)
+    results = [client.reconstruct(y, sigma=0.5, maps=MAPS) for client in (remote, embedded)]
+    assert_same(*results)
+
+
+def test_only_the_answer_is_larger_than_a_message(remote, embedded):
+    y = np.random.default_rng(4).random((600, 600), np.float32)
+    results = [client.reconstruct(y, sigma=0.5, maps=MAPS) for client in (remote, embedded)]
+    assert_same(*results)
+
+
+def test_anything_that_is_an_array(client):
+    expected = client.reconstruct(IMAGE, sigma=0.2).image
+    for y in (IMAGE.tolist(), torch.from_numpy(IMAGE), np.asfortranarray(IMAGE), IMAGE.astype(">f8")):
+        np.testing.assert_array_equal(client.reconstruct(y, sigma=0.2).image, expected)
+
+
+BAD = [
+    ({"y": np.zeros((2, 2), np.uint8)}, "y", "got uint8"),
+    ({"y": np.zeros((2, 2), bool)}, "y", "got bool"),
+    ({"y": np.zeros((2, 2), complex)}, "y", "got complex128"),
+    ({"y": "image.png"}, "y", "got <U9"),
+    ({"y": [[1.0], [1.0, 2.0]]}, "y", "expected an array, got a list"),
+    ({"y": np.zeros(4)}, "y", "got (4,)"),
+    ({"y": np.zeros((2, 2, 2, 1))}, "y", "got (2, 2, 2, 1)"),
+    ({"y": np.zeros((0, 4))}, "y", "got (0, 4)"),
+    ({"y": np.zeros((2, 2, 3))}, "y", "got (2, 2, 3)"),
+    ({"y": np.full((2, 2), np.nan)}, "y", "finite"),
+    ({"y": np.full((2, 2), -np.inf)}, "y", "finite"),
+    ({"sigma": 0}, "sigma", "got 0"),
+    ({"sigma": -1.0}, "sigma", "got -1"),
+    ({"sigma": float("nan")}, "sigma", "got nan"),
+    ({"sigma": "strong"}, "sigma", "expected a number, got 'strong'"),
+    ({"sigma": None}, "sigma", "expected a number, got None"),
+    ({"mode": "fast"}, "mode", "expected one of auto, exact, topk, got 'fast'"),
+    ({"k": 0}, "k", "expected a whole number >= 1, got 0"),
+    ({"k": 2**32}, "k", "got 4294967296"),
+    ({"k": 1.5}, "k", "got 1.5"),
+    ({"nprobe": -1}, "nprobe", "expected a whole number >= 1, got -1"),
+    ({"maps": ["vari"]}, "maps", "got 'vari'"),
+    ({"maps": "variance"}, "maps", "got the string 'variance'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "name", "words"), BAD)
+def test_bad_arguments(client, arguments, name, words):
+    with pytest.raises(InvalidArgument) as caught:
+        client.reconstruct(**{"y": IMAGE, "sigma": 0.1} | arguments)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: expected")
+    assert words in message
+    assert "\n" not in message
+    assert [violation.field for violation in caught.value.violations] == [name]
+    assert caught.value.code == "INVALID_ARGUMENT"
+
+
+def test_unknown_index(client):
+    for ask in (
+        lambda: client.reconstruct(IMAGE, sigma=0.1, index="nope"),
+        lambda: client.explain(IMAGE, sigma=0.1, pixel=(0, 0), index="nope"),
+        lambda: client.get_index("nope"),
+    ):
+        with pytest.raises(NotFound, match="index: expected one of tiny, got 'nope'"):
+            ask()
+
+
+def test_many_keeps_the_order_and_goes_on_after_an_error(client):
+    images = [np.full((2, 2), np.nan), IMAGE, IMAGE.astype(int), IMAGE + 1, np.zeros((2, 2, 3)), IMAGE]
+    outcomes = list(client.reconstruct_many(images, sigma=0.1, maps=["ess"], index="tiny"))
+    assert len(outcomes) == len(images)
+    for position in (0, 2, 4):
+        assert isinstance(outcomes[position], InvalidArgument)
+    for position in (1, 3, 5):
+        expected = client.reconstruct(images[position], sigma=0.1, maps=["ess"])
+        np.testing.assert_array_equal(outcomes[position].image, expected.image)
+        np.testing.assert_array_equal(outcomes[position].ess, expected.ess)
+
+
+def test_many_of_what_no_index_can_answer(client):
+    outcomes = list(client.reconstruct_many([IMAGE, IMAGE], sigma=0.1, index="nope"))
+    assert [type(outcome) for outcome in outcomes] == [NotFound, NotFound]
+
+
+def test_many_of_none(client):
+    assert list(client.reconstruct_many([], sigma=0.1)) == []
+
+
+def test_many_checks_its_options_before_the_first_image(client):
+    with pytest.raises(InvalidArgument, match="mode"):
+        client.reconstruct_many([], sigma=0.1, mode="fast")
+
+
+def test_many_is_lazy_and_reads_a_few_images_ahead(client):
+    pulled = []
+
+    def images():
+        for number in range(100):
+            pulled.append(number)
+            yield IMAGE
+
+    outcomes = client.reconstruct_many(images(), sigma=0.1)
+    assert pulled == []
+    for done in range(1, 20):
+        next(outcomes)
+        assert done <= len(pulled) <= done + 3
+    outcomes.close()
+
+
+def test_what_the_images_raise_reaches_the_caller(client):
+    def images():
+        yield IMAGE
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        list(client.reconstruct_many(images(), sigma=0.1))
+
+
+def test_many_with_a_large_image_between_small_ones(client):
+    images = [np.zeros((n, n), np.float32) for n in (3, 1100, 4)]
+    shapes = [outcome.image.shape for outcome in client.reconstruct_many(images, sigma=1)]
+    assert shapes == [image.shape for image in images]
+
+
+def test_explain(client):
+    contributors = client.explain(IMAGE, sigma=0.2, pixel=(4, 0), top=72)
+    weights = np.array([contributor.weight for contributor in contributors])
+    assert len(contributors) == 72
+    assert weights.sum() == pytest.approx(1)
+    assert (np.diff(weights) <= 0).all()
+    assert contributors[0].source.startswith("images.npy")
+    mean = sum(contributor.weight * contributor.value[0] for contributor in contributors)
+    result = client.reconstruct(IMAGE, sigma=0.2, mode="exact")
+    assert mean == pytest.approx(result.image[4, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (0, 1099), (1099, 550), (17, 23)])
+def test_explain_in_an_image_larger_than_a_message(remote, embedded, pixel):
+    y = np.random.default_rng(5).random((1100, 1100), np.float32)
+    assert remote.explain(y, sigma=0.3, pixel=pixel) == embedded.explain(y, sigma=0.3, pixel=pixel)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"pixel": (5, 0)}, "pixel"),
+        ({"pixel": (0, -1)}, "pixel"),
+        ({"pixel": (0,)}, "pixel"),
+        ({"pixel": 3}, "pixel"),
+        ({"pixel": (0.5, 0)}, "pixel"),
+        ({"top": 0}, "top"),
+        ({"top": 4097}, "top"),
+        ({"sigma": 0}, "sigma"),
+        ({"y": np.zeros(3)}, "y"),
+    ],
+)
+def test_explain_bad_arguments(client, arguments, name):
+    with pytest.raises(InvalidArgument, match=f"^{name}: expected"):
+        client.explain(**{"y": IMAGE, "sigma": 0.1, "pixel": (0, 0)} | arguments)
+
+
+def test_indexes(client):
+    (info,) = client.list_indexes()
+    assert info == client.get_index("tiny")
+    assert (info.name, info.patch_size, info.channels, info.images, info.keys) == ("tiny", 3, 1, 2, 72)
+    assert len(info.digest) == 64
+
+
+def test_the_descriptions_agree(remote, embedded):
+    assert remote.list_indexes() == embedded.list_indexes()
+
+
+@pytest.fixture(params=["remote", "embedded"])
+def own_client(request, server, tiny_index) -> Client:
+    """A client that a test may close."""
+    return connect(f"grpc://{server.address}" if request.param == "remote" else tiny_index)
+
+
+def test_a_closed_client_says_so(own_client):
+    with own_client as client:
+        client.list_indexes()
+    client.close()
+    for ask in (
+        client.list_indexes,
+        lambda: client.get_index("tiny"),
+        lambda: client.reconstruct(IMAGE, sigma=0.1),
+        lambda: client.reconstruct_many([IMAGE], sigma=0.1),
+        lambda: client.explain(IMAGE, sigma=0.1, pixel=(0, 0)),
+    ):
+        with pytest.raises(FailedPrecondition, match="closed"):
+            ask()
+
+
+def test_the_timeout_holds_for_a_whole_batch(client):
+    def endless():
+        while True:
+            yield np.zeros((300, 300), np.float32)
+
+    outcomes = []
+    with pytest.raises(DeadlineExceeded) as caught:
+        outcomes.extend(client.reconstruct_many(endless(), sigma=0.1, timeout=0.5))
+    assert isinstance(caught.value, TimeoutError)
+    assert outcomes
+    assert all(isinstance(outcome, Result) for outcome in outcomes)

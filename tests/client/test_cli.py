@@ -1,0 +1,134 @@
+"""The command group: lazy, one line on errors, honest exit statuses."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lemmse.client import cli
+from lemmse.client.errors import NotFound, Unavailable
+from lemmse.client.exits import exit_status
+from lemmse.index import errors as engine
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(cli.main, list(map(str, arguments)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_version_and_help():
+    assert invoke("--version") == (0, f"main {version('lemmse')}\n", "")
+    status, stdout, _ = invoke("--help")
+    assert status == 0
+    assert all(name in stdout for name in cli._COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli._COMMANDS)
+def test_every_command_is_there_and_helps(name):
+    status, stdout, _ = invoke(name, "--help")
+    assert status == 0
+    assert f"{name} [OPTIONS]" in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Missing command"),
+        (["bogus"], "No such command 'bogus'"),
+        (["--bogus"], "--bogus"),
+        (["reconstruct"], "INPUT"),
+        (["reconstruct", "a.png", "--out", "b.png"], "--sigma"),
+        (["serve", "index", "--threads", "many"], "'many' is not a valid integer"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments, words):
+    status, stdout, stderr = invoke(*arguments)
+    assert (status, stdout) == (2, "")
+    (line,) = stderr.splitlines()
+    assert line.startswith("lemmse: error: ")
+    assert words in line
+    assert "--help')" in line
+
+
+def raising(monkeypatch, error):
+    """Invoke a command that raises an error."""
+
+    @click.command
+    def fails():
+        raise error
+
+    monkeypatch.setattr(click.Group, "get_command", lambda *_: fails)
+    monkeypatch.setattr(cli._LazyGroup, "get_command", lambda *_: fails)
+    return invoke("fails")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (engine.InvalidArgument("SOURCE", "expected images,\ngot none"), 2),
+        (engine.DataLoss("the index is altered"), 2),
+        (NotFound("nothing there"), 2),
+        (Unavailable("nobody there"), 1),
+        (PermissionError(13, "Permission denied"), 1),
+        (click.ClickException("wrong"), 1),
+    ],
+)
+def test_errors_are_one_line(monkeypatch, error, status):
+    code, stdout, stderr = raising(monkeypatch, error)
+    assert (code, stdout) == (status, "")
+    (line,) = stderr.splitlines()
+    assert line.startswith("lemmse: error: ")
+
+
+def test_ctrl_c_is_quiet(monkeypatch):
+    status, stdout, stderr = raising(monkeypatch, KeyboardInterrupt())
+    assert (status, stdout, stderr.strip()) == (130, "", "")
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
+    assert exit_status(ZeroDivisionError()) is None
+    monkeypatch.setattr(cli._LazyGroup, "get_command", lambda *_: click.Command("x", callback=lambda: 1 / 0))
+    assert isinstance(CliRunner().invoke(cli.main, ["x"]).exception, ZeroDivisionError)
+
+
+WITHOUT_EXTRAS = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "faiss", "zarr", "matplotlib", "skimage", "grpc_health"]))
+from lemmse.client.cli import main
+main(prog_name="lemmse")
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "index"],
+        ["build", "images", "--out", "index"],
+        ["reconstruct", "a.png", "--out", "b.png", "--index", "c", "--sigma", "1"],
+    ],
+)
+def test_a_missing_extra_is_one_line(arguments, tmp_path):
+    (tmp_path / "a.png").touch()
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lemmse: error: ")
+    assert line.endswith("pip install 'lemmse[server]'")
+
+
+def test_the_base_install_can_say_what_there_is(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "reconstruct" in done.stdout
+
+
+def test_a_closed_pipe_is_quiet():
+    command = [sys.executable, "-m", "lemmse.client.cli", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -1,0 +1,127 @@
+"""Image files keep their format and depth, and what would be lost is refused."""
+
+import struct
+import zlib
+
+import hypothesis.extra.numpy as hnp
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+
+from lemmse.client.errors import InvalidArgument, NotFound
+from lemmse.client.files import as_intensities, as_stored, read, write
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "shape"),
+    [
+        (".png", np.uint8, (5, 7)),
+        (".png", np.uint8, (5, 7, 3)),
+        (".png", np.uint16, (5, 7)),
+        *(
+            (suffix, dtype, shape)
+            for suffix in (".tif", ".tiff", ".TIFF", ".npy")
+            for dtype in (np.uint8, np.uint16, np.float32)
+            for shape in ((5, 7), (5, 7, 3), (3, 3))
+        ),
+    ],
+)
+def test_round_trip(tmp_path, suffix, dtype, shape):
+    stored = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
+    path = tmp_path / "folder" / f"image{suffix}"
+    write(path, stored)
+    result = read(path)
+    assert result.dtype == stored.dtype
+    np.testing.assert_array_equal(result, stored)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@given(hnp.arrays(np.dtype(np.uint16), (4, 4)) | hnp.arrays(np.dtype(np.uint8), (4, 4)))
+def test_intensities_are_exact_both_ways(stored):
+    intensities = as_intensities(stored)
+    assert intensities.dtype == np.float32
+    assert intensities.min() >= 0
+    assert intensities.max() <= 1
+    np.testing.assert_array_equal(as_stored(intensities, stored.dtype), stored)
+
+
+def test_floats_stay_as_they_are():
+    image = np.array([[-0.5, 2.0]], np.float32)
+    assert as_intensities(image) is image
+    assert as_stored(image, np.dtype(np.float32)) is image
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
+def test_other_floats_become_float32(tmp_path, dtype):
+    np.save(tmp_path / "image.npy", np.array([[0.5]], dtype))
+    assert read(tmp_path / "image.npy").dtype == np.float32
+
+
+def png(depth, colour, channels):
+    """A 2 × 2 PNG of zeros, by hand: the libraries at hand write no 16-bit colour."""
+
+    def part(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + bytes(2 * channels * depth // 8)
+    head = struct.pack(">IIBBBBB", 2, 2, depth, colour, 0, 0, 0)
+    parts = part(b"IHDR", head) + part(b"IDAT", zlib.compress(2 * row)) + part(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_png_depths(tmp_path):
+    for depth, colour, channels, dtype in [(8, 2, 3, np.uint8), (16, 0, 1, np.uint16)]:
+        (tmp_path / "image.png").write_bytes(png(depth, colour, channels))
+        assert read(tmp_path / "image.png").dtype == dtype
+    for colour, channels in [(2, 3), (4, 2), (6, 4)]:
+        (tmp_path / "image.png").write_bytes(png(16, colour, channels))
+        with pytest.raises(InvalidArgument, match="got 16-bit colour; convert it to TIFF"):
+            read(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".npy"])
+def test_damaged_files(tmp_path, suffix):
+    path = tmp_path / f"image{suffix}"
+    with pytest.raises(NotFound):
+        read(path)
+    write(path, np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8))
+    content = path.read_bytes()
+    for damaged in (b"", b"text, not an image", content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidArgument, match="expected an image, but it cannot be read") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 2), int), np.zeros((2, 2), bool), np.array([["a"]])])
+def test_other_element_types(tmp_path, array):
+    np.save(tmp_path / "image.npy", array)
+    with pytest.raises(InvalidArgument, match=f"got {array.dtype}"):
+        read(tmp_path / "image.npy")
+
+
+def test_pickles_are_not_loaded(tmp_path):
+    np.save(tmp_path / "image.npy", np.array([[{}]], object), allow_pickle=True)
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        read(tmp_path / "image.npy")
+
+
+def test_one_bit_png(tmp_path):
+    iio.imwrite(tmp_path / "image.png", np.eye(8, dtype=bool))
+    with pytest.raises(InvalidArgument, match="got bool"):
+        read(tmp_path / "image.png")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="as PNG"):
+        write(tmp_path / "image.png", np.zeros((2, 2), np.float32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tiff_maps_of_any_channel_count(tmp_path):
+    for shape in [(4, 5, 2), (4, 5, 4), (3, 4, 5)]:
+        stored = np.random.default_rng(0).random(shape, np.float32)
+        write(tmp_path / "map.tiff", stored)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "map.tiff"), stored)

@@ -1,0 +1,149 @@
+"""`lemmse reconstruct`: files in, files out."""
+
+import json
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+
+from lemmse.client.cli import main
+
+RNG = np.random.default_rng(6)
+
+
+@pytest.fixture(params=["remote", "embedded"])
+def where(request, server, tiny_index):
+    """Options that say who answers."""
+    return ["--server", server.address] if request.param == "remote" else ["--index", str(tiny_index)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Four images and a broken one, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in/sub").mkdir(parents=True)
+    iio.imwrite("in/a.png", RNG.integers(0, 256, (6, 5), np.uint8))
+    iio.imwrite("in/b.png", RNG.integers(0, 65536, (6, 5), np.uint16))
+    tifffile.imwrite("in/c.tiff", RNG.random((6, 5), np.float32))
+    np.save("in/sub/d.npy", RNG.random((6, 5)))
+    return tmp_path
+
+
+def run(*arguments):
+    """Exit status, stdout and stderr of `lemmse reconstruct --sigma 0.1`."""
+    result = CliRunner().invoke(main, ["reconstruct", "--sigma", "0.1", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_folder(folder, where, embedded):
+    status, stdout, stderr = run("in", "--out", "out", "--maps", "ess,variance", *where)
+    assert (status, stderr) == (0, "")
+    assert stdout.split() == ["out/a.png", "out/b.png", "out/c.tiff", "out/sub/d.npy"]
+    assert {path.relative_to("out").as_posix() for path in Path("out").rglob("*") if path.is_file()} == {
+        f"{name}{suffix}"
+        for names, suffixes in [
+            (("a", "b"), (".png", ".ess.tiff", ".variance.tiff")),
+            (("c",), (".tiff", ".ess.tiff", ".variance.tiff")),
+            (("sub/d",), (".npy", ".ess.npy", ".variance.npy")),
+        ]
+        for name in names
+        for suffix in suffixes
+    }
+    for name, top in (("a", 255), ("b", 65535)):
+        stored, written = iio.imread(f"in/{name}.png"), iio.imread(f"out/{name}.png")
+        result = embedded.reconstruct(np.float32(stored / np.float32(top)), sigma=0.1, maps=["ess"])
+        assert written.dtype == stored.dtype
+        assert np.abs(written - result.image * np.float64(top)).max() <= 0.5
+        np.testing.assert_array_equal(tifffile.imread(f"out/{name}.ess.tiff"), result.ess)
+    assert np.load("out/sub/d.npy").dtype == np.float32
+
+
+def test_one_file_to_one_file_and_json(folder, where):
+    status, stdout, stderr = run("in/a.png", "--out", "result.png", "--mode", "exact", "--json", *where)
+    assert (status, stderr) == (0, "")
+    told = json.loads(stdout)
+    assert (told["input"], told["output"], told["maps"]) == ("in/a.png", "result.png", {})
+    assert (told["mode"], told["index"], told["keys"]) == ("exact", "tiny", 72)
+    assert iio.imread("result.png").shape == (6, 5)
+
+
+def test_one_bad_file_does_not_end_the_batch(folder, where):
+    (folder / "in/aa.png").write_bytes((folder / "in/a.png").read_bytes()[:60])
+    tifffile.imwrite("in/bb.tiff", np.zeros((4, 4, 3), np.uint8), photometric="rgb")
+    status, stdout, stderr = run("in", "--out", "out", "--json", *where)
+    assert status == 1
+    told = {line["input"]: line for line in map(json.loads, stdout.splitlines())}
+    assert len(told) == 6
+    assert told["in/aa.png"]["code"] == told["in/bb.tiff"]["code"] == "INVALID_ARGUMENT"
+    assert sum("output" in line for line in told.values()) == 4
+    assert sorted(line.split(":")[2].strip() for line in stderr.splitlines()) == ["in/aa.png", "in/bb.tiff"]
+    assert not (folder / "out/aa.png").exists()
+    assert not (folder / "out/bb.tiff").exists()
+
+
+def test_nothing_but_bad_input(folder, where):
+    (folder / "bad.png").write_bytes(b"text")
+    status, stdout, stderr = run("bad.png", "--out", "out", *where)
+    assert (status, stdout) == (2, "")
+    assert len(stderr.splitlines()) == 1
+    assert not (folder / "out").exists()
+
+
+def test_existing_files_are_kept_unless_told_otherwise(folder, where):
+    assert run("in", "--out", "out", *where)[0] == 0
+    before = (folder / "out/a.png").read_bytes()
+    iio.imwrite("in/a.png", np.zeros((6, 5), np.uint8))
+    status, _, stderr = run("in", "--out", "out", *where)
+    assert status == 2
+    assert "out/a.png and 3 more exists already" in stderr
+    assert (folder / "out/a.png").read_bytes() == before
+    assert run("in", "--out", "out", "--overwrite", *where)[0] == 0
+    assert (folder / "out/a.png").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--index-name", "nope"], "expected one of tiny, got 'nope'"),
+        (["--sigma", "0"], "--sigma"),
+        (["--sigma", "nan"], "--sigma"),
+        (["--maps", "vari"], "got 'vari'"),
+        (["--mode", "fast"], "'fast'"),
+        (["--k", "0"], "--k"),
+    ],
+)
+def test_bad_options_change_nothing(folder, where, arguments, words):
+    status, stdout, stderr = run("in", "--out", "out", *where, *arguments)
+    assert (status, stdout) == (2, "")
+    (line,) = stderr.splitlines()
+    assert words in line
+    assert not (folder / "out").exists()
+
+
+def test_who_answers_must_be_said_once(folder, server, tiny_index):
+    for where in ([], ["--server", server.address, "--index", tiny_index]):
+        status, _, stderr = run("in", "--out", "out", *where)
+        assert status == 2
+        assert "expected either --server or --index" in stderr
+
+
+def test_where_nobody_answers(folder):
+    status, _, stderr = run("in", "--out", "out", "--server", "grpc://127.0.0.1:1")
+    assert status == 1
+    assert len(stderr.splitlines()) == 1
+    assert "127.0.0.1:1" in stderr
+    status, _, stderr = run("in", "--out", "out", "--index", "nope")
+    assert status == 2
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_written_is_told(folder, where):
+    (folder / "out").mkdir()
+    (folder / "out/sub").touch()
+    status, stdout, stderr = run("in", "--out", "out", *where)
+    assert status == 1
+    assert stdout.split() == ["out/a.png", "out/b.png", "out/c.tiff"]
+    assert "in/sub/d.npy" in stderr

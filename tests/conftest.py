@@ -1,0 +1,54 @@
+"""Fixtures that several parts share: a tiny index, a server of it, and both kinds of client."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lemmse.client import Client, connect
+from lemmse.index import build
+from lemmse.server.config import ServerConfig
+from lemmse.server.lifecycle import Server
+
+
+@pytest.fixture(scope="session")
+def tiny_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two grey images of 6 × 6: 72 keys of 3 × 3."""
+    folder = tmp_path_factory.mktemp("tiny")
+    np.save(folder / "images.npy", np.random.default_rng(0).random((2, 6, 6), np.float32))
+    return build([folder / "images.npy"], folder / "tiny", patch_size=3)
+
+
+@pytest.fixture(scope="session")
+def larger_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys enough to make the exact sum over a large image take minutes."""
+    folder = tmp_path_factory.mktemp("larger")
+    np.save(folder / "images.npy", np.random.default_rng(1).random((20, 32, 32), np.float32))
+    return build([folder / "images.npy"], folder / "larger", patch_size=5)
+
+
+@pytest.fixture(scope="session")
+def server(tiny_index: Path) -> Iterator[Server]:
+    """A server of the tiny index."""
+    server = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1))
+    yield server
+    server.stop(0)
+
+
+@pytest.fixture(scope="session")
+def remote(server: Server) -> Iterator[Client]:
+    with connect(f"grpc://{server.address}") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def embedded(tiny_index: Path) -> Iterator[Client]:
+    with connect(tiny_index) as client:
+        yield client
+
+
+@pytest.fixture(params=["remote", "embedded"])
+def client(request: pytest.FixtureRequest) -> Client:
+    """Both kinds of client, one after the other."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,35 @@
+"""Settings are checked when they are made."""
+
+from pathlib import Path
+
+import pytest
+
+from lemmse.index.errors import InvalidArgument
+from lemmse.server.config import ServerConfig
+
+SETTINGS = {"indexes": (Path("index"),)}
+
+
+@pytest.mark.parametrize("listen", ["localhost:0", "0.0.0.0:65535", "[::1]:50051"])
+def test_listen(listen):
+    assert ServerConfig(**SETTINGS, listen=listen).host == listen.rpartition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("indexes", ()),
+        ("listen", "localhost"),
+        ("listen", ":50051"),
+        ("listen", "localhost:65536"),
+        ("listen", "::1:50051"),
+        ("threads", 0),
+        ("queue", -1),
+        ("grace", -0.1),
+        ("grace", float("nan")),
+    ],
+)
+def test_refused(name, value):
+    with pytest.raises(InvalidArgument) as caught:
+        ServerConfig(**SETTINGS | {name: value})
+    assert caught.value.argument == {"indexes": "DIR"}.get(name, name)

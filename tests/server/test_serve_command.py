@@ -1,0 +1,66 @@
+"""`lemmse serve` as a process."""
+
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
+from tests.server.requests import OpenStream
+
+LEMMSE = [sys.executable, "-m", "lemmse.client.cli"]
+
+
+@contextmanager
+def serving(*arguments):
+    """A server process and its address."""
+    command = [*LEMMSE, "serve", *map(str, arguments), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            ready = process.stdout.readline()
+            found = re.fullmatch(r"listening on (127\.0\.0\.1:\d+)\n", ready)
+            assert found, process.communicate()
+            yield process, found[1]
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(tiny_index, number):
+    with serving(tiny_index, "--threads", 1) as (process, address):
+        with grpc.insecure_channel(address) as channel:
+            watch = HealthStub(channel).Watch(HealthCheckRequest())
+            assert next(watch).status == HealthCheckResponse.SERVING
+            stream = OpenStream(ReconstructionServiceStub(channel))
+            process.send_signal(number)
+            assert next(watch).status == HealthCheckResponse.NOT_SERVING
+            watch.cancel()
+            assert stream.ask().HasField("response")
+            assert stream.close() == []
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert stdout == ""
+    assert "ReconstructStream.item item=2 index=tiny mode=auto shape=(2, 2)" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, status, words in [
+        ([tiny_index, "--listen", server.address], 1, f"cannot listen on {server.address}"),
+        ([tmp_path / "empty"], 2, "empty"),
+        ([tiny_index, "--threads", "0"], 2, "threads: expected a number >= 1, got 0"),
+    ]:
+        command = [*LEMMSE, "serve", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == status
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("lemmse: error: ")
+        assert words in line

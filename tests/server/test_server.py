@@ -1,0 +1,214 @@
+"""A real server, spoken to with the bare stubs: what any gRPC client sees."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import hypothesis.strategies as st
+import pytest
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from grpc_status import rpc_status
+from hypothesis import given
+
+from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.server.config import ServerConfig
+from lemmse.server.errors import CannotListen
+from lemmse.server.lifecycle import Server
+from lemmse.v1 import index_pb2, index_pb2_grpc
+from lemmse.v1 import reconstruction_pb2 as pb
+from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
+from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT64, Tensor, TensorChunk
+from lemmse.wire import MAX_CONTRIBUTORS
+from tests.server.requests import OpenStream, request
+
+SERVICES = ["", "lemmse.v1.IndexService", "lemmse.v1.ReconstructionService"]
+
+
+@pytest.fixture(scope="session")
+def channel(server):
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel
+
+
+@pytest.fixture(scope="session")
+def stub(channel):
+    return ReconstructionServiceStub(channel)
+
+
+def refusal(call, message):
+    """Code, message and fields of the error that a call ends with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(message)
+    status = rpc_status.from_call(caught.value)
+    fields = []
+    for detail in status.details:
+        bad = BadRequest()
+        assert detail.Unpack(bad)
+        fields += [violation.field for violation in bad.field_violations]
+    return caught.value.code().name, status.message, fields
+
+
+def test_mode_that_was_not_given_is_auto(stub):
+    response = stub.Reconstruct(request())
+    assert response.diagnostics.mode == pb.MODE_EXACT
+    assert list(response.image.shape) == [2, 2]
+    assert not response.HasField("variance")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"y": None}, ["y"]),
+        ({"y": Tensor(dtype=DATA_TYPE_FLOAT32, shape=(2, 2), data=b"123")}, ["y.data"]),
+        ({"y": Tensor(dtype=DATA_TYPE_FLOAT32, shape=(2**40, 2**40))}, ["y.shape"]),
+        ({"y": Tensor(shape=(1, 1), data=b"1234")}, ["y.dtype"]),
+        ({"y": Tensor(dtype=DATA_TYPE_FLOAT32, shape=(1,), data=b"1234")}, ["y"]),
+        ({"mode": 99}, ["mode"]),
+        ({"maps": [99]}, ["maps"]),
+        ({"maps": [0]}, ["maps"]),
+        ({"sigma": 0}, ["sigma"]),
+        ({"topk": pb.TopK(k=0)}, ["k"]),
+        ({"topk": pb.TopK(nprobe=0)}, ["nprobe"]),
+    ],
+)
+def test_bad_request_names_the_field(stub, changes, fields):
+    code, message, named = refusal(stub.Reconstruct, request(**changes))
+    assert (code, named) == ("INVALID_ARGUMENT", fields)
+    assert message.startswith(fields[0])
+
+
+def test_unknown_index(stub, channel):
+    assert refusal(stub.Reconstruct, request(index="nope"))[:2] == (
+        "NOT_FOUND",
+        "index: expected one of tiny, got 'nope'",
+    )
+    get = index_pb2_grpc.IndexServiceStub(channel).GetIndex
+    assert refusal(get, index_pb2.GetIndexRequest(name="nope"))[0] == "NOT_FOUND"
+
+
+def test_explain_is_bounded(stub):
+    asked = pb.ExplainRequest(y=request().y, sigma=0.1, top=MAX_CONTRIBUTORS + 1)
+    assert refusal(stub.Explain, asked)[2] == ["top"]
+
+
+def test_an_answer_that_does_not_fit_says_what_to_do(stub):
+    y = Tensor(dtype=DATA_TYPE_FLOAT32, shape=(800, 800), data=bytes(800 * 800 * 4))
+    code, message, _ = refusal(stub.Reconstruct, request(y=y, maps=[pb.MAP_VARIANCE]))
+    assert code == "RESOURCE_EXHAUSTED"
+    assert message.endswith("use ReconstructStream")
+
+
+@given(
+    st.builds(
+        Tensor,
+        dtype=st.integers(-1, 4),
+        shape=st.lists(st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1), max_size=4),
+        data=st.binary(max_size=80),
+    )
+)
+def test_garbage_is_invalid_and_nothing_else(stub, y):
+    call = stub.Reconstruct.future(request(y=y))
+    if call.code() is grpc.StatusCode.OK:
+        assert y.dtype in (DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT64)
+        assert list(call.result().image.shape) == list(y.shape)
+    else:
+        assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_stream_answers_each_item_in_its_place(stub):
+    bad = pb.ReconstructRequest(y=Tensor(dtype=DATA_TYPE_FLOAT32, shape=(0,)), sigma=0.1)
+    announced = request(y=Tensor(dtype=DATA_TYPE_FLOAT32, shape=(2, 2)))
+    parts = [
+        pb.ReconstructStreamRequest(item=5, request=request()),
+        pb.ReconstructStreamRequest(item=9, request=bad),
+        pb.ReconstructStreamRequest(item=2, request=announced),
+        pb.ReconstructStreamRequest(item=2, chunk=TensorChunk(field="y", data=bytes(16))),
+    ]
+    answers = list(stub.ReconstructStream(iter(parts)))
+    assert [(answer.item, answer.WhichOneof("part")) for answer in answers] == [
+        (5, "response"),
+        (9, "error"),
+        (2, "response"),
+    ]
+    assert Status.FromString(answers[1].error).code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+def test_stream_that_cannot_be_trusted_ends(stub):
+    parts = [
+        pb.ReconstructStreamRequest(item=1, request=request()),
+        pb.ReconstructStreamRequest(item=2, chunk=TensorChunk(field="y", data=b"1")),
+    ]
+    answers = stub.ReconstructStream(iter(parts))
+    assert next(answers).item == 1
+    assert refusal(lambda _: next(answers), None)[0] == "INVALID_ARGUMENT"
+
+
+def test_health_and_reflection(channel):
+    health = HealthStub(channel)
+    for service in SERVICES:
+        assert health.Check(HealthCheckRequest(service=service)).status == HealthCheckResponse.SERVING
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
+    names = {service.name for service in answer.list_services_response.service}
+    assert names > {"lemmse.v1.IndexService", "lemmse.v1.ReconstructionService", "grpc.health.v1.Health"}
+
+
+def test_load_is_refused_and_health_is_not(tiny_index):
+    server = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1, queue=1))
+    with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(40) as callers:
+        stub, health = ReconstructionServiceStub(channel), HealthStub(channel)
+        streams = [OpenStream(stub), OpenStream(stub)]
+        refusals = [callers.submit(refusal, stub.Reconstruct, request()) for _ in range(40)]
+        for _ in range(10):
+            answer = health.Check(HealthCheckRequest(), timeout=10)
+            assert answer.status == HealthCheckResponse.SERVING
+        assert {refused.result(10)[0] for refused in refusals} == {"RESOURCE_EXHAUSTED"}
+        for stream in streams:
+            assert stream.close() == []
+        assert stub.Reconstruct(request()).HasField("image")
+    server.stop(0)
+
+
+def test_stopping_tells_health_first_and_lets_calls_finish(tiny_index):
+    server = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1))
+    with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(1) as stopper:
+        watch = HealthStub(channel).Watch(HealthCheckRequest())
+        assert next(watch).status == HealthCheckResponse.SERVING
+        stream = OpenStream(ReconstructionServiceStub(channel))
+        stopped = stopper.submit(server.stop, 60)
+        assert next(watch).status == HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+        assert stream.ask().HasField("response")
+        assert stream.close() == []
+        stopped.result(30)
+
+
+def test_a_taken_port_is_refused(server, tiny_index):
+    with pytest.raises(CannotListen, match=f"cannot listen on {server.address}"):
+        Server(ServerConfig(indexes=(tiny_index,), listen=server.address, threads=1))
+
+
+def test_two_indexes(tiny_index, larger_index):
+    config = ServerConfig(indexes=(tiny_index, larger_index), listen="127.0.0.1:0", threads=1)
+    server = Server(config)
+    with grpc.insecure_channel(server.address) as channel:
+        stub = ReconstructionServiceStub(channel)
+        listed = index_pb2_grpc.IndexServiceStub(channel).ListIndexes(index_pb2.ListIndexesRequest())
+        assert [index.name for index in listed.indexes] == ["larger", "tiny"]
+        assert stub.Reconstruct(request(index="tiny")).diagnostics.index == "tiny"
+        assert refusal(stub.Reconstruct, request())[:2] == (
+            "INVALID_ARGUMENT",
+            "index: expected one of larger, tiny, got no name",
+        )
+    server.stop(0)
+
+
+def test_what_cannot_be_loaded(tiny_index, tmp_path):
+    with pytest.raises(InvalidArgument, match="'tiny' twice"):
+        Server(ServerConfig(indexes=(tiny_index, tiny_index), listen="127.0.0.1:0"))
+    with pytest.raises(NotFound):
+        Server(ServerConfig(indexes=(tmp_path / "nope",), listen="127.0.0.1:0"))

@@ -1,0 +1,74 @@
+"""Who may import whom, and that the client stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A package may import itself and these.
+ALLOWED = {
+    "v1": {"v1"},
+    "wire": {"v1"},
+    "client": {"v1", "wire"},
+    "index": set(),
+    "estimator": {"index"},
+    "server": {"estimator", "index", "v1", "wire"},
+}
+
+# The client's modules that are imported on demand may import more.
+ON_DEMAND = {
+    "client/lemmse/client/demo.py": {"index"},
+    "client/lemmse/client/embedded.py": {"estimator", "index"},
+}
+
+HEAVY = {"faiss", "matplotlib", "skimage", "torch", "zarr"} | {
+    f"lemmse.{package}" for package in ("estimator", "index", "server")
+}
+
+
+def packages():
+    return {path.name: path for path in sorted(ROOT.glob("*/lemmse/*")) if any(path.glob("*.py"))}
+
+
+def imported(path: Path):
+    """Names of our packages that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            if node.module == "lemmse":
+                yield from (alias.name for alias in node.names)
+            elif node.module.startswith("lemmse."):
+                yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("lemmse."))
+
+
+def test_every_package_has_its_rule():
+    assert packages().keys() == ALLOWED.keys()
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_packages_import_only_what_they_may(name):
+    modules = list(packages()[name].rglob("*.py"))
+    assert modules
+    for path in modules:
+        place = path.relative_to(ROOT).as_posix()
+        surplus = set(imported(path)) - ALLOWED[name] - {name} - ON_DEMAND.get(place, set())
+        assert not surplus, f"{place} imports {surplus}"
+
+
+def test_no_relative_imports():
+    for folder in packages().values():
+        for path in folder.rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text()))
+            assert not [n for n in nodes if isinstance(n, ast.ImportFrom) and n.level], path
+
+
+@pytest.mark.parametrize("module", ["", ".cli", ".demo", ".reconstruct", ".remote"])
+def test_the_client_is_light(module):
+    code = f"import sys, lemmse.client{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
