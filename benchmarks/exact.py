@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.memory import peak_beyond
-from lemmse.estimator import Keys, exact_sums
+from lemmse.estimator import Keys, Queries, exact_sums
 from lemmse.estimator.keys import TILE
 from lemmse.index import Images
 from lemmse.index.sources import intensities, iterate, open_source
@@ -87,13 +87,17 @@ def main() -> None:
         for sigma in (0.1, 0.5):
             v, t, u = data(arguments.source, p, arguments.keys, sigma)
             keys = Keys.collect(
-                [(v, t)], count=len(v), p_length=v.shape[1], t_length=t.shape[1], device=torch.device("cpu")
+                [(v, t)],
+                strata=[0, len(v)],
+                p_length=v.shape[1],
+                t_length=t.shape[1],
+                device=torch.device("cpu"),
             )
-            beyond = peak_beyond(partial(exact_sums, keys, u, sigma))
+            beyond = peak_beyond(partial(exact_sums, keys, Queries.white(u, sigma)))
             centred_v, centred_u = v - v.mean(dim=0), u - v.mean(dim=0)
             bare_product(centred_v, centred_u)
             contestants = (
-                partial(exact_sums, keys, u, sigma),
+                partial(exact_sums, keys, Queries.white(u, sigma)),
                 partial(cdist_recipe, v, t, u, sigma),
                 partial(bare_product, centred_v, centred_u),
             )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.memory import peak_beyond
-from lemmse.estimator import Keys, Reconstructor, Want, exact_sums
+from lemmse.estimator import Keys, Queries, Reconstructor, Want, exact_sums
 from lemmse.index import build, open_index
 
 LIMIT = 512 * 2**20
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the Linux
 def test_many_keys():
     m, p = 2**18, 75
     v = torch.rand(m, p, generator=torch.Generator().manual_seed(0))
-    keys = Keys.collect([(v, v[:, :3])], count=m, p_length=p, t_length=3, device=torch.device("cpu"))
+    keys = Keys.collect([(v, v[:, :3])], strata=[0, m], p_length=p, t_length=3, device=torch.device("cpu"))
     want = Want(variance=True, ess=True, top=16)
-    assert peak_beyond(partial(exact_sums, keys, v[:4096], 0.3, want)) < LIMIT / 4
+    assert peak_beyond(partial(exact_sums, keys, Queries.white(v[:4096], 0.3), want=want)) < LIMIT / 4
 
 
 def test_many_queries(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.estimator import Keys, PosteriorSums, Want, exact_sums
+from lemmse.estimator import MEAN_ONLY, Keys, PosteriorSums, Queries, Want, exact_sums
 from lemmse.index.errors import Cancelled
 
 EVERYTHING = Want(variance=True, ess=True, top=3)
@@ -19,8 +19,12 @@ CPU = torch.device("cpu")
 def keys_of(v, t, tile=1024) -> Keys:
     v, t = torch.as_tensor(v, dtype=torch.float32), torch.as_tensor(t, dtype=torch.float32)
     return Keys.collect(
-        [(v, t)], count=len(v), p_length=v.shape[1], t_length=t.shape[1], device=CPU, tile=tile
+        [(v, t)], strata=[0, len(v)], p_length=v.shape[1], t_length=t.shape[1], device=CPU, tile=tile
     )
+
+
+def exact(keys, u, sigma, want=MEAN_ONLY) -> PosteriorSums:
+    return exact_sums(keys, Queries.white(u, sigma), want=want)
 
 
 @st.composite
@@ -35,7 +39,7 @@ def problems(draw):
 
 
 def same(a: PosteriorSums, b: PosteriorSums, t_length: int, rtol=1e-4) -> None:
-    x, y = a.posterior(t_length, 0.0), b.posterior(t_length, 0.0)
+    x, y = a.posterior(t_length), b.posterior(t_length)
     for name in ("mean", "ess", "log_density", "top_weight"):
         torch.testing.assert_close(getattr(x, name), getattr(y, name), rtol=rtol, atol=1e-5, msg=name)
     torch.testing.assert_close(x.variance, y.variance, rtol=rtol, atol=1e-5)
@@ -45,14 +49,14 @@ def same(a: PosteriorSums, b: PosteriorSums, t_length: int, rtol=1e-4) -> None:
 def parts_of(v, t, u, sigma, cuts) -> list[PosteriorSums]:
     """The sums over disjoint sets of the keys."""
     edges = sorted({0, len(v), *(cut % (len(v) + 1) for cut in cuts)})
-    return [exact_sums(keys_of(v[i:j], t[i:j]), u, sigma, EVERYTHING) for i, j in pairwise(edges)]
+    return [exact(keys_of(v[i:j], t[i:j]), u, sigma, EVERYTHING) for i, j in pairwise(edges)]
 
 
 @given(problems(), st.lists(st.integers(0, 1000), max_size=4), st.randoms())
 @settings(deadline=None, max_examples=60)
 def test_merge_in_any_grouping_and_order_gives_the_whole(problem, cuts, random):
     v, t, u, sigma = problem
-    whole = exact_sums(keys_of(v, t), u, sigma, EVERYTHING)
+    whole = exact(keys_of(v, t), u, sigma, EVERYTHING)
     parts = parts_of(v, t, u, sigma, cuts)
     random.shuffle(parts)
     while len(parts) > 1:
@@ -66,8 +70,8 @@ def test_merge_in_any_grouping_and_order_gives_the_whole(problem, cuts, random):
 def test_tile_size_does_not_matter(problem, tile):
     v, t, u, sigma = problem
     same(
-        exact_sums(keys_of(v, t, tile), u, sigma, EVERYTHING),
-        exact_sums(keys_of(v, t), u, sigma, EVERYTHING),
+        exact(keys_of(v, t, tile), u, sigma, EVERYTHING),
+        exact(keys_of(v, t), u, sigma, EVERYTHING),
         t.shape[1],
     )
 
@@ -76,7 +80,7 @@ def test_tile_size_does_not_matter(problem, tile):
 @settings(deadline=None, max_examples=40)
 def test_mean_lies_in_the_hull_of_the_targets(problem):
     v, t, u, sigma = problem
-    posterior = exact_sums(keys_of(v, t), u, sigma, EVERYTHING).posterior(t.shape[1], 0.0)
+    posterior = exact(keys_of(v, t), u, sigma, EVERYTHING).posterior(t.shape[1])
     slack = 1e-6
     assert (posterior.mean.numpy() >= t.min(axis=0) - slack).all()
     assert (posterior.mean.numpy() <= t.max(axis=0) + slack).all()
@@ -89,7 +93,7 @@ def test_mean_lies_in_the_hull_of_the_targets(problem):
 @settings(deadline=None, max_examples=40)
 def test_large_sigma_gives_the_mean_of_all_targets(problem):
     v, t, u, _ = problem
-    posterior = exact_sums(keys_of(v, t), u, 1e5, EVERYTHING).posterior(t.shape[1], 0.0)
+    posterior = exact(keys_of(v, t), u, 1e5, EVERYTHING).posterior(t.shape[1])
     np.testing.assert_allclose(
         posterior.mean, np.broadcast_to(t.mean(axis=0), posterior.mean.shape), atol=1e-6
     )
@@ -102,7 +106,7 @@ def test_large_sigma_gives_the_mean_of_all_targets(problem):
 def test_small_sigma_gives_the_mean_of_the_nearest_keys(problem):
     v, t, _, _ = problem
     u = torch.as_tensor(v[:1], dtype=torch.float32)
-    posterior = exact_sums(keys_of(v, t), u, 1e-5, EVERYTHING).posterior(t.shape[1], 0.0)
+    posterior = exact(keys_of(v, t), u, 1e-5, EVERYTHING).posterior(t.shape[1])
     equal = (v == v[0]).all(axis=1)
     np.testing.assert_allclose(posterior.mean[0], t[equal].mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(posterior.ess[0, 0], equal.sum(), rtol=1e-6)
@@ -112,13 +116,13 @@ def test_key_that_stands_for_several_counts_as_often():
     v, t = np.array([[0.0], [1.0]]), np.array([[0.2], [0.8]])
     u = torch.tensor([[0.4]])
     keys = keys_of(v, t)
-    keys.moments[0, :, 1] *= 3
-    repeated = exact_sums(keys_of(v[[0, 1, 1, 1]], t[[0, 1, 1, 1]]), u, 0.5, Want(variance=True, ess=True))
-    once = exact_sums(keys, u, 0.5, Want(variance=True, ess=True))
+    keys.moments[:, 1] *= 3
+    repeated = exact(keys_of(v[[0, 1, 1, 1]], t[[0, 1, 1, 1]]), u, 0.5, Want(variance=True, ess=True))
+    once = exact(keys, u, 0.5, Want(variance=True, ess=True))
     for name in ("mean", "variance", "ess", "log_density"):
         torch.testing.assert_close(
-            getattr(once.posterior(1, 0.0), name),
-            getattr(repeated.posterior(1, 0.0), name),
+            getattr(once.posterior(1), name),
+            getattr(repeated.posterior(1), name),
             rtol=1e-6,
             atol=1e-7,
         )
@@ -128,9 +132,9 @@ def test_targets_may_be_whole_patches():
     rng = np.random.default_rng(0)
     v = rng.random((30, 9))
     u = torch.as_tensor(rng.random((4, 9)), dtype=torch.float32)
-    mean = exact_sums(keys_of(v, v), u, 0.3).posterior(9, 0.0).mean
+    mean = exact(keys_of(v, v), u, 0.3).posterior(9).mean
     for pixel in range(9):
-        alone = exact_sums(keys_of(v, v[:, [pixel]]), u, 0.3).posterior(1, 0.0).mean[:, 0]
+        alone = exact(keys_of(v, v[:, [pixel]]), u, 0.3).posterior(1).mean[:, 0]
         torch.testing.assert_close(mean[:, pixel], alone, rtol=1e-5, atol=1e-6)
 
 
@@ -144,7 +148,7 @@ def test_sums_over_no_key_are_neutral():
 def test_far_queries_keep_their_posterior():
     """Every weight underflows beside the query's own distance, and the sums must not notice."""
     v, t = np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]])
-    posterior = exact_sums(keys_of(v, t), torch.tensor([[2000.0]]), 1.0).posterior(1, 0.0)
+    posterior = exact(keys_of(v, t), torch.tensor([[2000.0]]), 1.0).posterior(1)
     torch.testing.assert_close(posterior.mean, torch.tensor([[1.0]], dtype=torch.float64))
     assert posterior.log_density.item() == pytest.approx(-(1999.0**2) / 2, rel=1e-6)
 
@@ -159,8 +163,7 @@ def test_cancelling_stops_between_tiles():
     with pytest.raises(Cancelled):
         exact_sums(
             keys_of(np.zeros((50, 1)), np.zeros((50, 1)), tile=10),
-            torch.zeros(1, 1),
-            1.0,
+            Queries.white(torch.zeros(1, 1), 1.0),
             cancelled=cancelled,
         )
     assert len(calls) == 3

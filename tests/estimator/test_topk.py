@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.estimator import Neighbours, Reconstructor, Want, load_keys, topk_sums
+from lemmse.estimator import Neighbours, Queries, Reconstructor, Want, load_keys, topk_sums
 from lemmse.index import build, open_index
 from tests.estimator.cases import smooth
 from tests.oracle import agreement
@@ -28,7 +28,7 @@ def keys(index):
 
 @pytest.fixture(scope="module")
 def neighbours(index):
-    return Neighbours(index.neighbours)
+    return Neighbours(index.neighbours, index.strata_cells)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def queries() -> torch.Tensor:
 def test_sums_the_k_nearest_keys(index, keys, neighbours, queries, k, sigma):
     v, t = index.keys(0, keys.count).astype(float), index.targets(0, keys.count).astype(float)
     want = Want(variance=True, ess=True, top=2)
-    posterior = topk_sums(keys, neighbours, queries, sigma, k=k, nprobe=10**6, want=want).posterior(1, 0.0)
+    posterior = topk_sums(
+        keys, neighbours, Queries.white(queries, sigma), k=k, nprobe=10**6, want=want
+    ).posterior(1)
     checked = 0
     for q, u in enumerate(queries.numpy().astype(float)):
         squared = ((v - u) ** 2).sum(axis=1)

@@ -5,6 +5,7 @@ from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
 from lemmse.index.physics import InverseProblem
 from lemmse.index.reader import Index, open_index
+from lemmse.index.strata import Strata
 
 __all__ = [
     "BOUNDARIES",
@@ -14,6 +15,7 @@ __all__ = [
     "InverseProblem",
     "Manifest",
     "Progress",
+    "Strata",
     "build",
     "open_index",
 ]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from lemmse.index import cells, store
@@ -24,6 +26,7 @@ from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest, checksum
 from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import concatenate, intensities, iterate, open_source
+from lemmse.index.strata import Strata, find_strata
 
 __all__ = ["Progress", "build"]
 
@@ -85,7 +88,7 @@ def build(
     'index'
     >>> folder.cleanup()
     """
-    problem = InverseProblem(physics, pre_inverse)
+    problem = InverseProblem.parse(physics, pre_inverse)
     _require_at_least("patch-size", patch_size, 1)
     if limit is not None:
         _require_at_least("limit", limit, 1)
@@ -95,10 +98,20 @@ def build(
     out = Path(os.path.abspath(out))
     with publishing(out) as folder:
         images, labels = _read(sources, limit, progress)
-        clean = Images(intensities(images.pixels[None])[0], images.sizes)
-        measured = Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean)))
-        index, cell = _assign(measured, patch_size, seed, progress)
-        _write(folder, images, clean, measured, patch_size, index, cell, progress)
+        clean = Images(intensities(images.pixels), images.sizes)
+        keys, condition = _keys(problem, clean, patch_size, boundary)
+        centroids, cell, strata_cells = _cluster(keys, seed, progress)
+        group = store.create(folder / ARRAYS)
+        for name, array in {
+            "images/pixels": images.pixels,
+            "images/sizes": images.sizes,
+            "strata/scale": keys.strata.scale,
+            "strata/cells": strata_cells,
+            **({} if keys.strata.whitener is None else {"strata/whitener": keys.strata.whitener}),
+            **{f"physics/{name}": array for name, array in problem.arrays.items()},
+        }.items():
+            store.create_array(group, name, array.shape, array.dtype)[:] = array
+        _write_keys(group, folder / NEIGHBOURS, clean, keys, centroids, cell, progress)
         (folder / SOURCES).write_text(json.dumps(labels))
         Manifest(
             format=FORMAT,
@@ -112,8 +125,10 @@ def build(
             pre_inverse=pre_inverse,
             boundary=boundary,
             patch_size=patch_size,
-            keys=images.positions,
-            cells=index.nlist,
+            keys=len(keys),
+            cells=len(centroids),
+            strata=len(keys.strata),
+            condition=condition,
             seed=seed,
             files={
                 str(path.relative_to(folder)): checksum(path)
@@ -141,56 +156,105 @@ def _read(
     return Images.stack(images), labels
 
 
-def _assign(
-    measured: Images[np.float32], p: int, seed: int, progress: Progress
-) -> tuple[faiss.IndexIVFFlat, NDArray[np.int32]]:
-    """An empty index with fitted cells, and the cell of each key, shape (M,)."""
-    keys = measured.positions
-    count = cells.cell_count(keys)
-    sample = np.random.default_rng(seed).permutation(keys)[: count * cells.SAMPLE_PER_CELL]
-    progress("fit cells", 0, 1)
-    index = cells.train(measured.patches(np.sort(sample), p), count, seed)
-    progress("fit cells", 1, 1)
-    cell = np.empty(keys, np.int32)
-    for start, stop in _ranges(keys, store.CHUNK):
-        v = measured.patches(np.arange(start, stop), p)
-        cell[start:stop] = index.quantizer.search(v, 1)[1][:, 0]
-        progress("assign keys", stop, keys)
-    return index, cell
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """The keys of an index, each cut and whitened when it is asked for."""
+
+    measured: Images[Any]
+    """B A x of each training image."""
+    n: NDArray[np.int64]
+    """Position of each key."""
+    strata: Strata
+    stratum: NDArray[np.int64]
+    """Stratum of each key."""
+    p: int
+    boundary: str
+
+    def __len__(self) -> int:
+        """Number of keys, M."""
+        return len(self.n)
+
+    def cut(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Keys by number, white, (len(rows), P)."""
+        patches = self.measured.patches(self.n[rows], self.p, self.boundary)
+        white = np.empty(patches.shape, np.float32)
+        for stratum in np.unique(self.stratum[rows]):
+            own = self.stratum[rows] == stratum
+            white[own] = self.strata.whiten(patches[own], stratum)
+        return white
 
 
-def _write(
-    folder: Path,
-    images: Images[Any],
+def _keys(problem: InverseProblem, clean: Images[np.float32], p: int, boundary: str) -> tuple[_Keys, float]:
+    """The keys of the training images, and the condition number of their noise."""
+    for size in np.unique(clean.sizes, axis=0):
+        problem.check((*size.tolist(), clean.pixels.shape[1]))
+    measured = Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean)))
+    n = clean.centres(p, boundary)
+    if not len(n):
+        height, width = clean.sizes.max(axis=0)
+        raise InvalidArgument(
+            "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
+        )
+    strata, stratum, condition = find_strata(problem, clean, n, p, boundary)
+    return _Keys(measured, n, strata, stratum, p, boundary), condition
+
+
+def _cluster(
+    keys: _Keys, seed: int, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Group the keys of each stratum into cells.
+
+    Returns
+    -------
+    centroids of all cells (n, P), cell of each key (M,), first cell of each stratum and their number (S + 1,)
+    """
+    rng = np.random.default_rng(seed)
+    centroids: list[NDArray[np.float32]] = []
+    cell = np.empty(len(keys), np.int64)
+    first = [0]
+    by_stratum = np.argsort(keys.stratum, kind="stable")
+    done = 0
+    for rows in np.split(by_stratum, np.cumsum(np.bincount(keys.stratum))[:-1]):
+        count = cells.cell_count(len(rows))
+        sample = rng.permutation(rows)[: count * cells.SAMPLE_PER_CELL]
+        centroids.append(cells.fit(keys.cut(np.sort(sample)), count, seed))
+        progress("fit cells", len(centroids), len(keys.strata))
+        for start, stop in _ranges(len(rows), store.CHUNK):
+            cell[rows[start:stop]] = first[-1] + cells.nearest(keys.cut(rows[start:stop]), centroids[-1])
+            progress("assign keys", done + stop, len(keys))
+        done += len(rows)
+        first.append(first[-1] + count)
+    return np.concatenate(centroids), cell, np.array(first, np.int64)
+
+
+def _write_keys(
+    group: zarr.Group,
+    neighbours: Path,
     clean: Images[np.float32],
-    measured: Images[np.float32],
-    p: int,
-    index: faiss.IndexIVFFlat,
-    cell: NDArray[np.int32],
+    keys: _Keys,
+    centroids: NDArray[np.float32],
+    cell: NDArray[np.int64],
     progress: Progress,
 ) -> None:
-    """Write the arrays in cell order, and fill the FAISS index with the same keys."""
-    keys, channels = clean.pixels.shape
+    """Write the keys in cell order, and the FAISS index with the same numbers."""
+    index = cells.empty_index(centroids)
     order = np.argsort(cell, kind="stable")
-    group = store.create(folder / ARRAYS)
-    store.create_array(group, "images/pixels", images.pixels.shape, images.pixels.dtype)[:] = images.pixels
-    store.create_array(group, "images/sizes", images.sizes.shape, images.sizes.dtype)[:] = images.sizes
-    offsets = np.searchsorted(cell[order], np.arange(index.nlist + 1))
+    offsets = np.searchsorted(cell[order], np.arange(len(centroids) + 1))
     store.create_array(group, "cells", offsets.shape, np.int64)[:] = offsets
     arrays = {
-        "keys": store.create_array(group, "keys", (keys, index.d), np.float32),
-        "targets": store.create_array(group, "targets", (keys, channels), np.float32),
-        "ids": store.create_array(group, "ids", (keys, 3), np.int32),
+        "keys": store.create_array(group, "keys", (len(keys), index.d), np.float32),
+        "targets": store.create_array(group, "targets", (len(keys), clean.pixels.shape[1]), np.float32),
+        "ids": store.create_array(group, "ids", (len(keys), 3), np.int32),
     }
-    for start, stop in _ranges(keys, store.SHARD):
-        n = order[start:stop]
-        v = measured.patches(n, p)
+    for start, stop in _ranges(len(keys), store.SHARD):
+        rows = order[start:stop]
+        v = keys.cut(rows)
         arrays["keys"][start:stop] = v
-        arrays["targets"][start:stop] = clean.pixels[n]
-        arrays["ids"][start:stop] = clean.locate(n)
-        cells.add(index, v, start, cell[n])
-        progress("write keys", stop, keys)
-    faiss.write_index(index, str(folder / NEIGHBOURS))
+        arrays["targets"][start:stop] = clean.pixels[keys.n[rows]]
+        arrays["ids"][start:stop] = clean.locate(keys.n[rows])
+        cells.add(index, v, start, cell[rows])
+        progress("write keys", stop, len(keys))
+    faiss.write_index(index, str(neighbours))
 
 
 def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:

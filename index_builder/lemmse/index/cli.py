@@ -13,8 +13,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lemmse.index import BOUNDARIES, open_index
 from lemmse.index import build as build_index
-from lemmse.index import open_index
 from lemmse.index.reader import Index
 
 __all__ = ["build", "inspect"]
@@ -26,9 +26,30 @@ __all__ = ["build", "inspect"]
     "--out", required=True, type=click.Path(path_type=Path), help="Folder to make; its name names the index."
 )
 @click.option("--patch-size", default=5, show_default=True, help="Side of the patches, in pixels.")
-@click.option("--physics", default="identity", show_default=True, help="Forward operator: identity.")
-@click.option("--pre-inverse", default="identity", show_default=True, help="Pre-inverse: identity.")
-@click.option("--boundary", default="circular", show_default=True, help="Outside an image: circular.")
+@click.option(
+    "--physics",
+    metavar="SPEC",
+    default="identity",
+    show_default=True,
+    help="What makes a measurement from a clean image: identity, blur:gaussian:STD, blur:disk:RADIUS, "
+    "blur:FILE, inpaint:center:SIDE, inpaint:random:PERCENT[:SEED] or inpaint:FILE. Lengths are in pixels; "
+    "FILE is a .npy or .png, of a kernel or of a mask that is 0 where pixels are missing.",
+)
+@click.option(
+    "--pre-inverse",
+    metavar="SPEC",
+    default="identity",
+    show_default=True,
+    help="What is applied to a measurement before patches are compared: identity; for inpaint mask or "
+    "epsilon:EPS; for blur wiener:LAMBDA or inverse.",
+)
+@click.option(
+    "--boundary",
+    type=click.Choice(BOUNDARIES),
+    default="circular",
+    show_default=True,
+    help="Outside an image: it repeats, or is mirrored; valid takes only patches inside training images.",
+)
 @click.option("--limit", type=int, help="Use only the first LIMIT images.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the clustering.")
 @click.option("--json", "as_json", is_flag=True, help="Describe the index in JSON.")
@@ -71,6 +92,7 @@ def _progress_bar() -> Iterator[Any]:
 def _describe(index: Index, as_json: bool) -> None:
     manifest = index.manifest
     content = {"name": index.name, "version": index.version} | asdict(manifest)
+    content["image_height"], content["image_width"] = index.image_size
     content["files"] = len(manifest.files)
     content["bytes"] = sum(file.bytes for file in manifest.files.values())
     if as_json:
@@ -80,5 +102,12 @@ def _describe(index: Index, as_json: bool) -> None:
     content["sources"] = ", ".join(manifest.sources)
     table = Table(show_header=False, box=None)
     for name, value in content.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(name.replace("_", " "), _told(value))
     Console().print(table)
+
+
+def _told(value: Any) -> str:
+    """Return a value as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -5,9 +5,14 @@ patch is a gather, whichever image it comes from. The training images and the im
 cut by the same code.
 
 A patch of side p at row r reads the rows r − ⌊p/2⌋ … r − ⌊p/2⌋ + p − 1, and the columns likewise: for even
-p the centre is the pixel below and to the right of the patch's middle. Positions outside the image wrap
-around (boundary "circular"); a patch may be larger than its image. A patch is flattened in the order row,
-column, channel, to the length P = p²·C.
+p the centre is the pixel below and to the right of the patch's middle. A patch is flattened in the order
+row, column, channel, to the length P = p²·C, and may be larger than its image. Where it reaches outside,
+
+    circular   the image is repeated: the paper's boundary, and that of a torus
+    reflect    the image is mirrored about its border pixels
+               pixels that are read twice count as if their noise were independent
+    valid      as reflect for the image being reconstructed; of the training images only those patches are
+               taken that lie wholly inside, so that no key shows what no photograph did
 """
 
 from collections.abc import Iterable
@@ -19,7 +24,7 @@ from numpy.typing import NDArray
 
 __all__ = ["BOUNDARIES", "Images"]
 
-BOUNDARIES = ("circular",)
+BOUNDARIES = ("circular", "reflect", "valid")
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
@@ -75,13 +80,33 @@ class Images(Generic[Pixel]):
         row, column = np.divmod(n - first[k], self.sizes[k, 1])
         return np.stack([k, row, column], axis=1).astype(np.int32)
 
-    def patches(self, n: NDArray[np.integer], p: int) -> NDArray[Pixel]:
+    def patches(self, n: NDArray[np.integer], p: int, boundary: str = "circular") -> NDArray[Pixel]:
         """Patches of side p centred at positions n, shape (len(n), P), dtype of the pixels."""
         first = self.first
         k, row, column = self.locate(n).T.astype(np.int64)
         offsets = np.arange(p) - p // 2
-        rows = (row[:, None] + offsets) % self.sizes[k, :1]
-        columns = (column[:, None] + offsets) % self.sizes[k, 1:]
+        inside = _wrapped if boundary == "circular" else _mirrored
+        rows = inside(row[:, None] + offsets, self.sizes[k, :1])
+        columns = inside(column[:, None] + offsets, self.sizes[k, 1:])
         index = (first[k, None] + rows * self.sizes[k, 1:])[:, :, None] + columns[:, None, :]
         cut: NDArray[Pixel] = self.pixels[index].reshape(len(n), -1)
         return cut
+
+    def centres(self, p: int, boundary: str = "circular") -> NDArray[np.int64]:
+        """Positions that training patches of side p are centred at, in order."""
+        n = np.arange(self.positions)
+        if boundary != "valid":
+            return n
+        k, row, column = self.locate(n).T
+        top_left = np.stack([row, column], axis=1) - p // 2
+        inside: NDArray[np.bool_] = ((top_left >= 0) & (top_left + p <= self.sizes[k])).all(axis=1)
+        return n[inside]
+
+
+def _wrapped(i: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+    return i % size
+
+
+def _mirrored(i: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+    period = np.maximum(2 * (size - 1), 1)
+    return np.minimum(i % period, period - i % period)

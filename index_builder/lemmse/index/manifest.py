@@ -63,6 +63,10 @@ class Manifest:
     """Translated training patches, M."""
     cells: int
     """Cells that the keys are searched by."""
+    strata: int
+    """Strata of positions whose patches carry the same noise."""
+    condition: float
+    """Condition number of the noise covariance S where B is a convolution; 1 elsewhere."""
     seed: int
     """Seed of the clustering."""
     files: Mapping[str, FileEntry]

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from lemmse.index import store
 from lemmse.index.errors import DataLoss, UnsupportedFormat
 from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, current_version
+from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
 from lemmse.index.physics import InverseProblem
+from lemmse.index.strata import Strata
 
 __all__ = ["Index", "open_index"]
 
@@ -36,11 +39,46 @@ class Index:
     @cached_property
     def problem(self) -> InverseProblem:
         """The inverse problem that it was built for."""
-        return InverseProblem(self.manifest.physics, self.manifest.pre_inverse)
+        stored = {name: np.asarray(array[:]) for name, array in self._members("physics").items()}
+        return InverseProblem.restore(self.manifest.physics, self.manifest.pre_inverse, stored)
+
+    @cached_property
+    def strata(self) -> Strata:
+        """The strata of its keys."""
+        arrays = self._members("strata")
+        whitener = arrays.get("whitener")
+        return Strata(np.asarray(arrays["scale"][:]), None if whitener is None else np.asarray(whitener[:]))
+
+    @cached_property
+    def strata_cells(self) -> NDArray[np.int64]:
+        """First cell of each stratum, and the number of cells, (S + 1,)."""
+        return np.asarray(self._members("strata")["cells"][:])
+
+    @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """First key of each cell, and the number of keys, (cells + 1,)."""
+        return store.read(self._arrays, "cells", 0, self.manifest.cells + 1)
+
+    @cached_property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the training images; zeros where their sizes differ."""
+        sizes = np.asarray(self._members("images")["sizes"][:])
+        height, width = sizes[0].tolist() if (sizes == sizes[0]).all() else (0, 0)
+        return height, width
+
+    def images(self) -> Images[Any]:
+        """The training images, in the source's dtype."""
+        pixels, sizes = (np.asarray(self._members("images")[name][:]) for name in ("pixels", "sizes"))
+        return Images(pixels, sizes)
 
     @cached_property
     def _arrays(self) -> zarr.Group:
         return store.open_arrays(self.folder / ARRAYS)
+
+    def _members(self, name: str) -> dict[str, "zarr.Array[Any]"]:
+        """The arrays of a group by name; none where there is no such group."""
+        group = self._arrays.get(name)
+        return dict(group.arrays()) if isinstance(group, zarr.Group) else {}
 
     @property
     def patch_length(self) -> int:

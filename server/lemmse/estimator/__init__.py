@@ -4,9 +4,10 @@ The modules in the order of the mathematics: `keys` holds v and t, `sums` what t
 sums merge, `exact` and `topk` two ways to compute them, `reconstructor` the way from y to x̂ and its maps.
 """
 
-from lemmse.estimator.arguments import MAPS, MODES
+from lemmse.estimator.arguments import ESTIMATORS, MAPS, MODES
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.keys import Keys, load_keys
+from lemmse.estimator.queries import Queries
 from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK, DEFAULT_K, DEFAULT_NPROBE, Reconstructor
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
 from lemmse.estimator.sums import MEAN_ONLY, Posterior, PosteriorSums, Want
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_EXACT_WORK",
     "DEFAULT_K",
     "DEFAULT_NPROBE",
+    "ESTIMATORS",
     "MAPS",
     "MEAN_ONLY",
     "MODES",
@@ -28,6 +30,7 @@ __all__ = [
     "Neighbours",
     "Posterior",
     "PosteriorSums",
+    "Queries",
     "Reconstruction",
     "Reconstructor",
     "Want",

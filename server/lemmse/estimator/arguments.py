@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from lemmse.index.errors import InvalidArgument
 
-__all__ = ["as_count", "as_image", "as_maps", "as_mode", "as_pixel", "as_sigma"]
+__all__ = [
+    "ESTIMATORS",
+    "MAPS",
+    "MODES",
+    "Measurement",
+    "as_count",
+    "as_estimator",
+    "as_maps",
+    "as_measurement",
+    "as_mode",
+    "as_pixel",
+]
 
 MODES = ("auto", "exact", "topk")
+ESTIMATORS = ("le-mmse", "e-mmse", "mmse")
 MAPS = ("variance", "ess", "log_density")
 
 SIGMA_RANGE = (1e-6, 1e6)
@@ -20,20 +33,48 @@ Y_MAX = 1e5
 """Largest |y|, times σ where that is above 1: squared distances beyond overflow in float32."""
 
 
-def as_sigma(sigma: Any) -> float:
-    """σ as a float within `SIGMA_RANGE`."""
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured, and how precisely."""
+
+    y: NDArray[np.float64]
+    """The measurement, (H, W, C); 0 where nothing was observed."""
+    sigma: float | None
+    """Noise standard deviation, where it is one for all and everything was observed."""
+    precision: NDArray[np.float64]
+    """1/s² of the noise, and 0 where nothing was observed, (H, W, C)."""
+
+
+def as_measurement(y: ArrayLike, sigma: Any, mask: ArrayLike | None, channels: int) -> Measurement:
+    """Check y, σ and the mask, and put them together."""
+    image = _as_image(y, channels)
+    one = np.ndim(sigma) == 0
+    s = np.full(image.shape, _as_number(sigma)) if one else _as_map("sigma", sigma, image.shape)
     low, high = SIGMA_RANGE
-    try:
-        value = float(sigma)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument("sigma", f"expected a number, got {sigma!r}") from error
-    if not low <= value <= high:
-        raise InvalidArgument("sigma", f"expected a number in [{low:g}, {high:g}], got {value:g}")
-    return value
+    if not ((s >= low) & (s <= high)).all():  # of NaN no comparison is true
+        wrong = s[~((s >= low) & (s <= high))][0]
+        raise InvalidArgument("sigma", f"expected a number in [{low:g}, {high:g}], got {wrong:g}")
+    observed = np.ones(image.shape, bool)
+    if mask is not None:
+        values = _as_map("mask", mask, image.shape)
+        if not np.isfinite(values).all():
+            raise InvalidArgument(
+                "mask", "expected booleans, or numbers that are 0 where nothing was observed"
+            )
+        observed = values != 0
+    limit = Y_MAX * max(1.0, float(s.max()))
+    wrong = observed & ~(np.abs(image) <= limit)
+    if wrong.any():
+        what = "finite numbers" if not np.isfinite(image[observed]).all() else f"numbers within ±{limit:g}"
+        raise InvalidArgument("y", f"expected {what}, got {image[wrong][0]}")
+    return Measurement(
+        y=np.where(observed, image, 0.0),
+        sigma=float(s.flat[0]) if one and mask is None else None,
+        precision=np.where(observed, 1 / s**2, 0.0),
+    )
 
 
-def as_image(y: ArrayLike, channels: int, sigma: float) -> NDArray[np.float32]:
-    """Y as a finite float32 array of shape (H, W, C)."""
+def _as_image(y: ArrayLike, channels: int) -> NDArray[np.float64]:
     array = np.asarray(y)
     if not np.issubdtype(array.dtype, np.floating):
         raise InvalidArgument("y", f"expected floats with clean intensities in [0, 1], got {array.dtype}")
@@ -41,12 +82,24 @@ def as_image(y: ArrayLike, channels: int, sigma: float) -> NDArray[np.float32]:
     image = array[..., None] if array.ndim == 2 else array
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise InvalidArgument("y", f"expected an image of shape {wanted}, got {array.shape}")
-    limit = Y_MAX * max(1.0, sigma)
-    # Of NaN no comparison is true.
-    if not (np.abs(image) <= limit).all():
-        what = "finite numbers" if not np.isfinite(image).all() else f"numbers within ±{limit:g}"
-        raise InvalidArgument("y", f"expected {what}, got {image[~(np.abs(image) <= limit)][0]}")
-    return image.astype(np.float32)
+    return image.astype(np.float64)
+
+
+def _as_number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("sigma", f"expected a number, got {value!r}") from error
+
+
+def _as_map(argument: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """An array (H, W) or (H, W, C) as one of y's shape (H, W, C)."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        raise InvalidArgument(argument, f"expected numbers, got {array.dtype}")
+    if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
+        raise InvalidArgument(argument, f"expected the shape {shape[:2]} or {shape}, got {array.shape}")
+    return np.broadcast_to(array.reshape(*shape[:2], -1), shape).astype(np.float64)
 
 
 def as_mode(mode: Any) -> str:
@@ -54,6 +107,13 @@ def as_mode(mode: Any) -> str:
     if mode not in MODES:
         raise InvalidArgument("mode", f"expected one of {', '.join(MODES)}, got {mode!r}")
     return str(mode)
+
+
+def as_estimator(estimator: Any) -> str:
+    """One of `ESTIMATORS`."""
+    if estimator not in ESTIMATORS:
+        raise InvalidArgument("estimator", f"expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+    return str(estimator)
 
 
 def as_maps(maps: Collection[str]) -> frozenset[str]:

@@ -6,8 +6,9 @@ centred on its own mean c: the product is that of u − c with v − c, and wher
 near c) all of its terms are small.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,27 +39,27 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """M keys on one device, in tiles; the last tile may be partly filled."""
+    """M keys on one device, in tiles that keep to one stratum each."""
 
-    count: int
-    """Number of keys, M."""
-    p_length: int
-    """Length of a key, P."""
     t_length: int
     """Length of a target, T."""
+    edges: tuple[int, ...]
+    """Tile i holds the keys edges[i] … edges[i + 1] − 1."""
+    first_tile: tuple[int, ...]
+    """First tile of each stratum, and the number of tiles."""
     centres: Tensor
     """(tiles, P)."""
     features: Tensor
-    """(tiles, tile, P + 1)."""
+    """(M, P + 1)."""
     moments: Tensor
-    """(tiles, 1 + 2T, tile)."""
+    """(1 + 2T, M)."""
 
     @classmethod
     def collect(
         cls,
         blocks: Iterable[tuple[Tensor, Tensor]],
         *,
-        count: int,
+        strata: Sequence[int],
         p_length: int,
         t_length: int,
         device: torch.device,
@@ -66,46 +67,72 @@ class Keys:
     ) -> "Keys":
         """Lay out keys v (B, P) and targets t (B, T) that come in blocks.
 
-        Every block but the last fills whole tiles.
+        `strata` has the first key of each stratum, and the number of keys M.
         """
-        tiles = -(-count // tile)
+        edges = [0]
+        first_tile = [0]
+        for start, stop in pairwise(strata):
+            edges += [*range(start + tile, stop, tile), stop]
+            first_tile.append(len(edges) - 1)
         keys = cls(
-            count=count,
-            p_length=p_length,
             t_length=t_length,
-            centres=torch.empty(tiles, p_length, device=device),
-            features=torch.zeros(tiles, tile, p_length + 1, device=device),
-            moments=torch.zeros(tiles, 1 + 2 * t_length, tile, device=device),
+            edges=tuple(edges),
+            first_tile=tuple(first_tile),
+            centres=torch.empty(len(edges) - 1, p_length, device=device),
+            features=torch.empty(strata[-1], p_length + 1, device=device),
+            moments=torch.empty(1 + 2 * t_length, strata[-1], device=device),
         )
         first = 0
         for v, t in blocks:
-            for v_tile, t_tile in zip(torch.split(v, tile), torch.split(t, tile), strict=True):
-                keys._fill(first // tile, v_tile.to(device), t_tile.to(device))
-                first += len(v_tile)
+            keys.features[first : first + len(v), :-1] = v
+            keys.moments[:, first : first + len(v)] = torch.cat(
+                [torch.ones_like(t[:, :1]), t, t.square()], dim=1
+            ).T
+            first += len(v)
+        for i, (start, stop) in enumerate(pairwise(edges)):
+            keys.centres[i] = _centre(keys.features[start:stop])
         return keys
 
     @property
-    def tile(self) -> int:
-        """Keys in a full tile."""
-        return self.features.shape[1]
+    def count(self) -> int:
+        """Number of keys, M."""
+        return len(self.features)
 
-    def _fill(self, tile: int, v: Tensor, t: Tensor) -> None:
-        m = len(v)
-        self.centres[tile] = v.mean(dim=0)
-        centred = v - self.centres[tile]
-        self.features[tile, :m, :-1] = centred
-        self.features[tile, :m, -1] = -0.5 * centred.square().sum(dim=1)
-        self.moments[tile, :, :m] = torch.cat([torch.ones_like(t[:, :1]), t, t.square()], dim=1).T
+    @property
+    def p_length(self) -> int:
+        """Length of a key, P."""
+        return self.centres.shape[1]
 
-    def tiles(self) -> Iterator[Tile]:
-        """All tiles in order."""
-        for i in range(len(self.centres)):
-            m = min(self.tile, self.count - i * self.tile)
-            yield Tile(i * self.tile, self.centres[i], self.features[i, :m], self.moments[i, :, :m])
+    def count_in(self, stratum: int) -> int:
+        """Number of keys of a stratum."""
+        return self.edges[self.first_tile[stratum + 1]] - self.edges[self.first_tile[stratum]]
+
+    def tiles(self, stratum: int = 0) -> Iterator[Tile]:
+        """The tiles of a stratum."""
+        for i in range(self.first_tile[stratum], self.first_tile[stratum + 1]):
+            start, stop = self.edges[i : i + 2]
+            yield Tile(start, self.centres[i], self.features[start:stop], self.moments[:, start:stop])
+
+    def run(self, start: int, stop: int) -> Tile:
+        """The keys start … stop − 1 as a tile of their own."""
+        edges = torch.tensor(self.edges, device=self.features.device)
+        numbers = torch.arange(start, stop, device=self.features.device)
+        features = self.features[start:stop].clone()
+        features[:, :-1] += self.centres[torch.searchsorted(edges, numbers, right=True) - 1]
+        return Tile(start, _centre(features), features, self.moments[:, start:stop])
 
     def moments_of(self, key: Tensor) -> Tensor:
         """Moments of the targets of keys given by number, shape (*key.shape, 1 + 2T)."""
-        return self.moments[key // self.tile, :, key % self.tile]
+        return self.moments[:, key].movedim(0, -1)
+
+
+def _centre(features: Tensor) -> Tensor:
+    """Turn v into the features of a tile, in place; gives the mean c."""
+    v = features[:, :-1]
+    centre = v.mean(dim=0)
+    v -= centre
+    features[:, -1] = -0.5 * v.square().sum(dim=1)
+    return centre
 
 
 def load_keys(index: Index, device: torch.device) -> Keys:
@@ -114,7 +141,7 @@ def load_keys(index: Index, device: torch.device) -> Keys:
     ranges = ((i, min(i + _BLOCK, count)) for i in range(0, count, _BLOCK))
     return Keys.collect(
         ((torch.from_numpy(index.keys(*r)), torch.from_numpy(index.targets(*r))) for r in ranges),
-        count=count,
+        strata=index.cells[index.strata_cells].tolist(),
         p_length=index.patch_length,
         t_length=index.manifest.channels,
         device=device,

@@ -1,23 +1,31 @@
-"""From a measurement to a reconstruction: z = B y, its patches as queries, x̂[n] = φ*(Π_n z)."""
+"""From a measurement to a reconstruction: the way through the estimators, and what comes back."""
 
-import math
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from lemmse.estimator.arguments import as_count, as_image, as_maps, as_mode, as_pixel, as_sigma
-from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.keys import load_keys
+from lemmse.estimator.arguments import (
+    Measurement,
+    as_count,
+    as_estimator,
+    as_maps,
+    as_measurement,
+    as_mode,
+    as_pixel,
+)
+from lemmse.estimator.local import Local, Method
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
 from lemmse.estimator.sums import Posterior, PosteriorSums, Want
-from lemmse.estimator.topk import Neighbours, topk_sums
+from lemmse.estimator.whole import WholeImages
 from lemmse.estimator.work import Cancel, never
-from lemmse.index import Images, Index
+from lemmse.index import Index
 from lemmse.index.errors import InvalidArgument
+from lemmse.index.sources import intensities
 
 __all__ = ["DEFAULT_EXACT_WORK", "DEFAULT_K", "DEFAULT_NPROBE", "Reconstructor"]
 
@@ -29,6 +37,7 @@ DEFAULT_NPROBE = 32
 """Cells that `topk` searches unless told otherwise."""
 _BLOCK = 16_384
 """Query patches cut at a time."""
+_EXACT = Method("exact", DEFAULT_K, DEFAULT_NPROBE)
 
 
 class Reconstructor:
@@ -61,15 +70,29 @@ class Reconstructor:
     def __init__(self, index: Index, *, device: str = "auto", exact_work: float = DEFAULT_EXACT_WORK) -> None:
         self.index = index
         self.exact_work = exact_work
-        self._device = _as_device(device)
-        self._keys = load_keys(index, self._device)
-        self._neighbours = Neighbours(index.neighbours)
+        self._local = Local(index, _as_device(device))
+
+    @cached_property
+    def _whole(self) -> WholeImages:
+        """The training images, for the estimators that compare whole images."""
+        images = self.index.images()
+        if len(np.unique(images.sizes, axis=0)) > 1:
+            raise InvalidArgument(
+                "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
+            )
+        problem = self.index.problem
+        clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
+        measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
+        scale = None if problem.stationary else problem.scale(clean[0].shape)
+        return WholeImages(clean, measured, self._local.device, scale=scale)
 
     def reconstruct(
         self,
         y: ArrayLike,
         *,
-        sigma: float,
+        sigma: ArrayLike,
+        mask: ArrayLike | None = None,
+        estimator: str = "le-mmse",
         mode: str = "auto",
         k: int | None = None,
         nprobe: int | None = None,
@@ -82,8 +105,15 @@ class Reconstructor:
         ----------
         y : float, (H, W) or (H, W, C)
             The measurement, in the intensities of the clean images, [0, 1].
-        sigma : float
-            Noise standard deviation, in intensity units, in [1e-6, 1e6].
+        sigma : float or array (H, W) or (H, W, C)
+            Noise standard deviation, in intensity units, in [1e-6, 1e6]; an array on an index of physics and
+            pre-inverse identity only.
+        mask : array (H, W) or (H, W, C), optional
+            0 or False where nothing was observed, whatever y says there; on such an index only. Inpainting,
+            demosaicing and super-resolution by decimation are masks.
+        estimator : str
+            "le-mmse" compares patches; "e-mmse" whole images in all translations, "mmse" whole images.
+            These two need y of the training images' size, and always sum over all of them.
         mode : str
             "exact" sums all keys, "topk" the k nearest; "auto" is exact up to `exact_work`, else topk.
         k, nprobe : int, optional
@@ -102,56 +132,63 @@ class Reconstructor:
 
         References
         ----------
-        arXiv 2601.10334, the LE-MMSE estimator.
+        arXiv 2601.10334, the MMSE, E-MMSE and LE-MMSE estimators.
         """
         start = time.perf_counter()
-        sigma = as_sigma(sigma)
-        image = as_image(y, self.index.manifest.channels, sigma)
+        measurement = as_measurement(y, sigma, mask, self.index.manifest.channels)
+        estimator = as_estimator(estimator)
         mode = as_mode(mode)
-        k = as_count("k", DEFAULT_K if k is None else k)
-        nprobe = as_count("nprobe", DEFAULT_NPROBE if nprobe is None else nprobe)
+        method = Method(
+            mode,
+            as_count("k", DEFAULT_K if k is None else k),
+            as_count("nprobe", DEFAULT_NPROBE if nprobe is None else nprobe),
+        )
         asked = as_maps(maps)
-        queries = Images.stack([self.index.problem.pre_invert(image)])
-        if mode == "auto":
-            work = queries.positions * self._keys.count * self._keys.p_length
-            mode = "exact" if work <= self.exact_work else "topk"
         want = Want(variance="variance" in asked, ess="ess" in asked)
-
-        touched = 0
-        blocks: list[dict[str, NDArray[np.float32]]] = []
-        for u in self._blocks(queries):
-            if mode == "exact":
-                sums = exact_sums(self._keys, u, sigma, want, cancelled)
-            else:
-                sums = topk_sums(
-                    self._keys, self._neighbours, u, sigma, k=k, nprobe=nprobe, want=want, cancelled=cancelled
-                )
-            touched += int(sums.touched.sum())
-            blocks.append(_as_arrays(self._posterior(sums, sigma), asked))
-        arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        height, width, channels = measurement.y.shape
+        if estimator == "le-mmse":
+            view = self._local.view(measurement)
+            if mode == "auto":
+                work = view.work * self.index.patch_length
+                method = replace(method, mode="exact" if work <= self.exact_work else "topk")
+            blocks = (view.sums(n, method, want, cancelled) for n in _blocks(height * width))
+            t_length = channels
+        else:
+            if mode == "topk":
+                raise InvalidArgument("mode", f"expected auto or exact for {estimator}, got topk")
+            method = replace(method, mode="exact")
+            blocks = (self._whole_sums(measurement, estimator, want, cancelled) for _ in range(1))
+            t_length = measurement.y.size
+        touched = []
+        parts: list[dict[str, NDArray[np.float32]]] = []
+        for sums in blocks:
+            touched.append(sums.touched)
+            parts.append(_as_arrays(sums.posterior(t_length), asked, channels))
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         shape = np.shape(y)
         return Reconstruction(
             image=arrays["image"].reshape(shape),
             variance=arrays["variance"].reshape(shape) if "variance" in asked else None,
             ess=arrays["ess"].reshape(shape[:2]) if "ess" in asked else None,
             log_density=arrays["log_density"].reshape(shape[:2]) if "log_density" in asked else None,
-            diagnostics=self._diagnostics(mode, touched / queries.positions, start),
+            diagnostics=self._diagnostics(method.mode, float(torch.cat(touched).double().mean()), start),
         )
 
     def explain(
         self,
         y: ArrayLike,
         *,
-        sigma: float,
+        sigma: ArrayLike,
+        mask: ArrayLike | None = None,
         pixel: tuple[int, int],
         top: int = 16,
         cancelled: Cancel = never,
     ) -> Explanation:
-        """Name the training patches that weigh most in one pixel, from the sum over all keys.
+        """Name the training patches that weigh most in one pixel of LE-MMSE, from the sum over all keys.
 
         Parameters
         ----------
-        y, sigma, cancelled
+        y, sigma, mask, cancelled
             As for `reconstruct`.
         pixel : (int, int)
             Row and column in y.
@@ -166,35 +203,29 @@ class Reconstructor:
             `cancelled()` was true.
         """
         start = time.perf_counter()
-        sigma = as_sigma(sigma)
-        image = as_image(y, self.index.manifest.channels, sigma)
-        row, column = as_pixel(pixel, image.shape)
-        want = Want(top=min(as_count("top", top), self._keys.count))
-        queries = Images.stack([self.index.problem.pre_invert(image)])
-        u = self._patches(queries, np.array([row * image.shape[1] + column]))
-        posterior = self._posterior(exact_sums(self._keys, u, sigma, want, cancelled), sigma)
+        measurement = as_measurement(y, sigma, mask, self.index.manifest.channels)
+        row, column = as_pixel(pixel, measurement.y.shape)
+        want = Want(top=min(as_count("top", top), self.index.manifest.keys))
+        n = np.array([row * measurement.y.shape[1] + column])
+        sums = self._local.view(measurement).sums(n, _EXACT, want, cancelled)
+        posterior = sums.posterior(self.index.manifest.channels)
+        heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
         return Explanation(
-            contributors=tuple(
-                self._contributor(key, weight)
-                for key, weight in zip(
-                    posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True
-                )
-            ),
-            diagnostics=self._diagnostics("exact", self._keys.count, start),
+            contributors=tuple(self._contributor(key, weight) for key, weight in heaviest if key >= 0),
+            diagnostics=self._diagnostics("exact", float(sums.touched[0]), start),
         )
 
-    def _blocks(self, queries: Images[np.float32]) -> Iterator[Tensor]:
-        """The query patches of all positions, some (Q, P) at a time."""
-        for start in range(0, queries.positions, _BLOCK):
-            yield self._patches(queries, np.arange(start, min(start + _BLOCK, queries.positions)))
-
-    def _patches(self, queries: Images[np.float32], n: NDArray[np.integer]) -> Tensor:
-        return torch.from_numpy(queries.patches(n, self.index.manifest.patch_size)).to(self._device)
-
-    def _posterior(self, sums: PosteriorSums, sigma: float) -> Posterior:
-        # The normalising constant of N(v, σ² I) in P dimensions, and 1/M.
-        log_norm = -0.5 * self._keys.p_length * math.log(2 * math.pi * sigma**2) - math.log(self._keys.count)
-        return sums.posterior(self._keys.t_length, log_norm)
+    def _whole_sums(
+        self, measurement: Measurement, estimator: str, want: Want, cancelled: Cancel
+    ) -> PosteriorSums:
+        """Sums over whole images: one query, whose target is the whole image."""
+        return self._whole.sums(
+            measurement.y,
+            measurement.precision,
+            equivariant=estimator == "e-mmse",
+            want=want,
+            cancelled=cancelled,
+        )
 
     def _contributor(self, key: int, weight: float) -> Contributor:
         image, row, column = self.index.ids(key, key + 1)[0].tolist()
@@ -206,15 +237,27 @@ class Reconstructor:
             mode=mode,
             index=self.index.name,
             version=self.index.version,
-            keys=self._keys.count,
+            keys=self.index.manifest.keys,
             keys_touched=keys_touched,
             seconds=time.perf_counter() - start,
         )
 
 
-def _as_arrays(posterior: Posterior, asked: frozenset[str]) -> dict[str, NDArray[np.float32]]:
-    """The image and the maps that were asked for, a row for each query."""
-    tensors = {"image": posterior.mean} | {name: getattr(posterior, name) for name in asked}
+def _blocks(positions: int) -> Iterator[NDArray[np.int64]]:
+    """All positions, some at a time."""
+    return (np.arange(i, min(i + _BLOCK, positions)) for i in range(0, positions, _BLOCK))
+
+
+def _as_arrays(posterior: Posterior, asked: frozenset[str], channels: int) -> dict[str, NDArray[np.float32]]:
+    """The image and the maps that were asked for, a row for each pixel, whatever a query stands for."""
+    image = posterior.mean.reshape(-1, channels)
+    tensors = {"image": image}
+    for name in asked:
+        values = getattr(posterior, name)
+        if name == "variance":
+            tensors[name] = values.reshape(-1, channels)
+        else:
+            tensors[name] = values.reshape(-1).repeat_interleave(len(image) // len(values))
     return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
 
 

@@ -7,7 +7,7 @@ relative to e^log_max, the largest of them so far.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class PosteriorSums:
     """
 
     log_max: Tensor
-    """Largest log w without its normalising constant, (Q,); −∞ where there is no key."""
+    """Largest log w, (Q,); −∞ where there is no key."""
     moments: Tensor
     """Σ w, Σ w t and, if wanted, Σ w t², (Q, 1 + T or 1 + 2T)."""
     w2: Tensor
@@ -75,6 +75,19 @@ class PosteriorSums:
         """Sums of several blocks of queries, one block after the other."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    def take(self, rows: Tensor) -> "PosteriorSums":
+        """Sums of some of the queries, by number."""
+        return PosteriorSums(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def shift(self, constant: Tensor | float) -> "PosteriorSums":
+        """Sums with a constant, one for all queries or one for each, added to every log w."""
+        constant = torch.as_tensor(constant, dtype=torch.float64, device=self.log_max.device)
+        return replace(
+            self,
+            log_max=self.log_max + constant,
+            top_log_w=self.top_log_w + constant.reshape(-1, 1),
+        )
+
     def merge(self, other: "PosteriorSums") -> "PosteriorSums":
         """Sums over the union of two disjoint sets of keys, of which the same sums are wanted."""
         log_max = torch.maximum(self.log_max, other.log_max)
@@ -96,24 +109,15 @@ class PosteriorSums:
             touched=self.touched + other.touched,
         )
 
-    def posterior(self, t_length: int, log_norm: float) -> "Posterior":
-        """What the sums say about each query.
-
-        Parameters
-        ----------
-        t_length : int
-            Length of a target, T.
-        log_norm : float
-            What to add to log Σ w to make it a log density: the normalising constant of the Gaussian,
-            less log M.
-        """
+    def posterior(self, t_length: int) -> "Posterior":
+        """What the sums say about each query, for targets of length T."""
         w, wt, wt2 = self.moments.tensor_split([1, 1 + t_length], dim=1)
         mean = wt / w
         return Posterior(
             mean=mean,
             variance=(wt2 / w - mean[:, : wt2.shape[1]].square()).clamp_(min=0.0),
             ess=w.square()[:, : self.w2.shape[1]] / self.w2,
-            log_density=self.log_max + w[:, 0].log() + log_norm,
+            log_density=self.log_max + w[:, 0].log(),
             top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / w,
             top_key=self.top_key,
         )
@@ -130,7 +134,7 @@ class Posterior:
     ess: Tensor
     """Effective sample size (Σ w)² / Σ w², (Q, 1 or 0)."""
     log_density: Tensor
-    """Log density of the query under the training patches with noise, (Q,)."""
+    """log Σ w, (Q,)."""
     top_weight: Tensor
     """Shares of the heaviest keys, (Q, R)."""
     top_key: Tensor

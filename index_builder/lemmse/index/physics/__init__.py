@@ -1,0 +1,31 @@
+"""The inverse problem y = A x + e that an index answers: the operator A, the pre-inverse B, the noise.
+
+The builder cuts its keys from B A x, the estimator its queries from B y; both call the one object that is
+made from the two specifications in the manifest. Specifications of A:
+
+    identity                      A = I
+    blur:gaussian:STD             circular convolution with a Gaussian, STD in pixels
+    blur:disk:RADIUS              … with a disk: the pixels whose centre is within RADIUS of the middle
+    blur:FILE                     … with the kernel in a .npy or grey .png, of any shape, made to sum to 1
+    inpaint:center:SIDE           a square of SIDE × SIDE pixels is missing in the middle
+    inpaint:random:PERCENT[:SEED] PERCENT of the pixels are missing, the same ones in all images of a size
+    inpaint:FILE                  missing where the mask in a .npy or .png, (H, W) or (H, W, C), is 0
+
+and of B:
+
+    identity                      B = I: physics-agnostic
+    mask                          with inpaint: 1 where observed, 0 where missing
+    epsilon:EPS                   with inpaint: 1 where observed, EPS where missing
+    inverse                       with blur: 1 / (H + 1e-7) at each frequency, H being the transfer function
+    wiener:LAMBDA                 with blur: conj(H) / (|H|² + LAMBDA)
+
+A kernel of h × w pixels has its origin o at row ⌊h/2⌋, column ⌊w/2⌋: (A x)[n] = Σ_a kernel[a] x[n − a + o],
+positions wrapping around. It may be larger than the image. All channels are blurred alike.
+
+A new operator is one file here and one line in a table of `_problem.py`.
+"""
+
+from lemmse.index.physics._problem import PHYSICS, PRE_INVERSES, InverseProblem
+from lemmse.index.physics.noise import Whitening, whitening
+
+__all__ = ["PHYSICS", "PRE_INVERSES", "InverseProblem", "Whitening", "whitening"]

@@ -1,0 +1,231 @@
+"""The inverse problem of an index: the operators that its two specifications name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index.errors import DataLoss, InvalidArgument
+from lemmse.index.physics import _files, blur, deblurring, identity, inpaint, masking, noise
+from lemmse.index.physics._operators import Convolution, Diagonal, Operator, Shape
+from lemmse.index.physics._spec import PhysicsKind, PreInverseKind, Read, Spec
+
+__all__ = ["PHYSICS", "PRE_INVERSES", "InverseProblem"]
+
+_PHYSICS: Mapping[str, PhysicsKind] = {
+    "identity": identity.PHYSICS,
+    "blur": blur.PHYSICS,
+    "inpaint": inpaint.PHYSICS,
+}
+_PRE_INVERSES: Mapping[str, PreInverseKind] = {
+    "identity": identity.PRE_INVERSE,
+    "mask": masking.MASK,
+    "epsilon": masking.EPSILON,
+    "inverse": deblurring.INVERSE,
+    "wiener": deblurring.WIENER,
+}
+
+PHYSICS = tuple(form for kind in _PHYSICS.values() for form in kind.forms)
+"""How the forward operators are written."""
+PRE_INVERSES = tuple(form for kind in _PRE_INVERSES.values() for form in kind.forms)
+"""How the pre-inverses are written."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InverseProblem:
+    """The forward operator A, the pre-inverse B, and the noise that B leaves in a patch.
+
+    Made by `parse` or `restore`. Images have the shape (H, W, C), any H and W unless `check` objects.
+
+    Examples
+    --------
+    >>> problem = InverseProblem.parse("inpaint:center:2", "mask")
+    >>> problem.measure(np.full((4, 4, 1), 0.5))[1, :, 0]
+    array([0.5, 0. , 0. , 0.5])
+    >>> problem.stationary, problem.white, problem.singular
+    (False, False, True)
+    """
+
+    physics: str
+    """Specification of A, as given."""
+    pre_inverse: str
+    """Specification of B, as given."""
+    arrays: Mapping[str, NDArray[np.float64]]
+    """What was read from a FILE, as it was there: "kernel" or "mask"; otherwise empty."""
+    _forward: Operator = field(repr=False)
+    _backward: Operator = field(repr=False)
+
+    @classmethod
+    def parse(cls, physics: str, pre_inverse: str) -> "InverseProblem":
+        """Make the problem of two specifications; files are read.
+
+        Parameters
+        ----------
+        physics, pre_inverse : str
+            Specifications of A and B, see `lemmse.index.physics`.
+
+        Raises
+        ------
+        InvalidArgument
+            A specification cannot be meant, or the two do not go together.
+        NotFound
+            A file is not there.
+        """
+        arrays: dict[str, NDArray[np.float64]] = {}
+
+        def read(name: str, path: str) -> NDArray[np.float64]:
+            arrays[name] = _files.read(path)
+            return arrays[name]
+
+        return cls(physics, pre_inverse, arrays, *_operators(physics, pre_inverse, read))
+
+    @classmethod
+    def restore(
+        cls, physics: str, pre_inverse: str, arrays: Mapping[str, NDArray[np.float64]]
+    ) -> "InverseProblem":
+        """Make the problem again from its specifications and its `arrays`; no file is read.
+
+        Raises
+        ------
+        DataLoss
+            An array is missing.
+        """
+
+        def read(name: str, path: str) -> NDArray[np.float64]:
+            if name not in arrays:
+                raise DataLoss(f"the {name} of physics {physics!r} is missing; build the index again")
+            return arrays[name]
+
+        return cls(physics, pre_inverse, arrays, *_operators(physics, pre_inverse, read))
+
+    def check(self, shape: Shape) -> None:
+        """Raise InvalidArgument where images of shape (H, W, C) cannot be meant."""
+        self._forward.check(shape)
+
+    def measure(self, x: NDArray[Any]) -> NDArray[Any]:
+        """A x, noiseless.
+
+        Parameters
+        ----------
+        x : ndarray, any real dtype, (H, W, C)
+            Clean image.
+
+        Returns
+        -------
+        ndarray, float64, (H, W, C)
+            The identity returns x itself.
+        """
+        return self._forward.apply(x)
+
+    def pre_invert(self, y: NDArray[Any]) -> NDArray[Any]:
+        """B y.
+
+        Parameters
+        ----------
+        y : ndarray, any real dtype, (H, W, C)
+            Measurement; what B multiplies by 0 may be anything, NaN too.
+
+        Returns
+        -------
+        ndarray, float64, (H, W, C)
+            The identity returns y itself.
+        """
+        return self._backward.apply(y)
+
+    @property
+    def white(self) -> bool:
+        """Whether B = I: the noise is white as it is."""
+        return isinstance(self._backward, identity.Identity)
+
+    @property
+    def stationary(self) -> bool:
+        """Whether B is a convolution, the identity included: the noise is the same at every position."""
+        return isinstance(self._backward, Convolution)
+
+    @property
+    def singular(self) -> bool:
+        """Whether B has zeros: at some pixels nothing is seen."""
+        return isinstance(self._backward, masking.Masking) and self._backward.epsilon == 0
+
+    def covariance(self, shape: Shape, p: int) -> NDArray[np.float64]:
+        """S = Q Qᵀ of a stationary B: noise of standard deviation σ has the covariance σ² S in a patch.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (H, W, C) of the images.
+        p : int
+            Side of the patches, in pixels.
+
+        Returns
+        -------
+        ndarray, float64, (P, P)
+            In the order row, column, channel; channels are independent.
+
+        Raises
+        ------
+        InvalidArgument
+            The patch is larger than the image.
+
+        Examples
+        --------
+        >>> problem = InverseProblem.parse("blur:gaussian:0.5", "wiener:0.1")
+        >>> problem.covariance((8, 8, 3), 2).shape
+        (12, 12)
+        """
+        if not isinstance(self._backward, Convolution):
+            raise TypeError(f"expected a stationary pre-inverse, got {self.pre_inverse!r}")
+        return noise.patch_covariance(self._backward, shape, p)
+
+    def scale(self, shape: Shape) -> NDArray[np.float64]:
+        """Diagonal of a B that is not stationary: 1 where observed, 0 or ε where missing, (H, W, C)."""
+        if not isinstance(self._backward, Diagonal):
+            raise TypeError(f"expected a diagonal pre-inverse, got {self.pre_inverse!r}")
+        return self._backward.diagonal(shape)
+
+    def whitening(self, shape: Shape, p: int) -> noise.Whitening:
+        """W with W S Wᵀ = I, S being the `covariance` of a stationary B.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            (H, W, C) of the images.
+        p : int
+            Side of the patches, in pixels.
+
+        Raises
+        ------
+        InvalidArgument
+            The patch is larger than the image, or S is not positive definite at working precision; the
+            message then names what would do.
+        """
+        covariance = self.covariance(shape, p)
+        try:
+            return noise.whitening(covariance)
+        except InvalidArgument as error:
+            if not isinstance(self._forward, blur.Blur):
+                raise
+            wiener = deblurring.best_conditioned(self._forward, shape[:2], p)
+            if wiener is None:
+                raise
+            raise InvalidArgument(error.argument, f"{error.expected}, or wiener:{wiener.lam:g}") from error
+
+
+def _operators(physics: str, pre_inverse: str, read: Read) -> tuple[Operator, Operator]:
+    """A and B."""
+    spec, inverse_spec = Spec("physics", physics), Spec("pre-inverse", pre_inverse)
+    name = spec.words[0]
+    if name not in _PHYSICS:
+        raise spec.error(f"one of {', '.join(PHYSICS)}")
+    kind = _PRE_INVERSES.get(inverse_spec.words[0])
+    if kind is None:
+        raise inverse_spec.error(f"one of {', '.join(PRE_INVERSES)}")
+    if kind.physics not in (None, name):
+        raise InvalidArgument(
+            "pre-inverse",
+            f"expected physics {kind.physics} for {pre_inverse!r}, got {physics!r}; use identity",
+        )
+    forward = _PHYSICS[name].parse(spec, read)
+    return forward, kind.parse(inverse_spec, forward)

@@ -1,0 +1,97 @@
+"""The noise of a patch after a stationary pre-inverse: its covariance S, and what makes it white again.
+
+S is the autocorrelation of B's kernel on the patch. Its condition number decides whether it can be whitened:
+the computed W has ‖W S Wᵀ − I‖ of about 1e-16 times that number. All is float64 here; the whitened keys can
+be float32, as their noise is the same in all directions.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index.errors import InvalidArgument
+from lemmse.index.physics._operators import Convolution
+
+__all__ = ["CONDITION_LIMIT", "Whitening", "condition_number", "patch_covariance", "whitening"]
+
+CONDITION_LIMIT = 1e12
+"""Largest condition number of S: the whitened noise is then white to about 1e-4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whitening:
+    """The map W of a patch that makes its noise white: W S Wᵀ = I."""
+
+    matrix: NDArray[np.float64]
+    """W = S^(−1/2), symmetric, shape (P, P)."""
+    log_det: float
+    """log det S."""
+    condition: float
+    """Largest over smallest eigenvalue of S."""
+
+
+def whitening(covariance: NDArray[np.float64]) -> Whitening:
+    """Whiten noise of covariance S.
+
+    W is the symmetric root, which is one and the same matrix whoever computes it; a triangular or an
+    eigenvector form is not, where eigenvalues repeat.
+
+    Parameters
+    ----------
+    covariance : ndarray, float64, (P, P)
+        S, symmetric; the noise of standard deviation σ has σ² S.
+
+    Raises
+    ------
+    InvalidArgument
+        S is not positive definite at working precision: its condition number exceeds `CONDITION_LIMIT`.
+
+    Examples
+    --------
+    >>> whitening(np.diag([4.0, 1.0]))
+    Whitening(matrix=array([[0.5, 0. ], [0. , 1. ]]), log_det=1.386..., condition=4.0)
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    condition = _condition(values)
+    if not condition <= CONDITION_LIMIT:
+        raise InvalidArgument(
+            "pre-inverse",
+            f"expected noise of condition number <= {CONDITION_LIMIT:.0e} in a patch, got {condition:.1e}; "
+            "use pre-inverse identity or a smaller patch",
+        )
+    matrix = (vectors / np.sqrt(values)) @ vectors.T
+    return Whitening((matrix + matrix.T) / 2, float(np.log(values).sum()), condition)
+
+
+def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
+    """S = Q Qᵀ of the patches of side p of a convolution's output, shape (P, P).
+
+    Raises
+    ------
+    InvalidArgument
+        The patch is larger than the image: pixels would repeat in it, which makes S singular.
+    """
+    height, width, channels = shape
+    if p > min(height, width):
+        raise InvalidArgument(
+            "patch-size", f"expected at most {min(height, width)}, the image's side, got {p}"
+        )
+    power = np.abs(convolution.transfer(height, width)) ** 2
+    correlation = np.fft.irfft2(power, s=(height, width))
+    # It is even; in floating point it is made so.
+    correlation = (correlation + np.roll(correlation[::-1, ::-1], 1, axis=(0, 1))) / 2
+    lags = np.arange(p)[:, None] - np.arange(p)
+    plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p)
+    return np.kron(plane, np.eye(channels))
+
+
+def condition_number(covariance: NDArray[np.float64]) -> float:
+    """Largest over smallest eigenvalue of S; infinite where the smallest is not positive."""
+    return _condition(np.linalg.eigvalsh(covariance))
+
+
+def _condition(values: NDArray[np.floating]) -> float:
+    """Condition number, of eigenvalues in ascending order."""
+    return float(values[-1] / values[0]) if values[0] > 0 else math.inf

@@ -1,0 +1,213 @@
+"""LE-MMSE: the posterior of each pixel of a measurement, from the translated training patches of an index."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lemmse.estimator.arguments import Measurement
+from lemmse.estimator.exact import exact_sums
+from lemmse.estimator.keys import load_keys
+from lemmse.estimator.queries import Queries
+from lemmse.estimator.strata import sum_over_strata
+from lemmse.estimator.sums import PosteriorSums, Want
+from lemmse.estimator.topk import Neighbours, topk_sums
+from lemmse.estimator.work import Cancel
+from lemmse.index import Images, Index
+from lemmse.index.errors import InvalidArgument
+
+__all__ = ["Local", "Method", "View"]
+
+
+_WHITENESS = 1e-2
+"""How far the whitened noise of an image of another size may be from white, in each entry of covariance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How to sum over the keys of a stratum."""
+
+    mode: str
+    """exact or topk."""
+    k: int
+    """Neighbours that topk sums."""
+    nprobe: int
+    """Cells that topk searches."""
+
+
+class Local:
+    """The keys of an index, and their search.
+
+    Parameters
+    ----------
+    index : Index
+        Its keys are read into memory.
+    device : torch.device
+        Where they are kept and summed.
+    """
+
+    def __init__(self, index: Index, device: torch.device) -> None:
+        self.index = index
+        self.device = device
+        self.keys = load_keys(index, device)
+        self.neighbours = Neighbours(index.neighbours, index.strata_cells)
+
+    def view(self, measurement: Measurement) -> "View":
+        """The query patches of a measurement.
+
+        Raises
+        ------
+        InvalidArgument
+            The index was built for another problem than the measurement's, or for images of another size.
+        """
+        if measurement.sigma is not None:
+            return _WhitenedView(self, measurement.y, measurement.sigma)
+        manifest = self.index.manifest
+        if (manifest.physics, manifest.pre_inverse) != ("identity", "identity"):
+            raise InvalidArgument(
+                "sigma" if measurement.precision.all() else "mask",
+                "a noise map or a mask per request needs an index of physics identity and pre-inverse "
+                f"identity, got an index of {manifest.physics} and {manifest.pre_inverse}",
+            )
+        return _WeightedView(self, measurement.y, measurement.precision)
+
+    def patches(self, image: NDArray[np.float64], n: NDArray[np.integer]) -> NDArray[np.float64]:
+        """The patches of an image (H, W, C) at positions n, (len(n), P)."""
+        manifest = self.index.manifest
+        return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)
+
+    def sums(
+        self, queries: Queries, stratum: int, method: Method, want: Want, cancelled: Cancel
+    ) -> PosteriorSums:
+        """Sums over the keys of a stratum, without normalising constants."""
+        if method.mode == "exact":
+            return exact_sums(self.keys, queries, stratum=stratum, want=want, cancelled=cancelled)
+        return topk_sums(
+            self.keys,
+            self.neighbours,
+            queries,
+            k=method.k,
+            nprobe=method.nprobe,
+            stratum=stratum,
+            want=want,
+            cancelled=cancelled,
+        )
+
+
+class View(Protocol):
+    """The query patches of one measurement."""
+
+    @property
+    def work(self) -> int:
+        """Pairs of a query and a key that counts for it."""
+        ...
+
+    def sums(self, n: NDArray[np.int64], method: Method, want: Want, cancelled: Cancel) -> PosteriorSums:
+        """Sums over all keys that count for the pixels at positions n, with their normalising constants.
+
+        They are those of the density of the training patches: each has 1/M of it.
+        """
+        ...
+
+
+class _WhitenedView:
+    """Noise of one σ, seen through the index's pre-inverse."""
+
+    def __init__(self, local: Local, y: NDArray[np.float64], sigma: float) -> None:
+        self._local = local
+        self._sigma = sigma
+        index = local.index
+        try:
+            index.problem.check(y.shape)
+        except InvalidArgument as error:
+            raise InvalidArgument("y", error.expected) from error
+        if index.problem.stationary and not index.problem.white:
+            covariance = index.problem.covariance(y.shape, index.manifest.patch_size)
+            if index.strata.whiteness_error(covariance) > _WHITENESS:
+                raise InvalidArgument(
+                    "y",
+                    f"expected an image of the training images' size, got {y.shape[0]}x{y.shape[1]}, where "
+                    f"{index.manifest.pre_inverse!r} makes other noise",
+                )
+        self._z = index.problem.pre_invert(y)
+        positions = np.arange(y.shape[0] * y.shape[1])
+        self._stratum = np.zeros(len(positions), np.int64)
+        if index.strata.exclusive:
+            scale = local.patches(index.problem.scale(y.shape), positions)
+            self._stratum = index.strata.of(scale)
+            if (self._stratum < 0).any():
+                row, column = divmod(int(np.argmin(self._stratum)), y.shape[1])
+                raise InvalidArgument(
+                    "y",
+                    f"expected an image whose mask has the patterns of the index's training images, got "
+                    f"{y.shape[0]}x{y.shape[1]} pixels with another pattern around ({row}, {column})",
+                )
+
+    @property
+    def work(self) -> int:
+        """Pairs of a query and a key that counts for it."""
+        keys = self._local.keys
+        if not self._local.index.strata.exclusive:
+            return int(len(self._stratum) * keys.count)
+        return sum(keys.count_in(int(stratum)) for stratum in self._stratum)
+
+    def sums(self, n: NDArray[np.int64], method: Method, want: Want, cancelled: Cancel) -> PosteriorSums:
+        """Sums over all keys that count, see `View`."""
+        local = self._local
+        stratum_of = self._stratum[n]
+        strata = local.index.strata
+        count = (
+            np.array([local.keys.count_in(int(stratum)) for stratum in stratum_of])
+            if strata.exclusive
+            else np.full(len(n), local.keys.count)
+        )
+        sums = sum_over_strata(
+            strata,
+            local.patches(self._z, n),
+            stratum_of,
+            self._sigma,
+            lambda queries, stratum: local.sums(queries, stratum, method, want, cancelled),
+            local.device,
+        )
+        return sums.shift(-torch.from_numpy(np.log(count)).to(local.device))
+
+
+class _WeightedView:
+    """Noise of a precision for each pixel and channel, on clean keys."""
+
+    def __init__(self, local: Local, y: NDArray[np.float64], precision: NDArray[np.float64]) -> None:
+        self._local = local
+        self._y = y
+        self._precision = precision
+
+    @property
+    def work(self) -> int:
+        """Pairs of a query and a key that counts for it; weighted products are twice as long."""
+        return int(2 * self._y.shape[0] * self._y.shape[1] * self._local.keys.count)
+
+    def sums(self, n: NDArray[np.int64], method: Method, want: Want, cancelled: Cancel) -> PosteriorSums:
+        """Sums over all keys, see `View`."""
+        local = self._local
+        precision = local.patches(self._precision, n)
+        seen = precision > 0
+        log_norm = 0.5 * np.log(precision / (2 * math.pi), where=seen, out=np.zeros_like(precision)).sum(
+            axis=1
+        )
+        queries = Queries(
+            torch.from_numpy(local.patches(self._y, n).astype(np.float32)).to(local.device),
+            torch.from_numpy(precision.astype(np.float32)).to(local.device),
+        )
+        # Of a patch of which nothing was observed all keys are equally near: k of them say nothing.
+        blind = np.flatnonzero(~seen.any(axis=1))
+        sighted = np.flatnonzero(seen.any(axis=1))
+        parts = []
+        for rows, how in ((sighted, method), (blind, replace(method, mode="exact"))):
+            if len(rows):
+                some = queries.rows(torch.from_numpy(rows).to(local.device))
+                parts.append(local.sums(some, 0, how, want, cancelled))
+        order = torch.from_numpy(np.argsort(np.concatenate([sighted, blind]))).to(local.device)
+        constant = torch.from_numpy(log_norm - math.log(local.keys.count)).to(local.device)
+        return PosteriorSums.join(parts).take(order).shift(constant)
