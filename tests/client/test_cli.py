@@ -1,10 +1,12 @@
 """The command group: lazy, one line on errors, honest exit statuses."""
 
+import json
 import subprocess
 import sys
 from importlib.metadata import version
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -42,6 +44,7 @@ def test_every_command_is_there_and_helps(name):
         (["reconstruct"], "INPUT"),
         (["reconstruct", "a.png", "--out", "b.png"], "--sigma"),
         (["serve", "index", "--threads", "many"], "'many' is not a valid integer"),
+        (["build", "x.npy", "--out", "y", "--boundary", "torus"], "'circular', 'reflect', 'valid'"),
     ],
 )
 def test_usage_errors_are_one_line(arguments, words):
@@ -132,3 +135,20 @@ def test_a_closed_pipe_is_quiet():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def test_build_and_inspect_tell_what_an_index_expects(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2, 9, 8)))
+    problem = ("--physics", "blur:gaussian:1.0", "--pre-inverse", "wiener:0.01")
+    built = invoke(
+        "build", tmp_path / "x.npy", "--out", tmp_path / "i", "--patch-size", "3", *problem, "--json"
+    )
+    assert (built[0], built[2]) == (0, "")
+    assert invoke("inspect", tmp_path / "i", "--json") == built
+    told = json.loads(built[1])
+    assert (told["physics"], told["pre_inverse"], told["boundary"]) == (problem[1], problem[3], "circular")
+    assert (told["image_height"], told["image_width"]) == (9, 8)
+    assert 1 < told["condition"] < 1e6
+    status, stdout, stderr = invoke("inspect", tmp_path / "i")
+    assert (status, stderr) == (0, "")
+    assert f"{told['condition']:.4g}" in stdout.split()

@@ -11,7 +11,7 @@ import tifffile
 from hypothesis import given
 
 from lemmse.client.errors import InvalidArgument, NotFound
-from lemmse.client.files import as_intensities, as_stored, read, write
+from lemmse.client.files import as_stored, read, read_array, write
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,14 @@ def test_round_trip(tmp_path, suffix, dtype, shape):
 
 
 @given(hnp.arrays(np.dtype(np.uint16), (4, 4)) | hnp.arrays(np.dtype(np.uint8), (4, 4)))
-def test_intensities_are_exact_both_ways(stored):
-    intensities = as_intensities(stored)
-    assert intensities.dtype == np.float32
-    assert intensities.min() >= 0
-    assert intensities.max() <= 1
-    np.testing.assert_array_equal(as_stored(intensities, stored.dtype), stored)
+def test_integers_are_rounded_and_clipped(stored):
+    np.testing.assert_array_equal(as_stored(np.float32(stored) + np.float32(0.4), stored.dtype), stored)
+    beyond = np.array([-3, np.iinfo(stored.dtype).max + 9], np.float32)
+    np.testing.assert_array_equal(as_stored(beyond, stored.dtype), [0, np.iinfo(stored.dtype).max])
 
 
 def test_floats_stay_as_they_are():
     image = np.array([[-0.5, 2.0]], np.float32)
-    assert as_intensities(image) is image
     assert as_stored(image, np.dtype(np.float32)) is image
 
 
@@ -100,6 +97,7 @@ def test_other_element_types(tmp_path, array):
     np.save(tmp_path / "image.npy", array)
     with pytest.raises(InvalidArgument, match=f"got {array.dtype}"):
         read(tmp_path / "image.npy")
+    np.testing.assert_array_equal(read_array(tmp_path / "image.npy"), array)
 
 
 def test_pickles_are_not_loaded(tmp_path):
@@ -112,6 +110,13 @@ def test_one_bit_png(tmp_path):
     iio.imwrite(tmp_path / "image.png", np.eye(8, dtype=bool))
     with pytest.raises(InvalidArgument, match="got bool"):
         read(tmp_path / "image.png")
+    np.testing.assert_array_equal(read_array(tmp_path / "image.png"), np.eye(8, dtype=bool))
+
+
+def test_a_name_of_no_format(tmp_path):
+    (tmp_path / "image.jpg").touch()
+    with pytest.raises(InvalidArgument, match=r"expected a name in \.npy.*, got 'image\.jpg'"):
+        read(tmp_path / "image.jpg")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -52,12 +52,13 @@ def test_a_folder(folder, where, embedded):
         for name in names
         for suffix in suffixes
     }
-    for name, top in (("a", 255), ("b", 65535)):
+    for name in ("a", "b"):
         stored, written = iio.imread(f"in/{name}.png"), iio.imread(f"out/{name}.png")
-        result = embedded.reconstruct(np.float32(stored / np.float32(top)), sigma=0.1, maps=["ess"])
+        result = embedded.reconstruct(stored, sigma=0.1, maps=["ess", "variance"])
         assert written.dtype == stored.dtype
-        assert np.abs(written - result.image * np.float64(top)).max() <= 0.5
-        np.testing.assert_array_equal(tifffile.imread(f"out/{name}.ess.tiff"), result.ess)
+        assert np.abs(written - result.image).max() <= 0.5
+        for kind in ("ess", "variance"):
+            np.testing.assert_array_equal(tifffile.imread(f"out/{name}.{kind}.tiff"), getattr(result, kind))
     assert np.load("out/sub/d.npy").dtype == np.float32
 
 
@@ -104,6 +105,43 @@ def test_existing_files_are_kept_unless_told_otherwise(folder, where):
     assert (folder / "out/a.png").read_bytes() != before
 
 
+@pytest.mark.parametrize("suffix", [".png", ".npy", ".tiff"])
+def test_a_mask_and_a_map_of_sigma(folder, where, embedded, suffix):
+    mask = RNG.random((6, 5)) < 0.6
+    sigma = np.float32(RNG.random((6, 5)) + 0.1)
+    write_mask = {".png": iio.imwrite, ".npy": np.save, ".tiff": tifffile.imwrite}[suffix]
+    write_mask(f"mask{suffix}", mask)
+    np.save("sigma.npy", sigma)
+    y = np.where(mask, RNG.random((6, 5)), np.nan)
+    np.save("in/sub/d.npy", y)
+    arguments = "--mask", f"mask{suffix}", "--sigma", "sigma.npy", "--maps", "variance"
+    assert run("in", "--out", "out", *arguments, *where)[::2] == (0, "")
+    for stored, written in [
+        (y.astype(np.float32), np.load("out/sub/d.npy")),
+        (iio.imread("in/b.png"), iio.imread("out/b.png")),
+    ]:
+        result = embedded.reconstruct(stored, sigma=sigma, mask=mask)
+        assert np.abs(result.image - written).max() <= (0 if written.dtype == np.float32 else 0.5)
+
+
+def test_a_mask_that_does_not_fit_is_told_for_each_image(folder, where):
+    iio.imwrite("mask.png", np.zeros((6, 4), np.uint8))
+    status, stdout, stderr = run("in", "--out", "out", "--mask", "mask.png", *where)
+    assert (status, stdout) == (2, "")
+    assert [line.split(": ", 3)[3] for line in stderr.splitlines()] == [
+        "mask: expected shape (6, 5), that of y, got (6, 4)"
+    ] * 4
+
+
+@pytest.mark.parametrize("estimator", ["mmse", "e-mmse"])
+def test_the_other_estimators(folder, where, embedded, estimator):
+    y = RNG.random((6, 6), np.float32)
+    np.save("y.npy", y)
+    assert run("y.npy", "--out", "out.npy", "--estimator", estimator, *where)[0] == 0
+    expected = embedded.reconstruct(y, sigma=0.1, estimator=estimator)
+    np.testing.assert_array_equal(np.load("out.npy"), expected.image)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -113,6 +151,13 @@ def test_existing_files_are_kept_unless_told_otherwise(folder, where):
         (["--maps", "vari"], "got 'vari'"),
         (["--mode", "fast"], "'fast'"),
         (["--k", "0"], "--k"),
+        (["--estimator", "best"], "'best'"),
+        (["--sigma", "inf"], "--sigma"),
+        (["--sigma", "nope.tiff"], "nope.tiff: expected an image file, got nothing there"),
+        (["--sigma", "strong"], "expected a number > 0 or a map of them; strong: expected a name in"),
+        (["--sigma", "in/a.png"], "expected floats, in intensities of [0, 1], got uint8"),
+        (["--mask", "nope.png"], "'--mask': nope.png: expected an image file, got nothing there"),
+        (["--mask", "in"], "'--mask': in: expected a name in"),
     ],
 )
 def test_bad_options_change_nothing(folder, where, arguments, words):

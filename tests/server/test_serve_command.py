@@ -46,7 +46,7 @@ def test_a_signal_drains(tiny_index, number):
         stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 0
     assert stdout == ""
-    assert "ReconstructStream.item item=2 index=tiny mode=auto shape=(2, 2)" in stderr
+    assert "ReconstructStream.item item=2 index=tiny estimator=le-mmse mode=auto shape=(2, 2)" in stderr
     assert "Traceback" not in stderr
 
 

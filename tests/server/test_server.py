@@ -21,7 +21,7 @@ from lemmse.server.lifecycle import Server
 from lemmse.v1 import index_pb2, index_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
-from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT64, Tensor, TensorChunk
+from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT64, DATA_TYPE_UINT8, Tensor, TensorChunk
 from lemmse.wire import MAX_CONTRIBUTORS
 from tests.server.requests import OpenStream, request
 
@@ -71,6 +71,18 @@ def test_mode_that_was_not_given_is_auto(stub):
         ({"maps": [99]}, ["maps"]),
         ({"maps": [0]}, ["maps"]),
         ({"sigma": 0}, ["sigma"]),
+        ({"sigma": None}, ["sigma"]),
+        (
+            {"sigma": None, "sigma_map": Tensor(dtype=DATA_TYPE_UINT8, shape=(2, 2), data=b"1234")},
+            ["sigma_map.dtype"],
+        ),
+        ({"sigma": None, "sigma_map": Tensor(dtype=DATA_TYPE_FLOAT32, shape=(2, 2))}, ["sigma_map.data"]),
+        ({"sigma": None, "sigma_map": Tensor(dtype=DATA_TYPE_FLOAT32, shape=(1,), data=b"1234")}, ["sigma"]),
+        ({"mask": Tensor(dtype=DATA_TYPE_FLOAT32, shape=(1, 1), data=b"1234")}, ["mask.dtype"]),
+        ({"mask": Tensor(dtype=DATA_TYPE_UINT8, shape=(2, 2), data=b"12345")}, ["mask.data"]),
+        ({"mask": Tensor(dtype=DATA_TYPE_UINT8, shape=(4,), data=b"1234")}, ["mask"]),
+        ({"y": Tensor(dtype=DATA_TYPE_UINT8, shape=(2, 2), data=b"1234")}, ["y.dtype"]),
+        ({"estimator": 99}, ["estimator"]),
         ({"topk": pb.TopK(k=0)}, ["k"]),
         ({"topk": pb.TopK(nprobe=0)}, ["nprobe"]),
     ],
@@ -102,14 +114,26 @@ def test_an_answer_that_does_not_fit_says_what_to_do(stub):
     assert message.endswith("use ReconstructStream")
 
 
-@given(
-    st.builds(
-        Tensor,
-        dtype=st.integers(-1, 4),
-        shape=st.lists(st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1), max_size=4),
-        data=st.binary(max_size=80),
-    )
+GARBAGE = st.builds(
+    Tensor,
+    dtype=st.integers(-1, 4),
+    shape=st.lists(st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1), max_size=4),
+    data=st.binary(max_size=80),
 )
+
+
+@given(field=st.sampled_from(["sigma_map", "mask"]), tensor=GARBAGE)
+def test_garbage_beside_y_is_invalid_and_nothing_else(stub, field, tensor):
+    call = stub.Reconstruct.future(
+        request(**{"sigma": None} if field == "sigma_map" else {}, **{field: tensor})
+    )
+    if call.code() is grpc.StatusCode.OK:
+        assert list(tensor.shape) in ([2, 2], [2, 2, 1])
+    else:
+        assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@given(GARBAGE)
 def test_garbage_is_invalid_and_nothing_else(stub, y):
     call = stub.Reconstruct.future(request(y=y))
     if call.code() is grpc.StatusCode.OK:

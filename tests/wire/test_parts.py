@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemmse.v1.reconstruction_pb2 import Map, Mode, ReconstructRequest, ReconstructResponse
+from lemmse.v1.reconstruction_pb2 import Estimator, Map, Mode, ReconstructRequest, ReconstructResponse
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk
 from lemmse.wire import (
     CHUNK_BYTES,
+    ESTIMATORS,
     INLINE_BYTES,
     MAPS,
     MESSAGE_BYTES,
@@ -18,11 +19,12 @@ from lemmse.wire import (
     Incoming,
     MalformedMessage,
     answer_bytes,
+    estimator_name,
     mode_name,
     split,
 )
 
-ARRAYS = st.sampled_from(["<f4", ">f4", "<f8", ">f8"]).flatmap(
+ARRAYS = st.sampled_from(["<f4", ">f4", "<f8", ">f8", "u1"]).flatmap(
     lambda dtype: hnp.arrays(dtype, hnp.array_shapes(max_dims=4))
 )
 
@@ -56,11 +58,18 @@ def test_round_trip_about_the_limit(count):
 
 def test_several_tensors_in_one_item():
     rng = np.random.default_rng(0)
-    arrays = {"image": rng.random((700, 900, 3)), "ess": rng.random((700, 900)).astype(np.float32)}
-    result = joined(ReconstructResponse(), arrays)
-    assert result.keys() == arrays.keys()
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(result[name], array)
+    answer = {"image": rng.random((700, 900, 3)), "ess": rng.random((700, 900)).astype(np.float32)}
+    asked = {
+        "y": rng.random((1100, 1100), np.float32),
+        "sigma_map": rng.random((1100, 1100)),
+        "mask": rng.integers(0, 2, (1100, 1100), np.uint8),
+    }
+    for message, arrays in ((ReconstructResponse(), answer), (ReconstructRequest(), asked)):
+        result = joined(message, arrays)
+        assert result.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert result[name].dtype == array.dtype
+            np.testing.assert_array_equal(result[name], array)
 
 
 def incoming(shape, data=b"", dtype=DATA_TYPE_FLOAT32):
@@ -122,6 +131,8 @@ def test_names_cover_the_contract():
     assert list(MODES.values()) == [number for number in Mode.values() if number]
     assert list(MAPS.values()) == [number for number in Map.values() if number]
     assert MAPS.keys() <= set(ReconstructResponse.DESCRIPTOR.fields_by_name)
-    assert {mode_name(number): number for number in MODES.values()} == MODES
-    with pytest.raises(ValueError, match="99"):
-        mode_name(99)
+    assert list(ESTIMATORS.values()) == [number for number in Estimator.values() if number]
+    for names, name in ((MODES, mode_name), (ESTIMATORS, estimator_name)):
+        assert {name(number): number for number in names.values()} == names
+        with pytest.raises(ValueError, match="99"):
+            name(99)

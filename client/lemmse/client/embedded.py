@@ -11,8 +11,9 @@ from lemmse.client.arguments import ExplainOptions, Options
 from lemmse.client.errors import BY_CODE, DeadlineExceeded, InvalidArgument, LemmseError, NotFound
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
+from lemmse.client.measurement import Measurement
 from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
-from lemmse.wire import MAPS, FloatArray
+from lemmse.wire import MAPS
 
 with required("an index in this process"):
     from lemmse.estimator import Explanation, Reconstruction, Reconstructor
@@ -41,38 +42,51 @@ class EmbeddedClient(Client):
         with _engine_errors():
             index = open_index(folder)
             self._reconstructor = Reconstructor(index)
-        described = {f.name: getattr(index.manifest, f.name) for f in fields(IndexInfo)[2:]}
-        self._info = IndexInfo(index.name, index.version, **described)
+        height, width = index.image_size
+        described = {field.name: getattr(index.manifest, field.name) for field in fields(IndexInfo)[2:-2]}
+        self._info = IndexInfo(
+            name=index.name, version=index.version, image_height=height, image_width=width, **described
+        )
 
     def _close(self) -> None:
         del self._reconstructor
 
-    def _reconstruct(self, y: FloatArray, options: Options, timeout: float | None) -> Result:
-        return self._answer(y, options, _expiry(timeout))
+    def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result:
+        return self._answer(measurement, options, _expiry(timeout))
 
     def _reconstruct_many(
-        self, images: Iterator[FloatArray | InvalidArgument], options: Options, timeout: float | None
+        self, images: Iterator[Measurement | InvalidArgument], options: Options, timeout: float | None
     ) -> Generator[Result | LemmseError, None, None]:
         expired = _expiry(timeout)
-        for y in images:
-            if isinstance(y, InvalidArgument):
-                yield y
+        for measurement in images:
+            if isinstance(measurement, InvalidArgument):
+                yield measurement
                 continue
             try:
-                outcome: Result | LemmseError = self._answer(y, options, expired)
+                outcome: Result | LemmseError = self._answer(measurement, options, expired)
             except DeadlineExceeded:
                 raise
             except LemmseError as error:
                 outcome = error
             yield outcome
 
-    def _explain(self, y: FloatArray, options: ExplainOptions, timeout: float | None) -> list[Contributor]:
+    def _explain(
+        self, measurement: Measurement, options: ExplainOptions, timeout: float | None
+    ) -> list[Contributor]:
         self._require(options.index)
         with _engine_errors():
             explanation: Explanation = self._reconstructor.explain(
-                y, sigma=options.sigma, pixel=options.pixel, top=options.top, cancelled=_expiry(timeout)
+                measurement.y,
+                sigma=measurement.sigma,
+                mask=measurement.mask,
+                pixel=options.pixel,
+                top=options.top,
+                cancelled=_expiry(timeout),
             )
-        return [Contributor(**asdict(contributor)) for contributor in explanation.contributors]
+        return [
+            Contributor(**asdict(contributor)).in_range(measurement.white)
+            for contributor in explanation.contributors
+        ]
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return [self._info]
@@ -81,12 +95,14 @@ class EmbeddedClient(Client):
         self._require(name)
         return self._info
 
-    def _answer(self, y: FloatArray, options: Options, expired: Callable[[], bool]) -> Result:
+    def _answer(self, measurement: Measurement, options: Options, expired: Callable[[], bool]) -> Result:
         self._require(options.index)
         with _engine_errors():
             result: Reconstruction = self._reconstructor.reconstruct(
-                y,
-                sigma=options.sigma,
+                measurement.y,
+                sigma=measurement.sigma,
+                mask=measurement.mask,
+                estimator=options.estimator,
                 mode=options.mode,
                 k=options.k,
                 nprobe=options.nprobe,
@@ -94,7 +110,8 @@ class EmbeddedClient(Client):
                 cancelled=expired,
             )
         maps = {name: getattr(result, name) for name in MAPS}
-        return Result(image=result.image, diagnostics=Diagnostics(**asdict(result.diagnostics)), **maps)
+        diagnostics = Diagnostics(**asdict(result.diagnostics))
+        return Result(image=result.image, diagnostics=diagnostics, **maps).in_range(measurement.white)
 
     def _require(self, name: str | None) -> None:
         if name and name != self._info.name:

@@ -1,6 +1,6 @@
 """Image files: read with the bit depth they have, written with the bit depth they had.
 
-PNG holds 8 or 16 bits, TIFF and npy also floats. Integers count in steps of 1/255 or 1/65535.
+PNG holds 8 or 16 bits, TIFF and npy also floats.
 """
 
 import os
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lemmse.client.errors import InvalidArgument, NotFound
 
-__all__ = ["SUFFIXES", "as_intensities", "as_stored", "read", "write"]
+__all__ = ["SUFFIXES", "as_stored", "read", "read_array", "write"]
 
 Stored = NDArray[Any]
 """An image as a file holds it: uint8, uint16 or float32."""
@@ -38,8 +38,28 @@ def read(path: Path) -> Stored:
     InvalidArgument
         It is not an image, is cut short, or has a depth that would be lost.
     """
+    stored = read_array(path)
+    if np.issubdtype(stored.dtype, np.floating):
+        return stored.astype(np.float32)
+    if stored.dtype.kind != "u" or stored.dtype.itemsize > 2:
+        raise InvalidArgument(f"expected uint8, uint16 or float, got {stored.dtype}")
+    return stored.astype(stored.dtype.newbyteorder("="))
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Read what an image file holds, whatever its element type: a mask, for example, of a single bit.
+
+    Raises
+    ------
+    NotFound
+        There is no such file.
+    InvalidArgument
+        It is not an image by its name, cannot be read, or has a depth that would be lost.
+    """
     try:
-        stored = np.asarray(_READERS[path.suffix.lower()](path))
+        if path.suffix.lower() not in SUFFIXES:
+            raise InvalidArgument(f"expected a name in {', '.join(sorted(SUFFIXES))}, got {path.name!r}")
+        return np.asarray(_READERS[path.suffix.lower()](path))
     except InvalidArgument:
         raise
     except FileNotFoundError as error:
@@ -47,11 +67,6 @@ def read(path: Path) -> Stored:
     except Exception as error:  # Decoders raise whatever they trip over.
         message = " ".join(str(error).split()) or type(error).__name__
         raise InvalidArgument(f"expected an image, but it cannot be read: {message}") from error
-    if np.issubdtype(stored.dtype, np.floating):
-        return stored.astype(np.float32)
-    if stored.dtype.kind != "u" or stored.dtype.itemsize > 2:
-        raise InvalidArgument(f"expected uint8, uint16 or float, got {stored.dtype}")
-    return stored.astype(stored.dtype.newbyteorder("="))
 
 
 def write(path: Path, stored: Stored) -> None:
@@ -74,31 +89,17 @@ def write(path: Path, stored: Stored) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def as_intensities(stored: Stored) -> NDArray[np.float32]:
-    """Return a stored image in intensities: integers become [0, 1].
-
-    Examples
-    --------
-    >>> as_intensities(np.array([[0, 51, 255]], np.uint8))
-    array([[0. , 0.2, 1. ]], dtype=float32)
-    """
-    if stored.dtype.kind == "f":
-        return stored.astype(np.float32, copy=False)
-    return (stored / np.float32(np.iinfo(stored.dtype).max)).astype(np.float32)
-
-
 def as_stored(image: NDArray[np.float32], dtype: np.dtype[Any]) -> Stored:
-    """Return intensities as a file with this element type holds them: rounded and clipped to its range.
+    """Return an image as a file with this element type holds it: integers rounded and clipped to their range.
 
     Examples
     --------
-    >>> as_stored(np.array([[-0.1, 0.2, 1.5]], np.float32), np.dtype(np.uint8))
+    >>> as_stored(np.array([[-0.1, 51.4, 300]], np.float32), np.dtype(np.uint8))
     array([[  0,  51, 255]], dtype=uint8)
     """
     if dtype.kind == "f":
         return image
-    top = np.iinfo(dtype).max
-    return np.rint(np.clip(image, 0, 1) * np.float64(top)).astype(dtype)
+    return np.rint(np.clip(image, 0, np.iinfo(dtype).max)).astype(dtype)
 
 
 def _read_png(path: Path) -> Stored:

@@ -7,10 +7,10 @@ from typing import Self
 
 from numpy.typing import ArrayLike
 
-from lemmse.client.arguments import ExplainOptions, Options, as_measurement
+from lemmse.client.arguments import ExplainOptions, Options
 from lemmse.client.errors import FailedPrecondition, InvalidArgument, LemmseError
+from lemmse.client.measurement import Mask, Measurement, Sigma, measurements
 from lemmse.client.results import Contributor, IndexInfo, Result
-from lemmse.wire import FloatArray
 
 __all__ = ["Client"]
 
@@ -20,6 +20,10 @@ class Client(ABC):
 
     Several threads may use it at once. Every method raises the errors of `lemmse.client.errors`, and takes
     as `timeout` the seconds after which it gives up with DeadlineExceeded.
+
+    Images are floats in the intensities of the clean images, [0, 1], or encode them as uint8 in steps of
+    1/255 or as uint16 in steps of 1/65535. Results are float32 in the range of the image that was given: of a
+    uint8 image the mean is times 255 and the variance times 255². Sigma is always in intensities of [0, 1].
     """
 
     _closed = False
@@ -42,8 +46,10 @@ class Client(ABC):
         self,
         y: ArrayLike,
         *,
-        sigma: float,
+        sigma: Sigma,
+        mask: Mask = None,
         index: str | None = None,
+        estimator: str = "le-mmse",
         mode: str = "auto",
         k: int | None = None,
         nprobe: int | None = None,
@@ -54,12 +60,18 @@ class Client(ABC):
 
         Parameters
         ----------
-        y : float array, (H, W) or (H, W, C)
-            The measurement, in the intensities of the clean images, [0, 1].
-        sigma : float
-            Noise standard deviation, in intensity units, > 0.
+        y : array, (H, W) or (H, W, C), float, uint8 or uint16
+            The measurement.
+        sigma : float or array
+            Noise standard deviation, in intensities, > 0: one number, or a map (H, W) or (H, W, C).
+        mask : array, optional
+            What was observed, (H, W) or (H, W, C): 0 or False where y is not to be looked at and may be NaN.
+            It and maps of sigma need an index of physics and pre-inverse identity.
         index : str, optional
             Name of the index; not needed where there is only one.
+        estimator : str
+            "le-mmse" weights translated training patches; "e-mmse" translated training images and "mmse"
+            training images, which take a y of their size.
         mode : str
             "exact" sums all keys, "topk" the k nearest, "auto" chooses by cost.
         k, nprobe : int, optional
@@ -72,7 +84,7 @@ class Client(ABC):
         Returns
         -------
         Result
-            The image, float32, y's shape; the maps; what was done.
+            The image, float32, y's shape and range; the maps; what was done.
 
         Raises
         ------
@@ -80,15 +92,17 @@ class Client(ABC):
             There is no answer; the class says why.
         """
         self._require_open()
-        options = Options.checked(sigma=sigma, index=index, mode=mode, k=k, nprobe=nprobe, maps=maps)
-        return self._reconstruct(as_measurement(y), options, timeout)
+        options = Options.checked(index=index, estimator=estimator, mode=mode, k=k, nprobe=nprobe, maps=maps)
+        return self._reconstruct(Measurement.checked(y, sigma=sigma, mask=mask), options, timeout)
 
     def reconstruct_many(
         self,
         images: Iterable[ArrayLike],
         *,
-        sigma: float,
+        sigma: Sigma | Iterable[Sigma],
+        mask: Mask | Iterable[Mask] = None,
         index: str | None = None,
+        estimator: str = "le-mmse",
         mode: str = "auto",
         k: int | None = None,
         nprobe: int | None = None,
@@ -103,9 +117,12 @@ class Client(ABC):
 
         Parameters
         ----------
-        images : iterable of float arrays
+        images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
-        sigma, index, mode, k, nprobe, maps
+        sigma, mask
+            As in `reconstruct`. A number, None or an array with two or three axes is for all images. A list,
+            an array with one axis or any other iterable has one number or map for each image, in order.
+        index, estimator, mode, k, nprobe, maps
             As in `reconstruct`, for all images.
         timeout : float, optional
             Seconds for the whole batch.
@@ -115,24 +132,31 @@ class Client(ABC):
         Result or LemmseError
             One for each image.
 
+        Raises
+        ------
+        InvalidArgument
+            An option cannot be meant, or there are known to be more or fewer sigmas or masks than images.
+
         Examples
         --------
         >>> def save_all(client, images):
-        ...     for number, outcome in enumerate(client.reconstruct_many(images, sigma=0.1)):
+        ...     outcomes = client.reconstruct_many(images, sigma=[0.1, 0.1, 0.2])
+        ...     for number, outcome in enumerate(outcomes):
         ...         if isinstance(outcome, LemmseError):
         ...             print(f"image {number}: {outcome}")
         ...         else:
         ...             np.save(f"{number}.npy", outcome.image)
         """
         self._require_open()
-        options = Options.checked(sigma=sigma, index=index, mode=mode, k=k, nprobe=nprobe, maps=maps)
-        return self._reconstruct_many(map(_measured, images), options, timeout)
+        options = Options.checked(index=index, estimator=estimator, mode=mode, k=k, nprobe=nprobe, maps=maps)
+        return self._reconstruct_many(measurements(images, sigma, mask), options, timeout)
 
     def explain(
         self,
         y: ArrayLike,
         *,
-        sigma: float,
+        sigma: Sigma,
+        mask: Mask = None,
         pixel: tuple[int, int],
         top: int = 16,
         index: str | None = None,
@@ -142,7 +166,7 @@ class Client(ABC):
 
         Parameters
         ----------
-        y, sigma, index, timeout
+        y, sigma, mask, index, timeout
             As in `reconstruct`.
         pixel : (int, int)
             Row and column in y.
@@ -155,9 +179,9 @@ class Client(ABC):
             Heaviest first.
         """
         self._require_open()
-        array = as_measurement(y)
-        options = ExplainOptions.checked(array.shape, sigma=sigma, index=index, pixel=pixel, top=top)
-        return self._explain(array, options, timeout)
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
+        options = ExplainOptions.checked(measurement.y.shape, index=index, pixel=pixel, top=top)
+        return self._explain(measurement, options, timeout)
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
         """Describe the indexes that can be asked, in the order of their names."""
@@ -183,16 +207,16 @@ class Client(ABC):
     def _close(self) -> None: ...
 
     @abstractmethod
-    def _reconstruct(self, y: FloatArray, options: Options, timeout: float | None) -> Result: ...
+    def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result: ...
 
     @abstractmethod
     def _reconstruct_many(
-        self, images: Iterator[FloatArray | InvalidArgument], options: Options, timeout: float | None
+        self, images: Iterator[Measurement | InvalidArgument], options: Options, timeout: float | None
     ) -> Generator[Result | LemmseError, None, None]: ...
 
     @abstractmethod
     def _explain(
-        self, y: FloatArray, options: ExplainOptions, timeout: float | None
+        self, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
 
     @abstractmethod
@@ -200,11 +224,3 @@ class Client(ABC):
 
     @abstractmethod
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo: ...
-
-
-def _measured(y: ArrayLike) -> FloatArray | InvalidArgument:
-    """Return the image, or in its place what is wrong with it."""
-    try:
-        return as_measurement(y)
-    except InvalidArgument as error:
-        return error

@@ -5,35 +5,38 @@ from dataclasses import fields
 import numpy as np
 
 from lemmse.client.arguments import ExplainOptions, Options
+from lemmse.client.measurement import Measurement
 from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
 from lemmse.v1 import index_pb2
 from lemmse.v1 import reconstruction_pb2 as pb
-from lemmse.wire import MAPS, MODES, Incoming, MalformedMessage, mode_name
+from lemmse.wire import ESTIMATORS, MAPS, MODES, FloatArray, Incoming, MalformedMessage, attach, mode_name
 
 __all__ = ["as_contributor", "as_index_info", "as_result", "explain_request", "reconstruct_request"]
 
 
-def reconstruct_request(options: Options) -> pb.ReconstructRequest:
-    """Return the request for an image, yet without the image."""
-    return pb.ReconstructRequest(
+def reconstruct_request(measurement: Measurement, options: Options) -> pb.ReconstructRequest:
+    """Return the request for an image, yet without the arrays of the measurement."""
+    request = pb.ReconstructRequest(
         index=options.index or "",
-        sigma=options.sigma,
+        estimator=pb.Estimator.ValueType(ESTIMATORS[options.estimator]),
         mode=pb.Mode.ValueType(MODES[options.mode]),
         topk=pb.TopK(k=options.k, nprobe=options.nprobe),
         maps=[pb.Map.ValueType(MAPS[name]) for name in sorted(options.maps)],
     )
+    _set_sigma(request, measurement.sigma)
+    return request
 
 
-def explain_request(options: ExplainOptions) -> pb.ExplainRequest:
-    """Return the request for an explanation, yet without the image."""
+def explain_request(measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
+    """Return the request for an explanation."""
     row, column = options.pixel
-    return pb.ExplainRequest(
-        index=options.index or "", sigma=options.sigma, row=row, column=column, top=options.top
-    )
+    request = pb.ExplainRequest(index=options.index or "", row=row, column=column, top=options.top)
+    _set_sigma(request, measurement.sigma)
+    return attach(request, measurement.arrays)
 
 
 def as_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
-    """Return the result that a complete answer holds.
+    """Return the result that a complete answer holds, in intensities.
 
     Raises
     ------
@@ -73,3 +76,9 @@ def as_contributor(message: pb.Contributor) -> Contributor:
 def as_index_info(message: index_pb2.Index) -> IndexInfo:
     """Return the index that a message describes."""
     return IndexInfo(**{field.name: getattr(message, field.name) for field in fields(IndexInfo)})
+
+
+def _set_sigma(request: pb.ReconstructRequest | pb.ExplainRequest, sigma: float | FloatArray) -> None:
+    """Set sigma where it is one number; a map travels as an array."""
+    if isinstance(sigma, float):
+        request.sigma = sigma

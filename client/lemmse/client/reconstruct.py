@@ -17,22 +17,46 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lemmse.client.connecting import SCHEME, connect
-from lemmse.client.errors import LemmseError
+from lemmse.client.errors import InvalidArgument, LemmseError
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
-from lemmse.client.files import as_intensities, as_stored, read, write
+from lemmse.client.files import as_stored, read, read_array, write
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
 from lemmse.client.results import Result
-from lemmse.wire import MAPS, MODES
+from lemmse.wire import ESTIMATORS, MAPS, MODES
 
 __all__ = ["reconstruct"]
 
 
-def _as_sigma(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    """Return a positive number; FloatRange admits NaN."""
-    if not 0 < value < math.inf:
-        raise click.BadParameter(f"expected a number > 0, got {value:g}", ctx, param)
-    return value
+def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float | NDArray[np.float32]:
+    """Return a positive number, or the map in a file."""
+    try:
+        number = float(value)
+    except ValueError:
+        return _read_sigma_map(ctx, param, Path(value))
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f"expected a number > 0, got {number:g}", ctx, param)
+    return number
+
+
+def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[np.float32]:
+    try:
+        stored = read(path)
+        if stored.dtype.kind != "f":
+            raise InvalidArgument(f"expected floats, in intensities of [0, 1], got {stored.dtype}")
+    except LemmseError as error:
+        raise click.BadParameter(
+            f"expected a number > 0 or a map of them; {path}: {error}", ctx, param
+        ) from error
+    return stored
+
+
+def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
+    """Return the mask in a file."""
+    try:
+        return None if value is None else read_array(value)
+    except LemmseError as error:
+        raise click.BadParameter(f"{value}: {error}", ctx, param) from error
 
 
 def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str]:
@@ -57,10 +81,24 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option("--index-name", metavar="NAME", help="Which of a server's indexes.")
 @click.option(
     "--sigma",
+    metavar="S",
     required=True,
-    type=float,
     callback=_as_sigma,
-    help="Noise standard deviation; white is 1.",
+    help="Noise standard deviation, where white is 1: a number, or a TIFF or npy file of one for each pixel.",
+)
+@click.option(
+    "--mask",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    callback=_as_mask,
+    help="What was observed, for all inputs: PNG, TIFF or npy, 0 where a pixel is not to be looked at.",
+)
+@click.option(
+    "--estimator",
+    type=click.Choice(list(ESTIMATORS)),
+    default="le-mmse",
+    show_default=True,
+    help="Weights on patches (le-mmse), translated images (e-mmse) or images (mmse).",
 )
 @click.option("--mode", type=click.Choice(list(MODES)), default="auto", show_default=True)
 @click.option("--k", type=click.IntRange(min=1), help="Neighbours to sum in mode topk.")
@@ -81,7 +119,9 @@ def reconstruct(
 ) -> None:
     """Reconstruct image files (PNG, TIFF, npy) and folders of them.
 
-    Each output has the format and bit depth of its input. A file that fails does not stop the others: the
+    Each output has the format and bit depth of its input, and maps are in its range: of 8-bit images the
+    variance is in steps of 1/255 squared. Maps of sigma and masks need an index of physics and pre-inverse
+    identity. A file that fails does not stop the others: the
     exit status is 1 where some failed, and 2 where there was nothing but bad input.
     """
     if (server is None) == (index is None):
@@ -117,7 +157,7 @@ def _outcomes(
     unreadable: deque[tuple[Job, LemmseError]] = deque()
     sent: deque[tuple[Job, np.dtype[Any]]] = deque()
 
-    def images() -> Iterator[NDArray[np.float32]]:
+    def images() -> Iterator[NDArray[Any]]:
         for job in jobs:
             try:
                 stored = read(job.source)
@@ -125,7 +165,7 @@ def _outcomes(
                 unreadable.append((job, error))
             else:
                 sent.append((job, stored.dtype))
-                yield as_intensities(stored)
+                yield stored
 
     with closing(client.reconstruct_many(images(), maps=maps, **options)) as outcomes:
         for outcome in outcomes:

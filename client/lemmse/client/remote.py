@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import grpc
 import numpy as np
+from numpy.typing import NDArray
 
 from lemmse.client.arguments import ExplainOptions, Options
 from lemmse.client.errors import InvalidArgument, LemmseError
 from lemmse.client.interface import Client
+from lemmse.client.measurement import Measurement
 from lemmse.client.messages import (
     as_contributor,
     as_index_info,
@@ -23,7 +25,7 @@ from lemmse.client.stream import reconstruct_stream
 from lemmse.v1 import index_pb2 as index_pb
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
-from lemmse.wire import INLINE_BYTES, MESSAGE_BYTES, FloatArray, Incoming, answer_bytes, attach
+from lemmse.wire import INLINE_BYTES, MESSAGE_BYTES, Incoming, answer_bytes, attach
 
 __all__ = ["RemoteClient"]
 
@@ -77,29 +79,33 @@ class RemoteClient(Client):
     def _close(self) -> None:
         self._channel.close()
 
-    def _reconstruct(self, y: FloatArray, options: Options, timeout: float | None) -> Result:
-        if max(y.nbytes, answer_bytes(y.shape, options.maps)) <= INLINE_BYTES:
-            request = attach(reconstruct_request(options), {"y": y})
+    def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result:
+        if max(measurement.nbytes, answer_bytes(measurement.y.shape, options.maps)) <= INLINE_BYTES:
+            request = attach(reconstruct_request(measurement, options), measurement.arrays)
             with rpc_errors(self._address):
-                return as_result(Incoming(self._reconstruction.Reconstruct(request, timeout=timeout)))
-        (outcome,) = self._reconstruct_many(iter([y]), options, timeout)
+                response = self._reconstruction.Reconstruct(request, timeout=timeout)
+                return as_result(Incoming(response)).in_range(measurement.white)
+        (outcome,) = self._reconstruct_many(iter([measurement]), options, timeout)
         if isinstance(outcome, LemmseError):
             raise outcome
         return outcome
 
     def _reconstruct_many(
-        self, images: Iterator[FloatArray | InvalidArgument], options: Options, timeout: float | None
+        self, images: Iterator[Measurement | InvalidArgument], options: Options, timeout: float | None
     ) -> Generator[Result | LemmseError, None, None]:
         with rpc_errors(self._address):
             yield from reconstruct_stream(self._reconstruction, images, options, timeout)
 
-    def _explain(self, y: FloatArray, options: ExplainOptions, timeout: float | None) -> list[Contributor]:
-        if y.nbytes > INLINE_BYTES:
-            y, options = _crop(y, options, self._get_index(options.index or "", timeout))
-        request = attach(explain_request(options), {"y": y})
+    def _explain(
+        self, measurement: Measurement, options: ExplainOptions, timeout: float | None
+    ) -> list[Contributor]:
+        if measurement.nbytes > INLINE_BYTES:
+            index = self._get_index(options.index or "", timeout)
+            measurement, options = _crop(measurement, options, index)
+        request = explain_request(measurement, options)
         with rpc_errors(self._address):
             response = self._reconstruction.Explain(request, timeout=timeout)
-        return [as_contributor(contributor) for contributor in response.contributors]
+        return [as_contributor(message).in_range(measurement.white) for message in response.contributors]
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         with rpc_errors(self._address):
@@ -112,12 +118,24 @@ class RemoteClient(Client):
         return as_index_info(response.index)
 
 
-def _crop(y: FloatArray, options: ExplainOptions, index: IndexInfo) -> tuple[FloatArray, ExplainOptions]:
-    """Cut from an image what the patch at the pixel covers; the cut-out wraps around as the image does."""
-    if index.boundary != "circular":
-        raise InvalidArgument.of("y", f"expected at most {INLINE_BYTES} bytes, got {y.nbytes}; crop it")
+def _crop(
+    measurement: Measurement, options: ExplainOptions, index: IndexInfo
+) -> tuple[Measurement, ExplainOptions]:
+    """Cut out what the patch at the pixel covers; the cut-out continues outside as the image does."""
+    if index.pre_inverse != "identity":
+        raise InvalidArgument.of(
+            "y",
+            f"expected at most {INLINE_BYTES} bytes, since pre-inverse {index.pre_inverse} needs all of it, "
+            f"got {measurement.nbytes}; explain it where the index is",
+        )
     reach = index.patch_size // 2
-    around = np.arange(-reach, reach + 1)
-    row, column = options.pixel
-    rows, columns = (row + around) % y.shape[0], (column + around) % y.shape[1]
-    return y[np.ix_(rows, columns)], replace(options, pixel=(reach, reach))
+    spans: list[NDArray[np.int64]] = []
+    pixel: list[int] = []
+    for centre, length in zip(options.pixel, measurement.y.shape, strict=False):
+        span = np.arange(centre - reach, centre + reach + 1)
+        if index.boundary != "circular":
+            # Mirrored pixels are no farther from the edge than the patch reaches: the cut-out has them.
+            span = span[(span >= 0) & (span < length)]
+        spans.append(span % length)
+        pixel.append(centre - int(span[0]))
+    return measurement.crop(*spans), replace(options, pixel=(pixel[0], pixel[1]))

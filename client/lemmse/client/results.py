@@ -1,6 +1,6 @@
 """What a client returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +28,25 @@ class Diagnostics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A reconstructed image; a map that was not asked for is None."""
+    """A reconstructed image, in the range of y; a map that was not asked for is None."""
 
     image: NDArray[np.float32]
-    """The posterior mean, intensities, shape of y."""
+    """The posterior mean, shape of y."""
     variance: NDArray[np.float32] | None
-    """Posterior variance of each pixel and channel, squared intensities, shape of y."""
+    """Posterior variance of each pixel and channel, in the squared unit of y, shape of y."""
     ess: NDArray[np.float32] | None
     """Effective sample size of the posterior weights, (H, W)."""
     log_density: NDArray[np.float32] | None
-    """Log density of the noisy patch under the training distribution, (H, W)."""
+    """Log density of the noisy patch, in intensities, under the training distribution, (H, W)."""
     diagnostics: Diagnostics
     """What was done for it."""
+
+    def in_range(self, white: float) -> "Result":
+        """Return a result in intensities as one in the range where `white` is intensity 1."""
+        if white == 1:
+            return self
+        variance = None if self.variance is None else self.variance * np.float32(white**2)
+        return replace(self, image=self.image * np.float32(white), variance=variance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,11 @@ class Contributor:
     weight: float
     """Share of the posterior weight, in [0, 1]."""
     value: tuple[float, ...]
-    """The clean centre pixel, length C."""
+    """The clean centre pixel, in the range of y, length C."""
+
+    def in_range(self, white: float) -> "Contributor":
+        """Return a contributor in intensities as one in the range where `white` is intensity 1."""
+        return replace(self, value=tuple(value * white for value in self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +82,9 @@ class IndexInfo:
     digest: str
     """SHA-256 of the training images, in hexadecimal."""
     physics: str
-    """The forward operator that it was built for."""
+    """The forward operator that it was built for: what makes y from a clean image, before the noise."""
     pre_inverse: str
-    """The pre-inverse that it was built for."""
+    """The pre-inverse that it was built for, which is applied where the index is: y is sent as measured."""
     patch_size: int
     """Side of the patches, in pixels."""
     boundary: str
@@ -86,3 +97,7 @@ class IndexInfo:
     """Translated training patches."""
     cells: int
     """Cells that the keys are searched by."""
+    image_height: int
+    """Height of its images, in pixels; 0 where sizes differ among them."""
+    image_width: int
+    """Width of its images, in pixels; 0 where sizes differ among them."""

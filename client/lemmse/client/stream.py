@@ -3,32 +3,40 @@
 from collections import deque
 from collections.abc import Generator, Iterator
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from google.rpc.status_pb2 import Status
 
 from lemmse.client.arguments import Options
 from lemmse.client.errors import InvalidArgument, LemmseError
+from lemmse.client.measurement import Measurement
 from lemmse.client.messages import as_result, reconstruct_request
 from lemmse.client.results import Result
 from lemmse.client.status import from_status
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from lemmse.v1.tensor_pb2 import TensorChunk
-from lemmse.wire import FloatArray, Incoming, MalformedMessage, split
+from lemmse.wire import Incoming, MalformedMessage, split
 
 __all__ = ["reconstruct_stream"]
 
 # One being computed, one on its way there, one on its way back.
 _IN_FLIGHT = 3
 
-_Item: TypeAlias = tuple[int, FloatArray]
+
+class _Item(NamedTuple):
+    """An image on its way."""
+
+    number: int
+    measurement: Measurement
+
+
 _Outbound: TypeAlias = "SimpleQueue[_Item | None]"
 
 
 def reconstruct_stream(
     stub: ReconstructionServiceStub,
-    images: Iterator[FloatArray | InvalidArgument],
+    images: Iterator[Measurement | InvalidArgument],
     options: Options,
     timeout: float | None,
 ) -> Generator[Result | LemmseError, None, None]:
@@ -41,7 +49,7 @@ def reconstruct_stream(
     ----------
     stub : ReconstructionServiceStub
         The server.
-    images : iterator of ndarray or InvalidArgument
+    images : iterator of Measurement or InvalidArgument
         Images; an error in place of one keeps its place in the order.
     options : Options
         What is asked for.
@@ -56,15 +64,16 @@ def reconstruct_stream(
         The server's answers do not keep the contract.
     """
     outbound: _Outbound = SimpleQueue()
-    waiting: deque[int | InvalidArgument] = deque()
+    waiting: deque[_Item | InvalidArgument] = deque()
     call = stub.ReconstructStream(_requests(outbound, options), timeout=timeout)
     try:
-        for number, y in enumerate(images):
-            if isinstance(y, InvalidArgument):
-                waiting.append(y)
+        for number, measurement in enumerate(images):
+            if isinstance(measurement, InvalidArgument):
+                waiting.append(measurement)
             else:
-                outbound.put((number, y))
-                waiting.append(number)
+                item = _Item(number, measurement)
+                outbound.put(item)
+                waiting.append(item)
             if len(waiting) == _IN_FLIGHT:
                 yield _outcome(call, waiting.popleft())
         outbound.put(None)
@@ -80,27 +89,26 @@ def reconstruct_stream(
 def _requests(outbound: _Outbound, options: Options) -> Iterator[pb.ReconstructStreamRequest]:
     """Yield the parts of the items that come through the queue, until None comes."""
     while (item := outbound.get()) is not None:
-        number, y = item
-        for part in split(reconstruct_request(options), {"y": y}):
+        for part in split(reconstruct_request(item.measurement, options), item.measurement.arrays):
             if isinstance(part, TensorChunk):
-                yield pb.ReconstructStreamRequest(item=number, chunk=part)
+                yield pb.ReconstructStreamRequest(item=item.number, chunk=part)
             else:
-                yield pb.ReconstructStreamRequest(item=number, request=part)
+                yield pb.ReconstructStreamRequest(item=item.number, request=part)
 
 
 def _outcome(
-    answers: Iterator[pb.ReconstructStreamResponse], expected: int | InvalidArgument
+    answers: Iterator[pb.ReconstructStreamResponse], expected: _Item | InvalidArgument
 ) -> Result | LemmseError:
     """Return the outcome of an item: the error it already has, or the next answer of the stream."""
     if isinstance(expected, InvalidArgument):
         return expected
-    part = _next_part(answers, expected)
+    part = _next_part(answers, expected.number)
     if part.HasField("error"):
         return from_status(Status.FromString(part.error))
     incoming = Incoming(part.response)
     while not incoming.complete:
-        incoming.add(_next_part(answers, expected).chunk)
-    return as_result(incoming)
+        incoming.add(_next_part(answers, expected.number).chunk)
+    return as_result(incoming).in_range(expected.measurement.white)
 
 
 def _next_part(

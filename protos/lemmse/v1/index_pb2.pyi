@@ -35,6 +35,8 @@ class Index(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     CELLS_FIELD_NUMBER: _builtins.int
+    IMAGE_HEIGHT_FIELD_NUMBER: _builtins.int
+    IMAGE_WIDTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the server."""
     version: _builtins.str
@@ -42,7 +44,10 @@ class Index(_message.Message):
     digest: _builtins.str
     """SHA-256 of the training images, in hexadecimal."""
     physics: _builtins.str
-    """The inverse problem that the index was built for, as given to the builder."""
+    """The inverse problem that the index was built for, as given to the builder:
+    the forward operator that made y, and what the server applies to y before
+    it searches.
+    """
     pre_inverse: _builtins.str
     patch_size: _builtins.int
     """Side of the patches, in pixels."""
@@ -55,6 +60,11 @@ class Index(_message.Message):
     keys: _builtins.int
     cells: _builtins.int
     """Cells that the keys are searched by."""
+    image_height: _builtins.int
+    """Height and width of the training images, in pixels; 0 where they differ
+    among them.
+    """
+    image_width: _builtins.int
     def __init__(
         self,
         *,
@@ -69,10 +79,12 @@ class Index(_message.Message):
         images: _builtins.int = ...,
         keys: _builtins.int = ...,
         cells: _builtins.int = ...,
+        image_height: _builtins.int = ...,
+        image_width: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "images", b"images", "keys", b"keys", "name", b"name", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "image_height", b"image_height", "image_width", b"image_width", "images", b"images", "keys", b"keys", "name", b"name", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

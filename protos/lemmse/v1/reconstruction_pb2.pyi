@@ -20,6 +20,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Estimator:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EstimatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Estimator.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ESTIMATOR_UNSPECIFIED: _Estimator.ValueType  # 0
+    """The same as ESTIMATOR_LE_MMSE."""
+    ESTIMATOR_LE_MMSE: _Estimator.ValueType  # 1
+    """Equivariant and local: weights on translated training patches."""
+    ESTIMATOR_E_MMSE: _Estimator.ValueType  # 2
+    """Equivariant: weights on translated training images. Needs a y of their
+    size.
+    """
+    ESTIMATOR_MMSE: _Estimator.ValueType  # 3
+    """None: weights on training images. Needs a y of their size."""
+
+class Estimator(_Estimator, metaclass=_EstimatorEnumTypeWrapper):
+    """The constraint under which the mean square error is least."""
+
+ESTIMATOR_UNSPECIFIED: Estimator.ValueType  # 0
+"""The same as ESTIMATOR_LE_MMSE."""
+ESTIMATOR_LE_MMSE: Estimator.ValueType  # 1
+"""Equivariant and local: weights on translated training patches."""
+ESTIMATOR_E_MMSE: Estimator.ValueType  # 2
+"""Equivariant: weights on translated training images. Needs a y of their
+size.
+"""
+ESTIMATOR_MMSE: Estimator.ValueType  # 3
+"""None: weights on training images. Needs a y of their size."""
+Global___Estimator: _TypeAlias = Estimator  # noqa: Y015
+
 class _Mode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -116,18 +148,28 @@ class ReconstructRequest(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     Y_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_MAP_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     TOPK_FIELD_NUMBER: _builtins.int
     MAPS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    ESTIMATOR_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one."""
     sigma: _builtins.float
-    """Standard deviation of the noise in y, in the units of y, > 0."""
+    """The same everywhere."""
     mode: Global___Mode.ValueType
+    estimator: Global___Estimator.ValueType
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, (H, W) or (H, W, C), float, intensities of the clean
         image in [0, 1].
+        """
+
+    @_builtins.property
+    def sigma_map(self) -> _tensor_pb2.Tensor:
+        """For each pixel, (H, W), or for each pixel and channel, (H, W, C); float.
+        Only on an index of physics and pre-inverse identity.
         """
 
     @_builtins.property
@@ -136,21 +178,38 @@ class ReconstructRequest(_message.Message):
     def maps(self) -> _containers.RepeatedScalarFieldContainer[Global___Map.ValueType]:
         """Results wanted beside the image."""
 
+    @_builtins.property
+    def mask(self) -> _tensor_pb2.Tensor:
+        """What was observed, (H, W) or (H, W, C), uint8: where it is 0, y is not
+        looked at and may be NaN. Everything if not given. Only on an index of
+        physics and pre-inverse identity.
+        """
+
     def __init__(
         self,
         *,
         index: _builtins.str = ...,
         y: _tensor_pb2.Tensor | None = ...,
         sigma: _builtins.float = ...,
+        sigma_map: _tensor_pb2.Tensor | None = ...,
         mode: Global___Mode.ValueType = ...,
         topk: Global___TopK | None = ...,
         maps: _abc.Iterable[Global___Map.ValueType] | None = ...,
+        mask: _tensor_pb2.Tensor | None = ...,
+        estimator: Global___Estimator.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["topk", b"topk", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "maps", b"maps", "mode", b"mode", "sigma", b"sigma", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "estimator", b"estimator", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
+    _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_noise) -> _WhichOneofReturnType_noise | None: ...
 
 Global___ReconstructRequest: _TypeAlias = ReconstructRequest  # noqa: Y015
 
@@ -336,9 +395,11 @@ class ExplainRequest(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     Y_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_MAP_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     COLUMN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     sigma: _builtins.float
     row: _builtins.int
@@ -349,8 +410,14 @@ class ExplainRequest(_message.Message):
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, as in ReconstructRequest. It may be cropped to what the
-        patch at the pixel covers.
+        patch at the pixel covers, if the pre-inverse is identity.
         """
+
+    @_builtins.property
+    def sigma_map(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def mask(self) -> _tensor_pb2.Tensor:
+        """As in ReconstructRequest; of the shape of y, cropped like it."""
 
     def __init__(
         self,
@@ -358,15 +425,24 @@ class ExplainRequest(_message.Message):
         index: _builtins.str = ...,
         y: _tensor_pb2.Tensor | None = ...,
         sigma: _builtins.float = ...,
+        sigma_map: _tensor_pb2.Tensor | None = ...,
         row: _builtins.int = ...,
         column: _builtins.int = ...,
         top: _builtins.int = ...,
+        mask: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "index", b"index", "row", b"row", "sigma", b"sigma", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "column", b"column", "index", b"index", "mask", b"mask", "noise", b"noise", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
+    _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_noise) -> _WhichOneofReturnType_noise | None: ...
 
 Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ReconstructionServiceStub(object):
-    """Reconstructs images with the LE-MMSE estimator of an index.
+    """Reconstructs images from the training images of an index.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class ReconstructionServiceStub(object):
 
 
 class ReconstructionServiceServicer(object):
-    """Reconstructs images with the LE-MMSE estimator of an index.
+    """Reconstructs images from the training images of an index.
     """
 
     def Reconstruct(self, request, context):
@@ -108,7 +108,7 @@ def add_ReconstructionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReconstructionService(object):
-    """Reconstructs images with the LE-MMSE estimator of an index.
+    """Reconstructs images from the training images of an index.
     """
 
     @staticmethod

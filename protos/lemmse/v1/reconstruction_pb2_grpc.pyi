@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReconstructionServiceStub:
-    """Reconstructs images with the LE-MMSE estimator of an index."""
+    """Reconstructs images from the training images of an index."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -48,7 +48,7 @@ class ReconstructionServiceStub:
 
 @_typing.type_check_only
 class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
-    """Reconstructs images with the LE-MMSE estimator of an index."""
+    """Reconstructs images from the training images of an index."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Reconstruct: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.ReconstructRequest, _reconstruction_pb2.ReconstructResponse]  # type: ignore[assignment]
@@ -65,7 +65,7 @@ class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
     """Names the training patches that weigh most in one pixel."""
 
 class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reconstructs images with the LE-MMSE estimator of an index."""
+    """Reconstructs images from the training images of an index."""
 
     @_abc_1.abstractmethod
     def Reconstruct(

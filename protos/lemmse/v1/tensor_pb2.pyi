@@ -30,6 +30,8 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     """IEEE 754 binary32, little-endian."""
     DATA_TYPE_FLOAT64: _DataType.ValueType  # 2
     """IEEE 754 binary64, little-endian."""
+    DATA_TYPE_UINT8: _DataType.ValueType  # 3
+    """Unsigned, 8 bits."""
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """The element type of a tensor."""
@@ -39,6 +41,8 @@ DATA_TYPE_FLOAT32: DataType.ValueType  # 1
 """IEEE 754 binary32, little-endian."""
 DATA_TYPE_FLOAT64: DataType.ValueType  # 2
 """IEEE 754 binary64, little-endian."""
+DATA_TYPE_UINT8: DataType.ValueType  # 3
+"""Unsigned, 8 bits."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 @_typing.final

@@ -13,12 +13,13 @@ from lemmse.wire.limits import (
     TENSOR_BYTES,
     answer_bytes,
 )
-from lemmse.wire.names import MAPS, MODES, mode_name
+from lemmse.wire.names import ESTIMATORS, MAPS, MODES, estimator_name, mode_name
 from lemmse.wire.parts import Incoming, attach, split
-from lemmse.wire.tensors import FloatArray, MalformedMessage
+from lemmse.wire.tensors import FloatArray, MalformedMessage, WireArray
 
 __all__ = [
     "CHUNK_BYTES",
+    "ESTIMATORS",
     "INLINE_BYTES",
     "MAPS",
     "MAX_CONTRIBUTORS",
@@ -28,8 +29,10 @@ __all__ = [
     "FloatArray",
     "Incoming",
     "MalformedMessage",
+    "WireArray",
     "answer_bytes",
     "attach",
+    "estimator_name",
     "mode_name",
     "split",
 ]

@@ -1,10 +1,10 @@
-"""The names of modes and maps and their numbers on the wire, read from the contract itself."""
+"""The names of estimators, modes and maps and their numbers on the wire, read from the contract itself."""
 
 from google.protobuf.descriptor import EnumDescriptor
 
 from lemmse.v1 import reconstruction_pb2 as pb
 
-__all__ = ["MAPS", "MODES", "mode_name"]
+__all__ = ["ESTIMATORS", "MAPS", "MODES", "estimator_name", "mode_name"]
 
 
 def _numbers(enum: EnumDescriptor, prefix: str) -> dict[str, int]:
@@ -12,11 +12,37 @@ def _numbers(enum: EnumDescriptor, prefix: str) -> dict[str, int]:
     return {value.name.removeprefix(prefix).lower(): value.number for value in enum.values if value.number}
 
 
+ESTIMATORS = {
+    name.replace("_", "-"): number for name, number in _numbers(pb.Estimator.DESCRIPTOR, "ESTIMATOR_").items()
+}
+"""Number of each estimator: le-mmse, e-mmse, mmse."""
+
 MODES = _numbers(pb.Mode.DESCRIPTOR, "MODE_")
 """Number of each mode: auto, exact, topk."""
 
 MAPS = _numbers(pb.Map.DESCRIPTOR, "MAP_")
 """Number of each map: variance, ess, log_density; each is also the name of its field in the answer."""
+
+_ESTIMATOR_NAMES = {number: name for name, number in ESTIMATORS.items()} | {
+    pb.ESTIMATOR_UNSPECIFIED: "le-mmse"
+}
+_MODE_NAMES = {number: name for name, number in MODES.items()} | {pb.MODE_UNSPECIFIED: "auto"}
+
+
+def estimator_name(number: int) -> str:
+    """Return the name of an estimator; one that was not given is le-mmse.
+
+    Raises
+    ------
+    ValueError
+        The number is none of the contract's.
+
+    Examples
+    --------
+    >>> estimator_name(pb.ESTIMATOR_UNSPECIFIED), estimator_name(pb.ESTIMATOR_E_MMSE)
+    ('le-mmse', 'e-mmse')
+    """
+    return _named(_ESTIMATOR_NAMES, number)
 
 
 def mode_name(number: int) -> str:
@@ -32,6 +58,10 @@ def mode_name(number: int) -> str:
     >>> mode_name(pb.MODE_UNSPECIFIED), mode_name(pb.MODE_EXACT)
     ('auto', 'exact')
     """
-    if number == pb.MODE_UNSPECIFIED:
-        return "auto"
-    return pb.Mode.Name(pb.Mode.ValueType(number)).removeprefix("MODE_").lower()
+    return _named(_MODE_NAMES, number)
+
+
+def _named(names: dict[int, str], number: int) -> str:
+    if number not in names:
+        raise ValueError(f"expected one of {', '.join(map(str, sorted(names)))}, got {number}")
+    return names[number]

@@ -9,21 +9,21 @@ from google.protobuf.message import Message
 
 from lemmse.v1 import tensor_pb2 as pb
 from lemmse.wire.limits import CHUNK_BYTES, INLINE_BYTES
-from lemmse.wire.tensors import FloatArray, MalformedMessage, header, layout
+from lemmse.wire.tensors import MalformedMessage, WireArray, header, layout
 
 __all__ = ["Incoming", "attach", "split"]
 
 M = TypeVar("M", bound=Message)
 
 
-def attach(message: M, arrays: Mapping[str, FloatArray]) -> M:
+def attach(message: M, arrays: Mapping[str, WireArray]) -> M:
     """Fill the tensor fields of a message and return it.
 
     Parameters
     ----------
     message : Message
         What the tensors belong to.
-    arrays : mapping of str to ndarray, float32 or float64
+    arrays : mapping of str to ndarray, float32, float64 or uint8
         The arrays by the name of their tensor field.
     """
     for field, array in arrays.items():
@@ -33,14 +33,14 @@ def attach(message: M, arrays: Mapping[str, FloatArray]) -> M:
     return message
 
 
-def split(message: M, arrays: Mapping[str, FloatArray]) -> Iterator[M | pb.TensorChunk]:
+def split(message: M, arrays: Mapping[str, WireArray]) -> Iterator[M | pb.TensorChunk]:
     """Yield a message with its arrays: whole where it is small, otherwise announced and followed by chunks.
 
     Parameters
     ----------
     message : Message
         Its tensor fields are filled in; the first part is this object.
-    arrays : mapping of str to ndarray, float32 or float64
+    arrays : mapping of str to ndarray, float32, float64 or uint8
         The arrays by the name of their tensor field.
     """
     if sum(array.nbytes for array in arrays.values()) <= INLINE_BYTES:
@@ -55,7 +55,7 @@ def split(message: M, arrays: Mapping[str, FloatArray]) -> Iterator[M | pb.Tenso
             yield pb.TensorChunk(field=field, data=bytes(elements[start : start + CHUNK_BYTES]))
 
 
-def _elements(array: FloatArray) -> memoryview:
+def _elements(array: WireArray) -> memoryview:
     """Return the elements as bytes, little-endian and row-major."""
     little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return little_endian.reshape(-1).view(np.uint8).data
@@ -127,7 +127,7 @@ class Incoming(Generic[M]):
             )
         self._append(chunk.field, chunk.data)
 
-    def arrays(self) -> dict[str, FloatArray]:
+    def arrays(self) -> dict[str, WireArray]:
         """Return the tensors as arrays by field name.
 
         Raises

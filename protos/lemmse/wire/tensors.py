@@ -9,16 +9,21 @@ from numpy.typing import NDArray
 from lemmse.v1 import tensor_pb2 as pb
 from lemmse.wire.limits import TENSOR_BYTES
 
-__all__ = ["FloatArray", "MalformedMessage", "header", "layout"]
+__all__ = ["FloatArray", "MalformedMessage", "WireArray", "header", "layout"]
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
-"""What travels: an array of floats."""
+"""An image, or a map of one number for each pixel."""
+
+WireArray = FloatArray | NDArray[np.uint8]
+"""What travels; a mask is of uint8."""
 
 _DTYPES: dict[pb.DataType.ValueType, np.dtype[Any]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
     pb.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+    pb.DATA_TYPE_UINT8: np.dtype(np.uint8),
 }
 _NUMBERS = {dtype: number for number, dtype in _DTYPES.items()}
+_KNOWN = ", ".join(f"{dtype.name} ({number})" for number, dtype in _DTYPES.items())
 _MAX_RANK = 8
 
 
@@ -44,12 +49,12 @@ class MalformedMessage(ValueError):
         self.expected = expected
 
 
-def header(array: FloatArray) -> pb.Tensor:
+def header(array: WireArray) -> pb.Tensor:
     """Return the tensor that announces an array, without its elements.
 
     Parameters
     ----------
-    array : ndarray, float32 or float64
+    array : ndarray, float32, float64 or uint8
         Any shape.
     """
     return pb.Tensor(dtype=_NUMBERS[array.dtype.newbyteorder("<")], shape=array.shape)
@@ -72,7 +77,7 @@ def layout(tensor: pb.Tensor, field: str) -> tuple[np.dtype[Any], tuple[int, ...
     """
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise MalformedMessage(f"{field}.dtype", f"expected float32 (1) or float64 (2), got {tensor.dtype}")
+        raise MalformedMessage(f"{field}.dtype", f"expected one of {_KNOWN}, got {tensor.dtype}")
     rank = len(tensor.shape)
     if not 1 <= rank <= _MAX_RANK:
         raise MalformedMessage(f"{field}.shape", f"expected 1 to {_MAX_RANK} axes, got {rank}")

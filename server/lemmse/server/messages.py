@@ -2,14 +2,28 @@
 
 from typing import TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemmse import estimator
 from lemmse.estimator import Explanation, Reconstruction
 from lemmse.index import Index
 from lemmse.v1 import index_pb2, reconstruction_pb2
-from lemmse.wire import MAPS, MODES, FloatArray, Incoming, MalformedMessage, mode_name
+from lemmse.wire import (
+    ESTIMATORS,
+    MAPS,
+    MODES,
+    FloatArray,
+    Incoming,
+    MalformedMessage,
+    WireArray,
+    estimator_name,
+    mode_name,
+)
 
 __all__ = [
     "Arguments",
+    "Measurement",
     "explain_response",
     "index_message",
     "measurement",
@@ -31,10 +45,22 @@ _SHARED_FIELDS = (
 )
 
 
-class Arguments(TypedDict):
-    """Keyword arguments of `Reconstructor.reconstruct`."""
+_KINDS = {"y": "f", "sigma_map": "f", "mask": "u"}
+"""What the elements of a request's tensors are: floats, or unsigned integers."""
 
-    sigma: float
+
+class Measurement(TypedDict):
+    """Arguments that say what was measured; both methods of `Reconstructor` take them."""
+
+    y: WireArray
+    sigma: float | WireArray
+    mask: NDArray[np.bool_] | None
+
+
+class Arguments(TypedDict):
+    """The other keyword arguments of `Reconstructor.reconstruct`."""
+
+    estimator: str
     mode: str
     k: int | None
     nprobe: int | None
@@ -43,28 +69,43 @@ class Arguments(TypedDict):
 
 def measurement(
     incoming: Incoming[reconstruction_pb2.ReconstructRequest] | Incoming[reconstruction_pb2.ExplainRequest],
-) -> FloatArray:
-    """Return the measurement y of a request.
+) -> Measurement:
+    """Return what was measured according to a request.
 
     Raises
     ------
     MalformedMessage
-        It is missing or incomplete.
+        A tensor is missing, incomplete or of other elements than the contract's, or there is no sigma.
     """
-    arrays = incoming.arrays()
+    request, arrays = incoming.message, incoming.arrays()
     if "y" not in arrays:
         raise MalformedMessage("y", "expected a tensor, got none")
-    return arrays["y"]
+    if request.WhichOneof("noise") is None:
+        raise MalformedMessage("sigma", "expected sigma or sigma_map, got neither")
+    for field, array in arrays.items():
+        if array.dtype.kind != _KINDS[field]:
+            expected = "uint8" if field == "mask" else "float32 or float64"
+            raise MalformedMessage(f"{field}.dtype", f"expected {expected}, got {array.dtype}")
+    return Measurement(
+        y=arrays["y"],
+        sigma=arrays.get("sigma_map", request.sigma),
+        mask=arrays["mask"] != 0 if "mask" in arrays else None,
+    )
 
 
 def reconstruct_arguments(request: reconstruction_pb2.ReconstructRequest) -> Arguments:
-    """Return what a request asks for, besides y.
+    """Return what a request asks for, besides what was measured.
 
     Raises
     ------
     MalformedMessage
-        A mode or map is none of the contract's.
+        An estimator, mode or map is none of the contract's.
     """
+    try:
+        estimator = estimator_name(request.estimator)
+    except ValueError as error:
+        known = ", ".join(ESTIMATORS)
+        raise MalformedMessage("estimator", f"expected one of {known}, got {request.estimator}") from error
     try:
         mode = mode_name(request.mode)
     except ValueError as error:
@@ -74,7 +115,7 @@ def reconstruct_arguments(request: reconstruction_pb2.ReconstructRequest) -> Arg
         raise MalformedMessage("maps", f"expected {', '.join(MAPS)}, got {min(unknown)}")
     topk = request.topk
     return Arguments(
-        sigma=request.sigma,
+        estimator=estimator,
         mode=mode,
         k=topk.k if topk.HasField("k") else None,
         nprobe=topk.nprobe if topk.HasField("nprobe") else None,
@@ -110,7 +151,10 @@ def explain_response(explanation: Explanation) -> reconstruction_pb2.ExplainResp
 def index_message(index: Index) -> index_pb2.Index:
     """Return the description of an index."""
     shared = {name: getattr(index.manifest, name) for name in _SHARED_FIELDS}
-    return index_pb2.Index(name=index.name, version=index.version, **shared)
+    height, width = index.image_size
+    return index_pb2.Index(
+        name=index.name, version=index.version, image_height=height, image_width=width, **shared
+    )
 
 
 def _diagnostics(diagnostics: estimator.Diagnostics) -> reconstruction_pb2.Diagnostics:

@@ -105,14 +105,13 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             self._compute.admit(context.add_callback) as place,
         ):
             reconstructor = self._catalogue.get(request.index)
-            y = measurement(Incoming(request))
-            facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": y.shape}
+            measured = measurement(Incoming(request))
+            facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measured["y"].shape}
             if request.top > MAX_CONTRIBUTORS:
                 raise InvalidArgument("top", f"expected at most {MAX_CONTRIBUTORS}, got {request.top}")
             explanation = place.run(
                 lambda cancelled: reconstructor.explain(
-                    y,
-                    sigma=request.sigma,
+                    **measured,
                     pixel=(request.row, request.column),
                     top=request.top,
                     cancelled=cancelled,
@@ -130,10 +129,18 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         """Answer one request; `limit` bounds the tensor bytes of the answer."""
         request = incoming.message
         reconstructor = self._catalogue.get(request.index)
-        y = measurement(incoming)
+        measured = measurement(incoming)
         arguments = reconstruct_arguments(request)
-        facts |= {"index": reconstructor.index.name, "mode": arguments["mode"], "shape": y.shape}
-        size = answer_bytes(y.shape, arguments["maps"])
+        shape = measured["y"].shape
+        facts |= {
+            "index": reconstructor.index.name,
+            "estimator": arguments["estimator"],
+            "mode": arguments["mode"],
+            "shape": shape,
+        }
+        size = answer_bytes(shape, arguments["maps"])
         if limit is not None and size > limit:
             raise TooLarge(f"the answer takes {size} bytes, one message holds {limit}; use ReconstructStream")
-        return place.run(lambda cancelled: reconstructor.reconstruct(y, **arguments, cancelled=cancelled))
+        return place.run(
+            lambda cancelled: reconstructor.reconstruct(**measured, **arguments, cancelled=cancelled)
+        )

@@ -1,0 +1,199 @@
+"""What was measured: an image with the noise and the gaps that it has.
+
+Images are floats in intensities, [0, 1], or integers that encode them in steps of 1/255 (uint8) or 1/65535
+(uint16). Only here are integers turned into intensities; results are turned back with `Measurement.white`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lemmse.client.errors import InvalidArgument
+from lemmse.wire import FloatArray, WireArray
+
+__all__ = ["Mask", "Measurement", "Sigma", "measurements"]
+
+Sigma = float | ArrayLike
+"""Noise standard deviation in intensities: a number, or a map (H, W) or (H, W, C)."""
+
+Mask = ArrayLike | None
+"""What was observed: (H, W) or (H, W, C), not 0 where it was; None if everything was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measurement:
+    """An image as it was measured.
+
+    Examples
+    --------
+    >>> m = Measurement.checked(np.array([[0, 51], [102, 255]], np.uint8), sigma=0.1, mask=[[0, 1], [1, 1]])
+    >>> m.y, m.white
+    (array([[0. , 0.2], [0.4, 1. ]], dtype=float32), 255.0)
+    """
+
+    y: FloatArray
+    """Intensities, (H, W) or (H, W, C)."""
+    white: float
+    """What intensity 1 is in the range of the image that was given: 1, 255 or 65535."""
+    sigma: float | FloatArray
+    """Noise standard deviation in intensities, one number or a map."""
+    mask: NDArray[np.bool_] | None
+    """Where something was observed; None if everywhere."""
+
+    @classmethod
+    def checked(cls, y: ArrayLike, *, sigma: Any, mask: Any) -> "Measurement":
+        """Return what a caller measured.
+
+        Raises
+        ------
+        InvalidArgument
+            An argument cannot be meant.
+        """
+        image, white = _as_image(y)
+        return cls(
+            y=image, white=white, sigma=_as_sigma(sigma, image.shape), mask=_as_mask(mask, image.shape)
+        )
+
+    @property
+    def arrays(self) -> dict[str, WireArray]:
+        """Its arrays by their field in a request."""
+        arrays: dict[str, WireArray] = {"y": self.y}
+        if not isinstance(self.sigma, float):
+            arrays["sigma_map"] = self.sigma
+        if self.mask is not None:
+            arrays["mask"] = self.mask.view(np.uint8)
+        return arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def crop(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> "Measurement":
+        """Return some rows and columns of it."""
+        cut = np.ix_(rows, columns)
+        return replace(
+            self,
+            y=self.y[cut],
+            sigma=self.sigma if isinstance(self.sigma, float) else self.sigma[cut],
+            mask=None if self.mask is None else self.mask[cut],
+        )
+
+
+def measurements(
+    images: Iterable[ArrayLike], sigma: Sigma | Iterable[Sigma], mask: Mask | Iterable[Mask]
+) -> Iterator[Measurement | InvalidArgument]:
+    """Return the images of a batch, or in the place of one what is wrong with it; read one at a time.
+
+    Parameters
+    ----------
+    images : iterable of arrays
+        The images.
+    sigma, mask
+        For all images: a number, an array with two or three axes, None. For each its own: any other
+        iterable, also an array with one axis.
+
+    Raises
+    ------
+    InvalidArgument
+        There are several images and another number of sigmas or masks, and both numbers are known. (Where
+        they are not known, each image without a sigma or mask is an error in its place.)
+    """
+    each = {"sigma": _each("sigma", sigma, images), "mask": _each("mask", mask, images)}
+
+    def read() -> Iterator[Measurement | InvalidArgument]:
+        for y in images:
+            own = {name: next(values, _NOTHING) for name, values in each.items()}
+            try:
+                for name, value in own.items():
+                    if value is _NOTHING:
+                        raise InvalidArgument.of(name, "expected one for each image, got none for this one")
+                outcome: Measurement | InvalidArgument = Measurement.checked(y, **own)
+            except InvalidArgument as error:
+                outcome = error
+            yield outcome
+
+    return read()
+
+
+_NOTHING = object()
+
+
+def _each(argument: str, value: Any, images: Any) -> Iterator[Any]:
+    """Return the value of each image."""
+    if isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
+        return repeat(value)
+    if hasattr(value, "__len__") and hasattr(images, "__len__") and len(value) != len(images):
+        raise InvalidArgument.of(
+            argument, f"expected one for each of the {len(images)} images, got {len(value)}"
+        )
+    return iter(value)
+
+
+def _as_image(y: ArrayLike) -> tuple[FloatArray, float]:
+    """Return an image in intensities, and what 1 is in its own range."""
+    array = _as_array("y", y)
+    floats = array.dtype.kind == "f"
+    if not floats and (array.dtype.kind != "u" or array.dtype.itemsize > 2):
+        raise InvalidArgument.of("y", f"expected floats in [0, 1], uint8 or uint16, got {array.dtype}")
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise InvalidArgument.of("y", f"expected an image of shape (H, W) or (H, W, C), got {array.shape}")
+    if floats:
+        return _as_floats(array), 1.0
+    white = float(np.iinfo(array.dtype).max)
+    return (array / np.float32(white)).astype(np.float32, copy=False), white
+
+
+def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray:
+    """Return one number, or a map that fits the image."""
+    array = _as_array("sigma", sigma)
+    if array.ndim == 0:
+        try:
+            return float(sigma)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument.of("sigma", f"expected a number or a map, got {sigma!r}") from error
+    if array.dtype.kind not in "fiu":
+        raise InvalidArgument.of("sigma", f"expected numbers, got {array.dtype}")
+    _require_fit("sigma", array, shape)
+    return _as_floats(array)
+
+
+def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return where something was observed."""
+    if mask is None:
+        return None
+    array = _as_array("mask", mask)
+    if array.dtype.kind not in "bfiu" or (array.dtype.kind == "f" and np.isnan(array).any()):
+        what = "NaN" if array.dtype.kind == "f" else array.dtype
+        raise InvalidArgument.of("mask", f"expected booleans or numbers, not 0 where observed, got {what}")
+    _require_fit("mask", array, shape)
+    return array.astype(np.bool_)
+
+
+def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Refuse a map that is not one of an image's pixels, or of its pixels and channels."""
+    if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
+        wanted = " or ".join(dict.fromkeys(map(str, (shape[:2], shape))))
+        raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {array.shape}")
+
+
+def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        # RuntimeError and TypeError: torch tensors that need a gradient or live on a GPU.
+        message = " ".join(str(error).split())
+        raise InvalidArgument.of(
+            argument, f"expected an array, got a {type(value).__name__}: {message}"
+        ) from error
+
+
+def _as_floats(array: NDArray[Any]) -> FloatArray:
+    """Return what travels: float32 where that holds the numbers, else float64."""
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
+        return array.astype(np.float32, copy=False)
+    return array.astype(np.float64, copy=False)
