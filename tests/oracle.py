@@ -20,6 +20,27 @@ class Oracle:
     weights: np.ndarray  # (H, W, M), adding up to 1
     ids: list[tuple[int, int, int]]  # image, row, column of each of the M
 
+    @classmethod
+    def empty(cls, shape, ids):
+        return cls(
+            image=np.empty(shape),
+            variance=np.empty(shape),
+            ess=np.empty(shape[:2]),
+            log_density=np.empty(shape[:2]),
+            weights=np.zeros((*shape[:2], len(ids))),
+            ids=ids,
+        )
+
+    def put(self, pixel, keys, log_w, targets):
+        """The posterior of one pixel from the keys (numbers) that count, their log w and their targets."""
+        w = np.exp(log_w - log_w.max())
+        mean = sum(w[:, None] * targets) / sum(w)
+        self.image[pixel] = mean
+        self.variance[pixel] = sum(w[:, None] * (targets - mean) ** 2) / sum(w)
+        self.ess[pixel] = sum(w) ** 2 / sum(w**2)
+        self.log_density[pixel] = log_w.max() + math.log(sum(w) / len(w))
+        self.weights[pixel][keys] = w / sum(w)
+
 
 def patch(x, row, column, p):
     """The p×p patch of x (H, W, C) around a position; for even p that is below and right of the middle."""
@@ -43,17 +64,9 @@ def oracle(training, y, sigma, p) -> Oracle:
     keys = np.array([patch(training[k], i, j, p) for k, i, j in ids])
     targets = np.array([training[k][i, j] for k, i, j in ids])
 
-    height, width, channels = y.shape
-    result = Oracle(
-        image=np.empty((height, width, channels)),
-        variance=np.empty((height, width, channels)),
-        ess=np.empty((height, width)),
-        log_density=np.empty((height, width)),
-        weights=np.empty((height, width, len(ids))),
-        ids=ids,
-    )
-    for i in range(height):
-        for j in range(width):
+    result = Oracle.empty(y.shape, ids)
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
             u = patch(y, i, j, p)
             log_w = np.array(
                 [
@@ -61,13 +74,7 @@ def oracle(training, y, sigma, p) -> Oracle:
                     for v in keys
                 ]
             )
-            w = np.exp(log_w - log_w.max())
-            mean = sum(w[:, None] * targets) / sum(w)
-            result.image[i, j] = mean
-            result.variance[i, j] = sum(w[:, None] * (targets - mean) ** 2) / sum(w)
-            result.ess[i, j] = sum(w) ** 2 / sum(w**2)
-            result.log_density[i, j] = log_w.max() + math.log(sum(w) / len(ids))
-            result.weights[i, j] = w / sum(w)
+            result.put((i, j), slice(None), log_w, targets)
     return result
 
 

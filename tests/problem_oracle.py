@@ -72,14 +72,7 @@ def problem_oracle(training, y, sigma, p, a, b, boundary="circular") -> Oracle:
         kept &= s > 0
         noise.append((u_vectors[:, kept], s[kept]))
     ids = [(k, i, j) for k in range(len(training)) for i, j in positions]
-    result = Oracle(
-        image=np.empty(shape),
-        variance=np.empty(shape),
-        ess=np.empty((height, width)),
-        log_density=np.empty((height, width)),
-        weights=np.zeros((height, width, len(ids))),
-        ids=ids,
-    )
+    result = Oracle.empty(shape, ids)
     for n, (row, column) in enumerate(positions):
         u = z[rows[n]]
         # A query in the image of Q_m leaves no residual; a patch of noise that is not leaves one of its size.
@@ -102,14 +95,7 @@ def problem_oracle(training, y, sigma, p, a, b, boundary="circular") -> Oracle:
                 )
                 targets.append(x[i, j])
                 where.append(k * len(positions) + m)
-        log_w, targets = np.array(log_w), np.array(targets)
-        w = np.exp(log_w - log_w.max())
-        mean = w @ targets / w.sum()
-        result.image[row, column] = mean
-        result.variance[row, column] = w @ (targets - mean) ** 2 / w.sum()
-        result.ess[row, column] = w.sum() ** 2 / (w**2).sum()
-        result.log_density[row, column] = log_w.max() + math.log(w.sum() / len(w))
-        result.weights[row, column, where] = w / w.sum()
+        result.put((row, column), where, np.array(log_w), np.array(targets))
     return result
 
 
@@ -120,14 +106,7 @@ def weighted_oracle(training, y, precision, p) -> Oracle:
     ids = [(k, i, j) for k, x in enumerate(training) for i in range(x.shape[0]) for j in range(x.shape[1])]
     keys = np.array([training[k].reshape(-1)[patch_indices(training[k].shape, i, j, p)] for k, i, j in ids])
     targets = np.array([training[k][i, j] for k, i, j in ids])
-    result = Oracle(
-        image=np.empty(shape),
-        variance=np.empty(shape),
-        ess=np.empty((height, width)),
-        log_density=np.empty((height, width)),
-        weights=np.zeros((height, width, len(ids))),
-        ids=ids,
-    )
+    result = Oracle.empty(shape, ids)
     for row in range(height):
         for column in range(width):
             pixels = patch_indices(shape, row, column, p)
@@ -135,11 +114,5 @@ def weighted_oracle(training, y, precision, p) -> Oracle:
             seen = precisions > 0
             squared = (precisions[seen] * (u[seen] - keys[:, seen]) ** 2).sum(axis=1)
             log_w = -0.5 * squared + 0.5 * np.log(precisions[seen] / (2 * math.pi)).sum()
-            w = np.exp(log_w - log_w.max())
-            mean = w @ targets / w.sum()
-            result.image[row, column] = mean
-            result.variance[row, column] = w @ (targets - mean) ** 2 / w.sum()
-            result.ess[row, column] = w.sum() ** 2 / (w**2).sum()
-            result.log_density[row, column] = log_w.max() + math.log(w.sum() / len(w))
-            result.weights[row, column] = w / w.sum()
+            result.put((row, column), slice(None), log_w, targets)
     return result
