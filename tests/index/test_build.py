@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -134,9 +136,11 @@ def test_progress_reaches_the_end_of_each_stage(source, tmp_path):
 
 
 BAD = [
-    ({"patch_size": 0}, "patch-size: expected a whole number >= 1, got 0"),
+    ({"patch_size": 0}, r"patch-size: expected a whole number in \[1, 64\], got 0"),
+    ({"patch_size": 10**20}, r"patch-size: expected a whole number in \[1, 64\], got 1000"),
+    ({"seed": 2**31}, r"seed: expected a whole number in \[0, 2147483647\], got 2147483648"),
     ({"limit": 0}, "limit: expected a whole number >= 1, got 0"),
-    ({"seed": -1}, "seed: expected a whole number >= 0, got -1"),
+    ({"seed": -1}, r"seed: expected a whole number in \[0, 2147483647\], got -1"),
     ({"physics": "blur"}, "physics: expected one of .*, got 'blur'"),
     ({"pre_inverse": "magic"}, "pre-inverse: expected one of identity, .*, got 'magic'"),
     ({"boundary": "open"}, "boundary: expected one of circular, reflect, valid, got 'open'"),
@@ -226,9 +230,9 @@ def test_what_is_no_index_is_named(tmp_path, what):
         open_index(path)
 
 
-@pytest.mark.parametrize("version", ["2", "", "../1", "nonsense"])
+@pytest.mark.parametrize("version", ["2", "", "../1", "nonsense", b"\xff\x00\x81"])
 def test_a_version_that_is_not_there_is_noticed(index_folder, version):
-    (index_folder / "CURRENT").write_text(version)
+    (index_folder / "CURRENT").write_bytes(version if isinstance(version, bytes) else version.encode())
     with pytest.raises(DataLoss, match="CURRENT names version"):
         open_index(index_folder)
 
@@ -236,3 +240,24 @@ def test_a_version_that_is_not_there_is_noticed(index_folder, version):
 def test_an_index_may_be_moved(index_folder, tmp_path):
     shutil.move(index_folder, tmp_path / "elsewhere")
     assert open_index(tmp_path / "elsewhere").name == "elsewhere"
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
+    (tmp_path / "[").mkdir()
+    np.save(tmp_path / "[" / "b].npy", images_of((4, 4)))
+    arguments = ["build", str(tmp_path / "[" / "b].npy"), "--out", str(tmp_path / "i[red]x")]
+    done = subprocess.run(
+        [sys.executable, "-m", "lemmse.client.cli", *arguments], capture_output=True, text=True, check=True
+    )
+    assert "i[red]x" in done.stdout
+    assert "[/b].npy" in done.stdout.replace("\n", "")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(source, tmp_path):
+    """A limit on the size of files stands for the disk's end: both fail the write."""
+    limited = f"ulimit -f 1; exec {sys.executable} -m lemmse.client.cli build {source} --out {tmp_path}/index"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("lemmse: error: ")
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["x.npy"]

@@ -28,7 +28,12 @@ from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import concatenate, intensities, iterate, open_source
 from lemmse.index.strata import Strata, find_strata
 
-__all__ = ["Progress", "build"]
+__all__ = ["PATCH_SIZE_MAX", "Progress", "build"]
+
+PATCH_SIZE_MAX = 64
+"""Largest patch side: a key of three channels then has 12 288 numbers."""
+_SEED_MAX = 2**31 - 1
+"""Largest seed that FAISS takes."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, what is done of it, and its total."""
@@ -55,7 +60,7 @@ def build(
     out : path
         The folder to make; its name is the name of the index.
     patch_size : int
-        Side p of the patches, >= 1, odd or even; see `lemmse.index.images` for the centre.
+        Side p of the patches, 1 to 64, odd or even; see `lemmse.index.images` for the centre.
     physics, pre_inverse : str
         Specifications of A and B, see `lemmse.index.physics`.
     boundary : str
@@ -89,12 +94,14 @@ def build(
     >>> folder.cleanup()
     """
     problem = InverseProblem.parse(physics, pre_inverse)
-    _require_at_least("patch-size", patch_size, 1)
+    _require_in("patch-size", patch_size, 1, PATCH_SIZE_MAX)
     if limit is not None:
-        _require_at_least("limit", limit, 1)
-    _require_at_least("seed", seed, 0)
+        _require_in("limit", limit, 1)
+    _require_in("seed", seed, 0, _SEED_MAX)
     if boundary not in BOUNDARIES:
         raise InvalidArgument("boundary", f"expected one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+    if not os.fspath(out):
+        raise InvalidArgument("out", "expected the name of a new folder, got an empty one")
     out = Path(os.path.abspath(out))
     with publishing(out) as folder:
         images, labels = _read(sources, limit, progress)
@@ -254,7 +261,11 @@ def _write_keys(
         arrays["ids"][start:stop] = clean.locate(keys.n[rows])
         cells.add(index, v, start, cell[rows])
         progress("write keys", stop, len(keys))
-    faiss.write_index(index, str(neighbours))
+    try:
+        faiss.write_index(index, str(neighbours))
+    except RuntimeError as error:
+        # FAISS has no class for it; Zarr, which wrote before, raises OSError by itself.
+        raise OSError(f"cannot write {neighbours.name}; is the disk full?") from error
 
 
 def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
@@ -268,6 +279,7 @@ def _digest(images: Images[Any]) -> str:
     return digest.hexdigest()
 
 
-def _require_at_least(argument: str, value: int, least: int) -> None:
-    if value < least:
-        raise InvalidArgument(argument, f"expected a whole number >= {least}, got {value}")
+def _require_in(argument: str, value: int, least: int, most: int | None = None) -> None:
+    if value < least or (most is not None and value > most):
+        bounds = f">= {least}" if most is None else f"in [{least}, {most}]"
+        raise InvalidArgument(argument, f"expected a whole number {bounds}, got {value}")

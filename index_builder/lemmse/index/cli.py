@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from lemmse.index import BOUNDARIES, open_index
 from lemmse.index import build as build_index
@@ -102,7 +103,7 @@ def _describe(index: Index, as_json: bool) -> None:
     content["sources"] = ", ".join(manifest.sources)
     table = Table(show_header=False, box=None)
     for name, value in content.items():
-        table.add_row(name.replace("_", " "), _told(value))
+        table.add_row(name.replace("_", " "), Text(_told(value)))  # a name may look like markup
     Console().print(table)
 
 

@@ -71,8 +71,8 @@ def current_version(path: Path) -> tuple[str, Path]:
         The version that CURRENT names is not there.
     """
     try:
-        version = (path / _CURRENT).read_text().strip()
-    except (FileNotFoundError, NotADirectoryError) as error:
+        version = (path / _CURRENT).read_text(errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         what = (
             "a folder without an index" if path.is_dir() else "a file" if path.exists() else "nothing there"
         )
