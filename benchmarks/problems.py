@@ -25,8 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from scipy.interpolate import griddata  # type: ignore[import-untyped]
-from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
+from scipy.interpolate import griddata
+from scipy.spatial.distance import cdist
 
 from lemmse.estimator import Reconstructor
 from lemmse.index import Images, InverseProblem, build, open_index

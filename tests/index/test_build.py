@@ -250,7 +250,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
         [sys.executable, "-m", "lemmse.client.cli", *arguments], capture_output=True, text=True, check=True
     )
     assert "i[red]x" in done.stdout
-    assert "[/b].npy" in done.stdout.replace("\n", "")
+    assert "[/b].npy" in "".join(done.stdout.split())
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(source, tmp_path):
