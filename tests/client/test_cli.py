@@ -1,8 +1,11 @@
 """The command group: lazy, one line on errors, honest exit statuses."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import click
@@ -135,6 +138,35 @@ def test_a_closed_pipe_is_quiet():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_ended_leaves_nothing(tmp_path, number):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((60, 64, 64), np.float32))
+    command = [sys.executable, "-m", "lemmse.client.cli", "build", "x.npy", "--out", "index"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while not list(tmp_path.glob(".index.staging-*/*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (128 + number, b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_signals_are_given_back_and_what_is_ignored_stays_so():
+    assert invoke("--version")[0] == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_name_that_the_terminal_lacks(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2, 9, 8)))
+    assert invoke("build", tmp_path / "x.npy", "--out", tmp_path / "näme")[0] == 0
+    command = [sys.executable, "-m", "lemmse.client.cli", "inspect", str(tmp_path / "näme")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "n\\xe4me" in done.stdout.split()
 
 
 def test_build_and_inspect_tell_what_an_index_expects(tmp_path):

@@ -92,6 +92,33 @@ def test_damaged_files(tmp_path, suffix):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"photometric": "miniswhite"}, "got MINISWHITE; convert"),
+        ({"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, "got PALETTE; convert"),
+    ],
+)
+def test_tiffs_whose_numbers_are_no_intensities(tmp_path, options, words):
+    tifffile.imwrite(tmp_path / "image.tiff", np.zeros((8, 8), np.uint8), **options)
+    with pytest.raises(InvalidArgument, match=f"expected a grey or RGB image, {words}"):
+        read(tmp_path / "image.tiff")
+
+
+def test_tiffs_of_several_pictures(tmp_path):
+    for shape in [(2, 8, 9), (2, 8, 9, 3)]:
+        photometric = "rgb" if len(shape) == 4 else "minisblack"
+        tifffile.imwrite(tmp_path / "image.tiff", np.zeros(shape, np.uint8), photometric=photometric)
+        with pytest.raises(InvalidArgument, match="expected one picture, got 2"):
+            read(tmp_path / "image.tiff")
+
+
+def test_tiffs_with_a_plane_for_each_channel(tmp_path):
+    stored = np.random.default_rng(0).integers(0, 256, (3, 8, 9), np.uint8)
+    tifffile.imwrite(tmp_path / "image.tiff", stored, photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read(tmp_path / "image.tiff"), np.moveaxis(stored, 0, -1))
+
+
 @pytest.mark.parametrize("array", [np.zeros((2, 2), int), np.zeros((2, 2), bool), np.array([["a"]])])
 def test_other_element_types(tmp_path, array):
     np.save(tmp_path / "image.npy", array)
@@ -130,3 +157,4 @@ def test_tiff_maps_of_any_channel_count(tmp_path):
         stored = np.random.default_rng(0).random(shape, np.float32)
         write(tmp_path / "map.tiff", stored)
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "map.tiff"), stored)
+        np.testing.assert_array_equal(read(tmp_path / "map.tiff"), stored)

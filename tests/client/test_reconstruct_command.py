@@ -1,6 +1,8 @@
 """`lemmse reconstruct`: files in, files out."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -186,9 +188,35 @@ def test_where_nobody_answers(folder):
 
 
 def test_a_file_that_cannot_be_written_is_told(folder, where):
-    (folder / "out").mkdir()
-    (folder / "out/sub").touch()
+    # The name fits, but not the longer one under which the file is written first.
+    name = "d" * 251 + ".npy"
+    (folder / "in/sub/d.npy").rename(folder / "in/sub" / name)
     status, stdout, stderr = run("in", "--out", "out", *where)
     assert status == 1
     assert stdout.split() == ["out/a.png", "out/b.png", "out/c.tiff"]
-    assert "in/sub/d.npy" in stderr
+    assert f"in/sub/{name}" in stderr
+
+
+def test_a_blocked_place_is_told_before_any_work(folder, where):
+    (folder / "out").mkdir()
+    (folder / "out/sub").touch()
+    status, stdout, stderr = run("in", "--out", "out", *where)
+    assert (status, stdout) == (2, "")
+    assert stderr == "lemmse: error: --out: cannot write to out/sub: out/sub: Not a directory\n"
+    assert [path.name for path in (folder / "out").iterdir()] == ["sub"]
+
+
+@pytest.mark.parametrize("where", [["--index", ""], ["--server", "127.0.0.1:65536"]])
+def test_a_target_that_is_none(folder, where):
+    status, stdout, stderr = run("in", "--out", "out", *where)
+    assert (status, stdout) == (2, "")
+    (line,) = stderr.splitlines()
+    assert "expected grpc://HOST:PORT or an index folder, got" in line
+
+
+def test_a_closed_stdout(folder, tiny_index):
+    arguments = ["reconstruct", "in", "--out", "out", "--sigma", "0.1", "--index", tiny_index]
+    command = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "lemmse.client.cli", *map(str, arguments)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "out/sub/d.npy").exists()

@@ -22,7 +22,8 @@ def test_every_status_has_its_class():
 
 
 @pytest.mark.parametrize(
-    "target", ["grpc://", "grpc://host", "grpc://host:port", "grpc://a:1/b", "grpc://::1:5"]
+    "target",
+    ["", "grpc://", "grpc://host", "grpc://host:port", "grpc://a:1/b", "grpc://::1:5", "grpc://a:65536"],
 )
 def test_an_address_that_is_none(target):
     with pytest.raises(InvalidArgument, match="target: expected grpc://HOST:PORT or an index folder"):

@@ -25,7 +25,10 @@ def test_listen(listen):
         ("listen", "::1:50051"),
         ("threads", 0),
         ("queue", -1),
+        ("exact_work", -1.0),
+        ("exact_work", float("nan")),
         ("grace", -0.1),
+        ("grace", 1e300),
         ("grace", float("nan")),
     ],
 )

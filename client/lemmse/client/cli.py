@@ -1,7 +1,13 @@
 """The command `lemmse`; each subcommand is imported when it is called, since most need an extra."""
 
+import io
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import Any, NamedTuple
 
 import click
@@ -48,8 +54,9 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, lazy.summary) for name, lazy in _COMMANDS.items()])
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        _prepare_streams()
         try:
-            with required("this command"):
+            with _signals_as_exceptions(), required("this command"):
                 status = super().main(*args, **extra | {"standalone_mode": False})
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "lemmse"
@@ -66,6 +73,35 @@ class _LazyGroup(click.Group):
                 raise
             report(error)
         sys.exit(status)
+
+
+def _prepare_streams() -> None:
+    """Let stdout and stderr take every text: where they are closed, and where they lack a character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open to the end
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Let the signals that end a process unwind it, so that a half-written folder is removed."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What nohup ignores stays ignored.
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 @click.group(cls=_LazyGroup, no_args_is_help=False)

@@ -10,7 +10,8 @@ __all__ = ["SCHEME", "connect"]
 
 SCHEME = "grpc://"
 
-_ADDRESS = re.compile(r"([^:/\s]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
+_ADDRESS = re.compile(r"([^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
+_LAST_PORT = 65535
 
 
 def connect(target: str | PathLike[str]) -> Client:
@@ -26,7 +27,7 @@ def connect(target: str | PathLike[str]) -> Client:
     Raises
     ------
     InvalidArgument
-        The address is not one.
+        The target is neither an address nor a path.
     LemmseError
         The folder is not a sound index.
 
@@ -37,13 +38,18 @@ def connect(target: str | PathLike[str]) -> Client:
     <RemoteClient localhost:50051>
     """
     name = fspath(target)
+    expected = f"expected {SCHEME}HOST:PORT or an index folder, got {name!r}"
+    if not name:
+        raise InvalidArgument.of("target", expected)
     if not name.startswith(SCHEME):
         from lemmse.client.embedded import EmbeddedClient
 
         return EmbeddedClient(name)
     address = name.removeprefix(SCHEME)
-    if not _ADDRESS.fullmatch(address):
-        raise InvalidArgument.of("target", f"expected {SCHEME}HOST:PORT or an index folder, got {name!r}")
+    match = _ADDRESS.fullmatch(address)
+    # gRPC would take a larger port modulo 65536.
+    if match is None or int(match["port"]) > _LAST_PORT:
+        raise InvalidArgument.of("target", expected)
     from lemmse.client.remote import RemoteClient
 
     return RemoteClient(address)

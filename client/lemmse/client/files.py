@@ -36,7 +36,7 @@ def read(path: Path) -> Stored:
     NotFound
         There is no such file.
     InvalidArgument
-        It is not an image, is cut short, or has a depth that would be lost.
+        It is not one image, is cut short, has a depth that would be lost, or its numbers are no intensities.
     """
     stored = read_array(path)
     if np.issubdtype(stored.dtype, np.floating):
@@ -54,7 +54,7 @@ def read_array(path: Path) -> NDArray[Any]:
     NotFound
         There is no such file.
     InvalidArgument
-        It is not an image by its name, cannot be read, or has a depth that would be lost.
+        It is not an image by its name, cannot be read, or `read` would refuse its depth or numbers.
     """
     try:
         if path.suffix.lower() not in SUFFIXES:
@@ -113,6 +113,21 @@ def _read_png(path: Path) -> Stored:
     return iio.imread(path, plugin="pillow", extension=".png")
 
 
+def _read_tiff(path: Path) -> Stored:
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        if len(file.pages) != 1 or page.axes not in ("YX", "YXS", "SYX"):
+            raise InvalidArgument(f"expected one picture, got {len(file.pages)} ({file.series[0].axes})")
+        # The numbers of a palette are names of colours, and MINISWHITE counts from white to black; but
+        # tifffile itself writes truth values under that name.
+        known = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+        if page.photometric not in known and page.dtype != np.bool_:
+            kind = tifffile.PHOTOMETRIC(page.photometric).name
+            raise InvalidArgument(f"expected a grey or RGB image, got {kind}; convert it first")
+        pixels: Stored = page.asarray()
+    return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+
+
 def _read_npy(path: Path) -> Stored:
     with path.open("rb") as file:
         array: Stored = np.lib.format.read_array(file, allow_pickle=False)
@@ -126,7 +141,10 @@ def _write_png(file: BinaryIO, stored: Stored) -> None:
 def _write_tiff(file: BinaryIO, stored: Stored) -> None:
     colour = stored.ndim == 3 and stored.shape[2] == 3
     tifffile.imwrite(
-        file, stored, photometric="rgb" if colour else "minisblack", planarconfig="contig" if colour else None
+        file,
+        stored,
+        photometric="rgb" if colour else "minisblack",
+        planarconfig="contig" if stored.ndim == 3 else None,  # otherwise each row becomes a picture
     )
 
 
@@ -137,8 +155,8 @@ def _write_npy(file: BinaryIO, stored: Stored) -> None:
 _READERS: dict[str, Callable[[Path], Stored]] = {
     ".npy": _read_npy,
     ".png": _read_png,
-    ".tif": tifffile.imread,
-    ".tiff": tifffile.imread,
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
 }
 
 _WRITERS: dict[str, Callable[[BinaryIO, Stored], None]] = {

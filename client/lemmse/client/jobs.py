@@ -1,5 +1,7 @@
 """Which file becomes which: decided before any work, so that a refusal changes nothing."""
 
+import os
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +49,8 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
     NotFound
         An input does not exist, or a folder holds no images.
     InvalidArgument
-        An input is no image by its name, or two would be written to one file.
+        An input is no image by its name, two would be written to one file, or a file cannot be written to
+        its place.
     AlreadyExists
         A file to write exists already, or a file is where a folder is to be.
     """
@@ -56,17 +59,22 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
             raise InvalidArgument.of("--out", f"expected a name in {inputs[0].suffix} like INPUT, got {out}")
         pairs = [(inputs[0], out)]
     else:
-        if out.exists() and not out.is_dir():
+        if os.path.lexists(out) and not os.path.isdir(out):
             raise AlreadyExists(f"--out: expected a folder, got the file {out}")
         pairs = [(source, out / name) for path in inputs for source, name in _images(path)]
     jobs = [
         Job(source, image, {name: _map_path(image, name) for name in sorted(maps)}) for source, image in pairs
     ]
     _check_distinct(jobs)
+    for folder in {path.parent: None for job in jobs for path in job.outputs}:
+        _check_writable(folder)
     existing = [path for job in jobs for path in job.outputs if path.exists()]
     if existing and not overwrite:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise AlreadyExists(f"--out: {existing[0]}{more} exists already; choose another or pass --overwrite")
+    for path in existing:
+        if path.is_dir():
+            raise InvalidArgument.of("--out", f"expected a place for a file, got the folder {path}")
     return jobs
 
 
@@ -104,6 +112,16 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
             other = writer.setdefault(path, job.source)
             if other is not job.source:
                 raise InvalidArgument.of("INPUT", f"{other} and {job.source} would both be written to {path}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, or made; trying it leaves nothing behind."""
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InvalidArgument.of("--out", f"cannot write to {folder}: {nearest}: {error.strerror}") from error
 
 
 _KNOWN = ", ".join(sorted(SUFFIXES))

@@ -77,7 +77,7 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Folder to write to; for a single file also the file to write.",
 )
 @click.option("--server", metavar="HOST:PORT", help="Server to ask.")
-@click.option("--index", metavar="DIR", type=click.Path(path_type=Path), help="Index folder to use here.")
+@click.option("--index", metavar="DIR", help="Index folder to use here.")
 @click.option("--index-name", metavar="NAME", help="Which of a server's indexes.")
 @click.option(
     "--sigma",
@@ -110,7 +110,7 @@ def reconstruct(
     inputs: Sequence[Path],
     out: Path,
     server: str | None,
-    index: Path | None,
+    index: str | None,
     index_name: str | None,
     maps: frozenset[str],
     overwrite: bool,

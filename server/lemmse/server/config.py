@@ -1,6 +1,5 @@
 """What an operator can set."""
 
-import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import NoReturn
 __all__ = ["ServerConfig"]
 
 _LISTEN = re.compile(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
+
+_DAY = 86400
 
 
 def _available_cpus() -> int:
@@ -37,11 +38,11 @@ class ServerConfig:
     device: str = "auto"
     """Where the mathematics runs: auto, cpu or cuda."""
     exact_work: float | None = None
-    """Work up to which mode auto answers exactly; None leaves it to the estimator."""
+    """Work up to which mode auto answers exactly, >= 0; None leaves it to the estimator."""
     queue: int = 32
     """Calls that may wait while one is computed, >= 0; further ones are refused."""
     grace: float = 10.0
-    """Seconds that running calls get to finish when the server stops, >= 0."""
+    """Seconds that running calls get to finish when the server stops, from 0 to 86400, a day."""
 
     def __post_init__(self) -> None:
         if not self.indexes:
@@ -53,8 +54,10 @@ class ServerConfig:
             _refuse("threads", f"expected a number >= 1, got {self.threads}")
         if self.queue < 0:
             _refuse("queue", f"expected a number >= 0, got {self.queue}")
-        if not (math.isfinite(self.grace) and self.grace >= 0):
-            _refuse("grace", f"expected seconds >= 0, got {self.grace}")
+        if self.exact_work is not None and not self.exact_work >= 0:  # nor nan
+            _refuse("exact_work", f"expected a number >= 0, got {self.exact_work}")
+        if not 0 <= self.grace <= _DAY:
+            _refuse("grace", f"expected seconds from 0 to {_DAY}, got {self.grace}")
 
     @property
     def host(self) -> str:
