@@ -18,7 +18,7 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/buf lint
 	rm -rf build/stubs && mkdir -p build/stubs
 	PYTHON=$(VENV)/bin/python protos/generate.sh build/stubs
-	diff -r --exclude='*.proto' --exclude=__pycache__ build/stubs/lemmse/v1 protos/lemmse/v1
+	diff -r --exclude='*.proto' --exclude=py.typed --exclude=__pycache__ build/stubs/lemmse/v1 protos/lemmse/v1
 
 stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh
