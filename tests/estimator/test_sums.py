@@ -38,11 +38,14 @@ def problems(draw):
     return v, rng.random((m, t)), torch.as_tensor(rng.random((q, p)), dtype=torch.float32), sigma
 
 
-def same(a: PosteriorSums, b: PosteriorSums, t_length: int, rtol=1e-4) -> None:
+def same(a: PosteriorSums, b: PosteriorSums, t_length: int, u: torch.Tensor, sigma: float) -> None:
+    """Equal but for rounding: float32 moves ‖u − v‖² by about 10⁻⁷ P, and log w by that over σ²."""
+    slack = 1e-5 + 1e-7 * (1 + u.shape[1]) / sigma**2
     x, y = a.posterior(t_length), b.posterior(t_length)
-    for name in ("mean", "ess", "log_density", "top_weight"):
-        torch.testing.assert_close(getattr(x, name), getattr(y, name), rtol=rtol, atol=1e-5, msg=name)
-    torch.testing.assert_close(x.variance, y.variance, rtol=rtol, atol=1e-5)
+    for name in ("mean", "variance", "ess", "log_density", "top_weight"):
+        torch.testing.assert_close(
+            getattr(x, name), getattr(y, name), rtol=4 * slack, atol=4 * slack, msg=name
+        )
     assert torch.equal(a.touched, b.touched)
 
 
@@ -62,7 +65,9 @@ def test_merge_in_any_grouping_and_order_gives_the_whole(problem, cuts, random):
     while len(parts) > 1:
         i = random.randrange(len(parts) - 1)
         parts[i : i + 2] = [parts[i].merge(parts[i + 1])]
-    same(PosteriorSums.empty(len(u), t.shape[1], EVERYTHING, CPU).merge(parts[0]), whole, t.shape[1])
+    same(
+        PosteriorSums.empty(len(u), t.shape[1], EVERYTHING, CPU).merge(parts[0]), whole, t.shape[1], u, sigma
+    )
 
 
 @given(problems(), st.integers(1, 50))
@@ -73,6 +78,8 @@ def test_tile_size_does_not_matter(problem, tile):
         exact(keys_of(v, t, tile), u, sigma, EVERYTHING),
         exact(keys_of(v, t), u, sigma, EVERYTHING),
         t.shape[1],
+        u,
+        sigma,
     )
 
 
