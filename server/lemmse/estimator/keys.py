@@ -6,6 +6,7 @@ centred on its own mean c: the product is that of u − c with v − c, and wher
 near c) all of its terms are small.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,10 +116,10 @@ class Keys:
 
     def run(self, start: int, stop: int) -> Tile:
         """The keys start … stop − 1 as a tile of their own."""
-        edges = torch.tensor(self.edges, device=self.features.device)
-        numbers = torch.arange(start, stop, device=self.features.device)
         features = self.features[start:stop].clone()
-        features[:, :-1] += self.centres[torch.searchsorted(edges, numbers, right=True) - 1]
+        for i in range(bisect_right(self.edges, start) - 1, bisect_left(self.edges, stop)):
+            first, last = max(start, self.edges[i]), min(stop, self.edges[i + 1])
+            features[first - start : last - start, :-1] += self.centres[i]
         return Tile(start, _centre(features), features, self.moments[:, start:stop])
 
     def moments_of(self, key: Tensor) -> Tensor:

@@ -37,6 +37,10 @@ class Method:
     nprobe: int
     """Cells that topk searches."""
 
+    def unseeing(self) -> "Method":
+        """How to sum for patches of which nothing was observed: all keys are equally near, k say nothing."""
+        return replace(self, mode="exact")
+
 
 class Local:
     """The keys of an index, and their search.
@@ -135,6 +139,7 @@ class _WhitenedView:
         self._z = index.problem.pre_invert(y)
         positions = np.arange(y.shape[0] * y.shape[1])
         self._stratum = np.zeros(len(positions), np.int64)
+        self._count = np.full(len(positions), local.keys.count)
         if index.strata.exclusive:
             scale = local.patches(index.problem.scale(y.shape), positions)
             self._stratum = index.strata.of(scale)
@@ -145,34 +150,27 @@ class _WhitenedView:
                     f"expected an image whose mask has the patterns of the index's training images, got "
                     f"{y.shape[0]}x{y.shape[1]} pixels with another pattern around ({row}, {column})",
                 )
+            keys_in = np.array([local.keys.count_in(stratum) for stratum in range(len(index.strata))])
+            self._count = keys_in[self._stratum]  # keys that count, for each position
 
     @property
     def work(self) -> int:
         """Pairs of a query and a key that counts for it."""
-        keys = self._local.keys
-        if not self._local.index.strata.exclusive:
-            return int(len(self._stratum) * keys.count)
-        return sum(keys.count_in(int(stratum)) for stratum in self._stratum)
+        return int(self._count.sum())
 
     def sums(self, n: NDArray[np.int64], method: Method, want: Want, cancelled: Cancel) -> PosteriorSums:
         """Sums over all keys that count, see `View`."""
         local = self._local
-        stratum_of = self._stratum[n]
         strata = local.index.strata
-        count = (
-            np.array([local.keys.count_in(int(stratum)) for stratum in stratum_of])
-            if strata.exclusive
-            else np.full(len(n), local.keys.count)
-        )
+
+        def sums_in(queries: Queries, stratum: int) -> PosteriorSums:
+            how = method if strata.rank[stratum] else method.unseeing()
+            return local.sums(queries, stratum, how, want, cancelled)
+
         sums = sum_over_strata(
-            strata,
-            local.patches(self._z, n),
-            stratum_of,
-            self._sigma,
-            lambda queries, stratum: local.sums(queries, stratum, method, want, cancelled),
-            local.device,
+            strata, local.patches(self._z, n), self._stratum[n], self._sigma, sums_in, local.device
         )
-        return sums.shift(-torch.from_numpy(np.log(count)).to(local.device))
+        return sums.shift(-torch.from_numpy(np.log(self._count[n])).to(local.device))
 
 
 class _WeightedView:
@@ -200,11 +198,10 @@ class _WeightedView:
             torch.from_numpy(local.patches(self._y, n).astype(np.float32)).to(local.device),
             torch.from_numpy(precision.astype(np.float32)).to(local.device),
         )
-        # Of a patch of which nothing was observed all keys are equally near: k of them say nothing.
         blind = np.flatnonzero(~seen.any(axis=1))
         sighted = np.flatnonzero(seen.any(axis=1))
         parts = []
-        for rows, how in ((sighted, method), (blind, replace(method, mode="exact"))):
+        for rows, how in ((sighted, method), (blind, method.unseeing())):
             if len(rows):
                 some = queries.rows(torch.from_numpy(rows).to(local.device))
                 parts.append(local.sums(some, 0, how, want, cancelled))

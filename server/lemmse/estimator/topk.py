@@ -96,7 +96,7 @@ class Neighbours:
         )
         best = torch.full((len(u), k), -torch.inf, dtype=torch.float64, device=u.device)
         key = torch.full((len(u), k), -1, device=u.device)
-        edges = np.cumsum([0, *self._sizes])
+        edges = np.cumsum([0, *self._sizes])  # first key of each cell
         for cell in np.unique(cells[cells >= 0]):
             rows = torch.from_numpy(np.flatnonzero((cells == cell).any(axis=1))).to(u.device)
             tile = keys.run(int(edges[cell]), int(edges[cell + 1]))
