@@ -16,6 +16,7 @@ ALLOWED = {
     "client": {"v1", "wire"},
     "index": set(),
     "estimator": {"index"},
+    "builder": {"estimator", "index"},
     "server": {"estimator", "index", "v1", "wire"},
 }
 
@@ -25,8 +26,8 @@ ON_DEMAND = {
     "client/lemmse/client/embedded.py": {"estimator", "index"},
 }
 
-HEAVY = {"faiss", "matplotlib", "skimage", "torch", "zarr"} | {
-    f"lemmse.{package}" for package in ("estimator", "index", "server")
+HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {
+    f"lemmse.{package}" for package in ("builder", "estimator", "index", "server")
 }
 
 

@@ -1,5 +1,7 @@
 """What a client does, remote or embedded: the same answers and the same errors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,20 +34,61 @@ def test_maps_that_were_not_asked_for_are_none(client):
     result = client.reconstruct(IMAGE, sigma=0.2, maps=["ess"])
     assert result.variance is None
     assert result.log_density is None
+    assert result.error is None
     assert result.ess.shape == (5, 7)
 
 
 def assert_same(one: Result, other: Result):
-    for name in ("image", *MAPS):
+    for name in ("image", *MAPS, "error"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert one.diagnostics.mode == other.diagnostics.mode
-    assert one.diagnostics.keys_touched == other.diagnostics.keys_touched
+    assert replace(one.diagnostics, seconds=0) == replace(other.diagnostics, seconds=0)
 
 
-@pytest.mark.parametrize("options", [{"mode": "exact"}, {"mode": "topk", "k": 5, "nprobe": 2}, {}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "exact"},
+        {"mode": "topk", "k": 5, "nprobe": 2},
+        {"mode": "hybrid"},
+        {"mode": "hybrid", "accuracy_db": 30, "budget": 20},
+        {"accuracy_db": np.float32(60)},
+        {},
+    ],
+)
 def test_remote_and_embedded_agree(remote, embedded, options):
     results = [client.reconstruct(IMAGE, sigma=0.2, maps=MAPS, **options) for client in (remote, embedded)]
     assert_same(*results)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
+@pytest.mark.parametrize("options", [{"accuracy_db": 100}, {"accuracy_db": 30, "budget": 20}])
+def test_a_certified_error_is_never_exceeded(remote, embedded, shape, options):
+    y = IMAGE.reshape(shape)
+    asked = {"mode": "hybrid", "maps": ["error"], "error": "certified", **options}
+    results = [client.reconstruct(y, sigma=0.2, **asked) for client in (remote, embedded)]
+    assert_same(*results)
+    exact = embedded.reconstruct(y, sigma=0.2, mode="exact")
+    assert results[0].error.shape == shape
+    assert results[0].error.dtype == np.float32
+    # float32 rounds either answer.
+    assert (np.abs(results[0].image - exact.image) <= results[0].error + 1e-5).all()
+    assert 0 <= results[0].diagnostics.certified <= 1
+    assert results[0].diagnostics.mode == "hybrid"
+
+
+def test_an_estimated_error_certifies_nothing(remote, embedded):
+    asked = {"mode": "hybrid", "maps": ["error"]}
+    results = [client.reconstruct(IMAGE, sigma=0.2, **asked) for client in (remote, embedded)]
+    assert_same(*results)
+    assert (results[0].error >= 0).all()
+    assert results[0].diagnostics.certified is None
+
+
+def test_the_exact_sum_has_no_error(client):
+    result = client.reconstruct(IMAGE, sigma=0.2, mode="exact", maps=["error"])
+    np.testing.assert_array_equal(result.error, np.zeros((5, 7), np.float32))
+    assert result.diagnostics.expected_accuracy_db is None
+    assert result.diagnostics.certified is None
 
 
 @pytest.mark.parametrize("shape", [(1500, 1500), (1, 1_100_000)])
@@ -99,11 +142,20 @@ BAD = [
     ({"estimator": "best"}, "estimator", "expected one of le-mmse, e-mmse, mmse, got 'best'"),
     ({"estimator": "mmse"}, "y", "(6, 6, 1)"),
     ({"estimator": "e-mmse", "y": np.zeros((6, 7))}, "y", "(6, 6, 1)"),
-    ({"mode": "fast"}, "mode", "expected one of auto, exact, topk, got 'fast'"),
+    ({"mode": "fast"}, "mode", "expected one of auto, exact, topk, hybrid, got 'fast'"),
     ({"k": 0}, "k", "expected a whole number >= 1, got 0"),
     ({"k": 2**32}, "k", "got 4294967296"),
     ({"k": 1.5}, "k", "got 1.5"),
     ({"nprobe": -1}, "nprobe", "expected a whole number >= 1, got -1"),
+    ({"accuracy_db": "high"}, "accuracy_db", "expected a number of dB, got 'high'"),
+    ({"mode": "hybrid", "accuracy_db": 0}, "accuracy_db", "expected dB in (0, 120], got 0"),
+    ({"mode": "hybrid", "accuracy_db": 121}, "accuracy_db", "got 121"),
+    ({"mode": "hybrid", "accuracy_db": float("nan")}, "accuracy_db", "got nan"),
+    ({"budget": 0}, "budget", "expected a whole number >= 1, got 0"),
+    ({"budget": 1.5}, "budget", "got 1.5"),
+    ({"budget": 2**64}, "budget", "got 18446744073709551616"),
+    ({"error": "sure"}, "error", "expected one of estimated, certified, got 'sure'"),
+    ({"mode": "topk", "maps": ["error"]}, "maps", "topk"),
     ({"maps": ["vari"]}, "maps", "got 'vari'"),
     ({"maps": "variance"}, "maps", "got the string 'variance'"),
 ]

@@ -36,6 +36,7 @@ def test_the_demo_reconstructs_and_a_second_run_takes_the_index_that_is_there(tm
     assert noisy == pytest.approx(20, abs=1)
     assert exact > noisy + 3
     assert topk == pytest.approx(exact, abs=0.1)
+    assert float(rows["hybrid"][3]) > 40
     assert rows["exact"][3] == "identical"
     assert "auto → exact" in rows
     panel = iio.imread(out / "demo.png")

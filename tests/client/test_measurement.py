@@ -25,7 +25,7 @@ def test_integers_are_intensities_and_come_back_exactly(stored):
     assert measurement.white == np.iinfo(stored.dtype).max
     np.testing.assert_allclose(measurement.y, stored / measurement.white, rtol=1e-6)
     result = Result(
-        image=measurement.y, variance=None, ess=None, log_density=None, diagnostics=None
+        image=measurement.y, variance=None, ess=None, log_density=None, error=None, diagnostics=None
     ).in_range(measurement.white)
     assert result.image.dtype == np.float32
     np.testing.assert_array_equal(np.rint(result.image), stored)
@@ -33,10 +33,11 @@ def test_integers_are_intensities_and_come_back_exactly(stored):
 
 def test_results_in_the_range_of_the_image():
     ones = np.ones((2, 2), np.float32)
-    result = Result(image=ones, variance=ones, ess=ones, log_density=ones, diagnostics=None)
+    result = Result(image=ones, variance=ones, ess=ones, log_density=ones, error=ones, diagnostics=None)
     assert result.in_range(1.0) is result
     scaled = result.in_range(255.0)
     assert (scaled.image == 255).all()
+    assert (scaled.error == 255).all()
     assert (scaled.variance == 255**2).all()
     assert (scaled.ess == 1).all()
     assert (scaled.log_density == 1).all()

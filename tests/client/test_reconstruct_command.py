@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -70,7 +71,22 @@ def test_one_file_to_one_file_and_json(folder, where):
     told = json.loads(stdout)
     assert (told["input"], told["output"], told["maps"]) == ("in/a.png", "result.png", {})
     assert (told["mode"], told["index"], told["keys"]) == ("exact", "tiny", 72)
+    assert told["expected_accuracy_db"] is told["certified"] is None
     assert iio.imread("result.png").shape == (6, 5)
+
+
+def test_hybrid_and_its_error(folder, where, embedded):
+    options = ["--mode", "hybrid", "--accuracy-db", 40, "--budget", 50, "--error", "certified"]
+    status, stdout, stderr = run("in/a.png", "--out", "a.png", "--maps", "error", "--json", *options, *where)
+    assert (status, stderr) == (0, "")
+    told = json.loads(stdout)
+    asked = {"mode": "hybrid", "accuracy_db": 40, "budget": 50, "error": "certified"}
+    expected = embedded.reconstruct(iio.imread("in/a.png"), sigma=0.1, maps=["error"], **asked)
+    assert told["maps"] == {"error": "a.error.tiff"}
+    np.testing.assert_array_equal(tifffile.imread("a.error.tiff"), expected.error)
+    diagnostics = asdict(replace(expected.diagnostics, seconds=told["seconds"]))
+    assert diagnostics["certified"] is not None
+    assert diagnostics.items() <= told.items()
 
 
 def test_one_bad_file_does_not_end_the_batch(folder, where):
@@ -153,6 +169,10 @@ def test_the_other_estimators(folder, where, embedded, estimator):
         (["--maps", "vari"], "got 'vari'"),
         (["--mode", "fast"], "'fast'"),
         (["--k", "0"], "--k"),
+        (["--accuracy-db", "0"], "--accuracy-db"),
+        (["--accuracy-db", "121"], "--accuracy-db"),
+        (["--budget", "0"], "--budget"),
+        (["--error", "sure"], "'sure'"),
         (["--estimator", "best"], "'best'"),
         (["--sigma", "inf"], "--sigma"),
         (["--sigma", "nope.tiff"], "nope.tiff: expected an image file, got nothing there"),

@@ -155,6 +155,20 @@ def test_integers_come_back_in_their_range(asked, folders, dtype, white, mode):
         assert agreement(result.image / white, truth[..., 0]) > 80
 
 
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_an_error_comes_back_in_the_range_of_the_image(asked, dtype, white):
+    y = RNG.integers(0, white + 1, (6, 6), dtype)
+    for client in asked.clients("grey"):
+        stored, intensities = (
+            client.reconstruct(
+                image, sigma=0.1, mode="hybrid", budget=20, maps=["error"], error="certified", index="grey"
+            )
+            for image in (y, np.float32(y / np.float32(white)))
+        )
+        np.testing.assert_allclose(stored.error, intensities.error * white, rtol=1e-6)
+        assert stored.diagnostics.certified == intensities.diagnostics.certified
+
+
 def test_explain_in_the_range_of_the_image(asked):
     y = np.rint(GREY * 255).astype(np.uint8)
     for client in asked.clients("grey"):

@@ -17,6 +17,8 @@ MODES = {
     "topk of all": {"mode": "topk", "k": ALL_KEYS},
     "topk of all, one cell asked": {"mode": "topk", "k": ALL_KEYS, "nprobe": 1},
 }
+# As near as hybrid gets. Its maps are tested in test_hybrid.py, where every key is summed.
+HYBRID = {"hybrid": {"mode": "hybrid", "accuracy_db": 120}}
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")
@@ -34,7 +36,7 @@ def reconstructor(case, tmp_path_factory) -> Reconstructor:
     return Reconstructor(open_index(build(sources, folder / "index", patch_size=case.p)))
 
 
-@pytest.fixture(params=MODES.values(), ids=MODES.keys())
+@pytest.fixture(params=(MODES | HYBRID).values(), ids=(MODES | HYBRID).keys())
 def options(request) -> dict:
     return request.param
 
@@ -45,6 +47,7 @@ def test_mean_agrees_with_the_oracle(case, reconstructor, options, sigma):
     assert agreement(result.image, case.expected(sigma).image) >= (80 if sigma >= 0.01 else 60)
 
 
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES.keys())
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_maps_agree_with_the_oracle(case, reconstructor, options, sigma):
     result = reconstructor.reconstruct(

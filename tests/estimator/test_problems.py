@@ -15,6 +15,7 @@ from tests.problem_oracle import convolution_matrix, problem_oracle, weighted_or
 
 P = 3
 MODES = {"exact": {"mode": "exact"}, "topk of all": {"mode": "topk", "k": 10**6}}
+HYBRID = {"hybrid": {"mode": "hybrid", "accuracy_db": 120}}
 MAPS = ("variance", "ess", "log_density")
 
 

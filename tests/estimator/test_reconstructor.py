@@ -61,8 +61,8 @@ def test_infinite_noise_returns_the_mean_of_all_targets(lemmse, mode):
 def test_auto_is_exact_up_to_the_work_given(index):
     y = smooth(5, 4, 5, 3)
     work = y[..., 0].size * index.manifest.keys * index.patch_length
-    for exact_work, expected in ((work, "exact"), (work - 1, "topk")):
-        result = Reconstructor(index, exact_work=exact_work).reconstruct(y, sigma=0.1)
+    for exact_work, expected in ((work, "exact"), (work - 1, "hybrid")):
+        result = Reconstructor(index, device="cpu", exact_work=exact_work).reconstruct(y, sigma=0.1)
         assert result.diagnostics.mode == expected
 
 
@@ -113,11 +113,14 @@ BAD = [
     ({"sigma": np.nan}, r"sigma: expected a number .*, got nan"),
     ({"sigma": np.inf}, r"sigma: expected a number .*, got inf"),
     ({"sigma": "much"}, r"sigma: expected a number, got 'much'"),
-    ({"mode": "fast"}, r"mode: expected one of auto, exact, topk, got 'fast'"),
+    ({"mode": "fast"}, r"mode: expected one of auto, exact, topk, hybrid, got 'fast'"),
     ({"k": 0}, r"k: expected a whole number >= 1, got 0"),
     ({"k": 1.5}, r"k: expected a whole number >= 1, got 1.5"),
     ({"nprobe": -1}, r"nprobe: expected a whole number >= 1, got -1"),
-    ({"maps": ["variance", "error"]}, r"maps: expected names out of variance, ess, log_density, got 'error'"),
+    (
+        {"maps": ["variance", "entropy"]},
+        r"maps: expected names out of variance, ess, log_density, error, got 'entropy'",
+    ),
 ]
 
 

@@ -131,6 +131,7 @@ def test_progress_reaches_the_end_of_each_stage(source, tmp_path):
         "read images": (3, 3),
         "fit cells": (1, 1),
         "assign keys": (90, 90),
+        "cut leaves": (90, 90),
         "write keys": (90, 90),
     }
 

@@ -85,12 +85,33 @@ def test_mode_that_was_not_given_is_auto(stub):
         ({"estimator": 99}, ["estimator"]),
         ({"topk": pb.TopK(k=0)}, ["k"]),
         ({"topk": pb.TopK(nprobe=0)}, ["nprobe"]),
+        ({"mode": pb.MODE_HYBRID, "hybrid": pb.Hybrid(accuracy_db=0)}, ["accuracy_db"]),
+        ({"mode": pb.MODE_HYBRID, "hybrid": pb.Hybrid(budget=0)}, ["budget"]),
+        ({"mode": pb.MODE_TOPK, "maps": [pb.MAP_ERROR]}, ["maps"]),
+        ({"error": 99}, ["error"]),
     ],
 )
 def test_bad_request_names_the_field(stub, changes, fields):
     code, message, named = refusal(stub.Reconstruct, request(**changes))
     assert (code, named) == ("INVALID_ARGUMENT", fields)
     assert message.startswith(fields[0])
+
+
+def test_what_the_exact_sum_knows_about_its_error(stub):
+    response = stub.Reconstruct(request(mode=pb.MODE_EXACT, maps=[pb.MAP_ERROR]))
+    assert response.error.data == bytes(16)
+    assert not response.diagnostics.HasField("expected_accuracy_db")
+    assert not response.diagnostics.HasField("certified")
+
+
+def test_the_share_that_is_certified(stub):
+    asked = {"maps": [pb.MAP_ERROR], "hybrid": pb.Hybrid(accuracy_db=40)}
+    kinds = (pb.ERROR_KIND_UNSPECIFIED, pb.ERROR_KIND_ESTIMATED, pb.ERROR_KIND_CERTIFIED)
+    answers = [stub.Reconstruct(request(mode=pb.MODE_HYBRID, error=kind, **asked)) for kind in kinds]
+    assert [answer.diagnostics.mode for answer in answers] == [pb.MODE_HYBRID] * 3
+    assert [answer.diagnostics.HasField("certified") for answer in answers] == [False, False, True]
+    assert 0 <= answers[2].diagnostics.certified <= 1
+    assert [list(answer.error.shape) for answer in answers] == [[2, 2]] * 3
 
 
 def test_unknown_index(stub, channel):

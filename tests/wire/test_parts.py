@@ -6,10 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemmse.v1.reconstruction_pb2 import Estimator, Map, Mode, ReconstructRequest, ReconstructResponse
+from lemmse.v1.reconstruction_pb2 import (
+    ErrorKind,
+    Estimator,
+    Map,
+    Mode,
+    ReconstructRequest,
+    ReconstructResponse,
+)
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk
 from lemmse.wire import (
     CHUNK_BYTES,
+    ERRORS,
     ESTIMATORS,
     INLINE_BYTES,
     MAPS,
@@ -19,6 +27,7 @@ from lemmse.wire import (
     Incoming,
     MalformedMessage,
     answer_bytes,
+    error_name,
     estimator_name,
     mode_name,
     split,
@@ -122,7 +131,7 @@ def test_a_huge_shape_holds_no_memory():
 
 @given(hnp.array_shapes(min_dims=2, max_dims=3), st.frozensets(st.sampled_from(sorted(MAPS))))
 def test_answer_bytes(shape, maps):
-    like = {"image": shape, "variance": shape, "ess": shape[:2], "log_density": shape[:2]}
+    like = {"image": shape, "variance": shape, "error": shape, "ess": shape[:2], "log_density": shape[:2]}
     arrays = [np.zeros(like[name], np.float32) for name in {"image", *maps}]
     assert answer_bytes(shape, maps) == sum(array.nbytes for array in arrays)
 
@@ -132,7 +141,8 @@ def test_names_cover_the_contract():
     assert list(MAPS.values()) == [number for number in Map.values() if number]
     assert MAPS.keys() <= set(ReconstructResponse.DESCRIPTOR.fields_by_name)
     assert list(ESTIMATORS.values()) == [number for number in Estimator.values() if number]
-    for names, name in ((MODES, mode_name), (ESTIMATORS, estimator_name)):
+    assert list(ERRORS.values()) == [number for number in ErrorKind.values() if number]
+    for names, name in ((MODES, mode_name), (ESTIMATORS, estimator_name), (ERRORS, error_name)):
         assert {name(number): number for number in names.values()} == names
         with pytest.raises(ValueError, match="99"):
             name(99)

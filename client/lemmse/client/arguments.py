@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lemmse.client.errors import InvalidArgument
-from lemmse.wire import ESTIMATORS, MAPS, MAX_CONTRIBUTORS, MODES
+from lemmse.wire import ERRORS, ESTIMATORS, MAPS, MAX_CONTRIBUTORS, MODES
 
 __all__ = ["ExplainOptions", "Options"]
 
 _UINT32 = 2**32 - 1
+_UINT64 = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +28,28 @@ class Options:
     """Neighbours to sum for each patch."""
     nprobe: int | None
     """Cells of the index to search for each patch."""
+    accuracy_db: float | None
+    """Agreement with the sum over all keys that is asked for, PSNR in dB."""
+    budget: int | None
+    """Keys to sum at most for each patch."""
     maps: frozenset[str]
     """Results wanted beside the image."""
+    error: str
+    """Which error the map of that name is."""
 
     @classmethod
     def checked(
-        cls, *, index: str | None, estimator: str, mode: str, k: Any, nprobe: Any, maps: Collection[str]
+        cls,
+        *,
+        index: str | None,
+        estimator: str,
+        mode: str,
+        k: Any,
+        nprobe: Any,
+        accuracy_db: Any,
+        budget: Any,
+        maps: Collection[str],
+        error: str,
     ) -> "Options":
         """Return what a caller asks for.
 
@@ -52,13 +69,18 @@ class Options:
         for name in maps:
             if name not in MAPS:
                 raise InvalidArgument.of("maps", f"expected names out of {', '.join(MAPS)}, got {name!r}")
+        if error not in ERRORS:
+            raise InvalidArgument.of("error", f"expected one of {', '.join(ERRORS)}, got {error!r}")
         return cls(
             index=index,
             estimator=estimator,
             mode=mode,
             k=None if k is None else _as_count("k", k),
             nprobe=None if nprobe is None else _as_count("nprobe", nprobe),
+            accuracy_db=None if accuracy_db is None else _as_accuracy(accuracy_db),
+            budget=None if budget is None else _as_count("budget", budget, _UINT64),
             maps=frozenset(maps),
+            error=error,
         )
 
 
@@ -99,6 +121,14 @@ def _as_count(argument: str, value: Any, most: int = _UINT32) -> int:
         bound = ">= 1" if count < 1 else f"<= {most}"
         raise InvalidArgument.of(argument, f"expected a whole number {bound}, got {count}")
     return count
+
+
+def _as_accuracy(value: Any) -> float:
+    """Return a number of dB."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument.of("accuracy_db", f"expected a number of dB, got {value!r}") from error
 
 
 def _as_pixel(pixel: Any, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -106,7 +106,10 @@ class EmbeddedClient(Client):
                 mode=options.mode,
                 k=options.k,
                 nprobe=options.nprobe,
+                accuracy_db=options.accuracy_db,
+                budget=options.budget,
                 maps=options.maps,
+                error=options.error,
                 cancelled=expired,
             )
         maps = {name: getattr(result, name) for name in MAPS}

@@ -12,6 +12,7 @@ _EXTRAS = {
     "grpc_health": "server",
     "grpc_reflection": "server",
     "matplotlib": "demo",
+    "numba": "server",
     "skimage": "demo",
     "torch": "server",
     "zarr": "server",

@@ -23,7 +23,8 @@ class Client(ABC):
 
     Images are floats in the intensities of the clean images, [0, 1], or encode them as uint8 in steps of
     1/255 or as uint16 in steps of 1/65535. Results are float32 in the range of the image that was given: of a
-    uint8 image the mean is times 255 and the variance times 255². Sigma is always in intensities of [0, 1].
+    uint8 image the mean and the error are times 255, the variance is times 255². Sigma is always in
+    intensities of [0, 1].
     """
 
     _closed = False
@@ -53,7 +54,10 @@ class Client(ABC):
         mode: str = "auto",
         k: int | None = None,
         nprobe: int | None = None,
+        accuracy_db: float | None = None,
+        budget: int | None = None,
         maps: Collection[str] = (),
+        error: str = "estimated",
         timeout: float | None = None,
     ) -> Result:
         """Reconstruct an image of any size: the posterior mean at every pixel.
@@ -73,11 +77,20 @@ class Client(ABC):
             "le-mmse" weights translated training patches; "e-mmse" translated training images and "mmse"
             training images, which take a y of their size.
         mode : str
-            "exact" sums all keys, "topk" the k nearest, "auto" chooses by cost.
+            "exact" sums all keys, "topk" the k nearest, "hybrid" comes as close to exact as accuracy_db asks
+            for, "auto" chooses by cost and accuracy.
         k, nprobe : int, optional
             Neighbours to sum and cells to search in topk.
+        accuracy_db : float, optional
+            Agreement with exact that is asked of hybrid and auto, PSNR in dB for intensities in [0, 1];
+            in (0, 120], by default 50.
+        budget : int, optional
+            Keys to sum at most for each patch in hybrid, >= 1; by default there is no limit.
         maps : collection of str
-            Results wanted beside the image: "variance", "ess", "log_density".
+            Results wanted beside the image: "variance", "ess", "log_density", "error"; not error in topk.
+        error : str
+            What the map error is: what |image − exact| is below for 95 % of pixels if "estimated", and always
+            if "certified".
         timeout : float, optional
             Seconds to wait for the answer.
 
@@ -92,7 +105,17 @@ class Client(ABC):
             There is no answer; the class says why.
         """
         self._require_open()
-        options = Options.checked(index=index, estimator=estimator, mode=mode, k=k, nprobe=nprobe, maps=maps)
+        options = Options.checked(
+            index=index,
+            estimator=estimator,
+            mode=mode,
+            k=k,
+            nprobe=nprobe,
+            accuracy_db=accuracy_db,
+            budget=budget,
+            maps=maps,
+            error=error,
+        )
         return self._reconstruct(Measurement.checked(y, sigma=sigma, mask=mask), options, timeout)
 
     def reconstruct_many(
@@ -106,7 +129,10 @@ class Client(ABC):
         mode: str = "auto",
         k: int | None = None,
         nprobe: int | None = None,
+        accuracy_db: float | None = None,
+        budget: int | None = None,
         maps: Collection[str] = (),
+        error: str = "estimated",
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
         """Reconstruct images one after the other, in their order, lazily.
@@ -122,7 +148,7 @@ class Client(ABC):
         sigma, mask
             As in `reconstruct`. A number, None or an array with two or three axes is for all images. A list,
             an array with one axis or any other iterable has one number or map for each image, in order.
-        index, estimator, mode, k, nprobe, maps
+        index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error
             As in `reconstruct`, for all images.
         timeout : float, optional
             Seconds for the whole batch.
@@ -148,7 +174,17 @@ class Client(ABC):
         ...             np.save(f"{number}.npy", outcome.image)
         """
         self._require_open()
-        options = Options.checked(index=index, estimator=estimator, mode=mode, k=k, nprobe=nprobe, maps=maps)
+        options = Options.checked(
+            index=index,
+            estimator=estimator,
+            mode=mode,
+            k=k,
+            nprobe=nprobe,
+            accuracy_db=accuracy_db,
+            budget=budget,
+            maps=maps,
+            error=error,
+        )
         return self._reconstruct_many(measurements(images, sigma, mask), options, timeout)
 
     def explain(

@@ -9,7 +9,17 @@ from lemmse.client.measurement import Measurement
 from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
 from lemmse.v1 import index_pb2
 from lemmse.v1 import reconstruction_pb2 as pb
-from lemmse.wire import ESTIMATORS, MAPS, MODES, FloatArray, Incoming, MalformedMessage, attach, mode_name
+from lemmse.wire import (
+    ERRORS,
+    ESTIMATORS,
+    MAPS,
+    MODES,
+    FloatArray,
+    Incoming,
+    MalformedMessage,
+    attach,
+    mode_name,
+)
 
 __all__ = ["as_contributor", "as_index_info", "as_result", "explain_request", "reconstruct_request"]
 
@@ -21,7 +31,9 @@ def reconstruct_request(measurement: Measurement, options: Options) -> pb.Recons
         estimator=pb.Estimator.ValueType(ESTIMATORS[options.estimator]),
         mode=pb.Mode.ValueType(MODES[options.mode]),
         topk=pb.TopK(k=options.k, nprobe=options.nprobe),
+        hybrid=pb.Hybrid(accuracy_db=options.accuracy_db, budget=options.budget),
         maps=[pb.Map.ValueType(MAPS[name]) for name in sorted(options.maps)],
+        error=pb.ErrorKind.ValueType(ERRORS[options.error]),
     )
     _set_sigma(request, measurement.sigma)
     return request
@@ -46,18 +58,10 @@ def as_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
     arrays = {name: array.astype(np.float32, copy=False) for name, array in incoming.arrays().items()}
     if "image" not in arrays:
         raise MalformedMessage("image", "expected a tensor, got none")
-    diagnostics = incoming.message.diagnostics
     return Result(
         image=arrays["image"],
         **{name: arrays.get(name) for name in MAPS},
-        diagnostics=Diagnostics(
-            mode=mode_name(diagnostics.mode),
-            index=diagnostics.index,
-            version=diagnostics.version,
-            keys=diagnostics.keys,
-            keys_touched=diagnostics.keys_touched,
-            seconds=diagnostics.seconds,
-        ),
+        diagnostics=_as_diagnostics(incoming.message.diagnostics),
     )
 
 
@@ -76,6 +80,20 @@ def as_contributor(message: pb.Contributor) -> Contributor:
 def as_index_info(message: index_pb2.Index) -> IndexInfo:
     """Return the index that a message describes."""
     return IndexInfo(**{field.name: getattr(message, field.name) for field in fields(IndexInfo)})
+
+
+def _as_diagnostics(message: pb.Diagnostics) -> Diagnostics:
+    expected = message.expected_accuracy_db if message.HasField("expected_accuracy_db") else None
+    return Diagnostics(
+        mode=mode_name(message.mode),
+        index=message.index,
+        version=message.version,
+        keys=message.keys,
+        keys_touched=message.keys_touched,
+        seconds=message.seconds,
+        expected_accuracy_db=expected,
+        certified=message.certified if message.HasField("certified") else None,
+    )
 
 
 def _set_sigma(request: pb.ReconstructRequest | pb.ExplainRequest, sigma: float | FloatArray) -> None:

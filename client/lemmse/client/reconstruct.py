@@ -23,7 +23,7 @@ from lemmse.client.files import as_stored, read, read_array, write
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
 from lemmse.client.results import Result
-from lemmse.wire import ESTIMATORS, MAPS, MODES
+from lemmse.wire import ERRORS, ESTIMATORS, MAPS, MODES
 
 __all__ = ["reconstruct"]
 
@@ -103,7 +103,21 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option("--mode", type=click.Choice(list(MODES)), default="auto", show_default=True)
 @click.option("--k", type=click.IntRange(min=1), help="Neighbours to sum in mode topk.")
 @click.option("--nprobe", type=click.IntRange(min=1), help="Cells to search in mode topk.")
+@click.option(
+    "--accuracy-db",
+    metavar="DB",
+    type=click.FloatRange(min=0, min_open=True, max=120),
+    help="Agreement with mode exact that is asked of modes hybrid and auto, PSNR in dB.",
+)
+@click.option("--budget", type=click.IntRange(min=1), help="Keys to sum at most for a patch in mode hybrid.")
 @click.option("--maps", metavar="NAMES", callback=_as_maps, help=f"Maps to write beside: {','.join(MAPS)}.")
+@click.option(
+    "--error",
+    type=click.Choice(list(ERRORS)),
+    default="estimated",
+    show_default=True,
+    help="What the map error is: what the difference from mode exact is below for 95 % of pixels, or always.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each input on stdout.")
 def reconstruct(
@@ -120,9 +134,9 @@ def reconstruct(
     """Reconstruct image files (PNG, TIFF, npy) and folders of them.
 
     Each output has the format and bit depth of its input, and maps are in its range: of 8-bit images the
-    variance is in steps of 1/255 squared. Maps of sigma and masks need an index of physics and pre-inverse
-    identity. A file that fails does not stop the others: the
-    exit status is 1 where some failed, and 2 where there was nothing but bad input.
+    error is in steps of 1/255 and the variance in their squares. Maps of sigma and masks need an index of
+    physics and pre-inverse identity. A file that fails does not stop the others: the exit status is 1 where
+    some failed, and 2 where there was nothing but bad input.
     """
     if (server is None) == (index is None):
         raise click.UsageError("expected either --server or --index")

@@ -13,7 +13,7 @@ class Diagnostics:
     """What was done for an answer, and what it cost."""
 
     mode: str
-    """The mode that ran: exact or topk."""
+    """The mode that ran: exact, topk or hybrid."""
     index: str
     """Name of the index that answered."""
     version: str
@@ -24,6 +24,12 @@ class Diagnostics:
     """Keys whose distance was computed, mean over the patches of the image."""
     seconds: float
     """Time of computation, without queue and transport."""
+    expected_accuracy_db: float | None
+    """Agreement with the sum over all keys that is to be expected, PSNR in dB, from the index's calibration;
+    None where nothing is known, and where all keys were summed."""
+    certified: float | None
+    """Share of pixels and channels whose certified error is within the accuracy that was asked for; None
+    where no certified error was asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +44,9 @@ class Result:
     """Effective sample size of the posterior weights, (H, W)."""
     log_density: NDArray[np.float32] | None
     """Log density of the noisy patch, in intensities, under the training distribution, (H, W)."""
+    error: NDArray[np.float32] | None
+    """What |image − sum over all keys| is below, for 95 % of pixels if estimated and always if certified,
+    shape of y."""
     diagnostics: Diagnostics
     """What was done for it."""
 
@@ -45,8 +54,12 @@ class Result:
         """Return a result in intensities as one in the range where `white` is intensity 1."""
         if white == 1:
             return self
-        variance = None if self.variance is None else self.variance * np.float32(white**2)
-        return replace(self, image=self.image * np.float32(white), variance=variance)
+        return replace(
+            self,
+            image=self.image * np.float32(white),
+            variance=None if self.variance is None else self.variance * np.float32(white**2),
+            error=None if self.error is None else self.error * np.float32(white),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """The index: image sources, patch geometry, physics, and the folder that holds the training patches."""
 
 from lemmse.index.build import Progress, build
+from lemmse.index.calibration import Calibration, Plan
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
+from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
 from lemmse.index.reader import Index, open_index
 from lemmse.index.strata import Strata
@@ -10,10 +12,14 @@ from lemmse.index.strata import Strata
 __all__ = [
     "BOUNDARIES",
     "FORMAT",
+    "Basis",
+    "Calibration",
     "Images",
     "Index",
     "InverseProblem",
     "Manifest",
+    "Moments",
+    "Plan",
     "Progress",
     "Strata",
     "build",

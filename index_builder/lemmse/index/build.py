@@ -1,4 +1,4 @@
-"""Build an index: read the images, group their patches into cells, write everything in cell order.
+"""Build an index: read the images, group their patches into cells and leaves, write everything in leaf order.
 
 Patches are cut when they are needed, in each pass anew, so the builder holds the images and one shard of
 keys at a time, beside the FAISS index that it fills.
@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from lemmse.index import cells, store
+from lemmse.index import cells, leaves, store
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, publishing
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest, checksum
+from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import concatenate, intensities, iterate, open_source
 from lemmse.index.strata import Strata, find_strata
@@ -32,6 +33,8 @@ __all__ = ["PATCH_SIZE_MAX", "Progress", "build"]
 
 PATCH_SIZE_MAX = 64
 """Largest patch side: a key of three channels then has 12 288 numbers."""
+_BASIS_SAMPLE = 1 << 17
+"""Keys that the principal axes are taken from."""
 _SEED_MAX = 2**31 - 1
 """Largest seed that FAISS takes."""
 
@@ -108,17 +111,26 @@ def build(
         clean = Images(intensities(images.pixels), images.sizes)
         keys, condition = _keys(problem, clean, patch_size, boundary)
         centroids, cell, strata_cells = _cluster(keys, seed, progress)
+        basis = _basis(keys, seed)
+        order, leaf_edges, cell_leaves, moments = _arrange(
+            keys, clean, basis, cell, len(centroids), seed, progress
+        )
         group = store.create(folder / ARRAYS)
         for name, array in {
             "images/pixels": images.pixels,
             "images/sizes": images.sizes,
             "strata/scale": keys.strata.scale,
             "strata/cells": strata_cells,
+            "cells/keys": leaf_edges[cell_leaves],
+            "cells/leaves": cell_leaves,
+            "leaves/keys": leaf_edges,
+            **{f"leaves/{field.name}": getattr(moments, field.name) for field in fields(Moments)},
+            **{f"basis/{field.name}": getattr(basis, field.name) for field in fields(Basis)},
             **({} if keys.strata.whitener is None else {"strata/whitener": keys.strata.whitener}),
             **{f"physics/{name}": array for name, array in problem.arrays.items()},
         }.items():
             store.create_array(group, name, array.shape, array.dtype)[:] = array
-        _write_keys(group, folder / NEIGHBOURS, clean, keys, centroids, cell, progress)
+        _write_keys(group, folder / NEIGHBOURS, clean, keys, centroids, cell, order, progress)
         (folder / SOURCES).write_text(json.dumps(labels))
         Manifest(
             format=FORMAT,
@@ -134,6 +146,7 @@ def build(
             patch_size=patch_size,
             keys=len(keys),
             cells=len(centroids),
+            leaves=len(leaf_edges) - 1,
             strata=len(keys.strata),
             condition=condition,
             seed=seed,
@@ -234,6 +247,59 @@ def _cluster(
     return np.concatenate(centroids), cell, np.array(first, np.int64)
 
 
+def _basis(keys: _Keys, seed: int) -> Basis:
+    """Principal axes of the keys of all strata, from a sample."""
+    sample = np.random.default_rng(seed).permutation(len(keys))[:_BASIS_SAMPLE]
+    return Basis.of(keys.cut(np.sort(sample)))
+
+
+def _arrange(
+    keys: _Keys,
+    clean: Images[np.float32],
+    basis: Basis,
+    cell: NDArray[np.int64],
+    cell_count: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], Moments]:
+    """Cut the cells into leaves.
+
+    Returns
+    -------
+    key at each place of the order by cell and leaf (M,), first place of each leaf and the number of keys
+    (leaves + 1,), first leaf of each cell and their number (cells + 1,), moments of the leaves
+    """
+    order = np.argsort(cell, kind="stable")
+    edges = np.searchsorted(cell[order], np.arange(cell_count + 1))
+    sizes: list[NDArray[np.int64]] = []  # of the leaves of each cell
+    moments: list[Moments] = []
+    first = 0
+    while first < cell_count:
+        # As many whole cells as fill a shard, and one at least.
+        end = max(first + 1, int(np.searchsorted(edges, edges[first] + store.SHARD, side="right")) - 1)
+        rows = order[edges[first] : edges[end]]
+        v = basis.rotate(keys.cut(rows))
+        by_leaf = np.empty(len(rows), np.int64)
+        for start, stop in pairwise(edges[first : end + 1] - edges[first]):
+            leaf = leaves.split(v[start:stop], seed) if stop > start else np.zeros(0, np.int64)
+            by_leaf[start:stop] = start + np.argsort(leaf, kind="stable")
+            sizes.append(np.bincount(leaf))
+        order[edges[first] : edges[end]] = rows = rows[by_leaf]
+        of_leaves = np.concatenate([[0], *sizes[first:end]]).cumsum()
+        if len(rows):
+            t = clean.pixels[keys.n[rows]]
+            moments.append(Moments.of(v[by_leaf], t, of_leaves))
+        first = end
+        progress("cut leaves", int(edges[end]), len(keys))
+    counts = [len(of_cell) for of_cell in sizes]
+    return (
+        order,
+        np.concatenate([[0], *sizes]).cumsum(),
+        np.array([0, *counts]).cumsum(),
+        Moments.join(moments),
+    )
+
+
 def _write_keys(
     group: zarr.Group,
     neighbours: Path,
@@ -241,13 +307,11 @@ def _write_keys(
     keys: _Keys,
     centroids: NDArray[np.float32],
     cell: NDArray[np.int64],
+    order: NDArray[np.int64],
     progress: Progress,
 ) -> None:
-    """Write the keys in cell order, and the FAISS index with the same numbers."""
+    """Write the keys in leaf order, and the FAISS index with the same numbers."""
     index = cells.empty_index(centroids)
-    order = np.argsort(cell, kind="stable")
-    offsets = np.searchsorted(cell[order], np.arange(len(centroids) + 1))
-    store.create_array(group, "cells", offsets.shape, np.int64)[:] = offsets
     arrays = {
         "keys": store.create_array(group, "keys", (len(keys), index.d), np.float32),
         "targets": store.create_array(group, "targets", (len(keys), clean.pixels.shape[1]), np.float32),

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from lemmse.index.calibration import Calibration
 from lemmse.index.errors import DataLoss, UnsupportedFormat
 
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
@@ -63,6 +64,8 @@ class Manifest:
     """Translated training patches, M."""
     cells: int
     """Cells that the keys are searched by."""
+    leaves: int
+    """Groups of some tens of keys, of which moments are stored."""
     strata: int
     """Strata of positions whose patches carry the same noise."""
     condition: float
@@ -71,12 +74,16 @@ class Manifest:
     """Seed of the clustering."""
     files: Mapping[str, FileEntry]
     """Every other file of the version, by its path within."""
+    calibration: Calibration | None = None
+    """What hybrid gives for its work, where that was measured."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a version's folder."""
         content = asdict(self)
-        content["manifest_sha256"] = _self_checksum(content)
-        (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
+        content["manifest_sha256"] = _self_checksum(json.loads(json.dumps(content)))
+        staged = folder / f".{MANIFEST}"
+        staged.write_text(json.dumps(content, indent=1) + "\n")
+        staged.replace(folder / MANIFEST)  # there is always a whole one
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -104,6 +111,8 @@ class Manifest:
             raise DataLoss(f"{MANIFEST} is damaged; {_REMEDY}")
         content["sources"] = tuple(content["sources"])
         content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
+        if content["calibration"] is not None:
+            content["calibration"] = Calibration.restore(content["calibration"])
         return cls(**content)
 
     def verify(self, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lemmse.index.errors import DataLoss, UnsupportedFormat
 from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, current_version
 from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
+from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
 from lemmse.index.strata import Strata
 
@@ -57,7 +58,27 @@ class Index:
     @cached_property
     def cells(self) -> NDArray[np.int64]:
         """First key of each cell, and the number of keys, (cells + 1,)."""
-        return store.read(self._arrays, "cells", 0, self.manifest.cells + 1)
+        return np.asarray(self._members("cells")["keys"][:])
+
+    @cached_property
+    def cell_leaves(self) -> NDArray[np.int64]:
+        """First leaf of each cell, and the number of leaves, (cells + 1,)."""
+        return np.asarray(self._members("cells")["leaves"][:])
+
+    @cached_property
+    def leaves(self) -> NDArray[np.int64]:
+        """First key of each leaf, and the number of keys, (leaves + 1,)."""
+        return np.asarray(self._members("leaves")["keys"][:])
+
+    @cached_property
+    def basis(self) -> Basis:
+        """The principal axes that the moments of the leaves are along."""
+        return Basis(**{name: np.asarray(array[:]) for name, array in self._members("basis").items()})
+
+    def moments(self) -> Moments:
+        """Moments of the leaves."""
+        arrays = self._members("leaves")
+        return Moments(**{field.name: np.asarray(arrays[field.name][:]) for field in fields(Moments)})
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
@@ -86,15 +107,15 @@ class Index:
         return self.manifest.patch_size**2 * self.manifest.channels
 
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Keys v in cell order, float32, shape (stop − start, P)."""
+        """Keys v in leaf order, float32, shape (stop − start, P)."""
         return store.read(self._arrays, "keys", start, stop)
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Targets t in cell order, float32, shape (stop − start, C)."""
+        """Targets t in leaf order, float32, shape (stop − start, C)."""
         return store.read(self._arrays, "targets", start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Training image, row and column of the keys in cell order, shape (stop − start, 3)."""
+        """Training image, row and column of the keys in leaf order, shape (stop − start, 3)."""
         return store.read(self._arrays, "ids", start, stop)
 
     @cached_property
@@ -105,7 +126,7 @@ class Index:
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVFFlat:
-        """The FAISS index; it numbers the keys in cell order."""
+        """The FAISS index; it numbers the keys in leaf order."""
         return faiss.read_index(str(self.folder / NEIGHBOURS))
 
 

@@ -2,10 +2,14 @@
 
     images/pixels  (N, C)  source dtype  the pixels of all training images, see images.py
     images/sizes   (K, 2)  int64         their heights and widths
-    keys           (M, P)  float32       v_km, in cell order
-    targets        (M, C)  float32       t_km, the clean centre pixels, in cell order
+    keys           (M, P)  float32       v_km, in leaf order, which is within cell order
+    targets        (M, C)  float32       t_km, the clean centre pixels, in the same order
     ids            (M, 3)  int32         training image, row, column of each key
-    cells          (n+1,)  int64         cell c holds the keys cells[c] … cells[c + 1] − 1
+    cells/keys     (n+1,)  int64         cell c holds the keys cells/keys[c] … cells/keys[c + 1] − 1
+    cells/leaves   (n+1,)  int64         and the leaves cells/leaves[c] … cells/leaves[c + 1] − 1
+    leaves/keys    (L+1,)  int64         leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
+    leaves/…       (L, …)  float32       moments of the leaves, see moments.py
+    basis/…                float32       the principal axes that the moments are along, see moments.py
 
 Every chunk is compressed by Zstandard with its checksum, so that Zarr itself notices a flipped bit; the
 chunks lie in few large shards, so that a version is some tens of files whatever its size.

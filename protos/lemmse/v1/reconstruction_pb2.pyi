@@ -61,11 +61,13 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     MODE_UNSPECIFIED: _Mode.ValueType  # 0
     """The same as MODE_AUTO."""
     MODE_AUTO: _Mode.ValueType  # 1
-    """The server chooses by predicted cost."""
+    """The server chooses by predicted cost and accuracy."""
     MODE_EXACT: _Mode.ValueType  # 2
     """The sum over all keys."""
     MODE_TOPK: _Mode.ValueType  # 3
     """The sum over the k nearest keys."""
+    MODE_HYBRID: _Mode.ValueType  # 4
+    """As close to the sum over all keys as Hybrid.accuracy_db asks for."""
 
 class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
     """How the posterior sums are computed."""
@@ -73,11 +75,13 @@ class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
 MODE_UNSPECIFIED: Mode.ValueType  # 0
 """The same as MODE_AUTO."""
 MODE_AUTO: Mode.ValueType  # 1
-"""The server chooses by predicted cost."""
+"""The server chooses by predicted cost and accuracy."""
 MODE_EXACT: Mode.ValueType  # 2
 """The sum over all keys."""
 MODE_TOPK: Mode.ValueType  # 3
 """The sum over the k nearest keys."""
+MODE_HYBRID: Mode.ValueType  # 4
+"""As close to the sum over all keys as Hybrid.accuracy_db asks for."""
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
 class _Map:
@@ -93,6 +97,11 @@ class _MapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Map.ValueType], _
     """Effective sample size of the posterior weights, (H, W)."""
     MAP_LOG_DENSITY: _Map.ValueType  # 3
     """Log density of the noisy patch under the training distribution, (H, W)."""
+    MAP_ERROR: _Map.ValueType  # 4
+    """How far each pixel and channel may be from the sum over all keys, in
+    intensities, (H, W, C); zeros where all keys were summed. Not with
+    MODE_TOPK.
+    """
 
 class Map(_Map, metaclass=_MapEnumTypeWrapper):
     """A result beside the image."""
@@ -104,7 +113,36 @@ MAP_ESS: Map.ValueType  # 2
 """Effective sample size of the posterior weights, (H, W)."""
 MAP_LOG_DENSITY: Map.ValueType  # 3
 """Log density of the noisy patch under the training distribution, (H, W)."""
+MAP_ERROR: Map.ValueType  # 4
+"""How far each pixel and channel may be from the sum over all keys, in
+intensities, (H, W, C); zeros where all keys were summed. Not with
+MODE_TOPK.
+"""
 Global___Map: _TypeAlias = Map  # noqa: Y015
+
+class _ErrorKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ErrorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ERROR_KIND_UNSPECIFIED: _ErrorKind.ValueType  # 0
+    """The same as ERROR_KIND_ESTIMATED."""
+    ERROR_KIND_ESTIMATED: _ErrorKind.ValueType  # 1
+    """What the difference is below for 95 % of the pixels."""
+    ERROR_KIND_CERTIFIED: _ErrorKind.ValueType  # 2
+    """What the difference is below, always."""
+
+class ErrorKind(_ErrorKind, metaclass=_ErrorKindEnumTypeWrapper):
+    """What MAP_ERROR is."""
+
+ERROR_KIND_UNSPECIFIED: ErrorKind.ValueType  # 0
+"""The same as ERROR_KIND_ESTIMATED."""
+ERROR_KIND_ESTIMATED: ErrorKind.ValueType  # 1
+"""What the difference is below for 95 % of the pixels."""
+ERROR_KIND_CERTIFIED: ErrorKind.ValueType  # 2
+"""What the difference is below, always."""
+Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
 
 @_typing.final
 class TopK(_message.Message):
@@ -140,6 +178,42 @@ class TopK(_message.Message):
 Global___TopK: _TypeAlias = TopK  # noqa: Y015
 
 @_typing.final
+class Hybrid(_message.Message):
+    """What is asked of MODE_HYBRID."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCURACY_DB_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    accuracy_db: _builtins.float
+    """Agreement with the sum over all keys, PSNR in dB for intensities in
+    [0, 1]; in (0, 120], the server's choice if not given. It also guides the
+    choice of MODE_AUTO.
+    """
+    budget: _builtins.int
+    """Keys to sum at most for each patch, >= 1; no limit if not given."""
+    def __init__(
+        self,
+        *,
+        accuracy_db: _builtins.float | None = ...,
+        budget: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_db", b"_accuracy_db", "_budget", b"_budget", "accuracy_db", b"accuracy_db", "budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_db", b"_accuracy_db", "_budget", b"_budget", "accuracy_db", b"accuracy_db", "budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accuracy_db: _TypeAlias = _typing.Literal["accuracy_db"]  # noqa: Y015
+    _WhichOneofArgType__accuracy_db: _TypeAlias = _typing.Literal["_accuracy_db", b"_accuracy_db"]  # noqa: Y015
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_db) -> _WhichOneofReturnType__accuracy_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+
+Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
+
+@_typing.final
 class ReconstructRequest(_message.Message):
     """One image to reconstruct."""
 
@@ -154,12 +228,15 @@ class ReconstructRequest(_message.Message):
     MAPS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     ESTIMATOR_FIELD_NUMBER: _builtins.int
+    HYBRID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one."""
     sigma: _builtins.float
     """The same everywhere."""
     mode: Global___Mode.ValueType
     estimator: Global___Estimator.ValueType
+    error: Global___ErrorKind.ValueType
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, (H, W) or (H, W, C), float, intensities of the clean
@@ -185,6 +262,8 @@ class ReconstructRequest(_message.Message):
         physics and pre-inverse identity.
         """
 
+    @_builtins.property
+    def hybrid(self) -> Global___Hybrid: ...
     def __init__(
         self,
         *,
@@ -197,10 +276,12 @@ class ReconstructRequest(_message.Message):
         maps: _abc.Iterable[Global___Map.ValueType] | None = ...,
         mask: _tensor_pb2.Tensor | None = ...,
         estimator: Global___Estimator.ValueType = ...,
+        hybrid: Global___Hybrid | None = ...,
+        error: Global___ErrorKind.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "estimator", b"estimator", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "error", b"error", "estimator", b"estimator", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
@@ -225,6 +306,8 @@ class Diagnostics(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     KEYS_TOUCHED_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    EXPECTED_ACCURACY_DB_FIELD_NUMBER: _builtins.int
+    CERTIFIED_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """The mode that ran: never MODE_AUTO."""
     index: _builtins.str
@@ -236,6 +319,16 @@ class Diagnostics(_message.Message):
     """Keys whose distance was computed, mean over the patches of the image."""
     seconds: _builtins.float
     """Seconds of computation, without queue and transport."""
+    expected_accuracy_db: _builtins.float
+    """Agreement with the sum over all keys that is to be expected, PSNR in dB,
+    from the calibration of the index; not set where nothing is known, and
+    where all keys were summed.
+    """
+    certified: _builtins.float
+    """Share of pixels and channels whose certified error is within the accuracy
+    that was asked for, in [0, 1]; not set where no certified error was asked
+    for.
+    """
     def __init__(
         self,
         *,
@@ -245,12 +338,21 @@ class Diagnostics(_message.Message):
         keys: _builtins.int = ...,
         keys_touched: _builtins.float = ...,
         seconds: _builtins.float = ...,
+        expected_accuracy_db: _builtins.float | None = ...,
+        certified: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__certified: _TypeAlias = _typing.Literal["certified"]  # noqa: Y015
+    _WhichOneofArgType__certified: _TypeAlias = _typing.Literal["_certified", b"_certified"]  # noqa: Y015
+    _WhichOneofReturnType__expected_accuracy_db: _TypeAlias = _typing.Literal["expected_accuracy_db"]  # noqa: Y015
+    _WhichOneofArgType__expected_accuracy_db: _TypeAlias = _typing.Literal["_expected_accuracy_db", b"_expected_accuracy_db"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__certified) -> _WhichOneofReturnType__certified | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_accuracy_db) -> _WhichOneofReturnType__expected_accuracy_db | None: ...
 
 Global___Diagnostics: _TypeAlias = Diagnostics  # noqa: Y015
 
@@ -265,6 +367,7 @@ class ReconstructResponse(_message.Message):
     ESS_FIELD_NUMBER: _builtins.int
     LOG_DENSITY_FIELD_NUMBER: _builtins.int
     DIAGNOSTICS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def image(self) -> _tensor_pb2.Tensor:
         """The posterior mean, float32, shape of y."""
@@ -279,6 +382,8 @@ class ReconstructResponse(_message.Message):
     def log_density(self) -> _tensor_pb2.Tensor: ...
     @_builtins.property
     def diagnostics(self) -> Global___Diagnostics: ...
+    @_builtins.property
+    def error(self) -> _tensor_pb2.Tensor: ...
     def __init__(
         self,
         *,
@@ -287,17 +392,22 @@ class ReconstructResponse(_message.Message):
         ess: _tensor_pb2.Tensor | None = ...,
         log_density: _tensor_pb2.Tensor | None = ...,
         diagnostics: Global___Diagnostics | None = ...,
+        error: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
     _WhichOneofReturnType__ess: _TypeAlias = _typing.Literal["ess"]  # noqa: Y015
     _WhichOneofArgType__ess: _TypeAlias = _typing.Literal["_ess", b"_ess"]  # noqa: Y015
     _WhichOneofReturnType__log_density: _TypeAlias = _typing.Literal["log_density"]  # noqa: Y015
     _WhichOneofArgType__log_density: _TypeAlias = _typing.Literal["_log_density", b"_log_density"]  # noqa: Y015
     _WhichOneofReturnType__variance: _TypeAlias = _typing.Literal["variance"]  # noqa: Y015
     _WhichOneofArgType__variance: _TypeAlias = _typing.Literal["_variance", b"_variance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ess) -> _WhichOneofReturnType__ess | None: ...
     @_typing.overload

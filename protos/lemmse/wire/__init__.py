@@ -13,12 +13,13 @@ from lemmse.wire.limits import (
     TENSOR_BYTES,
     answer_bytes,
 )
-from lemmse.wire.names import ESTIMATORS, MAPS, MODES, estimator_name, mode_name
+from lemmse.wire.names import ERRORS, ESTIMATORS, MAPS, MODES, error_name, estimator_name, mode_name
 from lemmse.wire.parts import Incoming, attach, split
 from lemmse.wire.tensors import FloatArray, MalformedMessage, WireArray
 
 __all__ = [
     "CHUNK_BYTES",
+    "ERRORS",
     "ESTIMATORS",
     "INLINE_BYTES",
     "MAPS",
@@ -32,6 +33,7 @@ __all__ = [
     "WireArray",
     "answer_bytes",
     "attach",
+    "error_name",
     "estimator_name",
     "mode_name",
     "split",

@@ -43,5 +43,5 @@ def answer_bytes(shape: Sequence[int], maps: Collection[str]) -> int:
     >>> answer_bytes((10, 10, 3), {"variance", "ess"})
     2800
     """
-    like_image = 1 + ("variance" in maps)
+    like_image = 1 + ("variance" in maps) + ("error" in maps)
     return _FLOAT32 * (like_image * prod(shape) + (len(maps) - like_image + 1) * prod(shape[:2]))

@@ -1,10 +1,10 @@
-"""The names of estimators, modes and maps and their numbers on the wire, read from the contract itself."""
+"""The names of estimators, modes, maps and errors and their numbers, read from the contract itself."""
 
 from google.protobuf.descriptor import EnumDescriptor
 
 from lemmse.v1 import reconstruction_pb2 as pb
 
-__all__ = ["ESTIMATORS", "MAPS", "MODES", "estimator_name", "mode_name"]
+__all__ = ["ERRORS", "ESTIMATORS", "MAPS", "MODES", "error_name", "estimator_name", "mode_name"]
 
 
 def _numbers(enum: EnumDescriptor, prefix: str) -> dict[str, int]:
@@ -18,15 +18,19 @@ ESTIMATORS = {
 """Number of each estimator: le-mmse, e-mmse, mmse."""
 
 MODES = _numbers(pb.Mode.DESCRIPTOR, "MODE_")
-"""Number of each mode: auto, exact, topk."""
+"""Number of each mode: auto, exact, topk, hybrid."""
 
 MAPS = _numbers(pb.Map.DESCRIPTOR, "MAP_")
-"""Number of each map: variance, ess, log_density; each is also the name of its field in the answer."""
+"""Number of each map: variance, ess, log_density, error; each is also the name of its field in the answer."""
+
+ERRORS = _numbers(pb.ErrorKind.DESCRIPTOR, "ERROR_KIND_")
+"""Number of each kind of error map: estimated, certified."""
 
 _ESTIMATOR_NAMES = {number: name for name, number in ESTIMATORS.items()} | {
     pb.ESTIMATOR_UNSPECIFIED: "le-mmse"
 }
 _MODE_NAMES = {number: name for name, number in MODES.items()} | {pb.MODE_UNSPECIFIED: "auto"}
+_ERROR_NAMES = {number: name for name, number in ERRORS.items()} | {pb.ERROR_KIND_UNSPECIFIED: "estimated"}
 
 
 def estimator_name(number: int) -> str:
@@ -59,6 +63,22 @@ def mode_name(number: int) -> str:
     ('auto', 'exact')
     """
     return _named(_MODE_NAMES, number)
+
+
+def error_name(number: int) -> str:
+    """Return the name of a kind of error map; one that was not given is estimated.
+
+    Raises
+    ------
+    ValueError
+        The number is none of the contract's.
+
+    Examples
+    --------
+    >>> error_name(pb.ERROR_KIND_UNSPECIFIED), error_name(pb.ERROR_KIND_CERTIFIED)
+    ('estimated', 'certified')
+    """
+    return _named(_ERROR_NAMES, number)
 
 
 def _named(names: dict[int, str], number: int) -> str:

@@ -1,29 +1,35 @@
 """The LE-MMSE estimator: arrays in, arrays out.
 
 The modules in the order of the mathematics: `keys` holds v and t, `sums` what the weights add up to and how
-sums merge, `exact` and `topk` two ways to compute them, `reconstructor` the way from y to x̂ and its maps.
+sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `reconstructor` the way from y to x̂ and
+its maps.
 """
 
-from lemmse.estimator.arguments import ESTIMATORS, MAPS, MODES
+from lemmse.estimator.arguments import ERRORS, ESTIMATORS, MAPS, MODES
 from lemmse.estimator.exact import exact_sums
+from lemmse.estimator.hybrid import Descent, hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys
+from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK, DEFAULT_K, DEFAULT_NPROBE, Reconstructor
+from lemmse.estimator.reconstructor import DEFAULT_ACCURACY_DB, DEFAULT_EXACT_WORK, Reconstructor
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
 from lemmse.estimator.sums import MEAN_ONLY, Posterior, PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.estimator.work import Cancel, never
 
 __all__ = [
+    "DEFAULT_ACCURACY_DB",
     "DEFAULT_EXACT_WORK",
     "DEFAULT_K",
     "DEFAULT_NPROBE",
+    "ERRORS",
     "ESTIMATORS",
     "MAPS",
     "MEAN_ONLY",
     "MODES",
     "Cancel",
     "Contributor",
+    "Descent",
     "Diagnostics",
     "Explanation",
     "Keys",
@@ -35,6 +41,7 @@ __all__ = [
     "Reconstructor",
     "Want",
     "exact_sums",
+    "hybrid_sums",
     "load_keys",
     "never",
     "topk_sums",

@@ -11,11 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from lemmse.index.errors import InvalidArgument
 
 __all__ = [
+    "ERRORS",
     "ESTIMATORS",
     "MAPS",
     "MODES",
     "Measurement",
+    "as_accuracy",
     "as_count",
+    "as_error",
     "as_estimator",
     "as_maps",
     "as_measurement",
@@ -23,14 +26,18 @@ __all__ = [
     "as_pixel",
 ]
 
-MODES = ("auto", "exact", "topk")
+MODES = ("auto", "exact", "topk", "hybrid")
 ESTIMATORS = ("le-mmse", "e-mmse", "mmse")
-MAPS = ("variance", "ess", "log_density")
+MAPS = ("variance", "ess", "log_density", "error")
+ERRORS = ("estimated", "certified")
 
 SIGMA_RANGE = (1e-6, 1e6)
 """Below, float32 holds no noise in [0, 1]; above, every weight is the same."""
 Y_MAX = 1e5
 """Largest |y|, times σ where that is above 1: squared distances beyond overflow in float32."""
+
+ACCURACY_MAX = 120.0
+"""Agreement in dB beyond which float32 results cannot differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,24 @@ def as_maps(maps: Collection[str]) -> frozenset[str]:
         if name not in MAPS:
             raise InvalidArgument("maps", f"expected names out of {', '.join(MAPS)}, got {name!r}")
     return frozenset(maps)
+
+
+def as_error(error: Any) -> str:
+    """One of `ERRORS`."""
+    if error not in ERRORS:
+        raise InvalidArgument("error", f"expected one of {', '.join(ERRORS)}, got {error!r}")
+    return str(error)
+
+
+def as_accuracy(value: Any) -> float:
+    """An agreement in dB."""
+    try:
+        accuracy = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("accuracy_db", f"expected a number of dB, got {value!r}") from error
+    if not 0 < accuracy <= ACCURACY_MAX:
+        raise InvalidArgument("accuracy_db", f"expected dB in (0, {ACCURACY_MAX:g}], got {accuracy:g}")
+    return accuracy
 
 
 def as_count(argument: str, value: Any) -> int:

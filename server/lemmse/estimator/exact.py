@@ -4,6 +4,8 @@ One product gives the scores log w of a tile of m keys for Q queries (see `queri
 weights with the target moments, all sums.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -62,7 +64,8 @@ def exact_sums(
 
 def _block_sums(keys: Keys, queries: Queries, stratum: int, want: Want, cancelled: Cancel) -> PosteriorSums:
     score = queries.scorer(min(TILE, keys.count_in(stratum)))
-    sums = PosteriorSums.empty(len(queries), keys.t_length, want, queries.u.device)
+    of_keys = replace(want, error=False, bounds=False)  # the sums are certain
+    sums = PosteriorSums.empty(len(queries), keys.t_length, of_keys, queries.u.device)
     for tile in keys.tiles(stratum):
         stop_if(cancelled)
         sums = sums.merge(_tile_sums(tile, *score(tile), want, want.rows(keys.t_length)))
@@ -81,6 +84,8 @@ def _tile_sums(tile: Tile, scores: Tensor, of_query: Tensor, want: Want, rows: i
         log_max=(score_max[:, 0] + of_query) / LOG2_E,
         moments=moments.double(),
         w2=(w.square_() @ tile.moments[:1].T if want.ess else moments[:, :0]).double(),
+        doubt=moments[:, :0].double(),
+        bounds=moments[:, :0].double(),
         top_log_w=(top_score + of_query[:, None]) / LOG2_E,
         top_key=top_key + tile.first,
         touched=torch.tensor(len(tile.features), device=scores.device),

@@ -1,7 +1,7 @@
 """The keys v_km and the moments of their targets t_km, laid out for the exact sum.
 
 Squared distances come from a matrix product, ‖u − v‖² = ‖u‖² − 2 u·v + ‖v‖², which loses the digits that
-‖u‖² and ‖v‖² have before the difference. So the keys lie in tiles, runs of the index's cell order, each
+‖u‖² and ‖v‖² have before the difference. So the keys lie in tiles, runs of the index's leaf order, each
 centred on its own mean c: the product is that of u − c with v − c, and where it matters (u near v, hence
 near c) all of its terms are small.
 """
@@ -22,6 +22,8 @@ TILE = 2048
 """Keys in a tile: few enough that the scores of a block of queries stay in the processor's cache, and enough
 that what is done once for a tile costs little."""
 _BLOCK = 64 * TILE
+_LANES = 16
+"""Rows of features are filled up to a multiple of this, the float32 numbers of a vector register."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Keys:
     centres: Tensor
     """(tiles, P)."""
     features: Tensor
-    """(M, P + 1)."""
+    """(M, P + 1), and columns of zeros up to whole vector registers."""
     moments: Tensor
     """(1 + 2T, M)."""
 
@@ -80,18 +82,18 @@ class Keys:
             edges=tuple(edges),
             first_tile=tuple(first_tile),
             centres=torch.empty(len(edges) - 1, p_length, device=device),
-            features=torch.empty(strata[-1], p_length + 1, device=device),
+            features=torch.zeros(strata[-1], p_length + 1 + -(p_length + 1) % _LANES, device=device),
             moments=torch.empty(1 + 2 * t_length, strata[-1], device=device),
         )
         first = 0
         for v, t in blocks:
-            keys.features[first : first + len(v), :-1] = v
+            keys.features[first : first + len(v), :p_length] = v
             keys.moments[:, first : first + len(v)] = torch.cat(
                 [torch.ones_like(t[:, :1]), t, t.square()], dim=1
             ).T
             first += len(v)
         for i, (start, stop) in enumerate(pairwise(edges)):
-            keys.centres[i] = _centre(keys.features[start:stop])
+            keys.centres[i] = _centre(keys.features[start:stop, : p_length + 1])
         return keys
 
     @property
@@ -112,11 +114,12 @@ class Keys:
         """The tiles of a stratum."""
         for i in range(self.first_tile[stratum], self.first_tile[stratum + 1]):
             start, stop = self.edges[i : i + 2]
-            yield Tile(start, self.centres[i], self.features[start:stop], self.moments[:, start:stop])
+            features = self.features[start:stop, : self.p_length + 1]
+            yield Tile(start, self.centres[i], features, self.moments[:, start:stop])
 
     def run(self, start: int, stop: int) -> Tile:
         """The keys start … stop − 1 as a tile of their own."""
-        features = self.features[start:stop].clone()
+        features = self.features[start:stop, : self.p_length + 1].clone()
         for i in range(bisect_right(self.edges, start) - 1, bisect_left(self.edges, stop)):
             first, last = max(start, self.edges[i]), min(stop, self.edges[i + 1])
             features[first - start : last - start, :-1] += self.centres[i]

@@ -2,26 +2,36 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lemmse.estimator.arguments import Measurement
 from lemmse.estimator.exact import exact_sums
+from lemmse.estimator.groups import load_tree
+from lemmse.estimator.hybrid import Descent, hybrid_sums
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.strata import sum_over_strata
+from lemmse.estimator.strata import Rows, sum_over_strata
 from lemmse.estimator.sums import PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.estimator.work import Cancel
 from lemmse.index import Images, Index
 from lemmse.index.errors import InvalidArgument
 
-__all__ = ["Local", "Method", "View"]
+__all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "Local", "Method", "View"]
 
 
+DEFAULT_K = 1000
+"""Neighbours that `topk` sums unless told otherwise."""
+DEFAULT_NPROBE = 32
+"""Cells that `topk` searches unless told otherwise."""
+_MARGIN = 7.0
+"""How many e-folds what one group may hide at most lies below the accuracy, since many may hide as much."""
 _WHITENESS = 1e-2
 """How far the whitened noise of an image of another size may be from white, in each entry of covariance."""
 
@@ -31,11 +41,23 @@ class Method:
     """How to sum over the keys of a stratum."""
 
     mode: str
-    """exact or topk."""
-    k: int
+    """exact, topk or hybrid."""
+    k: int = DEFAULT_K
     """Neighbours that topk sums."""
-    nprobe: int
+    nprobe: int = DEFAULT_NPROBE
     """Cells that topk searches."""
+    threshold: float = 0.0
+    """What a group that hybrid leaves closed may hide, as a logarithm."""
+    budget: int | None = None
+    """Keys that hybrid sums at most, for each query."""
+    error_scale: float = 1.0
+    """What the typical error of hybrid is multiplied by for the error that few pixels exceed."""
+
+    def certifying(self, accuracy_db: float, keys: int) -> "Method":
+        """How to sum for bounds on the error, of M keys."""
+        # Beyond a sixteenth of the keys the exact sum, which is one product, would be done sooner.
+        budget = max(1, keys // 16) if self.budget is None else self.budget
+        return replace(self, threshold=-accuracy_db / 20 * math.log(10) - _MARGIN, budget=budget)
 
     def unseeing(self) -> "Method":
         """How to sum for patches of which nothing was observed: all keys are equally near, k say nothing."""
@@ -58,6 +80,16 @@ class Local:
         self.device = device
         self.keys = load_keys(index, device)
         self.neighbours = Neighbours(index.neighbours, index.strata_cells)
+        self.descent = Descent(self.keys, load_tree(index))
+
+    @cached_property
+    def target_range(self) -> tuple[Tensor, Tensor]:
+        """Least and greatest target of all keys, float64, (T,) each."""
+        leaves = self.descent.tree.leaves
+        return (
+            torch.from_numpy(leaves.target_low.min(axis=0)).double(),
+            torch.from_numpy(leaves.target_high.max(axis=0)).double(),
+        )
 
     def view(self, measurement: Measurement) -> "View":
         """The query patches of a measurement.
@@ -84,11 +116,29 @@ class Local:
         return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)
 
     def sums(
-        self, queries: Queries, stratum: int, method: Method, want: Want, cancelled: Cancel
+        self,
+        queries: Queries,
+        stratum: int,
+        method: Method,
+        want: Want,
+        cancelled: Cancel,
+        about: Tensor | None = None,
     ) -> PosteriorSums:
         """Sums over the keys of a stratum, without normalising constants."""
         if method.mode == "exact":
-            return exact_sums(self.keys, queries, stratum=stratum, want=want, cancelled=cancelled)
+            sums = exact_sums(self.keys, queries, stratum=stratum, want=want, cancelled=cancelled)
+            return sums.certain(self.keys.t_length, want, about)
+        if method.mode == "hybrid":
+            return hybrid_sums(
+                self.descent,
+                queries,
+                threshold=method.threshold,
+                budget=method.budget,
+                about=about,
+                stratum=stratum,
+                want=want,
+                cancelled=cancelled,
+            )
         return topk_sums(
             self.keys,
             self.neighbours,
@@ -109,10 +159,23 @@ class View(Protocol):
         """Pairs of a query and a key that counts for it."""
         ...
 
-    def sums(self, n: NDArray[np.int64], method: Method, want: Want, cancelled: Cancel) -> PosteriorSums:
+    @property
+    def sigma(self) -> float | None:
+        """Standard deviation of the noise, where it is one: what hybrid needs."""
+        ...
+
+    def sums(
+        self,
+        n: NDArray[np.int64],
+        method: Method,
+        want: Want,
+        cancelled: Cancel,
+        about: Tensor | None = None,
+    ) -> PosteriorSums:
         """Sums over all keys that count for the pixels at positions n, with their normalising constants.
 
-        They are those of the density of the training patches: each has 1/M of it.
+        They are those of the density of the training patches: each has 1/M of it. Bounds, if wanted, are
+        about the means `about`, (len(n), T).
         """
         ...
 
@@ -122,7 +185,7 @@ class _WhitenedView:
 
     def __init__(self, local: Local, y: NDArray[np.float64], sigma: float) -> None:
         self._local = local
-        self._sigma = sigma
+        self.sigma = sigma
         index = local.index
         try:
             index.problem.check(y.shape)
@@ -158,23 +221,33 @@ class _WhitenedView:
         """Pairs of a query and a key that counts for it."""
         return int(self._count.sum())
 
-    def sums(self, n: NDArray[np.int64], method: Method, want: Want, cancelled: Cancel) -> PosteriorSums:
+    def sums(
+        self,
+        n: NDArray[np.int64],
+        method: Method,
+        want: Want,
+        cancelled: Cancel,
+        about: Tensor | None = None,
+    ) -> PosteriorSums:
         """Sums over all keys that count, see `View`."""
         local = self._local
         strata = local.index.strata
 
-        def sums_in(queries: Queries, stratum: int) -> PosteriorSums:
+        def sums_in(queries: Queries, stratum: int, rows: Rows) -> PosteriorSums:
             how = method if strata.rank[stratum] else method.unseeing()
-            return local.sums(queries, stratum, how, want, cancelled)
+            centre = None if about is None else about[rows]
+            return local.sums(queries, stratum, how, want, cancelled, centre)
 
         sums = sum_over_strata(
-            strata, local.patches(self._z, n), self._stratum[n], self._sigma, sums_in, local.device
+            strata, local.patches(self._z, n), self._stratum[n], self.sigma, sums_in, local.device
         )
         return sums.shift(-torch.from_numpy(np.log(self._count[n])).to(local.device))
 
 
 class _WeightedView:
     """Noise of a precision for each pixel and channel, on clean keys."""
+
+    sigma = None
 
     def __init__(self, local: Local, y: NDArray[np.float64], precision: NDArray[np.float64]) -> None:
         self._local = local
@@ -186,7 +259,14 @@ class _WeightedView:
         """Pairs of a query and a key that counts for it; weighted products are twice as long."""
         return int(2 * self._y.shape[0] * self._y.shape[1] * self._local.keys.count)
 
-    def sums(self, n: NDArray[np.int64], method: Method, want: Want, cancelled: Cancel) -> PosteriorSums:
+    def sums(
+        self,
+        n: NDArray[np.int64],
+        method: Method,
+        want: Want,
+        cancelled: Cancel,
+        about: Tensor | None = None,
+    ) -> PosteriorSums:
         """Sums over all keys, see `View`."""
         local = self._local
         precision = local.patches(self._precision, n)
@@ -204,7 +284,8 @@ class _WeightedView:
         for rows, how in ((sighted, method), (blind, method.unseeing())):
             if len(rows):
                 some = queries.rows(torch.from_numpy(rows).to(local.device))
-                parts.append(local.sums(some, 0, how, want, cancelled))
+                centre = None if about is None else about[rows]
+                parts.append(local.sums(some, 0, how, want, cancelled, centre))
         order = torch.from_numpy(np.argsort(np.concatenate([sighted, blind]))).to(local.device)
         constant = torch.from_numpy(log_norm - math.log(local.keys.count)).to(local.device)
         return PosteriorSums.join(parts).take(order).shift(constant)

@@ -1,5 +1,6 @@
 """From a measurement to a reconstruction: the way through the estimators, and what comes back."""
 
+import math
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -8,36 +9,43 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from lemmse.estimator.arguments import (
     Measurement,
+    as_accuracy,
     as_count,
+    as_error,
     as_estimator,
     as_maps,
     as_measurement,
     as_mode,
     as_pixel,
 )
-from lemmse.estimator.local import Local, Method
+from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, Local, Method, View
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
-from lemmse.estimator.sums import Posterior, PosteriorSums, Want
+from lemmse.estimator.sums import Posterior, Want
 from lemmse.estimator.whole import WholeImages
 from lemmse.estimator.work import Cancel, never
-from lemmse.index import Index
+from lemmse.index import Index, Plan
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
 
-__all__ = ["DEFAULT_EXACT_WORK", "DEFAULT_K", "DEFAULT_NPROBE", "Reconstructor"]
+__all__ = ["DEFAULT_ACCURACY_DB", "DEFAULT_EXACT_WORK", "DEFAULT_K", "DEFAULT_NPROBE", "Reconstructor"]
 
 DEFAULT_EXACT_WORK = 1e11
 """Multiply-adds, Q·M·P, up to which `auto` sums all keys: some seconds on two cores."""
-DEFAULT_K = 1000
-"""Neighbours that `topk` sums unless told otherwise."""
-DEFAULT_NPROBE = 32
-"""Cells that `topk` searches unless told otherwise."""
 _BLOCK = 16_384
 """Query patches cut at a time."""
-_EXACT = Method("exact", DEFAULT_K, DEFAULT_NPROBE)
+DEFAULT_ACCURACY_DB = 50.0
+"""Agreement with the sum over all keys that is asked of `hybrid` unless told otherwise."""
+_UNCALIBRATED = 2.0
+"""How many e-folds beyond the accuracy a group may hide in an index that was not calibrated."""
+_UNITS = 2.0
+"""Units in the last place of (1 + P) / σ² that log w is off by in float32."""
+_ROUNDING = 1e-5
+"""What two sums of the same weights in float32 may differ by."""
+_EXACT = Method("exact")
 
 
 class Reconstructor:
@@ -51,7 +59,7 @@ class Reconstructor:
         "cpu", "cuda" or "cuda:N"; "auto" is a GPU where torch sees one.
     exact_work : float
         Multiply-adds up to which mode "auto" is exact: the product of the number of pixels to reconstruct,
-        the number of keys M and the patch length P. Beyond, it is topk.
+        the number of keys M and the patch length P. Beyond, it is hybrid.
 
     Examples
     --------
@@ -73,7 +81,7 @@ class Reconstructor:
         self._local = Local(index, _as_device(device))
 
     @cached_property
-    def _whole(self) -> WholeImages:
+    def _whole_images(self) -> WholeImages:
         """The training images, for the estimators that compare whole images."""
         images = self.index.images()
         if len(np.unique(images.sizes, axis=0)) > 1:
@@ -96,7 +104,10 @@ class Reconstructor:
         mode: str = "auto",
         k: int | None = None,
         nprobe: int | None = None,
+        accuracy_db: float | None = None,
+        budget: int | None = None,
         maps: Collection[str] = (),
+        error: str = "estimated",
         cancelled: Cancel = never,
     ) -> Reconstruction:
         """Reconstruct an image of any size: the posterior mean at every pixel.
@@ -115,11 +126,20 @@ class Reconstructor:
             "le-mmse" compares patches; "e-mmse" whole images in all translations, "mmse" whole images.
             These two need y of the training images' size, and always sum over all of them.
         mode : str
-            "exact" sums all keys, "topk" the k nearest; "auto" is exact up to `exact_work`, else topk.
+            "exact" sums all keys, "topk" the k nearest, "hybrid" those that matter one by one and all others
+            by the moments of their groups; "auto" is exact up to `exact_work`, else hybrid.
         k, nprobe : int, optional
             Neighbours to sum and cells to search in topk.
+        accuracy_db : float, optional
+            Agreement with the sum over all keys that is asked of hybrid, PSNR in dB, in (0, 120]; 50 if not
+            given.
+        budget : int, optional
+            Keys that hybrid may sum for each patch, >= 1; as many as the accuracy takes if not given.
         maps : collection of str
-            Results beside the image: "variance", "ess", "log_density".
+            Results beside the image: "variance", "ess", "log_density", and "error", which topk does not know.
+        error : str
+            What the error map is: "estimated", which |image − sum over all keys| is below for 95 % of pixels
+            and channels, or "certified", which it is always below.
         cancelled : callable
             Polled between tiles of work; when true, the call ends.
 
@@ -137,41 +157,56 @@ class Reconstructor:
         start = time.perf_counter()
         measurement = as_measurement(y, sigma, mask, self.index.manifest.channels)
         estimator = as_estimator(estimator)
-        mode = as_mode(mode)
-        method = Method(
-            mode,
-            as_count("k", DEFAULT_K if k is None else k),
-            as_count("nprobe", DEFAULT_NPROBE if nprobe is None else nprobe),
-        )
         asked = as_maps(maps)
-        want = Want(variance="variance" in asked, ess="ess" in asked)
+        certified = as_error(error) == "certified" and "error" in asked
+        accuracy = DEFAULT_ACCURACY_DB if accuracy_db is None else as_accuracy(accuracy_db)
+        method = Method(
+            as_mode(mode),
+            k=as_count("k", DEFAULT_K if k is None else k),
+            nprobe=as_count("nprobe", DEFAULT_NPROBE if nprobe is None else nprobe),
+            budget=None if budget is None else as_count("budget", budget),
+        )
+        if method.mode == "topk" and "error" in asked:
+            raise InvalidArgument(
+                "maps", "expected other maps than error for mode topk, which does not know it"
+            )
+        want = Want(variance="variance" in asked, ess="ess" in asked, error="error" in asked)
         height, width, channels = measurement.y.shape
         if estimator == "le-mmse":
             view = self._local.view(measurement)
-            if mode == "auto":
-                work = view.work * self.index.patch_length
-                method = replace(method, mode="exact" if work <= self.exact_work else "topk")
-            blocks = (view.sums(n, method, want, cancelled) for n in _blocks(height * width))
-            t_length = channels
+            plan = self._plan(view.sigma, accuracy)
+            method = self._chosen(method, view, plan, accuracy)
+            hybrid = method.mode == "hybrid"
+            posteriors = (
+                self._posterior(view, n, method, want, accuracy if certified and hybrid else None, cancelled)
+                for n in _blocks(height * width)
+            )
         else:
-            if mode == "topk":
-                raise InvalidArgument("mode", f"expected auto or exact for {estimator}, got topk")
-            method = replace(method, mode="exact")
-            blocks = (self._whole_sums(measurement, estimator, want, cancelled) for _ in range(1))
-            t_length = measurement.y.size
+            if method.mode in ("topk", "hybrid"):
+                raise InvalidArgument("mode", f"expected auto or exact for {estimator}, got {method.mode}")
+            method, plan = replace(method, mode="exact"), None
+            posteriors = (self._whole(measurement, estimator, want, cancelled) for _ in range(1))
         touched = []
         parts: list[dict[str, NDArray[np.float32]]] = []
-        for sums in blocks:
-            touched.append(sums.touched)
-            parts.append(_as_arrays(sums.posterior(t_length), asked, channels))
+        for posterior, keys_touched in posteriors:
+            touched.append(keys_touched)
+            parts.append(_as_arrays(posterior, asked, channels))
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         shape = np.shape(y)
+        tolerance = 10 ** (-accuracy / 20)
         return Reconstruction(
             image=arrays["image"].reshape(shape),
             variance=arrays["variance"].reshape(shape) if "variance" in asked else None,
             ess=arrays["ess"].reshape(shape[:2]) if "ess" in asked else None,
             log_density=arrays["log_density"].reshape(shape[:2]) if "log_density" in asked else None,
-            diagnostics=self._diagnostics(method.mode, float(torch.cat(touched).double().mean()), start),
+            error=arrays["error"].reshape(shape) if "error" in asked else None,
+            diagnostics=self._diagnostics(
+                method.mode,
+                float(torch.cat(touched).double().mean()),
+                start,
+                expected_accuracy_db=plan.accuracy_db if plan and method.mode == "hybrid" else None,
+                certified=float((arrays["error"] <= tolerance).mean()) if certified else None,
+            ),
         )
 
     def explain(
@@ -215,24 +250,84 @@ class Reconstructor:
             diagnostics=self._diagnostics("exact", float(sums.touched[0]), start),
         )
 
-    def _whole_sums(
+    def _plan(self, sigma: float | None, accuracy_db: float) -> Plan | None:
+        """How hybrid reaches an agreement, where it was measured."""
+        calibration = self.index.manifest.calibration
+        return None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
+
+    def _chosen(self, method: Method, view: View, plan: Plan | None, accuracy_db: float) -> Method:
+        """The method as it will run: see docs/mathematics.md for what auto chooses."""
+        mode = method.mode
+        if mode == "auto":
+            cheap = view.work * self.index.patch_length <= self.exact_work
+            hopeless = plan is not None and (plan.accuracy_db < accuracy_db or plan.cost >= 1)
+            mode = "exact" if cheap or hopeless else "hybrid"
+        if mode == "hybrid" and (view.sigma is None or self._local.device.type != "cpu"):
+            mode = "exact"  # the moments are those of white noise, and the loops those of the CPU
+        if plan is None:
+            return replace(method, mode=mode, threshold=_UNCALIBRATED - math.log(10) / 20 * accuracy_db)
+        return replace(method, mode=mode, threshold=plan.threshold, error_scale=plan.error_scale)
+
+    def _posterior(
+        self,
+        view: View,
+        n: NDArray[np.int64],
+        method: Method,
+        want: Want,
+        certify_db: float | None,
+        cancelled: Cancel,
+    ) -> tuple[Posterior, Tensor]:
+        """The posterior at positions n, and the keys that were touched for each."""
+        channels = self.index.manifest.channels
+        sums = view.sums(
+            n, method, replace(want, variance=want.variance or certify_db is not None), cancelled
+        )
+        posterior = sums.posterior(channels)
+        if method.mode != "hybrid":
+            return posterior, sums.touched
+        low, high = self._local.target_range
+        # The moments of a group may lead beyond the targets that it has; no mean lies beyond all targets.
+        posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
+        if certify_db is None or view.sigma is None:
+            return replace(posterior, error=posterior.error * method.error_scale + _ROUNDING), sums.touched
+        certifying = method.certifying(certify_db, self.index.manifest.keys)
+        bounded = view.sums(n, certifying, Want(bounds=True), cancelled, posterior.mean)
+        bound = bounded.posterior(channels).error_bound
+        # In float32 log w is off by some units in its last place, here as in the sum over all keys.
+        off = _UNITS * float(np.finfo(np.float32).eps) * (1 + self.index.patch_length) / view.sigma**2
+        bound = bound + math.expm1(min(off, 1.0)) * (posterior.variance.sqrt() + bound)
+        # Whatever the keys that were not looked at hold, no mean leaves the range of the targets.
+        widest = torch.maximum(posterior.mean - low, high - posterior.mean)
+        error = torch.minimum(bound, widest) + _ROUNDING
+        return replace(posterior, error=error), sums.touched + bounded.touched
+
+    def _whole(
         self, measurement: Measurement, estimator: str, want: Want, cancelled: Cancel
-    ) -> PosteriorSums:
-        """Sums over whole images: one query, whose target is the whole image."""
-        return self._whole.sums(
+    ) -> tuple[Posterior, Tensor]:
+        """The posterior of whole images: one query, whose target is the whole image."""
+        sums = self._whole_images.sums(
             measurement.y,
             measurement.precision,
             equivariant=estimator == "e-mmse",
             want=want,
             cancelled=cancelled,
         )
+        t_length = measurement.y.size
+        return sums.certain(t_length, want, None).posterior(t_length), sums.touched
 
     def _contributor(self, key: int, weight: float) -> Contributor:
         image, row, column = self.index.ids(key, key + 1)[0].tolist()
         value = tuple(self.index.targets(key, key + 1)[0].tolist())
         return Contributor(image, self.index.labels[image], row, column, weight, value)
 
-    def _diagnostics(self, mode: str, keys_touched: float, start: float) -> Diagnostics:
+    def _diagnostics(
+        self,
+        mode: str,
+        keys_touched: float,
+        start: float,
+        expected_accuracy_db: float | None = None,
+        certified: float | None = None,
+    ) -> Diagnostics:
         return Diagnostics(
             mode=mode,
             index=self.index.name,
@@ -240,6 +335,8 @@ class Reconstructor:
             keys=self.index.manifest.keys,
             keys_touched=keys_touched,
             seconds=time.perf_counter() - start,
+            expected_accuracy_db=expected_accuracy_db,
+            certified=certified,
         )
 
 
@@ -254,7 +351,7 @@ def _as_arrays(posterior: Posterior, asked: frozenset[str], channels: int) -> di
     tensors = {"image": image}
     for name in asked:
         values = getattr(posterior, name)
-        if name == "variance":
+        if name in ("variance", "error"):
             tensors[name] = values.reshape(-1, channels)
         else:
             tensors[name] = values.reshape(-1).repeat_interleave(len(image) // len(values))

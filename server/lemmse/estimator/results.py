@@ -13,7 +13,7 @@ class Diagnostics:
     """What was done for an answer, and what it cost."""
 
     mode: str
-    """The mode that ran: exact or topk."""
+    """The mode that ran: exact, topk or hybrid."""
     index: str
     """Name of the index that answered."""
     version: str
@@ -24,6 +24,12 @@ class Diagnostics:
     """Keys whose distance was computed, mean over the patches of the image."""
     seconds: float
     """Time of computation."""
+    expected_accuracy_db: float | None
+    """Agreement with the sum over all keys to be expected, PSNR in dB, where the index's calibration says it
+    and something was approximated."""
+    certified: float | None
+    """Share of pixels and channels whose certified error is within the accuracy asked for; None where no
+    certified error was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,9 @@ class Reconstruction:
     log_density: NDArray[np.float32] | None
     """Natural log of the density of the noisy patch under the training patches with noise,
     log (1/M) Σ_km N(u; v_km, σ² I), (H, W)."""
+    error: NDArray[np.float32] | None
+    """What |image − sum over all keys| is below, for 95 % of pixels if estimated and always if certified;
+    intensities, shape of y."""
     diagnostics: Diagnostics
     """What it took."""
 

@@ -18,7 +18,10 @@ from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import PosteriorSums
 from lemmse.index import Strata
 
-__all__ = ["sum_over_strata"]
+__all__ = ["Rows", "sum_over_strata"]
+
+Rows = NDArray[np.int64] | slice
+"""Which of the queries."""
 
 
 def sum_over_strata(
@@ -26,7 +29,7 @@ def sum_over_strata(
     u: NDArray[np.floating],
     stratum_of: NDArray[np.int64],
     sigma: float,
-    sums_in: Callable[[Queries, int], PosteriorSums],
+    sums_in: Callable[[Queries, int, Rows], PosteriorSums],
     device: torch.device,
 ) -> PosteriorSums:
     """Sum over all keys that count for each query, with their normalising constants.
@@ -42,16 +45,16 @@ def sum_over_strata(
     sigma : float
         Noise standard deviation, > 0.
     sums_in : callable
-        Sums over one stratum, without normalising constants, for white queries.
+        Sums over one stratum, without normalising constants, for white queries, the rows of u.
     device : torch.device
         Where the keys are.
     """
 
-    def part(rows: NDArray[np.int64] | slice, stratum: int) -> PosteriorSums:
+    def part(rows: Rows, stratum: int) -> PosteriorSums:
         white = torch.from_numpy(strata.whiten(u[rows], stratum)).to(device)
         rank, log_pdet = int(strata.rank[stratum]), float(strata.log_pdet[stratum])
         log_norm = -0.5 * (rank * math.log(2 * math.pi * sigma**2) + log_pdet)
-        return sums_in(Queries.white(white, sigma), stratum).shift(log_norm)
+        return sums_in(Queries.white(white, sigma), stratum, rows).shift(log_norm)
 
     if not strata.exclusive:
         total = part(slice(None), 0)

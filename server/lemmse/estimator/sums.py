@@ -25,6 +25,10 @@ class Want:
     """Σ w²."""
     top: int = 0
     """How many of the heaviest keys to name."""
+    error: bool = False
+    """What the moments may typically be off by."""
+    bounds: bool = False
+    """What they may be off by at most."""
 
     def rows(self, t_length: int) -> int:
         """How many moments of targets of length T take part: 1 and t, or 1, t and t²."""
@@ -47,6 +51,11 @@ class PosteriorSums:
     """Σ w, Σ w t and, if wanted, Σ w t², (Q, 1 + T or 1 + 2T)."""
     w2: Tensor
     """Σ w², (Q, 1 or 0)."""
+    doubt: Tensor
+    """Σ a², Σ a² t, Σ a² t² over groups of keys that were not summed but estimated, whose sum of weights may
+    be off by a; relative to e^(2 log_max), (Q, 1 + 2T or 0)."""
+    bounds: Tensor
+    """At least Σ w, and at least and at most Σ w (t − h) for a given h, (Q, 1 + 2T or 0)."""
     top_log_w: Tensor
     """log w of the heaviest keys in descending order, (Q, R); −∞ where there are fewer."""
     top_key: Tensor
@@ -65,6 +74,8 @@ class PosteriorSums:
             log_max=full(1, -math.inf)[:, 0],
             moments=full(want.rows(t_length)),
             w2=full(1 * want.ess),
+            doubt=full((1 + 2 * t_length) * want.error),
+            bounds=full((1 + 2 * t_length) * want.bounds),
             top_log_w=full(want.top, -math.inf),
             top_key=torch.full((queries, want.top), -1, device=device),
             touched=torch.zeros(queries, dtype=torch.int64, device=device),
@@ -88,6 +99,20 @@ class PosteriorSums:
             top_log_w=self.top_log_w + constant.reshape(-1, 1),
         )
 
+    def certain(self, t_length: int, want: Want, about: Tensor | None) -> "PosteriorSums":
+        """The sums, whose keys were all summed one by one, with what is wanted about their errors.
+
+        `about` is the h of bounds, (Q, T).
+        """
+        w, wt = self.moments[:, :1], self.moments[:, 1 : 1 + t_length]
+        doubt, bounds = self.doubt, self.bounds
+        if want.error:
+            doubt = w.new_zeros(len(w), 1 + 2 * t_length)
+        if want.bounds and about is not None:
+            deviation = wt - about * w
+            bounds = torch.cat([w, deviation, deviation], dim=1)
+        return replace(self, doubt=doubt, bounds=bounds)
+
     def merge(self, other: "PosteriorSums") -> "PosteriorSums":
         """Sums over the union of two disjoint sets of keys, of which the same sums are wanted."""
         log_max = torch.maximum(self.log_max, other.log_max)
@@ -103,7 +128,9 @@ class PosteriorSums:
         return PosteriorSums(
             log_max=log_max,
             moments=a * self.moments + b * other.moments,
-            w2=a.square() * self.w2 + b.square() * other.w2 if self.w2.shape[1] else self.w2,
+            w2=a.square() * self.w2 + b.square() * other.w2,
+            doubt=a.square() * self.doubt + b.square() * other.doubt,
+            bounds=a * self.bounds + b * other.bounds,
             top_log_w=top_log_w,
             top_key=top_key,
             touched=self.touched + other.touched,
@@ -117,10 +144,27 @@ class PosteriorSums:
             mean=mean,
             variance=(wt2 / w - mean[:, : wt2.shape[1]].square()).clamp_(min=0.0),
             ess=w.square()[:, : self.w2.shape[1]] / self.w2,
+            error=self._error(mean, w),
+            error_bound=self._error_bound(t_length),
             log_density=self.log_max + w[:, 0].log(),
             top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / w,
             top_key=self.top_key,
         )
+
+    def _error(self, mean: Tensor, w: Tensor) -> Tensor:
+        """√(Σ a² (t − mean)²) / Σ w: independent errors of the groups add up in squares."""
+        if not self.doubt.shape[1]:
+            return self.doubt
+        a2, a2t, a2t2 = self.doubt.tensor_split([1, 1 + mean.shape[1]], dim=1)
+        return (a2t2 - 2 * mean * a2t + mean.square() * a2).clamp_(min=0.0).sqrt_() / w
+
+    def _error_bound(self, t_length: int) -> Tensor:
+        """What |Σ w (t − h) / Σ w| = |mean − h| can be at most."""
+        if not self.bounds.shape[1]:
+            return self.bounds
+        least, low, high = self.bounds.tensor_split([1, 1 + t_length], dim=1)
+        # Of infinite bounds merging may make what is no number.
+        return (torch.maximum(low.abs(), high.abs()) / least).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +177,10 @@ class Posterior:
     """Σ w t² / Σ w − mean², (Q, T or 0)."""
     ess: Tensor
     """Effective sample size (Σ w)² / Σ w², (Q, 1 or 0)."""
+    error: Tensor
+    """Typical error of the mean, up to a factor that calibration finds, (Q, T or 0)."""
+    error_bound: Tensor
+    """What |mean − h| can be at most, for the h that bounds were asked about, (Q, T or 0)."""
     log_density: Tensor
     """log Σ w, (Q,)."""
     top_weight: Tensor

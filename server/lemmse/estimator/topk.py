@@ -191,6 +191,8 @@ def _sums(keys: Keys, nearest: Found, want: Want) -> PosteriorSums:
         log_max=log_max,
         moments=torch.einsum("qk,qkr->qr", w, moments),
         w2=(w.square() * moments[..., 0]).sum(dim=1, keepdim=True)[:, : 1 * want.ess],
+        doubt=moments[:, 0, :0],
+        bounds=moments[:, 0, :0],
         top_log_w=log_w[:, :top],
         top_key=key[:, :top],
         touched=touched,

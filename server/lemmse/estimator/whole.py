@@ -227,6 +227,8 @@ def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], want: Want, first: int)
         log_max=log_w.max()[None],
         moments=torch.cat([w.sum()[None], *flat])[None],
         w2=w.square().sum()[None, None] if want.ess else w.new_empty(1, 0),
+        doubt=w.new_empty(1, 0),
+        bounds=w.new_empty(1, 0),
         top_log_w=top_log_w[None],
         top_key=torch.where(top_log_w > -math.inf, top_key + first, -1)[None],
         touched=(log_w > -math.inf).sum()[None],

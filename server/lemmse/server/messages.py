@@ -1,5 +1,6 @@
 """Between the messages of the wire and the arguments and results of the estimator."""
 
+from collections.abc import Callable, Collection
 from typing import TypedDict
 
 import numpy as np
@@ -10,6 +11,7 @@ from lemmse.estimator import Explanation, Reconstruction
 from lemmse.index import Index
 from lemmse.v1 import index_pb2, reconstruction_pb2
 from lemmse.wire import (
+    ERRORS,
     ESTIMATORS,
     MAPS,
     MODES,
@@ -17,6 +19,7 @@ from lemmse.wire import (
     Incoming,
     MalformedMessage,
     WireArray,
+    error_name,
     estimator_name,
     mode_name,
 )
@@ -64,7 +67,10 @@ class Arguments(TypedDict):
     mode: str
     k: int | None
     nprobe: int | None
+    accuracy_db: float | None
+    budget: int | None
     maps: frozenset[str]
+    error: str
 
 
 def measurement(
@@ -99,27 +105,21 @@ def reconstruct_arguments(request: reconstruction_pb2.ReconstructRequest) -> Arg
     Raises
     ------
     MalformedMessage
-        An estimator, mode or map is none of the contract's.
+        An estimator, mode, map or kind of error is none of the contract's.
     """
-    try:
-        estimator = estimator_name(request.estimator)
-    except ValueError as error:
-        known = ", ".join(ESTIMATORS)
-        raise MalformedMessage("estimator", f"expected one of {known}, got {request.estimator}") from error
-    try:
-        mode = mode_name(request.mode)
-    except ValueError as error:
-        raise MalformedMessage("mode", f"expected one of {', '.join(MODES)}, got {request.mode}") from error
     unknown = set(request.maps) - set(_MAP_NAMES)
     if unknown:
         raise MalformedMessage("maps", f"expected {', '.join(MAPS)}, got {min(unknown)}")
-    topk = request.topk
+    topk, hybrid = request.topk, request.hybrid
     return Arguments(
-        estimator=estimator,
-        mode=mode,
+        estimator=_named("estimator", request.estimator, estimator_name, ESTIMATORS),
+        mode=_named("mode", request.mode, mode_name, MODES),
         k=topk.k if topk.HasField("k") else None,
         nprobe=topk.nprobe if topk.HasField("nprobe") else None,
+        accuracy_db=hybrid.accuracy_db if hybrid.HasField("accuracy_db") else None,
+        budget=hybrid.budget if hybrid.HasField("budget") else None,
         maps=frozenset(_MAP_NAMES[number] for number in request.maps),
+        error=_named("error", request.error, error_name, ERRORS),
     )
 
 
@@ -157,6 +157,14 @@ def index_message(index: Index) -> index_pb2.Index:
     )
 
 
+def _named(field: str, number: int, name: Callable[[int], str], names: Collection[str]) -> str:
+    """Return what a field names by its number."""
+    try:
+        return name(number)
+    except ValueError as error:
+        raise MalformedMessage(field, f"expected one of {', '.join(names)}, got {number}") from error
+
+
 def _diagnostics(diagnostics: estimator.Diagnostics) -> reconstruction_pb2.Diagnostics:
     return reconstruction_pb2.Diagnostics(
         mode=reconstruction_pb2.Mode.ValueType(MODES[diagnostics.mode]),
@@ -165,4 +173,6 @@ def _diagnostics(diagnostics: estimator.Diagnostics) -> reconstruction_pb2.Diagn
         keys=diagnostics.keys,
         keys_touched=diagnostics.keys_touched,
         seconds=diagnostics.seconds,
+        expected_accuracy_db=diagnostics.expected_accuracy_db,
+        certified=diagnostics.certified,
     )

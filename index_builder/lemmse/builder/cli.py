@@ -1,24 +1,30 @@
-"""The commands `lemmse build` and `lemmse inspect`."""
+"""The commands `lemmse build`, `lemmse calibrate` and `lemmse inspect`."""
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from lemmse.index import BOUNDARIES, open_index
+from lemmse.builder.calibrate import calibrate as measure
+from lemmse.index import BOUNDARIES, Calibration, Progress, open_index
 from lemmse.index import build as build_index
+from lemmse.index.errors import InvalidArgument
 from lemmse.index.reader import Index
 
-__all__ = ["build", "inspect"]
+__all__ = ["build", "calibrate", "inspect"]
+
+_ACCURACIES = (30.0, 40.0, 50.0, 60.0)
+"""Agreements in dB that the table of a calibration shows."""
 
 
 @click.command()
@@ -53,8 +59,15 @@ __all__ = ["build", "inspect"]
 )
 @click.option("--limit", type=int, help="Use only the first LIMIT images.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the clustering.")
+@click.option(
+    "--calibrate/--no-calibrate",
+    "calibrated",
+    default=True,
+    show_default=True,
+    help="Measure what hybrid gives for its work, as lemmse calibrate does.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Describe the index in JSON.")
-def build(sources: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+def build(sources: tuple[str, ...], out: Path, calibrated: bool, as_json: bool, **options: Any) -> None:
     """Build an index from training images.
 
     SOURCE is a folder of images or one image; a .npy or .npz file of shape (N, H, W[, C]), uint8, uint16 or
@@ -62,8 +75,44 @@ def build(sources: tuple[str, ...], out: Path, as_json: bool, **options: Any) ->
     sample:photos, tiles of the photographs that scikit-image ships.
     """
     with _progress_bar() as progress:
-        folder = build_index(sources, out, progress=progress, **options)
-    _describe(open_index(folder), as_json)
+        index = open_index(build_index(sources, out, progress=progress, **options))
+        if calibrated:
+            with suppress(InvalidArgument):  # there are too few images to hold one out
+                _calibrate(index, options["seed"], progress)
+    _describe(open_index(out), as_json)
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the images, patches and noise.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the curves in JSON.")
+def calibrate(index: Path, seed: int, as_json: bool) -> None:
+    """Measure what mode hybrid gives for its work, and store it in the index.
+
+    Some training images are taken out of the index for the measurement, which compares hybrid with the sum
+    over all keys on patches of these, at noise levels from 0.001 to 1.
+    """
+    with _progress_bar() as progress:
+        calibration = _calibrate(open_index(index), seed, progress)
+    if as_json:
+        click.echo(json.dumps(asdict(calibration)))
+        return
+    table = Table(
+        "sigma",
+        *(f"{accuracy:g} dB" for accuracy in _ACCURACIES),
+        title="Time of hybrid relative to exact, for an agreement of",
+    )
+    for sigma in calibration.sigmas:
+        plans = ((accuracy, calibration.plan(sigma, accuracy)) for accuracy in _ACCURACIES)
+        reached = (f"{plan.cost:.2g}" if plan.accuracy_db >= asked else "-" for asked, plan in plans)
+        table.add_row(f"{sigma:g}", *reached)
+    Console().print(table)
 
 
 @click.command()
@@ -74,12 +123,19 @@ def inspect(index: Path, as_json: bool) -> None:
     _describe(open_index(index), as_json)
 
 
+def _calibrate(index: Index, seed: int, progress: Progress) -> Calibration:
+    """Calibrate an index and write the result into its manifest."""
+    calibration = measure(index, seed=seed, progress=progress)
+    replace(index.manifest, calibration=calibration).write(index.folder)
+    return calibration
+
+
 @contextmanager
 def _progress_bar() -> Iterator[Any]:
     """A bar for each stage of a build, on stderr, where that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
         stages: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -100,11 +156,18 @@ def _describe(index: Index, as_json: bool) -> None:
         click.echo(json.dumps(content))
         return
     content["bytes"] = decimal(content["bytes"])
+    content["calibration"] = "none" if manifest.calibration is None else _reach(manifest.calibration)
     content["sources"] = ", ".join(manifest.sources)
     table = Table(show_header=False, box=None)
     for name, value in content.items():
         table.add_row(name.replace("_", " "), Text(_told(value)))  # a name may look like markup
     Console().print(table)
+
+
+def _reach(calibration: Calibration) -> str:
+    """The agreement that hybrid reaches, over all noise levels."""
+    best = [max(row) for row in calibration.accuracy_db]
+    return f"hybrid agrees with exact to {min(best):.0f} dB and more"
 
 
 def _told(value: Any) -> str:

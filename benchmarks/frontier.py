@@ -1,0 +1,173 @@
+"""Agreement against time of all modes, over the noise levels of the paper.
+
+    python -m benchmarks.frontier --source FILE --test FILE [--limit N] [--patch-size P] [--out DIR]
+
+An index of the first N images is built (or taken from --index), and images that are not in it are
+reconstructed at each σ by the exact sum, by topk (FAISS inverted file with k = 50 and 1000 and several
+nprobe, and all cells if asked) and by hybrid, with the thresholds that its calibration has for several
+agreements. All modes answer the same noisy patches in one run. The table has, for each, the agreement with
+the exact sum (PSNR in dB over all images), the seconds for an image, the ratio of the exact sum's time to
+these, and the keys whose distance was computed for a patch.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lemmse.builder.calibrate import calibrate
+from lemmse.estimator import Queries, Want, never
+from lemmse.estimator.local import Local, Method
+from lemmse.index import Calibration, Images, Index, build, open_index
+from lemmse.index.sources import intensities, iterate, open_source
+
+SIGMAS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+ACCURACIES = (40.0, 50.0, 60.0)
+TOPK = ((50, 32), (1000, 32), (1000, 256))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    sigma: float
+    mode: str
+    agreement_db: float
+    seconds: float
+    times_faster_than_exact: float
+    keys_touched: float
+
+
+def contestants(calibration: Calibration, sigma: float, keys: int, flat: bool) -> dict[str, Method]:
+    methods = {}
+    for accuracy in ACCURACIES:
+        plan = calibration.plan(sigma, accuracy)
+        methods[f"hybrid {accuracy:g} dB"] = Method("hybrid", threshold=plan.threshold)
+    for k, nprobe in TOPK:
+        methods[f"topk {k}, nprobe {nprobe}"] = Method("topk", k=min(k, keys), nprobe=nprobe)
+    if flat:
+        methods["topk 1000, all cells"] = Method("topk", k=min(1000, keys), nprobe=1 << 20)
+    return methods
+
+
+def queries(local: Local, clean: NDArray[np.float32], sigma: float, seed: int) -> Queries:
+    y = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
+    u = local.patches(y, np.arange(clean.shape[0] * clean.shape[1]))
+    return Queries.white(torch.from_numpy(u.astype(np.float32)), sigma)
+
+
+def measure(local: Local, images: list[NDArray[np.float32]], sigma: float, flat: bool) -> list[Row]:
+    t_length = local.keys.t_length
+    asked = [queries(local, clean, sigma, seed) for seed, clean in enumerate(images)]
+    calibration = local.index.manifest.calibration
+    if calibration is None:
+        raise ValueError("expected a calibrated index")
+    methods = {"exact": Method("exact"), **contestants(calibration, sigma, local.keys.count, flat)}
+    means: dict[str, list[NDArray[np.float64]]] = {}
+    seconds: dict[str, list[float]] = {}
+    touched: dict[str, list[float]] = {}
+    for block in asked:
+        for name, method in methods.items():
+            start = time.perf_counter()
+            sums = local.sums(block, 0, method, Want(), never)
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+            means.setdefault(name, []).append(sums.posterior(t_length).mean.numpy())
+            touched.setdefault(name, []).append(float(sums.touched.double().mean()))
+    exact = np.stack(means["exact"])
+    return [
+        Row(
+            sigma=sigma,
+            mode=name,
+            agreement_db=float(-10 * np.log10(np.square(np.stack(means[name]) - exact).mean() + 1e-12)),
+            seconds=statistics.mean(seconds[name]),
+            times_faster_than_exact=statistics.mean(seconds["exact"]) / statistics.mean(seconds[name]),
+            keys_touched=statistics.mean(touched[name]),
+        )
+        for name in methods
+    ]
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 6), layout="constrained")
+    axes = figure.subplots(2, 5, sharex=True, sharey=True)
+    for axis, sigma in zip(axes.flat, SIGMAS, strict=True):
+        for kind, colour in (("hybrid", "tab:blue"), ("topk", "tab:orange")):
+            own = sorted(
+                (row.seconds, min(row.agreement_db, 100.0))
+                for row in rows
+                if row.sigma == sigma and row.mode.startswith(kind)
+            )
+            axis.plot(*zip(*own, strict=True), "o-", color=colour, label=kind)
+        exact = next(row.seconds for row in rows if row.sigma == sigma and row.mode == "exact")
+        axis.axvline(exact, color="black", label="exact")
+        axis.set(title=f"σ = {sigma:g}", xscale="log")
+        axis.grid(alpha=0.3)
+    for axis in axes[1]:
+        axis.set_xlabel("seconds for an image")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("agreement with exact (dB)")
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def prepared(arguments: argparse.Namespace, folder: Path) -> Index:
+    """The index to ask, calibrated."""
+    path = arguments.index or build(
+        [arguments.source], folder / "index", limit=arguments.limit, patch_size=arguments.patch_size
+    )
+    index = open_index(path)
+    if index.manifest.calibration is None:
+        manifest = replace(index.manifest, calibration=calibrate(index))
+        manifest.write(index.folder)
+        index = open_index(path)
+    return index
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", required=True, help="training images, as for lemmse build")
+    parser.add_argument("--limit", type=int, help="use only the first LIMIT images")
+    parser.add_argument("--patch-size", type=int, default=5)
+    parser.add_argument("--index", type=Path, help="an index of these images that exists")
+    parser.add_argument("--test", required=True, help="images that are not in the index")
+    parser.add_argument("--images", type=int, default=2, help="of which so many (default %(default)s)")
+    parser.add_argument("--flat", action="store_true", help="also topk over all cells, which takes minutes")
+    parser.add_argument("--out", type=Path, default=Path("frontier"), help="folder for JSON and plot")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        index = prepared(arguments, Path(folder))
+        local = Local(index, torch.device("cpu"))
+        stack = Images.stack(intensities(image) for image, _ in iterate(open_source(arguments.test)))
+        images = [stack[k] for k in range(arguments.images)]
+        measure(local, [images[0][:4, :4]], SIGMAS[0], flat=False)  # compiles what is compiled once
+        rows = [
+            row
+            for sigma in track(SIGMAS, console=Console(stderr=True))
+            for row in measure(local, images, sigma, arguments.flat)
+        ]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "frontier.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    draw(rows, arguments.out / "frontier.png")
+    threads = torch.get_num_threads()
+    table = Table(title=f"{local.keys.count} keys, P = {local.keys.p_length}, {threads} threads")
+    for name in Row.__slots__:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(f"{x:.3g}" if isinstance(x, float) else str(x) for x in asdict(row).values()))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What a group of keys looks like from afar: its moments and its extent, along the keys' principal axes.
+
+Along these axes distances are what they were, and the variances of the single coordinates carry most of a
+group's shape, so that a group is taken for a Gaussian with a diagonal covariance. The extent bounds what the
+group can hold at most: a box around the leading coordinates, and the range of the norms of the rest.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LEADING", "Basis", "Moments"]
+
+LEADING = 16
+"""Coordinates in which a group has a box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Orthonormal principal axes of the keys."""
+
+    mean: NDArray[np.float32]
+    """Mean key, (P,)."""
+    axes: NDArray[np.float32]
+    """Unit vectors in columns, by falling variance, (P, P)."""
+
+    @classmethod
+    def of(cls, sample: NDArray[np.float32]) -> "Basis":
+        """The principal axes of a sample of keys (n, P)."""
+        mean = sample.mean(axis=0, dtype=np.float64)
+        deviation = sample - mean
+        axes = np.linalg.eigh(deviation.T @ deviation)[1][:, ::-1]
+        return cls(mean.astype(np.float32), np.ascontiguousarray(axes, np.float32))
+
+    def rotate(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Coordinates of keys or queries (n, P) along the axes, from the mean."""
+        return np.asarray((v - self.mean) @ self.axes, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Moments of G groups of keys v, rotated, and their targets t; float32."""
+
+    mean: NDArray[np.float32]
+    """Mean key μ, (G, P)."""
+    variance: NDArray[np.float32]
+    """Variance of each coordinate D, (G, P)."""
+    target: NDArray[np.float32]
+    """Mean target t̄, (G, T)."""
+    target_variance: NDArray[np.float32]
+    """Variance of each channel of the targets, (G, T)."""
+    cross: NDArray[np.float32]
+    """Covariance of target and key Cov(t, v), (G, T, P)."""
+    low: NDArray[np.float32]
+    """Least of each leading coordinate, and of the norm of the others, (G, LEADING + 1 or P + 1)."""
+    high: NDArray[np.float32]
+    """Greatest of these."""
+    target_low: NDArray[np.float32]
+    """Least of each channel of the targets, (G, T)."""
+    target_high: NDArray[np.float32]
+    """Greatest of these."""
+
+    @classmethod
+    def of(cls, v: NDArray[np.float32], t: NDArray[np.float32], edges: NDArray[np.integer]) -> "Moments":
+        """Moments of groups of rotated keys that follow each other.
+
+        Parameters
+        ----------
+        v : float32, (m, P)
+            Rotated keys.
+        t : float32, (m, T)
+            Their targets.
+        edges : int, (G + 1,)
+            Group g holds the keys edges[g] … edges[g + 1] − 1, at least one.
+        """
+        first, n = edges[:-1], np.diff(edges)
+        group = np.repeat(np.arange(len(n)), n)
+        weight = (1 / n)[:, None].astype(np.float32)
+        mean, target = _sum(v, first) * weight, _sum(t, first) * weight
+        extent = np.column_stack([v[:, :LEADING], np.linalg.norm(v[:, LEADING:], axis=1)])
+        low, high = np.minimum.reduceat(extent, first), np.maximum.reduceat(extent, first)
+        target_low, target_high = np.minimum.reduceat(t, first), np.maximum.reduceat(t, first)
+        v, t = v - mean[group], t - target[group]
+        return cls(
+            mean=mean,
+            variance=_sum(v * v, first) * weight,
+            target=target,
+            target_variance=_sum(t * t, first) * weight,
+            cross=np.stack([_sum(v * column[:, None], first) * weight for column in t.T], axis=1),
+            low=low,
+            high=high,
+            target_low=target_low,
+            target_high=target_high,
+        )
+
+    @classmethod
+    def merge(cls, parts: "Moments", n: NDArray[np.integer], edges: NDArray[np.integer]) -> "Moments":
+        """Moments of unions of groups that follow each other, from those of the groups.
+
+        Parameters
+        ----------
+        parts : Moments
+            Of the groups.
+        n : int, (G,)
+            Keys of each group.
+        edges : int, (U + 1,)
+            Union u holds the groups edges[u] … edges[u + 1] − 1.
+        """
+        first = edges[:-1]
+        share = (n / np.repeat(np.add.reduceat(n, first), np.diff(edges)))[:, None].astype(np.float32)
+        union = np.repeat(np.arange(len(first)), np.diff(edges))
+        mean, target = _sum(share * parts.mean, first), _sum(share * parts.target, first)
+        v, t = parts.mean - mean[union], parts.target - target[union]
+        cross = parts.cross + t[:, :, None] * v[:, None, :]
+        return cls(
+            mean=mean,
+            variance=_sum(share * (parts.variance + v * v), first),
+            target=target,
+            target_variance=_sum(share * (parts.target_variance + t * t), first),
+            cross=np.add.reduceat(share[:, :, None] * cross, first, dtype=np.float64).astype(np.float32),
+            low=np.minimum.reduceat(parts.low, first),
+            high=np.maximum.reduceat(parts.high, first),
+            target_low=np.minimum.reduceat(parts.target_low, first),
+            target_high=np.maximum.reduceat(parts.target_high, first),
+        )
+
+    @classmethod
+    def join(cls, blocks: "list[Moments]") -> "Moments":
+        """Moments of the groups of several blocks, one after the other."""
+        return cls(
+            *(np.concatenate([getattr(block, field.name) for block in blocks]) for field in fields(cls))
+        )
+
+
+def _sum(values: NDArray[np.float32], first: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Sums over groups of rows, in float64 on the way."""
+    return np.add.reduceat(values, first, dtype=np.float64).astype(np.float32)

@@ -1,0 +1,106 @@
+"""An index as if some of its images had not been there: what is held out is then new to it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index import cells, store
+from lemmse.index.moments import Moments
+from lemmse.index.reader import Index
+
+__all__ = ["Without", "without"]
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Without(Index):
+    """A view of an index that lacks the keys of some images; cells and leaves stay as they were cut."""
+
+    whole: Index
+    """The index."""
+    images_out: NDArray[np.int64]
+    """Numbers of the images that are left out."""
+    kept: NDArray[np.int64]
+    """Keys of the index that are left, ascending."""
+
+    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Keys that are left, float32, shape (stop − start, P)."""
+        return self._left(self.whole.keys, start, stop)
+
+    def targets(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Their targets, float32, shape (stop − start, C)."""
+        return self._left(self.whole.targets, start, stop)
+
+    def ids(self, start: int, stop: int) -> NDArray[np.int32]:
+        """Their training images, rows and columns, shape (stop − start, 3)."""
+        return self._left(self.whole.ids, start, stop)
+
+    @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """First key of each cell, and the number of keys."""
+        return np.searchsorted(self.kept, self.whole.cells)
+
+    @cached_property
+    def _filled(self) -> NDArray[np.int64]:
+        """Leaves that still have keys."""
+        return np.flatnonzero(np.diff(np.searchsorted(self.kept, self.whole.leaves)))
+
+    @cached_property
+    def leaves(self) -> NDArray[np.int64]:
+        """First key of each leaf that has any, and the number of keys."""
+        edges = np.searchsorted(self.kept, self.whole.leaves)
+        return edges[[*self._filled, len(edges) - 1]]
+
+    @cached_property
+    def cell_leaves(self) -> NDArray[np.int64]:
+        """First leaf of each cell, and the number of leaves."""
+        return np.searchsorted(self._filled, self.whole.cell_leaves)
+
+    def moments(self) -> Moments:
+        """Moments of the leaves."""
+        parts = []
+        for first, end in self._runs():
+            start, stop = int(self.leaves[first]), int(self.leaves[end])
+            v = self.basis.rotate(self.keys(start, stop))
+            parts.append(Moments.of(v, self.targets(start, stop), self.leaves[first : end + 1] - start))
+        return Moments.join(parts)
+
+    @cached_property
+    def neighbours(self) -> faiss.IndexIVFFlat:
+        """The FAISS index, filled anew."""
+        quantizer = self.whole.neighbours.quantizer
+        index = cells.empty_index(quantizer.reconstruct_n(0, quantizer.ntotal))
+        cell = np.repeat(np.arange(len(self.cells) - 1), np.diff(self.cells))
+        for start in range(0, len(self.kept), store.SHARD):
+            v = self.keys(start, min(start + store.SHARD, len(self.kept)))
+            cells.add(index, v, start, cell[start : start + len(v)])
+        return index
+
+    def _left(self, read: Callable[[int, int], NDArray[_T]], start: int, stop: int) -> NDArray[_T]:
+        if start == stop:
+            return read(0, 0)
+        first, last = int(self.kept[start]), int(self.kept[stop - 1])
+        return read(first, last + 1)[self.kept[start:stop] - first]
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Ranges of whole leaves, some shard of keys each."""
+        first = 0
+        while first < len(self.leaves) - 1:
+            end = int(np.searchsorted(self.leaves, self.leaves[first] + store.SHARD, side="right")) - 1
+            yield first, max(first + 1, end)
+            first = max(first + 1, end)
+
+
+def without(index: Index, images: NDArray[np.integer]) -> Without:
+    """View an index without the images of these numbers, at least one of which must be left."""
+    numbers = index.ids(0, index.manifest.keys)[:, 0]
+    kept = np.flatnonzero(~np.isin(numbers, images))
+    leaves = np.count_nonzero(np.diff(np.searchsorted(kept, index.leaves)))
+    manifest = replace(index.manifest, keys=len(kept), leaves=int(leaves))
+    return Without(index.name, index.version, index.folder, manifest, index, np.asarray(images), kept)

@@ -1,0 +1,248 @@
+"""The hybrid posterior: keys that matter are summed one by one, all others by the moments of their groups.
+
+Cells are opened into leaves and leaves into keys, per query, where what a group may hide is worth the look:
+
+- in a group whose logits spread little (s ≤ s_max) the Gaussian estimate of its mass is off by a factor of
+  about e^±s:  a = mass (eˢ − 1) / Σ w;
+- in one whose sum hangs on its few nearest keys (s > s_max), the number of keys that outweigh all others is
+  about n e^(−x²/2), x = (log Σ w − mean log w) / s, by chance one or none:  a² = n e^(−x²/2).
+
+A group is opened where log a exceeds a threshold. One number is thus the tolerance at every σ: opening what
+exceeds it, in any query, is the least work for a given sum of squared errors over the image. No key is
+counted twice and none left out.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lemmse.estimator.groups import Groups, Tree, filled
+from lemmse.estimator.kernels import (
+    CellScores,
+    KeyArrays,
+    Patches,
+    Results,
+    Start,
+    descend,
+    probe,
+    score_cells,
+)
+from lemmse.estimator.keys import Keys
+from lemmse.estimator.queries import LOG2_E, Queries
+from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
+from lemmse.estimator.work import Cancel, never, stop_if
+from lemmse.index.moments import LEADING
+
+__all__ = ["Descent", "hybrid_sums"]
+
+_BLOCK = 2048
+"""Queries to treat together: the more there are, the more of them share a leaf."""
+_PROBED_CELLS = 4
+_PROBED_LEAVES = 8
+_PROBED_KEYS = 4096
+_TRUST = np.float32(2.0)
+"""What the spread of a cell may add to its log mass before anything was opened: more is guesswork."""
+_RELAX = 2.0
+"""First step of the threshold towards less work, for queries beyond their budget; steps double."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Keys and their groups on the CPU, ready for the compiled loops."""
+
+    keys: Keys
+    tree: Tree
+
+    @cached_property
+    def key_arrays(self) -> KeyArrays:
+        """The keys in their leaves."""
+        keys, leaf_keys = self.keys, self.tree.leaf_keys
+        edges = np.asarray(keys.edges, np.int64)
+        return KeyArrays(
+            features=keys.features.numpy(),
+            moments=keys.moments.numpy(),
+            centres=keys.centres.numpy(),
+            edges=edges,
+            leaf_keys=leaf_keys,
+            leaf_tile=np.searchsorted(edges, leaf_keys[:-1], side="right") - 1,
+            longest=int(np.diff(leaf_keys).max()),
+        )
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="hybrid")
+
+    def each_part(self, function: Callable[[int, int], None]) -> None:
+        """Call function(part, parts) for all parts, as many at once as there are threads."""
+        parts = torch.get_num_threads()
+        for _ in self._pool.map(function, range(parts), [parts] * parts):
+            pass
+
+
+def hybrid_sums(
+    descent: Descent,
+    queries: Queries,
+    *,
+    threshold: float,
+    budget: int | None = None,
+    about: Tensor | None = None,
+    stratum: int = 0,
+    want: Want = MEAN_ONLY,
+    cancelled: Cancel = never,
+) -> PosteriorSums:
+    """Sum the weights of all keys of a stratum for each query, the unimportant ones by groups.
+
+    Parameters
+    ----------
+    descent : Descent
+        The keys and their groups, on the CPU.
+    queries : Queries
+        White query patches, (Q, P).
+    threshold : float
+        Natural logarithm of what a group that stays closed may hide; the lower, the more keys are summed.
+    budget : int, optional
+        Keys to sum at most for a query, >= 1.
+    about : float64, (Q, T), optional
+        The mean h that bounds are wanted about; needed if they are. Groups are then opened for what they can
+        hold at most, which takes more keys than what they are likely to hold.
+    stratum, want, cancelled
+        As for `exact_sums`; the heaviest keys cannot be named.
+
+    Raises
+    ------
+    Cancelled
+        `cancelled()` was true.
+    """
+    parts = []
+    for start in range(0, len(queries), _BLOCK):
+        stop_if(cancelled)
+        block = queries.rows(slice(start, start + _BLOCK))
+        limits = np.full(len(block), threshold, np.float32)
+        centre = None if about is None else about[start : start + _BLOCK]
+        sums = _block_sums(descent, block, centre, limits, budget, stratum, want)
+        relax = _RELAX
+        while len(again := torch.nonzero(_amiss(sums, budget))[:, 0]):
+            stop_if(cancelled)
+            limits[again.numpy()] += relax
+            relax *= 2
+            some = None if centre is None else centre[again]
+            less = _block_sums(descent, block.rows(again), some, limits[again.numpy()], budget, stratum, want)
+            kept = torch.nonzero(~_amiss(sums, budget))[:, 0]
+            order = torch.argsort(torch.cat([kept, again]))
+            sums = PosteriorSums.join([sums.take(kept), less]).take(order)
+        parts.append(sums)
+    return PosteriorSums.join(parts)
+
+
+def _amiss(sums: PosteriorSums, budget: int | None) -> Tensor:
+    """Queries that opened too much: more than the budget, or all that there seemed to be, to find nothing."""
+    empty = sums.moments[:, 0] == 0
+    return empty if budget is None else empty | (sums.touched > budget)
+
+
+def _block_sums(
+    descent: Descent,
+    queries: Queries,
+    about: Tensor | None,
+    threshold: NDArray[np.float32],
+    budget: int | None,
+    stratum: int,
+    want: Want,
+) -> PosteriorSums:
+    tree, keys = descent.tree, descent.key_arrays
+    count, t_length, parts = len(queries), descent.keys.t_length, torch.get_num_threads()
+    first, end = tree.strata[stratum : stratum + 2]
+    cells = Groups(*(array[first:end] for array in tree.cells))
+    cell_leaves = tree.cell_leaves[first : end + 1]
+    patches = _patches(queries, tree)
+    log_mass, jensen, s = (np.empty((len(cells.n), count), np.float32) for _ in range(3))
+    scores = CellScores(log_mass, jensen, s, *_shifts(cells, patches))
+    descent.each_part(lambda part, parts: score_cells(part, parts, patches, cells, scores))
+    start = Start(
+        log_z=np.empty(count),
+        cell=np.full(count, -1),
+        leaf=np.full(count, -1),
+        touched=np.zeros(count, np.int64),
+    )
+    limit = _PROBED_KEYS if budget is None else min(_PROBED_KEYS, budget // 2)
+    near = (_PROBED_CELLS, _PROBED_LEAVES, _TRUST, limit)
+    descent.each_part(
+        lambda part, parts: probe(part, parts, patches, scores, cell_leaves, tree.leaves, keys, *near, start)
+    )
+    h = np.zeros((count, t_length)) if about is None else about.numpy()
+    results = [
+        Results(
+            closed=np.zeros((count, 3 + 4 * t_length)),
+            bounds=np.zeros((count, 1 + 2 * t_length)),
+            opened_max=np.full(count, -np.inf),
+            opened=np.zeros((count, 2 + 2 * t_length)),
+            touched=np.zeros(count, np.int64),
+        )
+        for _ in range(parts)
+    ]
+    descent.each_part(
+        lambda part, parts: descend(
+            part, parts, patches, start, threshold, scores, cells, cell_leaves, tree.leaves, keys,
+            want.bounds, h, results[part],
+        )
+    )  # fmt: skip
+    return _collected(start, results, t_length, want, about)
+
+
+def _patches(queries: Queries, tree: Tree) -> Patches:
+    u = queries.u.numpy()
+    rotated = filled(tree.basis.rotate(u))
+    p = u.shape[1]
+    rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
+    return Patches(
+        rotated=rotated,
+        scaled=u * np.float32(LOG2_E * float(queries.precision)),
+        extent=np.column_stack([rotated[:, : min(LEADING, p)], rest]),
+        sigma2=np.float32(1 / float(queries.precision)),
+    )
+
+
+def _shifts(cells: Groups, patches: Patches) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Shift of the mean target of all cells, (G, T, Q), as one product; the variance it explains, (G, T)."""
+    b = cells.cross / (patches.sigma2 + cells.variance)[:, None]  # (G, T, P)
+    of_mean = np.einsum("gtp,gp->gt", b, cells.mean)
+    of_query = torch.from_numpy(b).flatten(0, 1) @ torch.from_numpy(patches.rotated).T  # (G·T, Q)
+    shift = of_query.view(*of_mean.shape, -1).sub_(torch.from_numpy(of_mean)[:, :, None])
+    return shift.numpy(), np.einsum("gtp,gtp->gt", b, cells.cross)
+
+
+def _collected(
+    start: Start, results: list[Results], t_length: int, want: Want, about: Tensor | None
+) -> PosteriorSums:
+    """The sums of all parts, closed groups and keys, of which what is wanted."""
+    count, rows, error_rows = len(start.log_z), want.rows(t_length), 1 + 2 * t_length
+    closed = torch.from_numpy(sum(part.closed for part in results))
+    bounds = torch.from_numpy(sum(part.bounds for part in results))
+    empty = PosteriorSums.empty(count, t_length, want, torch.device("cpu"))
+    log_z = torch.from_numpy(start.log_z)
+    total = replace(
+        empty,
+        log_max=log_z.where(closed[:, 0] > 0, -torch.inf),
+        moments=closed[:, :rows],
+        w2=closed[:, error_rows : error_rows + want.ess],
+        doubt=closed[:, 1 + error_rows :][:, : error_rows * want.error],
+        bounds=bounds[:, : error_rows * want.bounds],
+        touched=torch.from_numpy(start.touched),
+    )
+    for part in results:
+        opened = torch.from_numpy(part.opened)
+        of_keys = replace(
+            empty,
+            log_max=torch.from_numpy(part.opened_max),
+            moments=opened[:, :rows],
+            w2=opened[:, error_rows : error_rows + want.ess],
+            touched=torch.from_numpy(part.touched),
+        )
+        total = total.merge(of_keys.certain(t_length, want, about))
+    return total

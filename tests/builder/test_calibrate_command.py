@@ -1,0 +1,288 @@
+"""The measurement of what hybrid gives for its work, and the commands that make it."""
+
+import json
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lemmse.builder.calibrate import SIGMAS, THRESHOLDS, calibrate
+from lemmse.client import cli
+from lemmse.index import build, open_index
+from lemmse.index.errors import InvalidArgument
+from tests.estimator.cases import smooth
+
+TABLES = ("accuracy_db", "keys_touched", "cost", "error_scale")
+
+
+def built(folder, images, **options):
+    """An index of images, each from a file of its own, so that they may differ in size."""
+    sources = []
+    for k, image in enumerate(images):
+        sources.append(folder / f"{k}.npy")
+        np.save(sources[-1], image[None])
+    return open_index(build(sources, folder / "index", patch_size=3, **options))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """Six images of 16 × 16."""
+    return built(tmp_path_factory.mktemp("six"), [smooth(seed, 16, 16, 1) for seed in range(6)])
+
+
+@pytest.fixture(scope="module")
+def curve(index):
+    return calibrate(index, seed=3)
+
+
+def test_measures_every_sigma_at_every_threshold(curve):
+    assert (curve.sigmas, curve.thresholds) == (SIGMAS, THRESHOLDS)
+    assert list(curve.sigmas) == sorted(curve.sigmas)
+    assert list(curve.thresholds) == sorted(curve.thresholds, reverse=True)
+    assert curve.images == 3  # no more than half of the images are held out
+    for name in TABLES:
+        assert np.shape(getattr(curve, name)) == (len(SIGMAS), len(THRESHOLDS)), name
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_number_is_finite(curve, name):
+    table = np.array(getattr(curve, name))
+    assert np.isfinite(table).all()
+    assert (table >= 0).all()
+
+
+def test_the_last_threshold_reaches_what_is_asked_of_hybrid(curve):
+    assert min(row[-1] for row in curve.accuracy_db) >= 60
+
+
+def test_keys_touched_grow_along_a_row(curve):
+    touched = np.array(curve.keys_touched)
+    assert (touched[:, 0] > 0).all()
+    assert (np.diff(touched, axis=1) >= 0).all()
+
+
+def test_the_same_seed_gives_the_same_but_for_the_time(index, curve):
+    again = calibrate(index, seed=3, sigmas=SIGMAS[:3])  # σ come one after the other
+    assert (again.images, again.queries, again.thresholds) == (curve.images, curve.queries, curve.thresholds)
+    for name in ("accuracy_db", "keys_touched", "error_scale"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(curve, name)[:3], err_msg=name)
+
+
+def test_another_seed_gives_other_patches(index, curve):
+    assert calibrate(index, seed=4, sigmas=SIGMAS[:1]).keys_touched != curve.keys_touched[:1]
+
+
+def test_numbers_are_finite_where_no_two_patches_are_alike(tmp_path):
+    index = built(tmp_path, list(np.random.default_rng(0).random((6, 16, 16, 1))))
+    curve = calibrate(index, sigmas=[0.001, 0.01])
+    for name in TABLES:
+        assert np.isfinite(getattr(curve, name)).all(), name
+
+
+def test_images_held_out_are_not_in_the_sums(tmp_path):
+    """Of 9 and 400 keys either are left; hybrid looks at a key twice at most, and at 0.5 at nearly all."""
+    index = built(tmp_path, [smooth(0, 3, 3, 1), smooth(1, 20, 20, 1)])
+    touched = [calibrate(index, seed=seed, sigmas=[0.5]).keys_touched[0][-1] for seed in range(5)]
+    assert min(touched) <= 2 * 9
+    assert max(touched) > 2 * 9
+
+
+def test_says_how_many_patches_it_took(tmp_path):
+    index = built(tmp_path, [smooth(seed, 5, 5, 1) for seed in range(5)])
+    curve = calibrate(index, sigmas=[0.5])
+    assert (curve.images, curve.queries) == (2, 2 * 25)
+
+
+def test_progress_reaches_the_end_and_the_index_stays_as_it_was(index):
+    before = {path: path.read_bytes() for path in index.folder.rglob("*") if path.is_file()}
+    told = []
+    calibrate(index, sigmas=[0.3, 0.6], progress=lambda *done: told.append(done))
+    assert told == [("calibrate", 1, 2), ("calibrate", 2, 2)]
+    assert {path: path.read_bytes() for path in index.folder.rglob("*") if path.is_file()} == before
+
+
+def test_of_one_image_none_can_be_held_out(tmp_path):
+    index = built(tmp_path, [smooth(0, 8, 8, 1)])
+    with pytest.raises(InvalidArgument, match="of which one can be held out, got too few"):
+        calibrate(index)
+
+
+PROBLEMS = {
+    "blur": {"physics": "blur:gaussian:1.0", "pre_inverse": "wiener:0.05"},
+    "mask": {"physics": "inpaint:center:3", "pre_inverse": "mask"},
+    "epsilon": {"physics": "inpaint:center:2", "pre_inverse": "epsilon:0.1"},
+    "valid": {"boundary": "valid"},
+    "reflect": {"boundary": "reflect"},
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_every_problem_can_be_measured(tmp_path, problem):
+    index = built(tmp_path, [smooth(seed, 7, 7, 2) for seed in range(3)], **problem)
+    curve = calibrate(index, sigmas=[0.3])
+    assert min(row[-1] for row in curve.accuracy_db) >= 60
+    for name in TABLES:
+        assert np.isfinite(getattr(curve, name)).all(), name
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(cli.main, list(map(str, arguments)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def strictly(text):
+    """Read JSON as the standard has it, without NaN."""
+
+    def refuse(name):
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "x.npy"
+    np.save(path, np.stack([smooth(seed, 6, 6, 1) for seed in range(3)]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibrated(source):
+    """An index as `lemmse build` makes it, and what that said."""
+    out = source.parent / "calibrated"
+    return out, invoke("build", source, "--out", out, "--patch-size", 3, "--json")
+
+
+@pytest.fixture
+def plain(source, tmp_path):
+    """An index that was not calibrated."""
+    assert invoke("build", source, "--out", tmp_path / "plain", "--patch-size", 3, "--no-calibrate")[0] == 0
+    return tmp_path / "plain"
+
+
+def as_json(value):
+    return json.loads(json.dumps(value))
+
+
+def test_build_calibrates(calibrated):
+    out, (status, stdout, stderr) = calibrated
+    assert (status, stderr) == (0, "")
+    curve = open_index(out).manifest.calibration
+    assert curve.sigmas == SIGMAS
+    assert as_json(asdict(curve)) == strictly(stdout)["calibration"]
+
+
+def test_inspect_tells_what_hybrid_reaches(calibrated):
+    out, _ = calibrated
+    curve = open_index(out).manifest.calibration
+    status, stdout, stderr = invoke("inspect", out)
+    assert (status, stderr) == (0, "")
+    least = min(max(row) for row in curve.accuracy_db)
+    assert f"hybrid agrees with exact to {least:.0f} dB and more" in " ".join(stdout.split())
+
+
+def test_build_need_not_calibrate(plain):
+    assert open_index(plain).manifest.calibration is None
+    status, stdout, _ = invoke("inspect", plain, "--json")
+    assert (status, strictly(stdout)["calibration"]) == (0, None)
+    assert ["calibration", "none"] in [line.split() for line in invoke("inspect", plain)[1].splitlines()]
+
+
+def test_build_of_one_image_is_not_calibrated(source, tmp_path):
+    status, _, stderr = invoke("build", source, "--out", tmp_path / "one", "--limit", 1)
+    assert (status, stderr) == (0, "")
+    assert open_index(tmp_path / "one").manifest.calibration is None
+
+
+HARD = {
+    "patterns of one image only": ([(6, 6), (5, 7)], {"physics": "inpaint:random:30", "pre_inverse": "mask"}),
+    "keys of one image only": ([(8, 8), (2, 4)], {"boundary": "valid"}),
+}
+
+
+@pytest.mark.parametrize(("sizes", "options"), HARD.values(), ids=HARD)
+def test_what_cannot_be_calibrated_is_built_all_the_same(tmp_path, sizes, options):
+    (tmp_path / "images").mkdir()
+    for k, size in enumerate(sizes):
+        np.save(tmp_path / "images" / f"{k}.npy", smooth(k, *size, 1)[None])
+    sources = sorted((tmp_path / "images").iterdir())
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    out = tmp_path / "index"
+    status, _, stderr = invoke("build", *sources, "--out", out, "--patch-size", 3, *given)
+    assert (status, stderr) == (0, "")
+    open_index(out)
+
+
+def test_calibrate_writes_the_curves_and_prints_them(plain, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    before = open_index(plain).manifest
+    files = {path.name for path in open_index(plain).folder.iterdir()}
+    status, stdout, stderr = invoke("calibrate", plain)
+    assert (status, stderr) == (0, "")
+    after = open_index(plain)
+    curve = after.manifest.calibration
+    assert (after.manifest.files, after.manifest.digest) == (before.files, before.digest)
+    assert {path.name for path in after.folder.iterdir()} == files
+    rows = [line.strip("│ ").split() for line in stdout.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == [f"{sigma:g}" for sigma in SIGMAS]
+    for row, sigma in zip(rows, SIGMAS, strict=True):
+        told = []
+        for asked in (30, 40, 50, 60):
+            plan = curve.plan(sigma, asked)
+            told.append(f"{plan.cost:.2g}" if plan.accuracy_db >= asked else "-")
+        assert [cell.strip() for cell in " ".join(row[1:]).split("│") if cell.strip()] == told
+
+
+def test_the_table_of_calibrate_is_whole_in_a_narrow_terminal(plain, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, stdout, _ = invoke("calibrate", plain)
+    assert status == 0
+    assert "…" not in stdout
+
+
+def test_calibrate_prints_json_and_may_run_again(plain):
+    seen = []
+    for seed in (0, 5):
+        status, stdout, stderr = invoke("calibrate", plain, "--json", "--seed", seed)
+        assert (status, stderr) == (0, "")
+        told = strictly(stdout)
+        assert told == as_json(asdict(open_index(plain).manifest.calibration))
+        seen.append(told["accuracy_db"])
+    assert seen[0] != seen[1]
+
+
+def require_one_line(result, status, words):
+    assert result[:2] == (status, "")
+    (line,) = result[2].splitlines()
+    assert line.startswith("lemmse: error: ")
+    assert words in line
+
+
+def test_calibrate_names_what_is_no_index(tmp_path):
+    require_one_line(invoke("calibrate", tmp_path / "nowhere"), 2, "nothing there")
+    require_one_line(invoke("calibrate", tmp_path), 2, "a folder without an index")
+    require_one_line(invoke("calibrate"), 2, "INDEX")
+
+
+def test_calibrate_refuses_one_image_and_what_is_damaged(source, tmp_path, plain):
+    one = tmp_path / "one"
+    assert invoke("build", source, "--out", one, "--limit", 1)[0] == 0
+    require_one_line(invoke("calibrate", one), 2, "expected training images of which one can be held out")
+    shutil.copytree(plain, tmp_path / "damaged")
+    (tmp_path / "damaged" / "1" / "neighbours.faiss").write_bytes(b"")
+    require_one_line(invoke("calibrate", tmp_path / "damaged"), 2, "restore the index")
+
+
+def test_calibrate_refuses_a_seed_below_zero(plain):
+    require_one_line(invoke("calibrate", plain, "--seed", -1), 2, "seed")
+
+
+def test_calibrate_that_cannot_write_leaves_the_index_as_it_was(plain):
+    version = open_index(plain).folder
+    before = (version / "manifest.json").read_bytes()
+    (version / ".manifest.json").mkdir()
+    require_one_line(invoke("calibrate", plain), 1, "manifest")
+    assert (version / "manifest.json").read_bytes() == before
+    assert open_index(plain).manifest.calibration is None

@@ -1,0 +1,262 @@
+"""The hybrid posterior: all keys or none opened, and what it says about its own error."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lemmse.builder.calibrate import calibrate
+from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
+from lemmse.estimator.local import Local
+from lemmse.index import build, open_index
+from lemmse.index.errors import Cancelled, InvalidArgument
+from tests.estimator.cases import smooth
+from tests.oracle import agreement
+
+EVERYTHING = Want(variance=True, ess=True)
+SIGMAS = (0.01, 0.05, 0.2, 0.5, 1.0, 5.0)
+
+
+def images(count: int, seed: int) -> np.ndarray:
+    return np.stack([smooth(seed + k, 24, 24, 3) for k in range(count)])
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hybrid")
+    np.save(folder / "images.npy", images(12, 0))
+    return open_index(build([folder / "images.npy"], folder / "index", patch_size=3))
+
+
+@pytest.fixture(scope="module")
+def local(index):
+    return Local(index, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def calibrated(index):
+    curve = calibrate(index, sigmas=(0.05, 0.1, 0.2, 0.5, 1.0))
+    known = replace(index, manifest=replace(index.manifest, calibration=curve))
+    return Reconstructor(known, device="cpu")
+
+
+def patches(local, sigma: float, count: int = 100, noise: float | None = None) -> Queries:
+    """Patches of an image that is not in the index, with noise of standard deviation σ or `noise`."""
+    rng = np.random.default_rng(3)
+    u = local.patches(images(1, 900)[0].astype(np.float64), np.arange(count))
+    noisy = (u + (sigma if noise is None else noise) * rng.standard_normal(u.shape)).astype(np.float32)
+    return Queries.white(torch.from_numpy(noisy), sigma)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_opening_everything_is_the_exact_sum(local, sigma):
+    queries = patches(local, sigma)
+    opened = hybrid_sums(local.descent, queries, threshold=-1e4, want=EVERYTHING)
+    exact = exact_sums(local.keys, queries, want=EVERYTHING)
+    slack = 1e-5 + 1e-7 * (1 + queries.u.shape[1]) / sigma**2  # of log w, in float32
+    for name in ("mean", "variance", "ess", "log_density"):
+        a, b = (getattr(sums.posterior(3), name) for sums in (opened, exact))
+        torch.testing.assert_close(a, b, rtol=4 * slack, atol=4 * slack, msg=name)
+
+
+def moments_oracle(tree, u: np.ndarray, sigma: float) -> tuple[np.ndarray, float, float]:
+    """Mean, Σ w and Σ w t² of one query over all cells as Gaussians that n keys bound, in float64."""
+    total, first, second = 0.0, 0.0, 0.0
+    cells = tree.cells
+    for g in range(len(cells.n)):
+        mean, variance = cells.mean[g].astype(float), cells.variance[g].astype(float)
+        d = u - mean
+        s = math.sqrt((variance * d * d).sum()) / sigma**2
+        s_max = math.sqrt(2 * math.log(cells.n[g]))
+        h = s * s / 2 if s <= s_max else s * s_max - s_max**2 / 2
+        bound = math.log(cells.n[g]) - ((d * d).sum() + variance.sum()) / (2 * sigma**2) + h
+        gaussian = math.log(cells.n[g]) - 0.5 * (
+            (d * d / (sigma**2 + variance)).sum() + np.log1p(variance / sigma**2).sum()
+        )
+        mass = math.exp(min(bound, gaussian))
+        gain = cells.cross[g].astype(float) / (sigma**2 + variance)
+        t = cells.target[g] + min(1.0, s_max / s if s else 1.0) * (gain @ d)
+        spread = np.maximum(0, cells.target_variance[g] - (gain * cells.cross[g]).sum(axis=1))
+        total, first, second = total + mass, first + mass * t, second + mass * (t * t + spread)
+    return first / total, total, second / total
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.5, 1.0, 5.0])
+def test_opening_nothing_is_the_sum_over_the_moments_of_cells(local, sigma):
+    queries = patches(local, sigma, count=10)
+    sums = hybrid_sums(local.descent, queries, threshold=1e4, budget=1, want=EVERYTHING)
+    posterior = sums.posterior(3)
+    assert not sums.touched.any()
+    rotated = local.descent.tree.basis.rotate(queries.u.numpy())
+    padded = np.pad(rotated, [(0, 0), (0, local.descent.tree.cells.mean.shape[1] - rotated.shape[1])])
+    for q, u in enumerate(padded.astype(float)):
+        mean, total, second = moments_oracle(local.descent.tree, u, sigma)
+        # Cells below e^−16 of the weight are left out, and scores are float32.
+        np.testing.assert_allclose(posterior.mean[q], mean, atol=1e-4)
+        np.testing.assert_allclose(posterior.variance[q], second - mean**2, atol=1e-4)
+        assert float(posterior.log_density[q]) == pytest.approx(math.log(total), abs=1e-3)
+
+
+@pytest.mark.parametrize("threshold", [1e4, 0, -2, -5, -1e4])
+def test_every_key_counts_once(local, threshold):
+    """At overwhelming noise every weight is 1, so that they add up to the number of keys."""
+    sums = hybrid_sums(local.descent, patches(local, 1e4, noise=1.0), threshold=threshold)
+    log_count = (sums.log_max + sums.moments[:, 0].log()).numpy()
+    np.testing.assert_allclose(log_count, math.log(local.keys.count), atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_more_work_agrees_better(local, sigma):
+    queries = patches(local, sigma)
+    exact = exact_sums(local.keys, queries).posterior(3).mean
+    reached, touched = [], []
+    for threshold in (0.0, -4.0, -8.0):
+        sums = hybrid_sums(local.descent, queries, threshold=threshold)
+        reached.append(min(90.0, agreement(sums.posterior(3).mean.numpy(), exact.numpy())))
+        touched.append(float(sums.touched.double().mean()))
+    assert reached == sorted(reached)
+    assert touched == sorted(touched)
+    assert reached[-1] >= 60
+
+
+@pytest.mark.parametrize("budget", [1, 50, 400, 2000])
+@pytest.mark.parametrize("sigma", [0.05, 0.5])
+def test_no_query_exceeds_the_budget(local, sigma, budget):
+    queries = patches(local, sigma)
+    sums = hybrid_sums(local.descent, queries, threshold=-8, budget=budget)
+    free = hybrid_sums(local.descent, queries, threshold=-8)
+    assert int(sums.touched.max()) <= budget
+    assert int(free.touched.max()) > 400
+    assert torch.isfinite(sums.posterior(3).mean).all()
+    within = free.touched <= budget  # what the budget does not concern
+    torch.testing.assert_close(sums.take(within).moments, free.take(within).moments)
+
+
+def test_the_same_question_has_the_same_answer(local):
+    queries = patches(local, 0.2)
+    first, again = (hybrid_sums(local.descent, queries, threshold=-4).posterior(3) for _ in range(2))
+    assert torch.equal(first.mean, again.mean)
+
+
+def test_the_number_of_threads_does_not_matter(local):
+    queries = patches(local, 0.2)
+    threads = torch.get_num_threads()
+    answers = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            descent = replace(local.descent)  # with threads of its own
+            answers.append(hybrid_sums(descent, queries, threshold=-4).posterior(3).mean)
+    finally:
+        torch.set_num_threads(threads)
+    for answer in answers[1:]:
+        torch.testing.assert_close(answer, answers[0], rtol=1e-9, atol=1e-9)
+
+
+def test_cancelling_ends_the_call(local):
+    with pytest.raises(Cancelled):
+        hybrid_sums(local.descent, patches(local, 0.2), threshold=-4, cancelled=lambda: True)
+
+
+def adversarial(index, sigma: float) -> np.ndarray:
+    """An image of patches that lie at, between and far from the keys, and where moments mislead most."""
+    rng = np.random.default_rng(11)
+    stack = index.images()
+    known = np.asarray(stack[0], np.float64)
+    between = (np.asarray(stack[1], np.float64) + np.asarray(stack[2], np.float64)) / 2
+    far = rng.choice([-3.0, 4.0], known.shape)
+    spike = np.zeros(known.shape)
+    spike[::3, ::3] = 1
+    parts = [known, between, far, spike, np.full(known.shape, 0.5)]
+    y = np.concatenate([part[:6] for part in parts])
+    return y + sigma * rng.standard_normal(y.shape) * (rng.random((*y.shape[:1], 1, 1)) < 0.5)
+
+
+@pytest.mark.parametrize("budget", [1, 300, None])
+@pytest.mark.parametrize("accuracy_db", [20, 50])
+@pytest.mark.parametrize("sigma", [0.003, 0.03, 0.1, 0.3, 1.0, 10.0])
+def test_the_certified_error_cannot_be_exceeded(index, sigma, accuracy_db, budget):
+    reconstructor = Reconstructor(index, device="cpu")
+    y = adversarial(index, sigma)
+    exact = reconstructor.reconstruct(y, sigma=sigma, mode="exact").image.astype(float)
+    result = reconstructor.reconstruct(
+        y,
+        sigma=sigma,
+        mode="hybrid",
+        accuracy_db=accuracy_db,
+        budget=budget,
+        maps=["error"],
+        error="certified",
+    )
+    assert (np.abs(result.image - exact) <= result.error).all()
+    assert result.error.max() <= 1 + 1e-4  # the width of the targets' range
+    within = (result.error <= 10 ** (-accuracy_db / 20)).mean()
+    assert result.diagnostics.certified == pytest.approx(within)
+
+
+def test_enough_keys_certify_nearly_all(index):
+    y = adversarial(index, 0.05)
+    result = Reconstructor(index, device="cpu").reconstruct(
+        y, sigma=0.05, mode="hybrid", accuracy_db=30, budget=10**6, maps=["error"], error="certified"
+    )
+    assert result.diagnostics.certified > 0.95
+
+
+@pytest.mark.parametrize("accuracy_db", [30, 40, 50, 60])
+@pytest.mark.parametrize("sigma", [0.07, 0.1, 0.3, 0.7])
+def test_a_calibrated_index_keeps_its_word_on_new_images(calibrated, sigma, accuracy_db):
+    rng = np.random.default_rng(5)
+    off, errors, expected = [], [], []
+    for clean in images(4, 500):
+        y = clean + sigma * rng.standard_normal(clean.shape)
+        exact = calibrated.reconstruct(y, sigma=sigma, mode="exact").image
+        result = calibrated.reconstruct(
+            y, sigma=sigma, mode="hybrid", accuracy_db=accuracy_db, maps=["error"]
+        )
+        off.append(np.abs(result.image.astype(float) - exact))
+        errors.append(result.error)
+        expected.append(result.diagnostics.expected_accuracy_db)
+    assert (np.stack(off) <= np.stack(errors)).mean() >= 0.95
+    assert min(expected) >= accuracy_db - 1e-6
+    reached = -10 * math.log10(np.square(np.stack(off)).mean() + 1e-30)
+    assert reached >= accuracy_db - 2  # the calibration is a measurement on other patches
+
+
+def test_auto_takes_hybrid_beyond_its_exact_work(index, calibrated):
+    y = images(1, 700)[0]
+    assert Reconstructor(index, device="cpu").reconstruct(y, sigma=0.1).diagnostics.mode == "exact"
+    assert (
+        Reconstructor(index, device="cpu", exact_work=1.0).reconstruct(y, sigma=0.1).diagnostics.mode
+        == "hybrid"
+    )
+    eager = Reconstructor(calibrated.index, device="cpu", exact_work=1.0)
+    assert eager.reconstruct(y, sigma=0.1, accuracy_db=119).diagnostics.mode == "exact"  # out of reach
+
+
+def test_noise_that_the_moments_do_not_know_is_summed_exactly(index):
+    y = images(1, 700)[0][:5, :5]
+    mask = np.ones(y.shape[:2], bool)
+    mask[2, 2] = False
+    result = Reconstructor(index, device="cpu").reconstruct(
+        y, sigma=0.1, mask=mask, mode="hybrid", maps=["error"]
+    )
+    assert result.diagnostics.mode == "exact"
+    assert not result.error.any()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"accuracy_db": 0}, r"accuracy_db: expected dB in \(0, 120\], got 0"),
+        ({"accuracy_db": "high"}, "accuracy_db: expected a number of dB, got 'high'"),
+        ({"budget": 0}, "budget: expected a whole number >= 1, got 0"),
+        ({"error": "sure"}, "error: expected one of estimated, certified, got 'sure'"),
+        ({"mode": "topk", "maps": ["error"]}, "maps: expected other maps than error for mode topk"),
+        ({"mode": "hybrid", "estimator": "mmse"}, "mode: expected auto or exact for mmse, got hybrid"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(index, asked, message):
+    with pytest.raises(InvalidArgument, match=message):
+        Reconstructor(index, device="cpu").reconstruct(images(1, 700)[0], sigma=0.1, **asked)
