@@ -15,7 +15,6 @@ from tests.problem_oracle import convolution_matrix, problem_oracle, weighted_or
 
 P = 3
 MODES = {"exact": {"mode": "exact"}, "topk of all": {"mode": "topk", "k": 10**6}}
-HYBRID = {"hybrid": {"mode": "hybrid", "accuracy_db": 120}}
 MAPS = ("variance", "ess", "log_density")
 
 
@@ -157,6 +156,14 @@ def test_agrees_with_the_oracle(problem, lemmse, sigma, options):
     np.testing.assert_allclose(result.ess, expected.ess, rtol=10 * slack)
     np.testing.assert_allclose(result.variance, expected.variance, rtol=10 * slack, atol=1e-5)
     np.testing.assert_allclose(result.log_density, expected.log_density, rtol=1e-4, atol=10 * slack)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.1, 1.0])
+def test_hybrid_comes_as_near_to_the_oracle_as_it_is_asked(problem, lemmse, sigma):
+    y = problem.measurement(sigma)
+    result = lemmse.reconstruct(y, sigma=sigma, mode="hybrid", accuracy_db=120, maps=["error"])
+    assert agreement(result.image, problem.expected(sigma).image) >= problem.decibels
+    assert np.isfinite(result.error).all()
 
 
 def test_explain_agrees_with_the_oracle(problem, lemmse):
