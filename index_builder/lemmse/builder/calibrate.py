@@ -26,7 +26,7 @@ _QUERIES = 512
 _ENOUGH_DB = 80.0
 """Agreement beyond which nobody asks for more: the rest of a row is not measured."""
 _FEW_KEYS = 4096
-"""Keys that are soon summed. Beyond them, and a 64th of all, the exact sum is near: a row ends there as well."""
+"""Keys that are soon summed. Beyond them, and a 64th of all, the exact sum is near: a row ends there."""
 _QUANTILE = 0.97
 """Share of pixels whose error the scaled estimate covers: more than the 95 % that are promised."""
 _ROUNDING = 1e-5
