@@ -79,8 +79,12 @@ class Local:
         self.index = index
         self.device = device
         self.keys = load_keys(index, device)
-        self.neighbours = Neighbours(index.neighbours, index.strata_cells)
         self.descent = Descent(self.keys, load_tree(index))
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The search of topk, made when it is first asked for: it holds the keys once more."""
+        return Neighbours(self.index.neighbours, self.index.strata_cells)
 
     @cached_property
     def target_range(self) -> tuple[Tensor, Tensor]:

@@ -79,6 +79,7 @@ class Reconstructor:
         self.index = index
         self.exact_work = exact_work
         self._local = Local(index, _as_device(device))
+        _ = self._local.neighbours  # read at the start, not while a request waits
 
     @cached_property
     def _whole_images(self) -> WholeImages:
