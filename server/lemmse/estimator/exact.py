@@ -88,5 +88,5 @@ def _tile_sums(tile: Tile, scores: Tensor, of_query: Tensor, want: Want, rows: i
         bounds=moments[:, :0].double(),
         top_log_w=(top_score + of_query[:, None]) / LOG2_E,
         top_key=top_key + tile.first,
-        touched=torch.tensor(len(tile.features), device=scores.device),
+        touched=torch.tensor(scores.shape[1], device=scores.device),
     )

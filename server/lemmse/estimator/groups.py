@@ -1,38 +1,39 @@
 """The groups of an index: cells and the leaves within them, seen by their moments.
 
-Keys lie along their principal axes here, and coordinates are filled up with zeros: loops over them then run
-in whole vector instructions, of which an odd end takes longer than all zeros do.
+Keys lie along their principal axes here. Groups lie side by side in blocks, a number of each of LANES groups
+next to each other, as the compiled loops take them. The leaves of a cell begin a block, and so do the cells
+of a stratum; what is left of their last block are groups of no keys.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lemmse.index import Basis, Index, Moments
+from lemmse.estimator.lanes import LANES
+from lemmse.index import Index, Moments
 
-__all__ = ["Groups", "Tree", "filled", "load_tree"]
-
-_LANES = 64
-"""Coordinates that one round of a vectorised loop takes."""
+__all__ = ["Groups", "Tree", "load_tree"]
 
 
 class Groups(NamedTuple):
-    """G groups of keys."""
+    """G groups of keys, in B blocks."""
 
+    first: NDArray[np.int64]
+    """Number of the first group of each block, (B,)."""
+    size: NDArray[np.int64]
+    """How many groups it holds, (B,)."""
     n: NDArray[np.float32]
-    """Number of keys, (G,)."""
-    mean: NDArray[np.float32]
-    """Mean key μ, (G, P or more)."""
-    variance: NDArray[np.float32]
-    """Variances D, (G, P or more)."""
+    """Number of keys, (B, LANES)."""
+    spread: NDArray[np.float32]
+    """Mean key μ and variances D of each coordinate, and zeros up to an even one, (B, P, 2, LANES)."""
     target: NDArray[np.float32]
-    """Mean target t̄, (G, T)."""
+    """Mean target t̄, (B, T, LANES)."""
     target_variance: NDArray[np.float32]
-    """Variance of the target, (G, T)."""
+    """Variance of the target, (B, T, LANES)."""
     cross: NDArray[np.float32]
-    """Cov(t, v), (G, T, P or more)."""
+    """Cov(t, v), and zeros as above, (B, T, P, LANES)."""
     low: NDArray[np.float32]
     """Least of each leading coordinate, and of the norm of the others, (G, E)."""
     high: NDArray[np.float32]
@@ -43,15 +44,35 @@ class Groups(NamedTuple):
     """Greatest target, (G, T)."""
 
     @classmethod
-    def of(cls, moments: Moments, n: NDArray[np.integer]) -> "Groups":
-        """Groups of n keys each, with these moments."""
+    def of(cls, moments: Moments, n: NDArray[np.integer], runs: NDArray[np.integer]) -> "Groups":
+        """Groups of n keys each, with these moments; run i is the groups runs[i] … runs[i + 1] − 1."""
+        begins = _first_blocks(runs)
+        run = np.repeat(np.arange(len(runs) - 1), np.diff(begins))
+        first = runs[run] + LANES * (np.arange(begins[-1]) - begins[run])
+        size = np.minimum(LANES, runs[run + 1] - first)
+        group = np.minimum(first[:, None] + np.arange(LANES), len(n) - 1)
+        absent = np.arange(LANES) >= size[:, None]
+
+        def side_by_side(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            """(G, …) as (B, …, LANES)."""
+            lanes = values[group]
+            lanes[absent] = 0
+            return np.moveaxis(lanes, 1, -1)
+
+        p = moments.mean.shape[1]
+        spread = _zeros(len(first), p + p % 2, 2, LANES)
+        spread[:, :p, 0] = side_by_side(moments.mean)
+        spread[:, :p, 1] = side_by_side(moments.variance)
+        cross = _zeros(len(first), moments.cross.shape[1], p + p % 2, LANES)
+        cross[:, :, :p] = side_by_side(moments.cross)
         return cls(
-            n=n.astype(np.float32),
-            mean=filled(moments.mean),
-            variance=filled(moments.variance),
-            target=moments.target,
-            target_variance=moments.target_variance,
-            cross=filled(moments.cross),
+            first=first,
+            size=size,
+            n=side_by_side(n.astype(np.float32)),
+            spread=spread,
+            target=np.ascontiguousarray(side_by_side(moments.target)),
+            target_variance=np.ascontiguousarray(side_by_side(moments.target_variance)),
+            cross=cross,
             low=moments.low,
             high=moments.high,
             target_low=moments.target_low,
@@ -59,26 +80,19 @@ class Groups(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(NamedTuple):
     """Cells that have keys, and their leaves."""
 
     cells: Groups
     leaves: Groups
+    strata_blocks: NDArray[np.int64]
+    """Stratum s holds the blocks strata_blocks[s] … strata_blocks[s + 1] − 1 of cells."""
+    cell_blocks: NDArray[np.int64]
+    """Cell g holds the blocks cell_blocks[g] … cell_blocks[g + 1] − 1 of leaves."""
     cell_leaves: NDArray[np.int64]
-    """Cell g holds the leaves cell_leaves[g] … cell_leaves[g + 1] − 1."""
+    """And the leaves cell_leaves[g] … cell_leaves[g + 1] − 1."""
     leaf_keys: NDArray[np.int64]
     """Leaf l holds the keys leaf_keys[l] … leaf_keys[l + 1] − 1."""
-    strata: NDArray[np.int64]
-    """First cell of each stratum, and the number of cells, (S + 1,)."""
-    basis: Basis
-    """The principal axes."""
-
-
-def filled(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The last axis filled up with zeros to a multiple of _LANES."""
-    missing = -values.shape[-1] % _LANES
-    return np.ascontiguousarray(np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)]))
 
 
 def load_tree(index: Index) -> Tree:
@@ -87,11 +101,24 @@ def load_tree(index: Index) -> Tree:
     n = np.diff(index.leaves)
     kept = np.flatnonzero(np.diff(index.cell_leaves))  # k-means may leave a cell empty
     cell_leaves = index.cell_leaves[[*kept, len(index.cell_leaves) - 1]]
+    strata = np.searchsorted(kept, index.strata_cells)
+    of_cells = Moments.merge(moments, n, cell_leaves)
     return Tree(
-        cells=Groups.of(Moments.merge(moments, n, cell_leaves), np.add.reduceat(n, cell_leaves[:-1])),
-        leaves=Groups.of(moments, n),
+        cells=Groups.of(of_cells, np.add.reduceat(n, cell_leaves[:-1]), strata),
+        leaves=Groups.of(moments, n, cell_leaves),
+        strata_blocks=_first_blocks(strata),
+        cell_blocks=_first_blocks(cell_leaves),
         cell_leaves=cell_leaves,
         leaf_keys=index.leaves,
-        strata=np.searchsorted(kept, index.strata_cells),
-        basis=index.basis,
     )
+
+
+def _first_blocks(runs: NDArray[np.integer]) -> NDArray[np.int64]:
+    """First block of each run of groups, and the number of blocks."""
+    return np.cumsum([0, *-(-np.diff(runs) // LANES)])
+
+
+def _zeros(*shape: int) -> NDArray[np.float32]:
+    """Zeros that begin with a line of the cache: vectors across two lines take twice as long to load."""
+    zeros: NDArray[np.float32] = torch.zeros(shape).numpy()
+    return zeros

@@ -4,8 +4,12 @@ Cells are opened into leaves and leaves into keys, per query, where what a group
 
 - in a group whose logits spread little (s ≤ s_max) the Gaussian estimate of its mass is off by a factor of
   about e^±s:  a = mass (eˢ − 1) / Σ w;
-- in one whose sum hangs on its few nearest keys (s > s_max), the number of keys that outweigh all others is
-  about n e^(−x²/2), x = (log Σ w − mean log w) / s, by chance one or none:  a² = n e^(−x²/2).
+- in one whose sum hangs on its few nearest keys (s > s_max), what counts is how many of them are nearer than
+  ρ = √(−2 σ² log Σ w), where one key outweighs all others. Distances ‖u − v‖ are nearly normal, as those of
+  a χ law are, with mean² = m − τ² and variance τ² = (Σ D d² + ½ Σ D²) / m,  m = Σ d² + Σ D,  d = u − μ; the
+  expected number is n e^(−x²/2), x = (mean − ρ) / τ, by chance one or none:  a² = n e^(−x²/2). Patches have
+  more outliers than that: τ² is taken 1.3 times as large, x² / (1 + x²/80) for x², and a is divided by e²,
+  so that one threshold means the same for cells and leaves, at every σ. No more than a counts as mass.
 
 A group is opened where log a exceeds a threshold. One number is thus the tolerance at every σ: opening what
 exceeds it, in any query, is the least work for a given sum of squared errors over the image. No key is
@@ -22,32 +26,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.estimator.groups import Groups, Tree, filled
+from lemmse.estimator.groups import Tree
 from lemmse.estimator.kernels import (
-    CellScores,
     KeyArrays,
+    Near,
     Patches,
     Results,
     Start,
+    Wanted,
     descend,
     probe,
-    score_cells,
 )
 from lemmse.estimator.keys import Keys
-from lemmse.estimator.queries import LOG2_E, Queries
+from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
 from lemmse.estimator.work import Cancel, never, stop_if
+from lemmse.index import Basis
 from lemmse.index.moments import LEADING
 
 __all__ = ["Descent", "hybrid_sums"]
 
 _BLOCK = 2048
 """Queries to treat together: the more there are, the more of them share a leaf."""
-_PROBED_CELLS = 4
-_PROBED_LEAVES = 8
-_PROBED_KEYS = 4096
-_TRUST = np.float32(2.0)
-"""What the spread of a cell may add to its log mass before anything was opened: more is guesswork."""
+_REDUCED = 64
+"""Numbers that one round of a compiled sum takes; an odd end would take longer than zeros up to there."""
+_NEAR = Near(cells=4, leaves=8, keys=4096, trust=np.float32(2.0))
 _RELAX = 2.0
 """First step of the threshold towards less work, for queries beyond their budget; steps double."""
 
@@ -58,17 +61,21 @@ class Descent:
 
     keys: Keys
     tree: Tree
+    basis: Basis
+    """The principal axes of the tree."""
 
     @cached_property
     def key_arrays(self) -> KeyArrays:
         """The keys in their leaves."""
         keys, leaf_keys = self.keys, self.tree.leaf_keys
-        edges = np.asarray(keys.edges, np.int64)
+        edges, offsets = np.asarray(keys.edges), np.asarray(keys.offsets)
         return KeyArrays(
             features=keys.features.numpy(),
             moments=keys.moments.numpy(),
-            centres=keys.centres.numpy(),
+            centres=_filled(keys.centres.numpy(), _REDUCED),
             edges=edges,
+            offsets=offsets,
+            strides=np.diff(offsets) // (keys.p_length + 1),
             leaf_keys=leaf_keys,
             leaf_tile=np.searchsorted(edges, leaf_keys[:-1], side="right") - 1,
             longest=int(np.diff(leaf_keys).max()),
@@ -157,24 +164,15 @@ def _block_sums(
 ) -> PosteriorSums:
     tree, keys = descent.tree, descent.key_arrays
     count, t_length, parts = len(queries), descent.keys.t_length, torch.get_num_threads()
-    first, end = tree.strata[stratum : stratum + 2]
-    cells = Groups(*(array[first:end] for array in tree.cells))
-    cell_leaves = tree.cell_leaves[first : end + 1]
-    patches = _patches(queries, tree)
-    log_mass, jensen, s = (np.empty((len(cells.n), count), np.float32) for _ in range(3))
-    scores = CellScores(log_mass, jensen, s, *_shifts(cells, patches))
-    descent.each_part(lambda part, parts: score_cells(part, parts, patches, cells, scores))
+    patches = _patches(queries, descent.basis)
     start = Start(
         log_z=np.empty(count),
         cell=np.full(count, -1),
         leaf=np.full(count, -1),
         touched=np.zeros(count, np.int64),
     )
-    limit = _PROBED_KEYS if budget is None else min(_PROBED_KEYS, budget // 2)
-    near = (_PROBED_CELLS, _PROBED_LEAVES, _TRUST, limit)
-    descent.each_part(
-        lambda part, parts: probe(part, parts, patches, scores, cell_leaves, tree.leaves, keys, *near, start)
-    )
+    near = _NEAR if budget is None else _NEAR._replace(keys=min(_NEAR.keys, budget // 2))
+    descent.each_part(lambda part, parts: probe(part, parts, patches, tree, stratum, keys, near, start))
     h = np.zeros((count, t_length)) if about is None else about.numpy()
     results = [
         Results(
@@ -188,33 +186,29 @@ def _block_sums(
     ]
     descent.each_part(
         lambda part, parts: descend(
-            part, parts, patches, start, threshold, scores, cells, cell_leaves, tree.leaves, keys,
-            want.bounds, h, results[part],
+            part, parts, patches, start, threshold, tree, stratum, keys, h,
+            Wanted(want.variance, want.ess, want.error, want.bounds), results[part],
         )
     )  # fmt: skip
     return _collected(start, results, t_length, want, about)
 
 
-def _patches(queries: Queries, tree: Tree) -> Patches:
+def _patches(queries: Queries, basis: Basis) -> Patches:
     u = queries.u.numpy()
-    rotated = filled(tree.basis.rotate(u))
-    p = u.shape[1]
+    # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
+    rotated = ((queries.u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
     rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
     return Patches(
-        rotated=rotated,
-        scaled=u * np.float32(LOG2_E * float(queries.precision)),
-        extent=np.column_stack([rotated[:, : min(LEADING, p)], rest]),
+        rotated=_filled(rotated, 2),
+        pixels=_filled(u, _REDUCED),
+        extent=np.column_stack([rotated[:, :LEADING], rest]),
         sigma2=np.float32(1 / float(queries.precision)),
     )
 
 
-def _shifts(cells: Groups, patches: Patches) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Shift of the mean target of all cells, (G, T, Q), as one product; the variance it explains, (G, T)."""
-    b = cells.cross / (patches.sigma2 + cells.variance)[:, None]  # (G, T, P)
-    of_mean = np.einsum("gtp,gp->gt", b, cells.mean)
-    of_query = torch.from_numpy(b).flatten(0, 1) @ torch.from_numpy(patches.rotated).T  # (G·T, Q)
-    shift = of_query.view(*of_mean.shape, -1).sub_(torch.from_numpy(of_mean)[:, :, None])
-    return shift.numpy(), np.einsum("gtp,gtp->gt", b, cells.cross)
+def _filled(values: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
+    """The rows filled up with zeros to a multiple of a length."""
+    return np.pad(values, [(0, 0), (0, -values.shape[1] % multiple)])
 
 
 def _collected(
@@ -228,7 +222,7 @@ def _collected(
     log_z = torch.from_numpy(start.log_z)
     total = replace(
         empty,
-        log_max=log_z.where(closed[:, 0] > 0, -torch.inf),
+        log_max=log_z.where((closed[:, 0] > 0) | (bounds != 0).any(dim=1), -torch.inf),
         moments=closed[:, :rows],
         w2=closed[:, error_rows : error_rows + want.ess],
         doubt=closed[:, 1 + error_rows :][:, : error_rows * want.error],

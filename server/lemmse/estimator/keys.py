@@ -9,11 +9,12 @@ near c) all of its terms are small.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
+from lemmse.estimator.lanes import LANES
 from lemmse.index import Index
 
 __all__ = ["TILE", "Keys", "Tile", "load_keys"]
@@ -22,8 +23,6 @@ TILE = 2048
 """Keys in a tile: few enough that the scores of a block of queries stay in the processor's cache, and enough
 that what is done once for a tile costs little."""
 _BLOCK = 64 * TILE
-_LANES = 16
-"""Rows of features are filled up to a multiple of this, the float32 numbers of a vector register."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Tile:
     centre: Tensor
     """Mean c of the keys, float32, (P,)."""
     features: Tensor
-    """v − c and −½‖v − c‖², float32, (m, P + 1)."""
+    """v − c and −½‖v − c‖², float32, (P + 1, m)."""
     moments: Tensor
     """Of the targets that each key stands for: their number n, Σ t, Σ t², float32, (1 + 2T, m)."""
 
@@ -52,10 +51,12 @@ class Keys:
     """First tile of each stratum, and the number of tiles."""
     centres: Tensor
     """(tiles, P)."""
+    offsets: tuple[int, ...]
+    """Where the features of each tile begin, and where the last ones end."""
     features: Tensor
-    """(M, P + 1), and columns of zeros up to whole vector registers."""
+    """Features of all tiles, one after another, and zeros enough to read past the last ones."""
     moments: Tensor
-    """(1 + 2T, M)."""
+    """(1 + 2T, M + LANES), zeros in the last columns."""
 
     @classmethod
     def collect(
@@ -77,29 +78,36 @@ class Keys:
         for start, stop in pairwise(strata):
             edges += [*range(start + tile, stop, tile), stop]
             first_tile.append(len(edges) - 1)
+        sizes = [(p_length + 1) * row_stride(stop - start) for start, stop in pairwise(edges)]
+        offsets = (0, *accumulate(sizes))
         keys = cls(
             t_length=t_length,
             edges=tuple(edges),
             first_tile=tuple(first_tile),
             centres=torch.empty(len(edges) - 1, p_length, device=device),
-            features=torch.zeros(strata[-1], p_length + 1 + -(p_length + 1) % _LANES, device=device),
-            moments=torch.empty(1 + 2 * t_length, strata[-1], device=device),
+            offsets=offsets,
+            features=torch.zeros(offsets[-1] + row_stride(tile) + LANES, device=device),
+            moments=torch.zeros(1 + 2 * t_length, strata[-1] + LANES, device=device),
         )
         first = 0
         for v, t in blocks:
-            keys.features[first : first + len(v), :p_length] = v
-            keys.moments[:, first : first + len(v)] = torch.cat(
-                [torch.ones_like(t[:, :1]), t, t.square()], dim=1
-            ).T
-            first += len(v)
-        for i, (start, stop) in enumerate(pairwise(edges)):
-            keys.centres[i] = _centre(keys.features[start:stop, : p_length + 1])
+            stop = first + len(v)
+            keys.moments[0, first:stop] = 1
+            keys.moments[1 : 1 + t_length, first:stop] = t.T
+            keys.moments[1 + t_length :, first:stop] = t.T.square()
+            for i in range(bisect_right(edges, first) - 1, bisect_left(edges, stop)):
+                start, end = max(first, edges[i]), min(stop, edges[i + 1])
+                columns = keys._tile(i).features[:-1, start - edges[i] : end - edges[i]]
+                columns[:] = v[start - first : end - first].T
+            first = stop
+        for i in range(len(edges) - 1):
+            keys.centres[i] = _centre(keys._tile(i).features)
         return keys
 
     @property
     def count(self) -> int:
         """Number of keys, M."""
-        return len(self.features)
+        return self.edges[-1]
 
     @property
     def p_length(self) -> int:
@@ -112,17 +120,21 @@ class Keys:
 
     def tiles(self, stratum: int = 0) -> Iterator[Tile]:
         """The tiles of a stratum."""
-        for i in range(self.first_tile[stratum], self.first_tile[stratum + 1]):
-            start, stop = self.edges[i : i + 2]
-            features = self.features[start:stop, : self.p_length + 1]
-            yield Tile(start, self.centres[i], features, self.moments[:, start:stop])
+        return map(self._tile, range(self.first_tile[stratum], self.first_tile[stratum + 1]))
+
+    def _tile(self, i: int) -> Tile:
+        start, stop = self.edges[i : i + 2]
+        rows = self.features[self.offsets[i] : self.offsets[i + 1]].view(self.p_length + 1, -1)
+        return Tile(start, self.centres[i], rows[:, : stop - start], self.moments[:, start:stop])
 
     def run(self, start: int, stop: int) -> Tile:
         """The keys start … stop − 1 as a tile of their own."""
-        features = self.features[start:stop, : self.p_length + 1].clone()
+        features = self.features.new_empty(self.p_length + 1, stop - start)
         for i in range(bisect_right(self.edges, start) - 1, bisect_left(self.edges, stop)):
             first, last = max(start, self.edges[i]), min(stop, self.edges[i + 1])
-            features[first - start : last - start, :-1] += self.centres[i]
+            tile = self._tile(i)
+            part = tile.features[:-1, first - tile.first : last - tile.first]
+            features[:-1, first - start : last - start] = part + tile.centre[:, None]
         return Tile(start, _centre(features), features, self.moments[:, start:stop])
 
     def moments_of(self, key: Tensor) -> Tensor:
@@ -130,12 +142,20 @@ class Keys:
         return self.moments[:, key].movedim(0, -1)
 
 
+def row_stride(m: int) -> int:
+    """From one row of the features of m keys to the next.
+
+    It is an odd number of cache lines: rows that all start in one set of the cache would displace each other.
+    """
+    return m + -m % 32 + 16
+
+
 def _centre(features: Tensor) -> Tensor:
     """Turn v into the features of a tile, in place; gives the mean c."""
-    v = features[:, :-1]
-    centre = v.mean(dim=0)
-    v -= centre
-    features[:, -1] = -0.5 * v.square().sum(dim=1)
+    v = features[:-1]
+    centre = v.mean(dim=1)
+    v -= centre[:, None]
+    features[-1] = -0.5 * v.square().sum(dim=0)
     return centre
 
 

@@ -79,7 +79,7 @@ class Local:
         self.index = index
         self.device = device
         self.keys = load_keys(index, device)
-        self.descent = Descent(self.keys, load_tree(index))
+        self.descent = Descent(self.keys, load_tree(index), index.basis)
 
     @cached_property
     def neighbours(self) -> Neighbours:

@@ -76,8 +76,8 @@ class _WhiteScorer:
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor]:
         centred = self._features[:, :-1]
         torch.sub(self._scaled, tile.centre * self._scale, out=centred)
-        scores = self._scores[: len(centred) * len(tile.features)].view(len(centred), -1)
-        torch.mm(self._features, tile.features.T, out=scores)
+        scores = self._scores[: len(centred) * tile.features.shape[1]].view(len(centred), -1)
+        torch.mm(self._features, tile.features, out=scores)
         return scores, torch.linalg.vector_norm(centred, dim=1).double().square() / (-2 * self._scale)
 
 
@@ -88,16 +88,16 @@ class _WeightedScorer:
         q, p = queries.u.shape
         self._features = torch.empty(q, 2 * p, device=queries.u.device)
         self._features[:, p:] = -0.5 * self._lambda
-        self._keys = torch.empty(largest_tile, 2 * p, device=queries.u.device)
+        self._keys = torch.empty(2 * p * largest_tile, device=queries.u.device)
         self._scores = torch.empty(q * largest_tile, device=queries.u.device)
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        m, p = len(tile.features), self._u.shape[1]
+        m, p = tile.features.shape[1], self._u.shape[1]
         centred = self._u - tile.centre  # (Q, P)
         torch.mul(self._lambda, centred, out=self._features[:, :p])
-        keys = self._keys[:m]
-        keys[:, :p] = tile.features[:, :-1]
-        torch.square(keys[:, :p], out=keys[:, p:])
+        keys = self._keys[: 2 * p * m].view(2 * p, m)
+        keys[:p] = tile.features[:-1]
+        torch.square(keys[:p], out=keys[p:])
         scores = self._scores[: len(centred) * m].view(len(centred), -1)
-        torch.mm(self._features, keys.T, out=scores)
+        torch.mm(self._features, keys, out=scores)
         return scores, (self._features[:, :p] * centred).sum(dim=1, dtype=torch.float64) / -2

@@ -39,8 +39,8 @@ _BLOCK = 16_384
 """Query patches cut at a time."""
 DEFAULT_ACCURACY_DB = 50.0
 """Agreement with the sum over all keys that is asked of `hybrid` unless told otherwise."""
-_UNCALIBRATED = 2.0
-"""How many e-folds beyond the accuracy a group may hide in an index that was not calibrated."""
+_UNCALIBRATED = 2.0, -1 / 7
+"""Threshold at 0 dB, and for each decibel, where none was measured: low, not to promise too much."""
 _UNITS = 2.0
 """Units in the last place of (1 + P) / σ² that log w is off by in float32."""
 _ROUNDING = 1e-5
@@ -266,7 +266,8 @@ class Reconstructor:
         if mode == "hybrid" and (view.sigma is None or self._local.device.type != "cpu"):
             mode = "exact"  # the moments are those of white noise, and the loops those of the CPU
         if plan is None:
-            return replace(method, mode=mode, threshold=_UNCALIBRATED - math.log(10) / 20 * accuracy_db)
+            at_0, for_each = _UNCALIBRATED
+            return replace(method, mode=mode, threshold=at_0 + for_each * accuracy_db)
         return replace(method, mode=mode, threshold=plan.threshold, error_scale=plan.error_scale)
 
     def _posterior(

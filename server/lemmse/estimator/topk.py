@@ -100,7 +100,7 @@ class Neighbours:
         for cell in np.unique(cells[cells >= 0]):
             rows = torch.from_numpy(np.flatnonzero((cells == cell).any(axis=1))).to(u.device)
             tile = keys.run(int(edges[cell]), int(edges[cell + 1]))
-            scores, of_query = queries.rows(rows).scorer(len(tile.features))(tile)
+            scores, of_query = queries.rows(rows).scorer(tile.features.shape[1])(tile)
             candidates = torch.cat([best[rows], (scores + of_query[:, None]) / LOG2_E], dim=1)
             numbers = torch.arange(tile.first, tile.first + scores.shape[1], device=u.device)
             candidate_keys = torch.cat([key[rows], numbers.expand(len(rows), -1)], dim=1)
