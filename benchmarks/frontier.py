@@ -32,7 +32,7 @@ from lemmse.index import Calibration, Images, Index, build, open_index
 from lemmse.index.sources import intensities, iterate, open_source
 
 SIGMAS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-ACCURACIES = (40.0, 50.0, 60.0)
+ACCURACIES = (48.0, 52.0, 60.0)
 TOPK = ((50, 32), (1000, 32), (1000, 256))
 
 

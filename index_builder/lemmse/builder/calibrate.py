@@ -19,7 +19,24 @@ __all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """The noise levels of the paper, and one between where the posterior changes most."""
-THRESHOLDS = (0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0, -5.0, -6.0, -8.0, -10.0)
+THRESHOLDS = (
+    0.0,
+    -1.0,
+    -2.0,
+    -2.5,
+    -3.0,
+    -3.25,
+    -3.5,
+    -3.75,
+    -4.0,
+    -4.25,
+    -4.5,
+    -5.0,
+    -5.5,
+    -6.0,
+    -8.0,
+    -10.0,
+)
 """From little work to much."""
 _IMAGES = 4
 _QUERIES = 512
