@@ -61,6 +61,56 @@ def test_opening_everything_is_the_exact_sum(local, sigma):
         torch.testing.assert_close(a, b, rtol=4 * slack, atol=4 * slack, msg=name)
 
 
+def weighted(queries: Queries, kind: str) -> Queries:
+    """The queries as a noise map or a mask per request sees them: NaN where nothing was observed."""
+    rng = np.random.default_rng(7)
+    factor = {
+        "noise map": np.exp(rng.normal(0, 0.5, queries.u.shape)),
+        "random mask": (rng.random(queries.u.shape) < 0.5).astype(float),
+        "one channel": np.broadcast_to(np.arange(queries.u.shape[1]) % 3 == 1, queries.u.shape).astype(float),
+    }[kind]
+    precision = torch.from_numpy(factor.astype(np.float32)) * queries.precision
+    return Queries(queries.u.where(precision > 0, torch.nan), precision)
+
+
+WEIGHTED = ("noise map", "random mask", "one channel")
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_opening_everything_is_the_exact_sum_of_a_precision_for_each_pixel(local, sigma, kind):
+    queries = weighted(patches(local, sigma), kind)
+    opened = hybrid_sums(local.descent, queries, threshold=-1e4, want=EVERYTHING)
+    seen = Queries(queries.u.nan_to_num(), queries.precision)
+    exact = exact_sums(local.keys, seen, want=EVERYTHING)
+    slack = 1e-5 + 1e-6 * (1 + queries.u.shape[1]) / sigma**2  # of log w, in float32
+    for name in ("mean", "variance", "ess", "log_density"):
+        a, b = (getattr(sums.posterior(3), name) for sums in (opened, exact))
+        torch.testing.assert_close(a, b, rtol=4 * slack, atol=4 * slack, msg=name)
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 1.0])
+def test_more_work_agrees_better_with_a_precision_for_each_pixel(local, sigma, kind):
+    queries = weighted(patches(local, sigma), kind)
+    exact = exact_sums(local.keys, Queries(queries.u.nan_to_num(), queries.precision)).posterior(3).mean
+    reached, touched = [], []
+    for threshold in (0.0, -4.0, -12.0):
+        sums = hybrid_sums(local.descent, queries, threshold=threshold)
+        reached.append(min(90.0, agreement(sums.posterior(3).mean.numpy(), exact.numpy())))
+        touched.append(float(sums.touched.double().mean()))
+    assert touched == sorted(touched)
+    assert reached[-1] >= 60
+
+
+@pytest.mark.parametrize("threshold", [1e4, 0, -5])
+def test_every_key_counts_once_with_a_precision_for_each_pixel(local, threshold):
+    queries = weighted(patches(local, 1e4, noise=1.0), "noise map")
+    sums = hybrid_sums(local.descent, queries, threshold=threshold)
+    log_count = (sums.log_max + sums.moments[:, 0].log()).numpy()
+    np.testing.assert_allclose(log_count, math.log(local.keys.count), atol=1e-5)
+
+
 def moments_oracle(cells, u: np.ndarray, sigma: float) -> tuple[np.ndarray, float, float]:
     """Mean, Σ w and Σ w t² of one query over all cells as Gaussians that n keys bound, in float64."""
     total, first, second = 0.0, 0.0, 0.0
@@ -233,17 +283,6 @@ def test_auto_takes_hybrid_beyond_its_exact_work(index, calibrated):
     assert eager.reconstruct(y, sigma=0.1, accuracy_db=119).diagnostics.mode == "exact"  # out of reach
 
 
-def test_noise_that_the_moments_do_not_know_is_summed_exactly(index):
-    y = images(1, 700)[0][:5, :5]
-    mask = np.ones(y.shape[:2], bool)
-    mask[2, 2] = False
-    result = Reconstructor(index, device="cpu").reconstruct(
-        y, sigma=0.1, mask=mask, mode="hybrid", maps=["error"]
-    )
-    assert result.diagnostics.mode == "exact"
-    assert not result.error.any()
-
-
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -258,3 +297,24 @@ def test_noise_that_the_moments_do_not_know_is_summed_exactly(index):
 def test_what_cannot_be_meant_is_refused(index, asked, message):
     with pytest.raises(InvalidArgument, match=message):
         Reconstructor(index, device="cpu").reconstruct(images(1, 700)[0], sigma=0.1, **asked)
+
+
+@pytest.mark.parametrize("asked", ["mask", "sigma"])
+def test_a_mask_or_a_noise_map_is_hybrid_too(calibrated, asked):
+    rng = np.random.default_rng(6)
+    clean = images(1, 700)[0]
+    y = clean + 0.1 * rng.standard_normal(clean.shape)
+    given = {"sigma": 0.1, "mask": rng.random(clean.shape[:2]) < 0.7}
+    if asked == "sigma":
+        given = {"sigma": np.where(given["mask"], 0.1, 0.2)}
+    exact = calibrated.reconstruct(y, mode="exact", **given)
+    result = calibrated.reconstruct(y, mode="hybrid", maps=["error"], **given)
+    assert result.diagnostics.mode == "hybrid"
+    assert result.diagnostics.expected_accuracy_db is None
+    assert agreement(result.image, exact.image) >= 50
+    less = calibrated.reconstruct(y, mode="hybrid", accuracy_db=20, **given)
+    assert agreement(less.image, exact.image) >= 20
+    assert less.diagnostics.keys_touched < result.diagnostics.keys_touched
+    certified = calibrated.reconstruct(y, mode="hybrid", maps=["error"], error="certified", **given)
+    assert certified.diagnostics.mode == "exact"
+    assert certified.diagnostics.certified == 1

@@ -43,7 +43,7 @@ _QUERIES = 512
 _ENOUGH_DB = 80.0
 """Agreement beyond which nobody asks for more: the rest of a row is not measured."""
 _FEW_KEYS = 4096
-"""Keys that are soon summed. Beyond them, and a 64th of all, the exact sum is near: a row ends there."""
+"""Keys that are soon summed. Beyond them, and a 16th of all, the exact sum is near: a row ends there."""
 _QUANTILE = 0.97
 """Share of pixels whose error the scaled estimate covers: more than the 95 % that are promised."""
 _ROUNDING = 1e-5
@@ -151,7 +151,7 @@ def _row(
         error = torch.cat([posterior.error for posterior in posteriors]).numpy()
         return mean, error, float(torch.cat([part.touched for part in sums]).double().mean()), seconds
 
-    most_keys = max(_FEW_KEYS, local.keys.count / 64)
+    most_keys = max(_FEW_KEYS, local.keys.count / 16)
     exact, _, _, exact_seconds = run(Method("exact"), Want())
     columns: list[tuple[float, float, float, float]] = []
     for threshold in thresholds:

@@ -1,8 +1,9 @@
 """The groups of an index: cells and the leaves within them, seen by their moments.
 
-Keys lie along their principal axes here. Groups lie side by side in blocks, a number of each of LANES groups
-next to each other, as the compiled loops take them. The leaves of a cell begin a block, and so do the cells
-of a stratum; what is left of their last block are groups of no keys.
+Keys lie along their principal axes here, and in a copy along the pixels, which masks and noise maps weigh.
+Groups lie side by side in blocks, a number of each of LANES groups next to each other, as the compiled loops
+take them. The leaves of a cell begin a block, and so do the cells of a stratum; what is left of their last
+block are groups of no keys.
 """
 
 from typing import NamedTuple
@@ -12,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from lemmse.estimator.lanes import LANES
-from lemmse.index import Index, Moments
+from lemmse.index import Basis, Index, Moments
 
 __all__ = ["Groups", "Tree", "load_tree"]
+
+_TINY = 1e-30
+"""Instead of variances that are 0, to be divided by."""
 
 
 class Groups(NamedTuple):
@@ -34,6 +38,8 @@ class Groups(NamedTuple):
     """Variance of the target, (B, T, LANES)."""
     cross: NDArray[np.float32]
     """Cov(t, v), and zeros as above, (B, T, P, LANES)."""
+    isotropic: NDArray[np.float32]
+    """Mean of the variances, and how many there are of any size, (ΣD)² / ΣD², (B, 2, LANES)."""
     low: NDArray[np.float32]
     """Least of each leading coordinate, and of the norm of the others, (G, E)."""
     high: NDArray[np.float32]
@@ -62,7 +68,10 @@ class Groups(NamedTuple):
         p = moments.mean.shape[1]
         spread = _zeros(len(first), p + p % 2, 2, LANES)
         spread[:, :p, 0] = side_by_side(moments.mean)
-        spread[:, :p, 1] = side_by_side(moments.variance)
+        variance = side_by_side(moments.variance)
+        spread[:, :p, 1] = variance
+        square = np.square(variance).sum(axis=1)
+        count = np.where(square > 0, np.square(variance.sum(axis=1)) / np.maximum(square, _TINY), 1)
         cross = _zeros(len(first), moments.cross.shape[1], p + p % 2, LANES)
         cross[:, :, :p] = side_by_side(moments.cross)
         return cls(
@@ -73,11 +82,21 @@ class Groups(NamedTuple):
             target=np.ascontiguousarray(side_by_side(moments.target)),
             target_variance=np.ascontiguousarray(side_by_side(moments.target_variance)),
             cross=cross,
+            isotropic=np.stack([variance.mean(axis=1), count], axis=1),
             low=moments.low,
             high=moments.high,
             target_low=moments.target_low,
             target_high=moments.target_high,
         )
+
+    def along_pixels(self, basis: Basis) -> "Groups":
+        """The same groups with means, variances and covariances along the pixels."""
+        p = len(basis.mean)
+        spread, cross = _zeros(*self.spread.shape), _zeros(*self.cross.shape)
+        spread[:, :p, 0] = basis.mean[:, None] + basis.axes @ self.spread[:, :p, 0]
+        spread[:, :p, 1] = np.square(basis.axes) @ self.spread[:, :p, 1]
+        cross[:, :, :p] = basis.axes @ self.cross[:, :, :p]
+        return self._replace(spread=spread, cross=cross)
 
 
 class Tree(NamedTuple):
@@ -93,6 +112,10 @@ class Tree(NamedTuple):
     """And the leaves cell_leaves[g] … cell_leaves[g + 1] − 1."""
     leaf_keys: NDArray[np.int64]
     """Leaf l holds the keys leaf_keys[l] … leaf_keys[l + 1] − 1."""
+
+    def along_pixels(self, basis: Basis) -> "Tree":
+        """The same groups along the pixels."""
+        return self._replace(cells=self.cells.along_pixels(basis), leaves=self.leaves.along_pixels(basis))
 
 
 def load_tree(index: Index) -> Tree:

@@ -82,6 +82,11 @@ class Descent:
         )
 
     @cached_property
+    def pixel_tree(self) -> Tree:
+        """The tree along the pixels, made when the first mask or noise map comes."""
+        return self.tree.along_pixels(self.basis)
+
+    @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="hybrid")
 
@@ -110,14 +115,14 @@ def hybrid_sums(
     descent : Descent
         The keys and their groups, on the CPU.
     queries : Queries
-        White query patches, (Q, P).
+        Query patches, (Q, P).
     threshold : float
         Natural logarithm of what a group that stays closed may hide; the lower, the more keys are summed.
     budget : int, optional
         Keys to sum at most for a query, >= 1.
     about : float64, (Q, T), optional
-        The mean h that bounds are wanted about; needed if they are. Groups are then opened for what they can
-        hold at most, which takes more keys than what they are likely to hold.
+        The mean h that bounds are wanted about; needed if they are, and the noise must be white. Groups are
+        then opened for what they can hold at most, which takes more keys than what they are likely to hold.
     stratum, want, cancelled
         As for `exact_sums`; the heaviest keys cannot be named.
 
@@ -162,7 +167,7 @@ def _block_sums(
     stratum: int,
     want: Want,
 ) -> PosteriorSums:
-    tree, keys = descent.tree, descent.key_arrays
+    tree, keys = descent.tree if queries.is_white else descent.pixel_tree, descent.key_arrays
     count, t_length, parts = len(queries), descent.keys.t_length, torch.get_num_threads()
     patches = _patches(queries, descent.basis)
     start = Start(
@@ -194,21 +199,33 @@ def _block_sums(
 
 
 def _patches(queries: Queries, basis: Basis) -> Patches:
-    u = queries.u.numpy()
-    # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
-    rotated = ((queries.u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
-    rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
+    u = queries.u
+    if queries.is_white:
+        # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
+        rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
+        rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
+        return Patches(
+            u=_filled(rotated, 2),
+            pixels=_filled(u.numpy(), _REDUCED),
+            extent=np.column_stack([rotated[:, :LEADING], rest]),
+            sigma2=np.float32(1 / float(queries.precision)),
+            precision=np.empty((len(u), 0), np.float32),
+        )
+    precision = queries.precision
+    u = u.where(precision > 0, 0)  # any number where nothing was observed
     return Patches(
-        rotated=_filled(rotated, 2),
-        pixels=_filled(u, _REDUCED),
-        extent=np.column_stack([rotated[:, :LEADING], rest]),
-        sigma2=np.float32(1 / float(queries.precision)),
+        u=_filled(u.numpy(), 2),
+        pixels=_filled(u.numpy(), _REDUCED),
+        extent=np.empty((len(u), 0), np.float32),
+        sigma2=np.float32(1),
+        precision=_filled(precision.numpy(), 2),
     )
 
 
 def _filled(values: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
-    """The rows filled up with zeros to a multiple of a length."""
-    return np.pad(values, [(0, 0), (0, -values.shape[1] % multiple)])
+    """The last axis filled up with zeros to a multiple of a length."""
+    filled = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % multiple)])
+    return np.ascontiguousarray(filled)  # the compiled loops take it flat
 
 
 def _collected(

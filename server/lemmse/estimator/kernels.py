@@ -24,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.estimator.groups import Groups, Tree
-from lemmse.estimator.lanes import LANES, add_distances, add_products, dot
+from lemmse.estimator.lanes import (
+    LANES,
+    add_distances,
+    add_products,
+    add_squares,
+    add_weighted,
+    add_weighted_products,
+    dot,
+)
 
 __all__ = ["KeyArrays", "Near", "Patches", "Results", "Start", "Wanted", "descend", "probe"]
 
@@ -58,16 +66,18 @@ _FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn", "nnan"}
 
 
 class Patches(NamedTuple):
-    """Q query patches with white noise."""
+    """Q query patches."""
 
-    rotated: NDArray[np.float32]
-    """Along the principal axes, filled up with zeros, (Q, P or more)."""
+    u: NDArray[np.float32]
+    """Along the axes of the groups, filled up with zeros, (Q, P or more)."""
     pixels: NDArray[np.float32]
     """Along the pixels, filled up with zeros, (Q, P or more)."""
     extent: NDArray[np.float32]
     """Leading coordinates, and the norm of the others, (Q, E)."""
     sigma2: np.float32
-    """σ²."""
+    """σ² of white noise; 1 where each pixel has a precision."""
+    precision: NDArray[np.float32]
+    """Precisions λ of the pixels, filled up with zeros, (Q, P or more); (Q, 0) for white noise."""
 
 
 class KeyArrays(NamedTuple):
@@ -166,9 +176,9 @@ class _Block(NamedTuple):
     rest: NDArray[np.float32]
     """Variance of the target that this leaves unexplained, (T, LANES)."""
     constants: NDArray[np.float32]
-    """log n, s_max, log n − ½ Σ D/σ², log n − ½ Σ log(1 + D/σ²), Σ D, ½ Σ D², (6, LANES)."""
+    """log n, s_max, log n − ½ Σ D/σ², log n − ½ Σ log(1 + D/σ²), Σ D/σ², ½ Σ D²/σ⁴, (6, LANES)."""
     sums: NDArray[np.float32]
-    """Σ d², Σ D d², Σ r d² of d = u − μ for one query, (3, LANES)."""
+    """Σ d²/σ², s² = Σ D d²/σ⁴ and Σ r d² of d = u − μ for one query, (3, LANES)."""
     scores: NDArray[np.float32]
     """log mass, log n + mean log w, s, log hidden or a bound of it, mass, hidden, and 1 where the group stays
     closed, all relative to e^log_z, (7, LANES)."""
@@ -257,8 +267,8 @@ def _load(block: _Block, groups: Groups, number: int, sigma2: np.float32) -> Non
             variance = variances[k]
             ratio = np.float32(1.0) + variance * inverse
             r[k] = inverse / ratio
-            trace[k] += variance
-            square[k] += np.float32(0.5) * variance * variance
+            trace[k] += variance * inverse
+            square[k] += np.float32(0.5) * variance * inverse * variance * inverse
             # The product of all ratios, as a number below 2 and a power of 2, needs one logarithm.
             bits = np.float32(product[k] * ratio).view(np.int32)
             exponent[k] += np.float32((bits >> np.int32(23)) - np.int32(127))
@@ -267,7 +277,7 @@ def _load(block: _Block, groups: Groups, number: int, sigma2: np.float32) -> Non
         n = groups.n[number, k]
         log_n[k] = _ABSENT if n == 0 else np.float32(math.log(n))
         s_max[k] = max(_TINY, np.float32(math.sqrt(2.0 * max(log_n[k], np.float32(0.0)))))
-        of_jensen[k] = log_n[k] - np.float32(0.5) * trace[k] * inverse
+        of_jensen[k] = log_n[k] - np.float32(0.5) * trace[k]
         of_gaussian[k] = log_n[k] - np.float32(0.5) * (
             np.float32(math.log(product[k])) + exponent[k] / _LOG2_E
         )
@@ -294,18 +304,73 @@ def _load_targets(block: _Block, groups: Groups, number: int) -> None:
 
 
 @_compiled
+def _log(x: np.float32) -> np.float32:
+    """Natural logarithm of a normal number, to 5·10⁻⁷, relative where it is near 0.
+
+    Unlike a call of log, this becomes vector instructions, see `_exp2`.
+    """
+    bits = np.float32(x).view(np.int32)
+    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
+    f = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32) - np.float32(1.0)
+    y = np.float32(-0.012206505)
+    y = y * f + np.float32(0.062958579)
+    y = y * f + np.float32(-0.15403794)
+    y = y * f + np.float32(0.25474791)
+    y = y * f + np.float32(-0.35277587)
+    y = y * f + np.float32(0.47991371)
+    y = y * f + np.float32(-0.72129472)
+    y = y * f + np.float32(1.4426943)
+    result: np.float32 = (exponent + y * f) / _LOG2_E
+    return result
+
+
+@_compiled
+def _white(patches: Patches, q: int, groups: Groups, number: int, block: _Block) -> None:
+    """Fill the sums of a query with white noise."""
+    p = groups.spread.shape[1]
+    add_distances(patches.u, q * p, groups.spread, number * p * 2 * LANES, block.r, p, block.sums)
+    inverse = np.float32(1.0) / patches.sigma2
+    for k in range(LANES):
+        block.sums[0, k] *= inverse
+        block.sums[1, k] *= inverse * inverse
+
+
+@_compiled
+def _weighted(patches: Patches, q: int, groups: Groups, number: int, block: _Block) -> None:
+    """Fill the sums of a query with a precision for each pixel, and the constants, which depend on it.
+
+    Λ and the covariance C of a group have no axes in common. s² takes C as the mean of its variances, the
+    Gaussian q² / (q + s²) for (u − μ)ᵀ (Λ⁻¹ + C)⁻¹ (u − μ) and Σ log of as many equal variances as C has
+    large ones.
+    """
+    p = groups.spread.shape[1]
+    add_weighted(patches.u, patches.precision, q * p, groups.spread, number * p * 2 * LANES, p, block.sums)
+    sums, constants = block.sums, block.constants
+    for k in range(LANES):
+        plain, s2, trace = sums[0, k], sums[1, k] * groups.isotropic[number, 0, k], sums[2, k]
+        varied = groups.isotropic[number, 1, k]
+        sums[1, k] = s2
+        sums[2, k] = plain * plain / (plain + s2 + _NO_KEY)
+        constants[2, k] = constants[0, k] - np.float32(0.5) * trace
+        constants[3, k] = constants[0, k] - np.float32(0.5) * varied * _log(np.float32(1.0) + trace / varied)
+        constants[4, k] = trace
+        constants[5, k] = np.float32(0.5) * trace * trace / varied
+
+
+@_compiled
 def _score(patches: Patches, q: int, z: np.float32, groups: Groups, number: int, block: _Block) -> None:
     """Fill log mass and log n + mean log w, both less z, s, and a bound of the log of what may be hidden."""
-    sigma2, p = patches.sigma2, groups.spread.shape[1]
-    add_distances(patches.rotated, q * p, groups.spread, number * p * 2 * LANES, block.r, p, block.sums)
-    half, inverse = np.float32(0.5) / sigma2, np.float32(1.0) / sigma2
-    reach = np.float32(math.sqrt(max(np.float32(0.0), np.float32(-2.0) * sigma2 * z)))
+    if patches.precision.shape[1] > 0:
+        _weighted(patches, q, groups, number, block)
+    else:
+        _white(patches, q, groups, number, block)
+    reach = np.float32(math.sqrt(max(np.float32(0.0), np.float32(-2.0) * z)))
     sums, constants, scores = block.sums, block.constants, block.scores
     for k in range(LANES):
         s_max = constants[1, k]
-        s = np.float32(np.sqrt(sums[1, k])) * inverse
+        s = np.float32(np.sqrt(sums[1, k]))
         held = min(s, s_max)
-        jensen = constants[2, k] - half * sums[0, k] - z
+        jensen = constants[2, k] - np.float32(0.5) * sums[0, k] - z
         gaussian = constants[3, k] - np.float32(0.5) * sums[2, k] - z
         log_mass = min(jensen + held * (s - np.float32(0.5) * held), gaussian)
         square = sums[0, k] + constants[4, k] + _NO_KEY
@@ -381,6 +446,28 @@ def _add_bounds(
 
 
 @_compiled
+def _shift(patches: Patches, q: int, groups: Groups, number: int, c: int, block: _Block) -> None:
+    """Fill the shift of channel c of the mean target, and the variance that it leaves unexplained."""
+    p, sums, spare = groups.spread.shape[1], block.sums, block.spare
+    slope = c * p * LANES
+    if patches.precision.shape[1] > 0:
+        add_weighted_products(
+            patches.u, patches.precision, q * p, groups.spread, number * p * 2 * LANES,
+            groups.cross, number * len(block.rest) * p * LANES + slope, p, spare, 0,
+        )  # fmt: skip
+        for k in range(LANES):
+            response, kept = spare[0, k], sums[0, k] / (sums[0, k] + sums[1, k] + _NO_KEY)
+            explained = response * response / (sums[1, k] + _NO_KEY) * (np.float32(1.0) - kept)
+            spare[0, k] = kept * response
+            spare[1, k] = max(np.float32(0.0), groups.target_variance[number, c, k] - explained)
+    else:
+        add_products(patches.u, q * p, block.slope, slope, LANES, p, spare, 0)
+        for k in range(LANES):
+            spare[0, k] -= block.of_mean[c, k]
+            spare[1, k] = block.rest[c, k]
+
+
+@_compiled
 def _add_closed(
     closed: NDArray[np.float64],
     q: int,
@@ -413,12 +500,12 @@ def _add_closed(
             scores[5, k] *= scores[5, k] * scores[6, k]
         closed[q, 2 + 2 * t_length] += dot(scores, doubt, scores, 6 * LANES)
     for c in range(t_length):
-        add_products(patches.rotated, q * p, block.slope, c * p * LANES, LANES, p, spare, 2 * LANES)
+        _shift(patches, q, groups, number, c, block)
         for k in range(LANES):
             shrink = constants[1, k] / max(scores[2, k], constants[1, k])
-            t = groups.target[number, c, k] + shrink * (spare[2, k] - block.of_mean[c, k])
+            t = groups.target[number, c, k] + shrink * spare[0, k]
             spare[0, k] = t
-            spare[1, k] = t * t + block.rest[c, k]
+            spare[1, k] += t * t
         closed[q, 1 + c] += dot(scores, mass, spare, 0)
         if want.variance:
             closed[q, 1 + t_length + c] += dot(scores, mass, spare, LANES)
@@ -482,7 +569,7 @@ def _visit(
                     count[k] += 1
                     seen -= 1 if scores[0, k] > _NOTHING else 0
         if seen > 0:
-            if not targets_loaded:
+            if not targets_loaded and patches.precision.shape[1] == 0:
                 _load_targets(block, groups, number)
                 targets_loaded = True
             _add_closed(results.closed, q, patches, groups, number, block, want)
@@ -492,8 +579,8 @@ def _visit(
 @_compiled
 def _key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: _Scratch) -> np.float32:
     """Fill the scores log2 w of the keys of a leaf, LANES at a time; gives the largest."""
-    scores, centred = scratch.scores, scratch.centred
-    scale = _LOG2_E / patches.sigma2
+    scores, centred, weights = scratch.scores, scratch.centred, patches.precision.shape[1]
+    scale = np.float32(-0.5) * _LOG2_E if weights > 0 else _LOG2_E / patches.sigma2
     first, stop, tile = keys.leaf_keys[leaf], keys.leaf_keys[leaf + 1], keys.leaf_tile[leaf]
     score_max = _ABSENT
     run = 0
@@ -508,9 +595,17 @@ def _key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: _
             centred[i] = x
         square *= np.float32(0.5)
         centred[rows - 1] = np.float32(1.0)
+        if weights > 0:
+            square = np.float32(0.0)
         while first < end:
             row = keys.offsets[tile] + first - keys.edges[tile]
-            add_products(centred, 0, keys.features, row, stride, rows + rows % 2, scores, run * LANES)
+            if weights > 0:
+                add_squares(
+                    centred, patches.precision, q * weights, keys.features, row, stride, weights,
+                    scores, run * LANES,
+                )  # fmt: skip
+            else:
+                add_products(centred, 0, keys.features, row, stride, rows + rows % 2, scores, run * LANES)
             count = min(end - first, LANES)
             for k in range(LANES):
                 score = scale * (scores[run, k] - square) if k < count else _ABSENT
@@ -588,7 +683,7 @@ def descend(
     bounded about the means h, (Q, T).
     """
     cells, leaves = tree.cells, tree.leaves
-    count = len(patches.rotated)
+    count = len(patches.u)
     block = _block(cells)
     scratch = _scratch(keys, patches.pixels.shape[1])
     everyone = np.arange(count).astype(np.int32)

@@ -12,7 +12,15 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "add_distances", "add_products", "dot"]
+__all__ = [
+    "LANES",
+    "add_distances",
+    "add_products",
+    "add_squares",
+    "add_weighted",
+    "add_weighted_products",
+    "dot",
+]
 
 LANES = 32
 """Columns side by side."""
@@ -139,6 +147,86 @@ def add_distances(typing_context, u, u_first, spread, first, r, count, out):  # 
 
     places = types.int64
     return types.void(u, places, spread, places, r, places, out), generate
+
+
+@_inline
+def add_weighted(typing_context, u, weight, u_first, spread, first, count, out):  # type: ignore[no-untyped-def]
+    """Fill Σ λ d², Σ (λ d)² and Σ λ D of d = u − μ and weights λ; else as `add_distances`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns = _Columns(context, builder, signature, arguments)
+        u_first, first, count = (columns.integer(i) for i in (2, 4, 5))
+        size = count.type(LANES)
+
+        def add(i: Any, total: list[Any]) -> list[Any]:
+            of_mean = builder.add(first, builder.mul(i, builder.add(size, size)))
+            mean, variance = columns.load(3, of_mean), columns.load(3, builder.add(of_mean, size))
+            of_query = builder.add(u_first, i)
+            weight = columns.splat(1, of_query)
+            d = builder.fsub(columns.splat(0, of_query), mean, flags=_FLAGS)
+            weighted = builder.fmul(weight, d, flags=_FLAGS)
+            plain, square, trace = total
+            return [
+                columns.fused(weighted, d, plain),
+                columns.fused(weighted, weighted, square),
+                columns.fused(weight, variance, trace),
+            ]
+
+        for j, total in enumerate(columns.sums(count, 3, add)):
+            columns.store(total, 6, count.type(j * LANES))
+        return context.get_dummy_value()
+
+    places = types.int64
+    return types.void(u, weight, places, spread, places, places, out), generate
+
+
+@_inline
+def add_weighted_products(
+    typing_context, u, weight, u_first, spread, first, rows, rows_first, count, out, out_first
+):  # type: ignore[no-untyped-def]
+    """Fill Σ λ d b of d = u − μ, weights λ and rows of b; else as `add_distances`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns = _Columns(context, builder, signature, arguments)
+        u_first, first, rows_first, count, out_first = (columns.integer(i) for i in (2, 4, 6, 7, 9))
+        size = count.type(LANES)
+
+        def add(i: Any, total: list[Any]) -> list[Any]:
+            place = builder.mul(i, size)
+            mean = columns.load(3, builder.add(first, builder.add(place, place)))
+            of_query = builder.add(u_first, i)
+            d = builder.fsub(columns.splat(0, of_query), mean, flags=_FLAGS)
+            weighted = builder.fmul(columns.splat(1, of_query), d, flags=_FLAGS)
+            return [columns.fused(weighted, columns.load(5, builder.add(rows_first, place)), total[0])]
+
+        (total,) = columns.sums(count, 1, add)
+        columns.store(total, 8, out_first)
+        return context.get_dummy_value()
+
+    places = types.int64
+    return types.void(u, weight, places, spread, places, rows, places, places, out, places), generate
+
+
+@_inline
+def add_squares(typing_context, x, weight, weight_first, rows, first, stride, count, out, out_first):  # type: ignore[no-untyped-def]
+    """Fill out[k] = Σ_i weight[i] (x[i] − rows[i stride + k])²; else as `add_products`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns = _Columns(context, builder, signature, arguments)
+        weight_first, first, stride, count, out_first = (columns.integer(i) for i in (2, 4, 5, 6, 8))
+
+        def add(i: Any, total: list[Any]) -> list[Any]:
+            row = columns.load(3, builder.add(first, builder.mul(i, stride)))
+            d = builder.fsub(columns.splat(0, i), row, flags=_FLAGS)
+            weighted = builder.fmul(columns.splat(1, builder.add(weight_first, i)), d, flags=_FLAGS)
+            return [columns.fused(weighted, d, total[0])]
+
+        (total,) = columns.sums(count, 1, add)
+        columns.store(total, 7, out_first)
+        return context.get_dummy_value()
+
+    places = types.int64
+    return types.void(x, weight, places, rows, places, places, places, out, places), generate
 
 
 @_inline

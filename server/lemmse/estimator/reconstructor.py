@@ -41,6 +41,8 @@ DEFAULT_ACCURACY_DB = 50.0
 """Agreement with the sum over all keys that is asked of `hybrid` unless told otherwise."""
 _UNCALIBRATED = 2.0, -1 / 7
 """Threshold at 0 dB, and for each decibel, where none was measured: low, not to promise too much."""
+_WEIGHTED = 2.0, -1 / 5
+"""The same for a mask or a noise map, with which less is known of a group."""
 _UNITS = 2.0
 """Units in the last place of (1 + P) / σ² that log w is off by in float32."""
 _ROUNDING = 1e-5
@@ -176,7 +178,7 @@ class Reconstructor:
         if estimator == "le-mmse":
             view = self._local.view(measurement)
             plan = self._plan(view.sigma, accuracy)
-            method = self._chosen(method, view, plan, accuracy)
+            method = self._chosen(method, view, plan, accuracy, certified)
             hybrid = method.mode == "hybrid"
             posteriors = (
                 self._posterior(view, n, method, want, accuracy if certified and hybrid else None, cancelled)
@@ -256,17 +258,20 @@ class Reconstructor:
         calibration = self.index.manifest.calibration
         return None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
 
-    def _chosen(self, method: Method, view: View, plan: Plan | None, accuracy_db: float) -> Method:
+    def _chosen(
+        self, method: Method, view: View, plan: Plan | None, accuracy_db: float, certified: bool
+    ) -> Method:
         """The method as it will run: see docs/mathematics.md for what auto chooses."""
         mode = method.mode
         if mode == "auto":
             cheap = view.work * self.index.patch_length <= self.exact_work
             hopeless = plan is not None and (plan.accuracy_db < accuracy_db or plan.cost >= 1)
             mode = "exact" if cheap or hopeless else "hybrid"
-        if mode == "hybrid" and (view.sigma is None or self._local.device.type != "cpu"):
-            mode = "exact"  # the moments are those of white noise, and the loops those of the CPU
+        unbounded = certified and view.sigma is None  # extents are known along the principal axes
+        if mode == "hybrid" and (unbounded or self._local.device.type != "cpu"):
+            mode = "exact"  # the loops are those of the CPU
         if plan is None:
-            at_0, for_each = _UNCALIBRATED
+            at_0, for_each = _UNCALIBRATED if view.sigma else _WEIGHTED
             return replace(method, mode=mode, threshold=at_0 + for_each * accuracy_db)
         return replace(method, mode=mode, threshold=plan.threshold, error_scale=plan.error_scale)
 
