@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lemmse.estimator.keys import TILE, Keys, Tile
+from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
 from lemmse.estimator.work import Cancel, never, query_block, stop_if
@@ -63,7 +63,7 @@ def exact_sums(
 
 
 def _block_sums(keys: Keys, queries: Queries, stratum: int, want: Want, cancelled: Cancel) -> PosteriorSums:
-    score = queries.scorer(min(TILE, keys.count_in(stratum)))
+    score = queries.scorer(keys.longest_tile(stratum))
     of_keys = replace(want, error=False, bounds=False)  # the sums are certain
     sums = PosteriorSums.empty(len(queries), keys.t_length, of_keys, queries.u.device)
     for tile in keys.tiles(stratum):

@@ -22,6 +22,8 @@ __all__ = ["TILE", "Keys", "Tile", "load_keys"]
 TILE = 2048
 """Keys in a tile: few enough that the scores of a block of queries stay in the processor's cache, and enough
 that what is done once for a tile costs little."""
+_GPU_TILE = 32 * TILE
+"""The same on a GPU, where the start of the work on a tile takes long."""
 _BLOCK = 64 * TILE
 
 
@@ -118,6 +120,11 @@ class Keys:
         """Number of keys of a stratum."""
         return self.edges[self.first_tile[stratum + 1]] - self.edges[self.first_tile[stratum]]
 
+    def longest_tile(self, stratum: int) -> int:
+        """Keys in the largest tile of a stratum."""
+        edges = self.edges[self.first_tile[stratum] : self.first_tile[stratum + 1] + 1]
+        return max(stop - start for start, stop in pairwise(edges))
+
     def tiles(self, stratum: int = 0) -> Iterator[Tile]:
         """The tiles of a stratum."""
         return map(self._tile, range(self.first_tile[stratum], self.first_tile[stratum + 1]))
@@ -169,4 +176,5 @@ def load_keys(index: Index, device: torch.device) -> Keys:
         p_length=index.patch_length,
         t_length=index.manifest.channels,
         device=device,
+        tile=TILE if device.type == "cpu" else _GPU_TILE,
     )

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lemmse.estimator.arguments import Measurement
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.groups import load_tree
-from lemmse.estimator.hybrid import Descent, hybrid_sums
+from lemmse.estimator.hybrid import Descent, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.strata import Rows, sum_over_strata

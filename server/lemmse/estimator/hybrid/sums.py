@@ -26,17 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.estimator.groups import Tree
-from lemmse.estimator.kernels import (
-    KeyArrays,
-    Near,
-    Patches,
-    Results,
-    Start,
-    Wanted,
-    descend,
-    probe,
-)
+from lemmse.estimator.hybrid.descent import descend, probe
+from lemmse.estimator.hybrid.groups import Tree
+from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want

@@ -1,0 +1,12 @@
+"""The hybrid posterior: keys that matter one by one, all others by the moments of their groups.
+
+From the whole to its parts: `sums` (the posterior, block by block of queries), `descent` (which groups are
+opened), `blocks` (what the moments of groups say) and `leaves` (sums over keys), `bounds` (what cannot be
+exceeded); `groups` and `records` are the data they share, `numbers` and `lemmse.estimator.lanes` their
+arithmetic.
+"""
+
+from lemmse.estimator.hybrid.groups import load_tree
+from lemmse.estimator.hybrid.sums import Descent, hybrid_sums
+
+__all__ = ["Descent", "hybrid_sums", "load_tree"]

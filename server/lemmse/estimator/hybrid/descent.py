@@ -1,0 +1,260 @@
+"""The descent from cells to leaves to keys, and the look at a few of them before it.
+
+Both let go of the interpreter's lock and write to rows of their own, so that several run at once.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.estimator.hybrid.blocks import (
+    HIDDEN,
+    JENSEN,
+    KEPT,
+    LOG_HIDDEN,
+    LOG_MASS,
+    LOG_N,
+    Block,
+    add_closed,
+    block_of,
+    hide,
+    load,
+    load_targets,
+    score,
+)
+from lemmse.estimator.hybrid.bounds import add_bounds, log_most
+from lemmse.estimator.hybrid.groups import Groups, Tree
+from lemmse.estimator.hybrid.leaves import add_keys, key_scores, scratch_of
+from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, exp2
+from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
+from lemmse.estimator.lanes import LANES
+
+__all__ = ["descend", "probe"]
+
+_NOTHING = np.float32(-16.0)
+"""A closed group of less than e^−16 of the weight is passed over."""
+
+
+@compiled
+def probe(
+    part: int,
+    parts: int,
+    patches: Patches,
+    tree: Tree,
+    stratum: int,
+    keys: KeyArrays,
+    near: Near,
+    start: Start,
+) -> None:
+    """Fill what is known before anything is opened, of every parts-th run of queries.
+
+    log_z is the log of the sum over the keys of the most promising leaves of the most promising cells, and
+    over all cells by their moments as far as these can be trusted: h(s) counts up to `trust`.
+    """
+    cells, leaves = tree.cells, tree.leaves
+    first_query, end_query = part * len(start.leaf) // parts, (part + 1) * len(start.leaf) // parts
+    count, sigma2 = end_query - first_query, patches.sigma2
+    block = block_of(cells)
+    scores, trusted = block.scores, aligned(LANES)
+    cell_mass = np.full((count, near.cells), ABSENT)
+    near_cell = np.full((count, near.cells), -1)
+    largest = np.full(count, ABSENT)
+    total = np.zeros(count)
+    for number in range(tree.strata_blocks[stratum], tree.strata_blocks[stratum + 1]):
+        load(block, cells, number, sigma2)
+        for j in range(count):
+            score(patches, first_query + j, np.float32(0.0), cells, number, block)
+            top, better = ABSENT, 0
+            for k in range(LANES):
+                trusted[k] = min(scores[LOG_MASS, k], scores[JENSEN, k] + near.trust)
+                top = max(top, trusted[k])
+                better += 1 if scores[LOG_MASS, k] > cell_mass[j, near.cells - 1] else 0
+            if better > 0:
+                for k in range(cells.size[number]):
+                    _insert(cell_mass, near_cell, j, scores[LOG_MASS, k], cells.first[number] + k)
+            if top > largest[j]:
+                total[j] *= math.exp(np.float64(largest[j]) - np.float64(top))
+                largest[j] = top
+            if top > largest[j] + _NOTHING:
+                add = np.float32(0.0)
+                for k in range(LANES):
+                    add += exp2(LOG2_E * (trusted[k] - largest[j]))
+                total[j] += add
+    scratch = scratch_of(keys, patches.pixels.shape[1])
+    leaf_mass = np.full((count, near.leaves), ABSENT)
+    near_leaf = np.full((count, near.leaves), -1)
+    flat = near_cell.ravel()
+    order = np.argsort(flat)  # one cell after the other, each with all queries near it
+    begin = 0
+    while begin < len(order):
+        cell, end = flat[order[begin]], begin + 1
+        while end < len(order) and flat[order[end]] == cell:
+            end += 1
+        for number in range(tree.cell_blocks[cell], tree.cell_blocks[cell + 1] if cell >= 0 else 0):
+            load(block, leaves, number, sigma2)
+            for place in order[begin:end]:
+                j = place // near.cells
+                score(patches, first_query + j, np.float32(0.0), leaves, number, block)
+                for k in range(leaves.size[number]):
+                    _insert(leaf_mass, near_leaf, j, scores[LOG_MASS, k], leaves.first[number] + k)
+        begin = end
+    for j in range(count):
+        q = first_query + j
+        reference = np.float64(largest[j])
+        heaviest = -np.inf
+        for nearest in near_leaf[j]:
+            leaf = int(nearest)
+            if leaf < 0:
+                continue
+            n = keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]
+            if start.touched[q] + n > near.keys:
+                continue
+            start.touched[q] += n
+            score_max = key_scores(leaf, patches, q, keys, scratch)
+            w = np.float32(0.0)
+            run = 0
+            while scratch.place[run] >= 0:
+                for k in range(LANES):
+                    w += exp2(scratch.scores[run, k] - score_max)
+                run += 1
+            log_max = np.float64(score_max) / np.float64(LOG2_E)
+            if log_max > heaviest:
+                heaviest = log_max
+                start.leaf[q] = leaf
+            if log_max > reference:
+                total[j] = total[j] * math.exp(reference - log_max) + w
+                reference = log_max
+            else:
+                total[j] += w * math.exp(log_max - reference)
+        if start.leaf[q] >= 0:
+            start.log_z[q] = np.float32(reference + math.log(total[j]))  # as float32 sees it, below
+            start.cell[q] = np.searchsorted(tree.cell_leaves, start.leaf[q], side="right") - 1
+        else:  # moments are all there is
+            start.log_z[q] = np.float32(max(np.float64(cell_mass[j, 0]), reference + math.log(total[j])))
+
+
+@compiled
+def _insert(
+    values: NDArray[np.float32], numbers: NDArray[np.int64], row: int, value: np.float32, number: int
+) -> None:
+    """Put a number among those of the largest values of a row, in descending order."""
+    last = values.shape[1] - 1
+    if value <= values[row, last]:
+        return
+    while last > 0 and values[row, last - 1] < value:
+        values[row, last], numbers[row, last] = values[row, last - 1], numbers[row, last - 1]
+        last -= 1
+    values[row, last], numbers[row, last] = value, number
+
+
+@compiled
+def descend(
+    part: int,
+    parts: int,
+    patches: Patches,
+    start: Start,
+    threshold: NDArray[np.float32],
+    tree: Tree,
+    stratum: int,
+    keys: KeyArrays,
+    about: NDArray[np.float64],
+    want: Wanted,
+    results: Results,
+) -> None:
+    """Sum every parts-th block of cells for all queries, opening cells into leaves and leaves into keys.
+
+    Where bounds are wanted, groups are opened for what they can hold at most, and what stays closed is
+    bounded about the means h, (Q, T).
+    """
+    cells, leaves = tree.cells, tree.leaves
+    count = len(patches.u)
+    block = block_of(cells)
+    scratch = scratch_of(keys, patches.pixels.shape[1])
+    everyone = np.arange(count).astype(np.int32)
+    inside = np.empty((LANES, count), np.int32)
+    opened = np.empty((LANES, count), np.int32)
+    for number in range(tree.strata_blocks[stratum] + part, tree.strata_blocks[stratum + 1], parts):
+        in_cell = _visit(
+            cells, number, everyone, patches, start, start.cell, threshold, about, want, block, inside,
+            results,
+        )  # fmt: skip
+        for k in range(cells.size[number]):
+            queries = inside[k, : in_cell[k]]
+            if len(queries) == 0:
+                continue
+            cell = cells.first[number] + k
+            for of_cell in range(tree.cell_blocks[cell], tree.cell_blocks[cell + 1]):
+                in_leaf = _visit(
+                    leaves, of_cell, queries, patches, start, start.leaf, threshold, about, want, block,
+                    opened, results,
+                )  # fmt: skip
+                for j in range(leaves.size[of_cell]):
+                    if in_leaf[j]:
+                        of_leaf = opened[j, : in_leaf[j]]
+                        leaf = leaves.first[of_cell] + j
+                        add_keys(leaf, of_leaf, patches, keys, want, scratch, results)
+
+
+@compiled
+def _visit(
+    groups: Groups,
+    number: int,
+    queries: NDArray[np.int32],
+    patches: Patches,
+    start: Start,
+    nearest: NDArray[np.int64],
+    threshold: NDArray[np.float32],
+    about: NDArray[np.float64],
+    want: Wanted,
+    block: Block,
+    opened: NDArray[np.int32],
+    results: Results,
+) -> NDArray[np.int64]:
+    """List in `opened` the queries that open each group of a block, and add it to the sums of all others.
+
+    Gives the lengths of the lists.
+    """
+    count = np.zeros(LANES, np.int64)
+    scores = block.scores
+    first, end = groups.first[number], groups.first[number] + groups.size[number]
+    load(block, groups, number, patches.sigma2)
+    targets_loaded = False
+    for q in queries:
+        z = np.float32(start.log_z[q])
+        score(patches, q, z, groups, number, block)
+        opening, seen = 0, 0
+        for k in range(LANES):
+            opening += 1 if scores[LOG_HIDDEN, k] > threshold[q] else 0
+            seen += 1 if scores[LOG_MASS, k] > _NOTHING else 0
+        if want.error:
+            for k in range(LANES):
+                seen += 1 if scores[LOG_HIDDEN, k] > _NOTHING else 0
+        nearest_is_here = first <= nearest[q] < end
+        if opening + seen == 0 and not nearest_is_here and not want.bounds:
+            continue
+        hide(block)
+        if opening > 0 or nearest_is_here or want.bounds:
+            limit = np.float32(math.exp(min(threshold[q], np.float32(80.0))))
+            for k in range(end - first):
+                opens = scores[HIDDEN, k] > limit or first + k == nearest[q]
+                if want.bounds:
+                    low, high = groups.low[first + k], groups.high[first + k]
+                    most = (
+                        log_most(patches.extent[q], low, high, block.constants[LOG_N, k], patches.sigma2) - z
+                    )
+                    opens = opens or most > threshold[q]
+                    if not opens:
+                        low, high = groups.target_low[first + k], groups.target_high[first + k]
+                        add_bounds(results.bounds[q], about[q], most, scores[JENSEN, k], low, high)
+                if opens:
+                    scores[KEPT, k] = np.float32(0.0)
+                    opened[k, count[k]] = q
+                    count[k] += 1
+                    seen -= 1 if scores[LOG_MASS, k] > _NOTHING else 0
+        if seen > 0:
+            if not targets_loaded and patches.precision.shape[1] == 0:
+                load_targets(block, groups, number)
+                targets_loaded = True
+            add_closed(results.closed, q, patches, groups, number, block, want)
+    return count

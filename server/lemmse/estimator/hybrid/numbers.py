@@ -1,0 +1,77 @@
+"""What the compiled loops of hybrid are compiled with, and arithmetic that becomes vector instructions."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ABSENT", "LOG2_E", "aligned", "compiled", "exp2", "log"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+LOG2_E = np.float32(math.log2(math.e))
+ABSENT = np.float32(-1e30)
+"""Logarithm of the weight of a lane that holds nothing."""
+_FLOOR = np.float32(-60.0)
+"""Exponents of 2 are clamped to this, so that neither weights nor their squares are denormals."""
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn", "nnan"}
+"""Sums may be taken in any order, which vector instructions need; infinities keep their meaning."""
+
+
+def compiled(function: _Function) -> _Function:
+    """Compile a function at its first call; it lets go of the interpreter's lock."""
+    compile_it = numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy", cache=True)
+    return cast(_Function, compile_it(function))
+
+
+@compiled
+def exp2(x: np.float32) -> np.float32:
+    """2^x of x up to 126, and no less than 2^_FLOOR.
+
+    2^f on [0, 1) is a polynomial (relative error 2·10⁻⁷), 2^i is put together from its bits: unlike a call of
+    exp2, this becomes vector instructions.
+    """
+    x = max(x, _FLOOR)
+    whole = np.floor(x)
+    f = x - whole
+    y = np.float32(1.8775767e-3)
+    y = y * f + np.float32(8.9893397e-3)
+    y = y * f + np.float32(5.5826318e-2)
+    y = y * f + np.float32(2.4015361e-1)
+    y = y * f + np.float32(6.9315308e-1)
+    y = y * f + np.float32(0.99999994)
+    power = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    result: np.float32 = y * np.int32(power).view(np.float32)
+    return result
+
+
+@compiled
+def log(x: np.float32) -> np.float32:
+    """Natural logarithm of a normal number, to 5·10⁻⁷, relative where it is near 0.
+
+    Unlike a call of log, this becomes vector instructions, see `exp2`.
+    """
+    bits = np.float32(x).view(np.int32)
+    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
+    f = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32) - np.float32(1.0)
+    y = np.float32(-0.012206505)
+    y = y * f + np.float32(0.062958579)
+    y = y * f + np.float32(-0.15403794)
+    y = y * f + np.float32(0.25474791)
+    y = y * f + np.float32(-0.35277587)
+    y = y * f + np.float32(0.47991371)
+    y = y * f + np.float32(-0.72129472)
+    y = y * f + np.float32(1.4426943)
+    result: np.float32 = (exponent + y * f) / LOG2_E
+    return result
+
+
+@compiled
+def aligned(n: int) -> NDArray[np.float32]:
+    """N zeros that start a line of the cache: loads across lines take twice as long."""
+    space = np.zeros(n + 16, np.float32)
+    first = -space.ctypes.data % 64 // 4
+    return space[first : first + n]

@@ -1,0 +1,96 @@
+"""What the compiled loops of hybrid take and give."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["KeyArrays", "Near", "Patches", "Results", "Start", "Wanted"]
+
+
+class Patches(NamedTuple):
+    """Q query patches."""
+
+    u: NDArray[np.float32]
+    """Along the axes of the groups, filled up with zeros, (Q, P or more)."""
+    pixels: NDArray[np.float32]
+    """Along the pixels, filled up with zeros, (Q, P or more)."""
+    extent: NDArray[np.float32]
+    """Leading coordinates, and the norm of the others, (Q, E)."""
+    sigma2: np.float32
+    """σ² of white noise; 1 where each pixel has a precision."""
+    precision: NDArray[np.float32]
+    """Precisions λ of the pixels, filled up with zeros, (Q, P or more); (Q, 0) for white noise."""
+
+
+class KeyArrays(NamedTuple):
+    """M keys in L leaves, as `Keys` lays them out."""
+
+    features: NDArray[np.float32]
+    """v − c and −½‖v − c‖² of one tile after another, P + 1 rows each."""
+    moments: NDArray[np.float32]
+    """(1 + 2T, M + LANES)."""
+    centres: NDArray[np.float32]
+    """Filled up as the queries, (tiles, P or more)."""
+    edges: NDArray[np.int64]
+    """First key of each tile, and the number of keys."""
+    offsets: NDArray[np.int64]
+    """Where the features of each tile begin."""
+    strides: NDArray[np.int64]
+    """From one row of a tile's features to the next."""
+    leaf_keys: NDArray[np.int64]
+    """First key of each leaf, and the number of keys."""
+    leaf_tile: NDArray[np.int64]
+    """Tile of the first key of each leaf."""
+    longest: int
+    """Keys of the largest leaf."""
+
+
+class Near(NamedTuple):
+    """Where to look first."""
+
+    cells: int
+    """This many cells of the largest estimated mass."""
+    leaves: int
+    """This many leaves of them."""
+    keys: int
+    """No more than this many keys of these."""
+    trust: np.float32
+    """What the spread of a cell may add to its log mass before anything was opened: more is guesswork."""
+
+
+class Start(NamedTuple):
+    """What is known before anything is opened, (Q,) each."""
+
+    log_z: NDArray[np.float64]
+    """About log Σ w, rather too little than too much."""
+    cell: NDArray[np.int64]
+    """Cell of the heaviest key known; −1 if there is none."""
+    leaf: NDArray[np.int64]
+    """Its leaf."""
+    touched: NDArray[np.int64]
+    """Keys that it took."""
+
+
+class Wanted(NamedTuple):
+    """Which sums beside those of the mean."""
+
+    variance: bool
+    ess: bool
+    error: bool
+    bounds: bool
+
+
+class Results(NamedTuple):
+    """Sums of one part of the groups."""
+
+    closed: NDArray[np.float64]
+    """Of closed groups, relative to e^log_z: Σ w (1, t, t²), Σ w², Σ a² (1, t, t²), (Q, 3 + 4T)."""
+    bounds: NDArray[np.float64]
+    """Of closed groups, relative to e^log_z: least Σ w, least and greatest Σ w (t − h), (Q, 1 + 2T)."""
+    opened_max: NDArray[np.float64]
+    """What the sums over keys are relative to, as a logarithm, (Q,)."""
+    opened: NDArray[np.float64]
+    """Of keys: Σ w (1, t, t²), Σ w², (Q, 2 + 2T)."""
+    touched: NDArray[np.int64]
+    """Keys that were summed, (Q,)."""
