@@ -181,9 +181,9 @@ def add_weighted(typing_context, u, weight, u_first, spread, first, count, out):
 
 
 @_inline
-def add_weighted_products(
+def add_weighted_products(  # type: ignore[no-untyped-def]
     typing_context, u, weight, u_first, spread, first, rows, rows_first, count, out, out_first
-):  # type: ignore[no-untyped-def]
+):
     """Fill Σ λ d b of d = u − μ, weights λ and rows of b; else as `add_distances`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
