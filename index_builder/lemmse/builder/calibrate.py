@@ -38,8 +38,9 @@ THRESHOLDS = (
     -10.0,
 )
 """From little work to much."""
-_IMAGES = 4
-_QUERIES = 512
+_IMAGES = 16
+_QUERIES = 1024
+"""At low noise few patches make all of the difference, so that many of many images must be seen."""
 _ENOUGH_DB = 80.0
 """Agreement beyond which nobody asks for more: the rest of a row is not measured."""
 _FEW_KEYS = 4096
