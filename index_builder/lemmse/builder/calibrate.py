@@ -38,7 +38,7 @@ THRESHOLDS = (
     -10.0,
 )
 """From little work to much."""
-_IMAGES = 16
+_IMAGES = 8
 _QUERIES = 1024
 """At low noise few patches make all of the difference, so that many of many images must be seen."""
 _ENOUGH_DB = 80.0
