@@ -41,6 +41,9 @@ THRESHOLDS = (
 _IMAGES = 8
 _QUERIES = 1024
 """At low noise few patches make all of the difference, so that many of many images must be seen."""
+_MARGIN = 0.75
+"""A threshold promises what one higher by this was seen to reach: a sample may hold none of the few patches
+that decide."""
 _ENOUGH_DB = 80.0
 """Agreement beyond which nobody asks for more: the rest of a row is not measured."""
 _FEW_KEYS = 4096
@@ -164,4 +167,9 @@ def _row(
         agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
         scale = np.quantile(np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING), _QUANTILE)
         columns.append((float(agreement), touched, seconds / exact_seconds, float(scale)))
-    return tuple(zip(*columns, strict=True))
+    seen, *others = zip(*columns, strict=True)
+    promised = [
+        max([seen[0], *(seen[i] for i, more in enumerate(thresholds[:k]) if more >= threshold + _MARGIN)])
+        for k, threshold in enumerate(thresholds)
+    ]
+    return tuple(map(min, promised, seen)), *others
