@@ -1,4 +1,4 @@
-"""Sums over coordinates of many columns at once, in vector registers, for the compiled loops of `kernels`.
+"""Sums over coordinates of many columns at once, in vector registers, for the compiled loops of `hybrid`.
 
 A loop over the coordinates that adds to an array of column sums loads and stores these in every round, since
 the compiler cannot know that they are not what it reads. Here they are vectors of the intermediate language,

@@ -215,8 +215,8 @@ def _patches(queries: Queries, basis: Basis) -> Patches:
 
 
 def _filled(values: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
-    """The last axis filled up with zeros to a multiple of a length."""
-    filled = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % multiple)])
+    """The rows filled up with zeros to a multiple of a length."""
+    filled = np.pad(values, [(0, 0), (0, -values.shape[1] % multiple)])
     return np.ascontiguousarray(filled)  # the compiled loops take it flat
 
 
