@@ -16,7 +16,7 @@ def calibration(accuracy_db, *, cost, sigmas, thresholds, keys_touched=None, err
     zeros = tuple(tuple(0.0 for _ in row) for row in accuracy_db)
     return Calibration(
         images=4,
-        queries=512,
+        queries=(512,) * len(sigmas),
         sigmas=tuple(sigmas),
         thresholds=tuple(thresholds),
         accuracy_db=tuple(map(tuple, accuracy_db)),

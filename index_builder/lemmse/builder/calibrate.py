@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lemmse.estimator import Want, never
-from lemmse.estimator.arguments import as_measurement
-from lemmse.estimator.local import Local, Method
+from lemmse.estimator.local import Local, Method, WhitenedView
 from lemmse.index import Calibration, Index, Progress
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
@@ -38,9 +37,11 @@ THRESHOLDS = (
     -10.0,
 )
 """From little work to much."""
-_IMAGES = 8
+_Row = tuple[float, ...]
+_IMAGES = 16
 _QUERIES = 1024
-"""At low noise few patches make all of the difference, so that many of many images must be seen."""
+_LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 4096
+"""Up to this σ few patches make all of the difference, so that many of many images must be seen."""
 _MARGIN = 0.75
 """A threshold promises what one higher by this was seen to reach: a sample may hold none of the few patches
 that decide."""
@@ -96,15 +97,16 @@ def calibrate(
     local = Local(view, torch.device("cpu"))
     stack = index.images()
     images = [intensities(stack[k]) for k in view.images_out]
-    _row(local, images[:1], sigmas[0], rng, THRESHOLDS[:1])  # what is compiled once must not count
+    _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # what is compiled once must not count
     rows = []
     for done, sigma in enumerate(sigmas):
-        rows.append(_row(local, images, sigma, rng, THRESHOLDS))
+        count = _LOW_NOISE_QUERIES if sigma <= _LOW_NOISE else _QUERIES
+        rows.append(_row(local, images, sigma, rng, count // len(images), THRESHOLDS))
         progress("calibrate", done + 1, len(sigmas))
-    accuracy, touched, cost, scale = zip(*rows, strict=True)
+    queries, accuracy, touched, cost, scale = zip(*rows, strict=True)
     return Calibration(
         images=len(images),
-        queries=sum(min(_QUERIES // len(images), x.shape[0] * x.shape[1]) for x in images),
+        queries=queries,
         sigmas=tuple(sigmas),
         thresholds=THRESHOLDS,
         accuracy_db=accuracy,
@@ -132,28 +134,29 @@ def _row(
     images: Sequence[NDArray[np.float32]],
     sigma: float,
     rng: np.random.Generator,
+    of_each: int,
     thresholds: Sequence[float],
-) -> tuple[tuple[float, ...], ...]:
-    """Agreement, keys touched, cost and error scale at one σ, for each threshold."""
+) -> tuple[int, _Row, _Row, _Row, _Row]:
+    """Number of patches, and agreement, keys touched, cost and error scale for each threshold, at one σ.
+
+    `of_each` is how many patches to take of an image that has as many.
+    """
     channels = local.index.manifest.channels
-    problem = local.index.problem
-    views, positions = [], []
+    patches = []
     for x in images:
-        clean = problem.measure(x)
-        y = clean + sigma * rng.standard_normal(clean.shape)
-        views.append(local.view(as_measurement(y, sigma, None, channels)))
-        n = rng.permutation(x.shape[0] * x.shape[1])[: _QUERIES // len(images)]
-        positions.append(np.sort(n))
+        clean = local.index.problem.measure(x)
+        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(*x.shape[:2], channels)
+        n = rng.permutation(x.shape[0] * x.shape[1])[:of_each]
+        patches.append(WhitenedView(local, y, sigma).queries(np.sort(n)))
+    u, stratum = (np.concatenate(parts) for parts in zip(*patches, strict=True))
 
     def run(method: Method, want: Want) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
         """Means and errors of all patches, keys touched, and the time it took."""
         start = time.perf_counter()
-        sums = [view.sums(n, method, want, never) for view, n in zip(views, positions, strict=True)]
+        sums = local.whitened_sums(u, stratum, sigma, method, want, never)
         seconds = time.perf_counter() - start
-        posteriors = [part.posterior(channels) for part in sums]
-        mean = torch.cat([posterior.mean for posterior in posteriors]).numpy()
-        error = torch.cat([posterior.error for posterior in posteriors]).numpy()
-        return mean, error, float(torch.cat([part.touched for part in sums]).double().mean()), seconds
+        posterior = sums.posterior(channels)
+        return posterior.mean.numpy(), posterior.error.numpy(), float(sums.touched.double().mean()), seconds
 
     most_keys = max(_FEW_KEYS, local.keys.count / 16)
     exact, _, _, exact_seconds = run(Method("exact"), Want())
@@ -162,14 +165,14 @@ def _row(
         if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
             columns.append(columns[-1])
             continue
-        mean, error, touched, seconds = run(Method("hybrid", threshold=threshold), Want(error=True))
+        mean, error, keys, seconds = run(Method("hybrid", threshold=threshold), Want(error=True))
         off = np.abs(mean - exact)
         agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
-        scale = np.quantile(np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING), _QUANTILE)
-        columns.append((float(agreement), touched, seconds / exact_seconds, float(scale)))
-    seen, *others = zip(*columns, strict=True)
+        factor = np.quantile(np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING), _QUANTILE)
+        columns.append((float(agreement), keys, seconds / exact_seconds, float(factor)))
+    seen, touched, cost, scale = zip(*columns, strict=True)
     promised = [
         max([seen[0], *(seen[i] for i, more in enumerate(thresholds[:k]) if more >= threshold + _MARGIN)])
         for k, threshold in enumerate(thresholds)
     ]
-    return tuple(map(min, promised, seen)), *others
+    return len(u), tuple(map(min, promised, seen)), touched, cost, scale

@@ -34,10 +34,10 @@ class Calibration:
 
     images: int
     """Held-out images that the patches came from."""
-    queries: int
-    """Patches for each σ."""
     sigmas: Row
     """Noise standard deviations, ascending, intensities."""
+    queries: tuple[int, ...]
+    """Patches at each σ."""
     thresholds: Row
     """Thresholds, descending: the work grows along a row."""
     accuracy_db: tuple[Row, ...]
@@ -58,8 +58,8 @@ class Calibration:
 
         return cls(
             images=content["images"],
-            queries=content["queries"],
             sigmas=tuple(content["sigmas"]),
+            queries=tuple(content["queries"]),
             thresholds=tuple(content["thresholds"]),
             accuracy_db=table("accuracy_db"),
             keys_touched=table("keys_touched"),
@@ -77,7 +77,8 @@ class Calibration:
         --------
         >>> tables = dict(accuracy_db=((40.0, 60.0), (50.0, 70.0)), keys_touched=((9.0, 99.0),) * 2)
         >>> tables |= dict(cost=((0.01, 0.02),) * 2, error_scale=((1.0, 1.0),) * 2)
-        >>> curve = Calibration(images=8, queries=512, sigmas=(0.1, 1.0), thresholds=(-2.0, -4.0), **tables)
+        >>> tables |= dict(images=16, sigmas=(0.1, 1.0), queries=(4096, 1024), thresholds=(-2.0, -4.0))
+        >>> curve = Calibration(**tables)
         >>> curve.plan(sigma=0.5, accuracy_db=50)
         Plan(threshold=-4.0, accuracy_db=60.0, cost=0.02, error_scale=1.0)
         """

@@ -22,7 +22,7 @@ from lemmse.estimator.work import Cancel
 from lemmse.index import Images, Index
 from lemmse.index.errors import InvalidArgument
 
-__all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "Local", "Method", "View"]
+__all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "Local", "Method", "View", "WhitenedView"]
 
 
 DEFAULT_K = 1000
@@ -103,7 +103,7 @@ class Local:
             The index was built for another problem than the measurement's, or for images of another size.
         """
         if measurement.sigma is not None:
-            return _WhitenedView(self, measurement.y, measurement.sigma)
+            return WhitenedView(self, measurement.y, measurement.sigma)
         manifest = self.index.manifest
         if (manifest.physics, manifest.pre_inverse) != ("identity", "identity"):
             raise InvalidArgument(
@@ -153,6 +153,33 @@ class Local:
             cancelled=cancelled,
         )
 
+    def keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many keys count for queries of these strata."""
+        strata = self.index.strata
+        if not strata.exclusive:
+            return np.full(len(stratum), self.keys.count)
+        return np.array([self.keys.count_in(s) for s in range(len(strata))])[stratum]
+
+    def whitened_sums(
+        self,
+        u: NDArray[np.float64],
+        stratum: NDArray[np.int64],
+        sigma: float,
+        method: Method,
+        want: Want,
+        cancelled: Cancel,
+        about: Tensor | None = None,
+    ) -> PosteriorSums:
+        """Sums over all keys that count for patches of B y, (Q, P), of these strata; else as `View.sums`."""
+        strata = self.index.strata
+
+        def sums_in(queries: Queries, number: int, rows: Rows) -> PosteriorSums:
+            how = method if strata.rank[number] else method.unseeing()
+            return self.sums(queries, number, how, want, cancelled, None if about is None else about[rows])
+
+        sums = sum_over_strata(strata, u, stratum, sigma, sums_in, self.device)
+        return sums.shift(-torch.from_numpy(np.log(self.keys_that_count(stratum))).to(self.device))
+
 
 class View(Protocol):
     """The query patches of one measurement."""
@@ -183,7 +210,7 @@ class View(Protocol):
         ...
 
 
-class _WhitenedView:
+class WhitenedView:
     """Noise of one σ, seen through the index's pre-inverse."""
 
     def __init__(self, local: Local, y: NDArray[np.float64], sigma: float) -> None:
@@ -205,7 +232,6 @@ class _WhitenedView:
         self._z = index.problem.pre_invert(y)
         positions = np.arange(y.shape[0] * y.shape[1])
         self._stratum = np.zeros(len(positions), np.int64)
-        self._count = np.full(len(positions), local.keys.count)
         if index.strata.exclusive:
             scale = local.patches(index.problem.scale(y.shape), positions)
             self._stratum = index.strata.of(scale)
@@ -216,13 +242,15 @@ class _WhitenedView:
                     f"expected an image whose mask has the patterns of the index's training images, got "
                     f"{y.shape[0]}x{y.shape[1]} pixels with another pattern around ({row}, {column})",
                 )
-            keys_in = np.array([local.keys.count_in(stratum) for stratum in range(len(index.strata))])
-            self._count = keys_in[self._stratum]  # keys that count, for each position
 
     @property
     def work(self) -> int:
         """Pairs of a query and a key that counts for it."""
-        return int(self._count.sum())
+        return int(self._local.keys_that_count(self._stratum).sum())
+
+    def queries(self, n: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The patches of B y at positions n, (len(n), P), and their strata, (len(n),)."""
+        return self._local.patches(self._z, n), self._stratum[n]
 
     def sums(
         self,
@@ -233,18 +261,8 @@ class _WhitenedView:
         about: Tensor | None = None,
     ) -> PosteriorSums:
         """Sums over all keys that count, see `View`."""
-        local = self._local
-        strata = local.index.strata
-
-        def sums_in(queries: Queries, stratum: int, rows: Rows) -> PosteriorSums:
-            how = method if strata.rank[stratum] else method.unseeing()
-            centre = None if about is None else about[rows]
-            return local.sums(queries, stratum, how, want, cancelled, centre)
-
-        sums = sum_over_strata(
-            strata, local.patches(self._z, n), self._stratum[n], self.sigma, sums_in, local.device
-        )
-        return sums.shift(-torch.from_numpy(np.log(self._count[n])).to(local.device))
+        u, stratum = self.queries(n)
+        return self._local.whitened_sums(u, stratum, self.sigma, method, want, cancelled, about)
 
 
 class _WeightedView:
