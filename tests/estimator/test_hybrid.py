@@ -36,6 +36,14 @@ def local(index):
 
 
 @pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Keys of which not all coordinates are leading ones."""
+    folder = tmp_path_factory.mktemp("wide")
+    np.save(folder / "images.npy", images(4, 0))
+    return Local(open_index(build([folder / "images.npy"], folder / "index")), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
 def calibrated(index):
     curve = calibrate(index, sigmas=(0.05, 0.1, 0.2, 0.5, 1.0))
     known = replace(index, manifest=replace(index.manifest, calibration=curve))
@@ -115,10 +123,13 @@ def moments_oracle(cells, u: np.ndarray, sigma: float) -> tuple[np.ndarray, floa
     """Mean, Σ w and Σ w t² of one query over all cells as Gaussians that n keys bound, in float64."""
     total, first, second = 0.0, 0.0, 0.0
     for block, lane in zip(*np.nonzero(cells.n), strict=True):
-        n, p = float(cells.n[block, lane]), len(u)
-        mean, variance = cells.spread[block, :p, :, lane].astype(float).T
-        cross = cells.cross[block, :, :p, lane].astype(float)
-        d = u - mean
+        n, leading = float(cells.n[block, lane]), cells.leading.shape[1]
+        mean, variance = cells.leading[block, :, :, lane].astype(float).T
+        mean = np.append(mean, cells.others[block, :, lane])
+        variance = np.append(variance, np.full(len(mean) - leading, cells.variance[block, lane]))
+        cross = np.zeros((3, len(mean)))
+        cross[:, :leading] = cells.cross[block, :, :, lane]
+        d = np.append(u, np.zeros(len(mean) - len(u))) - mean
         s = math.sqrt((variance * d * d).sum()) / sigma**2
         assert s <= math.sqrt(2 * math.log(n))
         bound = math.log(n) - ((d * d).sum() + variance.sum()) / (2 * sigma**2) + s * s / 2
@@ -134,7 +145,9 @@ def moments_oracle(cells, u: np.ndarray, sigma: float) -> tuple[np.ndarray, floa
 
 
 @pytest.mark.parametrize("sigma", [1.5, 3.0, 8.0])
-def test_opening_nothing_is_the_sum_over_the_moments_of_cells(local, sigma):
+@pytest.mark.parametrize("of", ["local", "wide"])
+def test_opening_nothing_is_the_sum_over_the_moments_of_cells(of, sigma, request):
+    local = request.getfixturevalue(of)
     queries = patches(local, sigma, count=10)
     sums = hybrid_sums(local.descent, queries, threshold=1e4, budget=1, want=EVERYTHING)
     posterior = sums.posterior(3)

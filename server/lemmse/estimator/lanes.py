@@ -19,7 +19,9 @@ __all__ = [
     "add_squares",
     "add_weighted",
     "add_weighted_products",
+    "add_weighted_squares",
     "dot",
+    "maximum",
 ]
 
 LANES = 32
@@ -45,7 +47,8 @@ class _Columns:
             for kind, value in zip(signature.args, arguments, strict=True)
         ]
 
-    def integer(self, argument: int) -> Any:
+    def data(self, argument: int) -> Any:
+        """A number, or where an array begins."""
         return self._data[argument]
 
     def splat(self, argument: int, place: Any) -> Any:
@@ -65,6 +68,12 @@ class _Columns:
     def load(self, argument: int, place: Any) -> Any:
         """The numbers of an array from a place on."""
         return self.builder.load(self._at(argument, place), align=4)
+
+    def load_bytes(self, argument: int, place: Any) -> Any:
+        """The same of an array of bytes."""
+        builder, kind = self.builder, ir.VectorType(ir.IntType(8), LANES)
+        row = builder.bitcast(builder.gep(self._data[argument], [place]), kind.as_pointer())
+        return builder.sitofp(builder.load(row, align=1), _Vector)
 
     def store(self, value: Any, argument: int, place: Any) -> None:
         self.builder.store(value, self._at(argument, place), align=4)
@@ -102,7 +111,7 @@ def add_products(typing_context, x, x_first, rows, first, stride, count, out, ou
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
-        x_first, first, stride, count, out_first = (columns.integer(i) for i in (1, 3, 4, 5, 7))
+        x_first, first, stride, count, out_first = (columns.data(i) for i in (1, 3, 4, 5, 7))
 
         def add(i: Any, total: list[Any]) -> list[Any]:
             row = columns.load(2, builder.add(first, builder.mul(i, stride)))
@@ -125,7 +134,7 @@ def add_distances(typing_context, u, u_first, spread, first, r, count, out):  # 
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
-        u_first, first, count = (columns.integer(i) for i in (1, 3, 5))
+        u_first, first, count = (columns.data(i) for i in (1, 3, 5))
         size = count.type(LANES)
 
         def add(i: Any, total: list[Any]) -> list[Any]:
@@ -155,7 +164,7 @@ def add_weighted(typing_context, u, weight, u_first, spread, first, count, out):
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
-        u_first, first, count = (columns.integer(i) for i in (2, 4, 5))
+        u_first, first, count = (columns.data(i) for i in (2, 4, 5))
         size = count.type(LANES)
 
         def add(i: Any, total: list[Any]) -> list[Any]:
@@ -188,7 +197,7 @@ def add_weighted_products(  # type: ignore[no-untyped-def]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
-        u_first, first, rows_first, count, out_first = (columns.integer(i) for i in (2, 4, 6, 7, 9))
+        u_first, first, rows_first, count, out_first = (columns.data(i) for i in (2, 4, 6, 7, 9))
         size = count.type(LANES)
 
         def add(i: Any, total: list[Any]) -> list[Any]:
@@ -208,12 +217,34 @@ def add_weighted_products(  # type: ignore[no-untyped-def]
 
 
 @_inline
-def add_squares(typing_context, x, weight, weight_first, rows, first, stride, count, out, out_first):  # type: ignore[no-untyped-def]
+def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
+    """Fill out[k] = Σ_i (x[i] − rows[i, k])²; rows may be of bytes; else as `add_products`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns = _Columns(context, builder, signature, arguments)
+        x_first, first, count, out_first = (columns.data(i) for i in (1, 3, 4, 6))
+        load = columns.load if signature.args[2].dtype == types.float32 else columns.load_bytes
+
+        def add(i: Any, total: list[Any]) -> list[Any]:
+            row = load(2, builder.add(first, builder.mul(i, count.type(LANES))))
+            d = builder.fsub(columns.splat(0, builder.add(x_first, i)), row, flags=_FLAGS)
+            return [columns.fused(d, d, total[0])]
+
+        (total,) = columns.sums(count, 1, add)
+        columns.store(total, 5, out_first)
+        return context.get_dummy_value()
+
+    places = types.int64
+    return types.void(x, places, rows, places, places, out, places), generate
+
+
+@_inline
+def add_weighted_squares(typing_context, x, weight, weight_first, rows, first, stride, count, out, out_first):  # type: ignore[no-untyped-def]
     """Fill out[k] = Σ_i weight[i] (x[i] − rows[i stride + k])²; else as `add_products`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
-        weight_first, first, stride, count, out_first = (columns.integer(i) for i in (2, 4, 5, 6, 8))
+        weight_first, first, stride, count, out_first = (columns.data(i) for i in (2, 4, 5, 6, 8))
 
         def add(i: Any, total: list[Any]) -> list[Any]:
             row = columns.load(3, builder.add(first, builder.mul(i, stride)))
@@ -229,6 +260,15 @@ def add_squares(typing_context, x, weight, weight_first, rows, first, stride, co
     return types.void(x, weight, places, rows, places, places, places, out, places), generate
 
 
+def _reduced(builder: Any, operation: str, vector: Any, *start: Any) -> Any:
+    """Reduce a vector to one number by an instruction of the intermediate language."""
+    kind = ir.FunctionType(ir.FloatType(), [*(value.type for value in start), _Vector])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.vector.reduce.{operation}.v{LANES}f32"
+    )
+    return builder.call(function, [*start, vector], fastmath=[*_FLAGS, "nnan"])
+
+
 @_inline
 def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
     """Σ a b over LANES columns, of two arrays taken flat from a place on."""
@@ -236,11 +276,19 @@ def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
         product = builder.fmul(
-            columns.load(0, columns.integer(1)), columns.load(2, columns.integer(3)), flags=_FLAGS
+            columns.load(0, columns.data(1)), columns.load(2, columns.data(3)), flags=_FLAGS
         )
-        kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), _Vector])
-        name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-        add_up = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.call(add_up, [ir.Constant(ir.FloatType(), 0.0), product], fastmath=_FLAGS)
+        return _reduced(builder, "fadd", product, ir.Constant(ir.FloatType(), 0.0))
 
     return types.float32(a, types.int64, b, types.int64), generate
+
+
+@_inline
+def maximum(typing_context, a, first):  # type: ignore[no-untyped-def]
+    """The largest of LANES columns of an array taken flat, from a place on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns = _Columns(context, builder, signature, arguments)
+        return _reduced(builder, "fmax", columns.load(0, columns.data(1)))
+
+    return types.float32(a, types.int64), generate

@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.estimator.hybrid.groups import Groups
-from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, exp2, log
+from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2, log
 from lemmse.estimator.hybrid.records import Patches, Wanted
 from lemmse.estimator.lanes import (
     LANES,
     add_distances,
     add_products,
+    add_squares,
     add_weighted,
     add_weighted_products,
     dot,
@@ -49,7 +50,7 @@ __all__ = [
     "score",
 ]
 
-LOG_N, S_MAX, OF_JENSEN, OF_GAUSSIAN, TRACE, HALF_SQUARE = range(6)
+LOG_N, S_MAX, OF_JENSEN, OF_GAUSSIAN, TRACE, HALF_SQUARE, OTHERS = range(7)
 PLAIN, S2, GAUSSIAN = range(3)
 LOG_MASS, JENSEN, S, LOG_HIDDEN, MASS, HIDDEN, KEPT = range(7)
 _HEAVIEST = np.float32(40.0)
@@ -68,16 +69,16 @@ class Block(NamedTuple):
     """What LANES groups side by side are scored in."""
 
     r: NDArray[np.float32]
-    """1/(σ² + D), (P, LANES)."""
+    """1/(σ² + D) of the leading coordinates, (R, LANES)."""
     slope: NDArray[np.float32]
-    """Cov(t, v) r, (T, P, LANES)."""
+    """Cov(t, v) r, (T, R, LANES)."""
     of_mean: NDArray[np.float32]
     """Cov(t, v) r·μ, (T, LANES)."""
     rest: NDArray[np.float32]
     """Variance of the target that this leaves unexplained, (T, LANES)."""
     constants: NDArray[np.float32]
-    """log n, s_max, log n − ½ Σ D/σ², log n − ½ Σ log(1 + D/σ²), Σ D/σ² and
-    ½ Σ D²/σ⁴, (6, LANES), see LOG_N."""
+    """log n, s_max, log n − ½ Σ D/σ², log n − ½ Σ log(1 + D/σ²), Σ D/σ², ½ Σ D²/σ⁴, and 1/(σ² + D) of the
+    other coordinates, (7, LANES), see LOG_N."""
     sums: NDArray[np.float32]
     """Σ d²/σ², s² = Σ D d²/σ⁴ and Σ r d² of d = u − μ for one query, (3, LANES), see PLAIN."""
     scores: NDArray[np.float32]
@@ -87,16 +88,16 @@ class Block(NamedTuple):
     """(3, LANES)."""
 
 
-@compiled
+@compiled_to_allocate
 def block_of(groups: Groups) -> Block:
     """What any block of these groups can be scored in."""
-    t_length, p = groups.cross.shape[1:3]
+    t_length, leading = groups.cross.shape[1:3]
     return Block(
-        r=aligned(p * LANES).reshape(p, LANES),
-        slope=aligned(t_length * p * LANES).reshape(t_length, p, LANES),
+        r=aligned(leading * LANES).reshape(leading, LANES),
+        slope=aligned(t_length * leading * LANES).reshape(t_length, leading, LANES),
         of_mean=aligned(t_length * LANES).reshape(t_length, LANES),
         rest=aligned(t_length * LANES).reshape(t_length, LANES),
-        constants=aligned(6 * LANES).reshape(6, LANES),
+        constants=aligned(7 * LANES).reshape(7, LANES),
         sums=aligned(3 * LANES).reshape(3, LANES),
         scores=aligned(7 * LANES).reshape(7, LANES),
         spare=aligned(3 * LANES).reshape(3, LANES),
@@ -119,8 +120,8 @@ def load(block: Block, groups: Groups, number: int, sigma2: np.float32) -> None:
         trace[k] = square[k] = exponent[k] = np.float32(0.0)
         product[k] = np.float32(1.0)
     inverse = np.float32(1.0) / sigma2
-    for i in range(groups.spread.shape[1]):
-        variances, r = groups.spread[number, i, 1], block.r[i]
+    for i in range(groups.leading.shape[1]):
+        variances, r = groups.leading[number, i, 1], block.r[i]
         for k in range(LANES):
             variance = variances[k]
             ratio = np.float32(1.0) + variance * inverse
@@ -131,26 +132,31 @@ def load(block: Block, groups: Groups, number: int, sigma2: np.float32) -> None:
             bits = np.float32(product[k] * ratio).view(np.int32)
             exponent[k] += np.float32((bits >> np.int32(23)) - np.int32(127))
             product[k] = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32)
+    others = np.float32(groups.others.shape[1])
     for k in range(LANES):
         n = groups.n[number, k]
         log_n[k] = ABSENT if n == 0 else np.float32(math.log(n))
         s_max[k] = max(_TINY, np.float32(math.sqrt(2.0 * max(log_n[k], np.float32(0.0)))))
+        ratio = groups.variance[number, k] * inverse
+        trace[k] += others * ratio
+        square[k] += np.float32(0.5) * others * ratio * ratio
         of_jensen[k] = log_n[k] - np.float32(0.5) * trace[k]
         of_gaussian[k] = log_n[k] - np.float32(0.5) * (
-            np.float32(math.log(product[k])) + exponent[k] / LOG2_E
+            log(product[k]) + exponent[k] / LOG2_E + others * log(np.float32(1.0) + ratio)
         )
+        block.constants[OTHERS, k] = inverse / (np.float32(1.0) + ratio)
 
 
 @compiled
 def load_targets(block: Block, groups: Groups, number: int) -> None:
     """Prepare to add the targets of the block."""
-    t_length, p = groups.cross.shape[1:3]
+    t_length, leading = groups.cross.shape[1:3]
     for c in range(t_length):
         of_mean, explained = block.of_mean[c], block.spare[0]
         for k in range(LANES):
             of_mean[k] = explained[k] = np.float32(0.0)
-        for i in range(p):
-            cross, r, mean = groups.cross[number, c, i], block.r[i], groups.spread[number, i, 0]
+        for i in range(leading):
+            cross, r, mean = groups.cross[number, c, i], block.r[i], groups.leading[number, i, 0]
             slope = block.slope[c, i]
             for k in range(LANES):
                 b = cross[k] * r[k]
@@ -164,12 +170,15 @@ def load_targets(block: Block, groups: Groups, number: int) -> None:
 @compiled
 def _white(patches: Patches, q: int, groups: Groups, number: int, block: Block) -> None:
     """Fill the sums of a query with white noise."""
-    p = groups.spread.shape[1]
-    add_distances(patches.u, q * p, groups.spread, number * p * 2 * LANES, block.r, p, block.sums)
-    inverse = np.float32(1.0) / patches.sigma2
+    p, leading, others = patches.u.shape[1], groups.leading.shape[1], groups.others.shape[1]
+    sums, spare, inverse = block.sums, block.spare, np.float32(1.0) / patches.sigma2
+    add_distances(patches.u, q * p, groups.leading, number * leading * 2 * LANES, block.r, leading, sums)
+    add_squares(patches.u, q * p + leading, groups.others, number * others * LANES, others, spare, 0)
     for k in range(LANES):
-        block.sums[PLAIN, k] *= inverse
-        block.sums[S2, k] *= inverse * inverse
+        square = spare[0, k]
+        sums[PLAIN, k] = (sums[PLAIN, k] + square) * inverse
+        sums[S2, k] = (sums[S2, k] + groups.variance[number, k] * square) * inverse * inverse
+        sums[GAUSSIAN, k] += block.constants[OTHERS, k] * square
 
 
 @compiled
@@ -180,8 +189,8 @@ def _weighted(patches: Patches, q: int, groups: Groups, number: int, block: Bloc
     Gaussian q² / (q + s²) for (u − μ)ᵀ (Λ⁻¹ + C)⁻¹ (u − μ) and Σ log of as many equal variances as C has
     large ones.
     """
-    p = groups.spread.shape[1]
-    add_weighted(patches.u, patches.precision, q * p, groups.spread, number * p * 2 * LANES, p, block.sums)
+    p = groups.leading.shape[1]
+    add_weighted(patches.u, patches.precision, q * p, groups.leading, number * p * 2 * LANES, p, block.sums)
     sums, constants = block.sums, block.constants
     for k in range(LANES):
         plain, s2, trace = sums[PLAIN, k], sums[S2, k] * groups.isotropic[number, 0, k], sums[GAUSSIAN, k]
@@ -241,11 +250,11 @@ def hide(block: Block) -> None:
 @compiled
 def _shift(patches: Patches, q: int, groups: Groups, number: int, c: int, block: Block) -> None:
     """Fill the shift of channel c of the mean target, and the variance that it leaves unexplained."""
-    p, sums, spare = groups.spread.shape[1], block.sums, block.spare
-    slope = c * p * LANES
+    p, leading = patches.u.shape[1], groups.leading.shape[1]
+    sums, spare, slope = block.sums, block.spare, c * leading * LANES
     if patches.precision.shape[1] > 0:
         add_weighted_products(
-            patches.u, patches.precision, q * p, groups.spread, number * p * 2 * LANES,
+            patches.u, patches.precision, q * p, groups.leading, number * p * 2 * LANES,
             groups.cross, number * len(block.rest) * p * LANES + slope, p, spare, 0,
         )  # fmt: skip
         for k in range(LANES):
@@ -254,7 +263,7 @@ def _shift(patches: Patches, q: int, groups: Groups, number: int, c: int, block:
             spare[0, k] = kept * response
             spare[1, k] = max(np.float32(0.0), groups.target_variance[number, c, k] - explained)
     else:
-        add_products(patches.u, q * p, block.slope, slope, LANES, p, spare, 0)
+        add_products(patches.u, q * p, block.slope, slope, LANES, leading, spare, 0)
         for k in range(LANES):
             spare[0, k] -= block.of_mean[c, k]
             spare[1, k] = block.rest[c, k]

@@ -25,18 +25,21 @@ from lemmse.estimator.hybrid.blocks import (
 )
 from lemmse.estimator.hybrid.bounds import add_bounds, log_most
 from lemmse.estimator.hybrid.groups import Groups, Tree
-from lemmse.estimator.hybrid.leaves import add_keys, key_scores, scratch_of
-from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, exp2
+from lemmse.estimator.hybrid.leaves import Scratch, add_keys, key_scores, scratch_of
+from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
-from lemmse.estimator.lanes import LANES
+from lemmse.estimator.hybrid.sketches import Sketches, may_be_nearer
+from lemmse.estimator.lanes import LANES, maximum
 
 __all__ = ["descend", "probe"]
 
 _NOTHING = np.float32(-16.0)
 """A closed group of less than e^−16 of the weight is passed over."""
+_LESS = np.float32(3.0)
+"""The keys of a leaf are passed over where they hold less than e^−3 of what a closed group may hide."""
 
 
-@compiled
+@compiled_to_allocate
 def probe(
     part: int,
     parts: int,
@@ -65,12 +68,10 @@ def probe(
         load(block, cells, number, sigma2)
         for j in range(count):
             score(patches, first_query + j, np.float32(0.0), cells, number, block)
-            top, better = ABSENT, 0
             for k in range(LANES):
                 trusted[k] = min(scores[LOG_MASS, k], scores[JENSEN, k] + near.trust)
-                top = max(top, trusted[k])
-                better += 1 if scores[LOG_MASS, k] > cell_mass[j, near.cells - 1] else 0
-            if better > 0:
+            top = maximum(trusted, 0)
+            if maximum(scores, LOG_MASS * LANES) > cell_mass[j, near.cells - 1]:
                 for k in range(cells.size[number]):
                     _insert(cell_mass, near_cell, j, scores[LOG_MASS, k], cells.first[number] + k)
             if top > largest[j]:
@@ -148,7 +149,7 @@ def _insert(
     values[row, last], numbers[row, last] = value, number
 
 
-@compiled
+@compiled_to_allocate
 def descend(
     part: int,
     parts: int,
@@ -158,6 +159,7 @@ def descend(
     tree: Tree,
     stratum: int,
     keys: KeyArrays,
+    sketches: Sketches,
     about: NDArray[np.float64],
     want: Wanted,
     results: Results,
@@ -174,10 +176,11 @@ def descend(
     everyone = np.arange(count).astype(np.int32)
     inside = np.empty((LANES, count), np.int32)
     opened = np.empty((LANES, count), np.int32)
+    in_cell, in_leaf = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
     for number in range(tree.strata_blocks[stratum] + part, tree.strata_blocks[stratum + 1], parts):
-        in_cell = _visit(
+        _visit(
             cells, number, everyone, patches, start, start.cell, threshold, about, want, block, inside,
-            results,
+            in_cell, results,
         )  # fmt: skip
         for k in range(cells.size[number]):
             queries = inside[k, : in_cell[k]]
@@ -185,15 +188,43 @@ def descend(
                 continue
             cell = cells.first[number] + k
             for of_cell in range(tree.cell_blocks[cell], tree.cell_blocks[cell + 1]):
-                in_leaf = _visit(
+                _visit(
                     leaves, of_cell, queries, patches, start, start.leaf, threshold, about, want, block,
-                    opened, results,
+                    opened, in_leaf, results,
                 )  # fmt: skip
                 for j in range(leaves.size[of_cell]):
                     if in_leaf[j]:
                         of_leaf = opened[j, : in_leaf[j]]
                         leaf = leaves.first[of_cell] + j
+                        if not want.bounds and patches.precision.shape[1] == 0:
+                            near_enough = _near(
+                                leaf, of_leaf, patches, start, threshold, keys, sketches, scratch
+                            )
+                            of_leaf = of_leaf[:near_enough]
                         add_keys(leaf, of_leaf, patches, keys, want, scratch, results)
+
+
+@compiled
+def _near(
+    leaf: int,
+    queries: NDArray[np.int32],
+    patches: Patches,
+    start: Start,
+    threshold: NDArray[np.float32],
+    keys: KeyArrays,
+    sketches: Sketches,
+    scratch: Scratch,
+) -> int:
+    """Put first those queries for which a key of a leaf may count, by its sketches; gives their number."""
+    log_n = np.float32(math.log(keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]))
+    count = 0
+    for q in queries:
+        log_w = threshold[q] - _LESS + np.float32(start.log_z[q]) - log_n
+        distance = np.float32(math.sqrt(max(np.float32(0.0), np.float32(-2.0) * patches.sigma2 * log_w)))
+        if may_be_nearer(distance, leaf, patches, q, sketches, scratch):
+            queries[count] = q
+            count += 1
+    return count
 
 
 @compiled
@@ -209,13 +240,14 @@ def _visit(
     want: Wanted,
     block: Block,
     opened: NDArray[np.int32],
+    count: NDArray[np.int64],
     results: Results,
-) -> NDArray[np.int64]:
+) -> None:
     """List in `opened` the queries that open each group of a block, and add it to the sums of all others.
 
-    Gives the lengths of the lists.
+    `count` takes the lengths of the lists.
     """
-    count = np.zeros(LANES, np.int64)
+    count[:] = 0
     scores = block.scores
     first, end = groups.first[number], groups.first[number] + groups.size[number]
     load(block, groups, number, patches.sigma2)
@@ -223,18 +255,12 @@ def _visit(
     for q in queries:
         z = np.float32(start.log_z[q])
         score(patches, q, z, groups, number, block)
-        opening, seen = 0, 0
-        for k in range(LANES):
-            opening += 1 if scores[LOG_HIDDEN, k] > threshold[q] else 0
-            seen += 1 if scores[LOG_MASS, k] > _NOTHING else 0
-        if want.error:
-            for k in range(LANES):
-                seen += 1 if scores[LOG_HIDDEN, k] > _NOTHING else 0
-        nearest_is_here = first <= nearest[q] < end
-        if opening + seen == 0 and not nearest_is_here and not want.bounds:
+        opening = maximum(scores, LOG_HIDDEN * LANES) > threshold[q]
+        opening = opening or first <= nearest[q] < end or want.bounds
+        if not opening and not _counts(scores, want):
             continue
         hide(block)
-        if opening > 0 or nearest_is_here or want.bounds:
+        if opening:
             limit = np.float32(math.exp(min(threshold[q], np.float32(80.0))))
             for k in range(end - first):
                 opens = scores[HIDDEN, k] > limit or first + k == nearest[q]
@@ -249,12 +275,19 @@ def _visit(
                         add_bounds(results.bounds[q], about[q], most, scores[JENSEN, k], low, high)
                 if opens:
                     scores[KEPT, k] = np.float32(0.0)
+                    scores[LOG_MASS, k] = scores[LOG_HIDDEN, k] = ABSENT
                     opened[k, count[k]] = q
                     count[k] += 1
-                    seen -= 1 if scores[LOG_MASS, k] > _NOTHING else 0
-        if seen > 0:
+        if _counts(scores, want):
             if not targets_loaded and patches.precision.shape[1] == 0:
                 load_targets(block, groups, number)
                 targets_loaded = True
             add_closed(results.closed, q, patches, groups, number, block, want)
-    return count
+
+
+@compiled
+def _counts(scores: NDArray[np.float32], want: Wanted) -> bool:
+    """Whether a group that is not open holds anything, or may."""
+    return maximum(scores, LOG_MASS * LANES) > _NOTHING or (
+        want.error and maximum(scores, LOG_HIDDEN * LANES) > _NOTHING
+    )

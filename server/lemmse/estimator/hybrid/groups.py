@@ -19,6 +19,9 @@ __all__ = ["Groups", "Tree", "load_tree"]
 
 _TINY = 1e-30
 """Instead of variances that are 0, to be divided by."""
+_LEADING = 32, 0.4
+"""At least so many coordinates, and this share of them, are leading ones: along the others keys vary so
+little that one variance for all of them does, and that they say next to nothing about the target."""
 
 
 class Groups(NamedTuple):
@@ -30,14 +33,19 @@ class Groups(NamedTuple):
     """How many groups it holds, (B,)."""
     n: NDArray[np.float32]
     """Number of keys, (B, LANES)."""
-    spread: NDArray[np.float32]
-    """Mean key μ and variances D of each coordinate, and zeros up to an even one, (B, P, 2, LANES)."""
+    leading: NDArray[np.float32]
+    """Mean μ and variance D of each leading coordinate of the keys, and zeros up to an even one,
+    (B, R, 2, LANES)."""
+    others: NDArray[np.float32]
+    """Mean of the other coordinates, and zeros up to an even one, (B, P − R, LANES)."""
+    variance: NDArray[np.float32]
+    """Mean of their variances, (B, LANES)."""
     target: NDArray[np.float32]
     """Mean target t̄, (B, T, LANES)."""
     target_variance: NDArray[np.float32]
     """Variance of the target, (B, T, LANES)."""
     cross: NDArray[np.float32]
-    """Cov(t, v), and zeros as above, (B, T, P, LANES)."""
+    """Cov(t, v) of the leading coordinates, (B, T, R, LANES)."""
     isotropic: NDArray[np.float32]
     """Mean of the variances, and how many there are of any size, (ΣD)² / ΣD², (B, 2, LANES)."""
     low: NDArray[np.float32]
@@ -66,23 +74,22 @@ class Groups(NamedTuple):
             return np.moveaxis(lanes, 1, -1)
 
         p = moments.mean.shape[1]
-        spread = _zeros(len(first), p + p % 2, 2, LANES)
-        spread[:, :p, 0] = side_by_side(moments.mean)
-        variance = side_by_side(moments.variance)
-        spread[:, :p, 1] = variance
+        mean = _filled_up(side_by_side(moments.mean))
+        variance = _filled_up(side_by_side(moments.variance))
         square = np.square(variance).sum(axis=1)
         count = np.where(square > 0, np.square(variance.sum(axis=1)) / np.maximum(square, _TINY), 1)
-        cross = _zeros(len(first), moments.cross.shape[1], p + p % 2, LANES)
-        cross[:, :, :p] = side_by_side(moments.cross)
+        leading = _even(min(p, max(_LEADING[0], round(_LEADING[1] * p))))
         return cls(
             first=first,
             size=size,
             n=side_by_side(n.astype(np.float32)),
-            spread=spread,
+            leading=_aligned(np.stack([mean[:, :leading], variance[:, :leading]], axis=2)),
+            others=_aligned(mean[:, leading:]),
+            variance=_aligned(variance[:, leading:].sum(axis=1) / max(1, mean.shape[1] - leading)),
             target=np.ascontiguousarray(side_by_side(moments.target)),
             target_variance=np.ascontiguousarray(side_by_side(moments.target_variance)),
-            cross=cross,
-            isotropic=np.stack([variance.mean(axis=1), count], axis=1),
+            cross=_aligned(_filled_up(side_by_side(moments.cross), axis=2)[:, :, :leading]),
+            isotropic=np.stack([variance.sum(axis=1) / p, count], axis=1),
             low=moments.low,
             high=moments.high,
             target_low=moments.target_low,
@@ -91,12 +98,18 @@ class Groups(NamedTuple):
 
     def along_pixels(self, basis: Basis) -> "Groups":
         """The same groups with means, variances and covariances along the pixels."""
-        p = len(basis.mean)
-        spread, cross = _zeros(*self.spread.shape), _zeros(*self.cross.shape)
-        spread[:, :p, 0] = basis.mean[:, None] + basis.axes @ self.spread[:, :p, 0]
-        spread[:, :p, 1] = np.square(basis.axes) @ self.spread[:, :p, 1]
-        cross[:, :, :p] = basis.axes @ self.cross[:, :, :p]
-        return self._replace(spread=spread, cross=cross)
+        p, leading = len(basis.mean), min(len(basis.mean), self.leading.shape[1])
+        mean = np.concatenate([self.leading[:, :, 0], self.others], axis=1)[:, :p]
+        variance = np.broadcast_to(self.variance[:, None], mean.shape).copy()
+        variance[:, :leading] = self.leading[:, :leading, 1]
+        mean = basis.mean[:, None] + basis.axes @ mean
+        variance = np.square(basis.axes) @ variance
+        cross = basis.axes[:, :leading] @ self.cross[:, :, :leading]
+        return self._replace(
+            leading=_aligned(_filled_up(np.stack([mean, variance], axis=2))),
+            others=self.others[:, :0],
+            cross=_aligned(_filled_up(cross, axis=2)),
+        )
 
 
 class Tree(NamedTuple):
@@ -141,7 +154,18 @@ def _first_blocks(runs: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.cumsum([0, *-(-np.diff(runs) // LANES)])
 
 
-def _zeros(*shape: int) -> NDArray[np.float32]:
-    """Zeros that begin with a line of the cache: vectors across two lines take twice as long to load."""
-    zeros: NDArray[np.float32] = torch.zeros(shape).numpy()
-    return zeros
+def _even(number: int) -> int:
+    return number + number % 2
+
+
+def _filled_up(values: NDArray[np.float32], axis: int = 1) -> NDArray[np.float32]:
+    """The values and zeros up to an even number of them."""
+    fill = [(0, values.shape[axis] % 2 if i == axis else 0) for i in range(values.ndim)]
+    return np.pad(values, fill)
+
+
+def _aligned(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The values from the beginning of a line of the cache: vectors across two take twice as long to load."""
+    aligned: NDArray[np.float32] = torch.empty(values.shape).numpy()
+    aligned[:] = values
+    return aligned

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, exp2
+from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2
 from lemmse.estimator.hybrid.records import KeyArrays, Patches, Results, Wanted
-from lemmse.estimator.lanes import LANES, add_products, add_squares, dot
+from lemmse.estimator.lanes import LANES, add_products, add_weighted_squares, dot, maximum
 
 __all__ = ["Scratch", "add_keys", "key_scores", "scratch_of"]
 
@@ -25,13 +25,20 @@ class Scratch(NamedTuple):
     """log2 w of runs of LANES keys."""
     place: NDArray[np.int64]
     """First key of each run, and −1."""
+    sums: NDArray[np.float32]
+    """(LANES,)."""
 
 
-@compiled
+@compiled_to_allocate
 def scratch_of(keys: KeyArrays, p: int) -> Scratch:
     """What the keys of the largest leaf can be scored in; a leaf may reach over the edges of tiles."""
     runs = keys.longest // LANES + 3
-    return Scratch(aligned(p + 2), aligned(runs * LANES).reshape(runs, LANES), np.empty(runs + 1, np.int64))
+    return Scratch(
+        aligned(p + 2),
+        aligned(runs * LANES).reshape(runs, LANES),
+        np.empty(runs + 1, np.int64),
+        aligned(LANES),
+    )
 
 
 @compiled
@@ -58,7 +65,7 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
         while first < end:
             row = keys.offsets[tile] + first - keys.edges[tile]
             if weights > 0:
-                add_squares(
+                add_weighted_squares(
                     centred, patches.precision, q * weights, keys.features, row, stride, weights,
                     scores, run * LANES,
                 )  # fmt: skip
@@ -68,7 +75,7 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
             for k in range(LANES):
                 score = scale * (scores[run, k] - square) if k < count else ABSENT
                 scores[run, k] = score
-                score_max = max(score_max, score)
+            score_max = max(score_max, maximum(scores, run * LANES))
             scratch.place[run] = first
             first += count
             run += 1

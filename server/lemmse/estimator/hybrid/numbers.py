@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ABSENT", "LOG2_E", "aligned", "compiled", "exp2", "log"]
+__all__ = ["ABSENT", "LOG2_E", "aligned", "compiled", "compiled_to_allocate", "exp2", "log"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -17,14 +17,28 @@ ABSENT = np.float32(-1e30)
 """Logarithm of the weight of a lane that holds nothing."""
 _FLOOR = np.float32(-60.0)
 """Exponents of 2 are clamped to this, so that neither weights nor their squares are denormals."""
-_FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn", "nnan"}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn", "nnan"},
+    "error_model": "numpy",
+    "cache": True,
+}
 """Sums may be taken in any order, which vector instructions need; infinities keep their meaning."""
+_NO_CALLS: dict[str, Any] = {"forceinline": True, "_nrt": False}
+"""Passing as many arrays to a function, and counting who holds them, takes longer than what it adds up."""
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile a function at its first call; it lets go of the interpreter's lock."""
-    compile_it = numba.njit(nogil=True, fastmath=_FASTMATH, error_model="numpy", cache=True)
-    return cast(_Function, compile_it(function))
+    """Compile a function at its first call, and into those that call it; it may make no arrays.
+
+    It lets go of the interpreter's lock.
+    """
+    return cast(_Function, numba.njit(**_OPTIONS, **_NO_CALLS)(function))
+
+
+def compiled_to_allocate(function: _Function) -> _Function:
+    """As `compiled`, for a function that makes arrays."""
+    return cast(_Function, numba.njit(**_OPTIONS)(function))
 
 
 @compiled
@@ -69,7 +83,7 @@ def log(x: np.float32) -> np.float32:
     return result
 
 
-@compiled
+@compiled_to_allocate
 def aligned(n: int) -> NDArray[np.float32]:
     """N zeros that start a line of the cache: loads across lines take twice as long."""
     space = np.zeros(n + 16, np.float32)

@@ -17,6 +17,8 @@ class Patches(NamedTuple):
     """Along the pixels, filled up with zeros, (Q, P or more)."""
     extent: NDArray[np.float32]
     """Leading coordinates, and the norm of the others, (Q, E)."""
+    rest: NDArray[np.float32]
+    """Norm of the coordinates that sketches do not have, (Q,)."""
     sigma2: np.float32
     """σ² of white noise; 1 where each pixel has a precision."""
     precision: NDArray[np.float32]

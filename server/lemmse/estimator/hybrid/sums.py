@@ -29,6 +29,7 @@ from torch import Tensor
 from lemmse.estimator.hybrid.descent import descend, probe
 from lemmse.estimator.hybrid.groups import Tree
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
+from lemmse.estimator.hybrid.sketches import SKETCHED, Sketches, sketch
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
@@ -72,6 +73,11 @@ class Descent:
             leaf_tile=np.searchsorted(edges, leaf_keys[:-1], side="right") - 1,
             longest=int(np.diff(leaf_keys).max()),
         )
+
+    @cached_property
+    def sketches(self) -> Sketches:
+        """Their sketches."""
+        return sketch(self.keys, self.basis, self.tree.leaf_keys)
 
     @cached_property
     def pixel_tree(self) -> Tree:
@@ -161,7 +167,7 @@ def _block_sums(
 ) -> PosteriorSums:
     tree, keys = descent.tree if queries.is_white else descent.pixel_tree, descent.key_arrays
     count, t_length, parts = len(queries), descent.keys.t_length, torch.get_num_threads()
-    patches = _patches(queries, descent.basis)
+    patches, sketches = _patches(queries, descent.basis), descent.sketches
     start = Start(
         log_z=np.empty(count),
         cell=np.full(count, -1),
@@ -183,7 +189,7 @@ def _block_sums(
     ]
     descent.each_part(
         lambda part, parts: descend(
-            part, parts, patches, start, threshold, tree, stratum, keys, h,
+            part, parts, patches, start, threshold, tree, stratum, keys, sketches, h,
             Wanted(want.variance, want.ess, want.error, want.bounds), results[part],
         )
     )  # fmt: skip
@@ -196,10 +202,12 @@ def _patches(queries: Queries, basis: Basis) -> Patches:
         # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
         rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
         rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
+        leading = min(SKETCHED, rotated.shape[1] - rotated.shape[1] % 2)
         return Patches(
             u=_filled(rotated, 2),
             pixels=_filled(u.numpy(), _REDUCED),
             extent=np.column_stack([rotated[:, :LEADING], rest]),
+            rest=np.linalg.norm(rotated[:, leading:], axis=1),
             sigma2=np.float32(1 / float(queries.precision)),
             precision=np.empty((len(u), 0), np.float32),
         )
@@ -209,6 +217,7 @@ def _patches(queries: Queries, basis: Basis) -> Patches:
         u=_filled(u.numpy(), 2),
         pixels=_filled(u.numpy(), _REDUCED),
         extent=np.empty((len(u), 0), np.float32),
+        rest=np.empty(0, np.float32),
         sigma2=np.float32(1),
         precision=_filled(precision.numpy(), 2),
     )

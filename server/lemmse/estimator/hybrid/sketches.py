@@ -1,0 +1,136 @@
+"""Sketches of keys: leading coordinates in a byte each, from which follows how near a key can be.
+
+    ‖u − v‖² ≥ (‖a − c‖ − e)² + (‖u‖_rest − ‖v‖_rest)²
+
+for the leading coordinates a of a query, c of a key as a byte has them, what these are off by at most, e, and
+the norms of the other coordinates, which differ by no more than the vectors do. A sketch is a tenth of its
+key, and reading the keys of a leaf takes longer than all sums over them. At low noise, where one or a few
+keys hold the posterior, next to none of the others is read.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.estimator.hybrid.leaves import Scratch
+from lemmse.estimator.hybrid.numbers import compiled
+from lemmse.estimator.hybrid.records import Patches
+from lemmse.estimator.keys import Keys
+from lemmse.estimator.lanes import LANES, add_squares, maximum
+from lemmse.index import Basis
+
+__all__ = ["SKETCHED", "Sketches", "may_be_nearer", "sketch"]
+
+SKETCHED = 24
+"""Leading coordinates in a sketch."""
+_FULL = 127
+_ABSENT = np.float32(1e15)
+"""Norm of what is not there."""
+_RUN = 1 << 17
+"""Keys to sketch at once."""
+
+
+class Sketches(NamedTuple):
+    """Sketches of the keys of L leaves, R leading coordinates of each, in runs of LANES keys."""
+
+    first: NDArray[np.int64]
+    """First run of each leaf, and the number of runs N, (L + 1,)."""
+    centre: NDArray[np.float32]
+    """What the leading coordinates are counted from, (L, R)."""
+    step: NDArray[np.float32]
+    """In these steps, (L,)."""
+    off: NDArray[np.float32]
+    """What the leading coordinates of a key of the leaf are off by at most, a distance, (L,)."""
+    steps: NDArray[np.int8]
+    """(N, R, LANES)."""
+    rest: NDArray[np.float32]
+    """Norm of the other coordinates, (N, LANES)."""
+
+
+def sketch(keys: Keys, basis: Basis, leaf_keys: NDArray[np.int64]) -> Sketches:
+    """Sketch all keys, leaf by leaf."""
+    leaves, p = len(leaf_keys) - 1, keys.p_length
+    leading = min(SKETCHED, p - p % 2)
+    first = np.cumsum([0, *-(-np.diff(leaf_keys) // LANES)])
+    sketches = Sketches(
+        first=first,
+        centre=np.empty((leaves, leading), np.float32),
+        step=np.empty(leaves, np.float32),
+        off=np.empty(leaves, np.float32),
+        steps=np.zeros((first[-1], leading, LANES), np.int8),
+        rest=np.full((first[-1], LANES), _ABSENT),
+    )
+    leaf = 0
+    while leaf < leaves:
+        stop = max(leaf + 1, int(np.searchsorted(leaf_keys, leaf_keys[leaf] + _RUN, side="right")) - 1)
+        tile = keys.run(int(leaf_keys[leaf]), int(leaf_keys[stop]))
+        v = basis.rotate((tile.features[:-1] + tile.centre[:, None]).numpy().T)
+        _sketch(v[:, :leading], np.linalg.norm(v[:, leading:], axis=1), leaf_keys, leaf, stop, sketches)
+        leaf = stop
+    return sketches
+
+
+@compiled
+def _sketch(
+    v: NDArray[np.float32],
+    rest: NDArray[np.float32],
+    leaf_keys: NDArray[np.int64],
+    leaf: int,
+    stop: int,
+    sketches: Sketches,
+) -> None:
+    """Sketch the keys of leaves leaf … stop − 1, whose leading coordinates are the rows of v."""
+    base = leaf_keys[leaf]
+    for number in range(leaf, stop):
+        begin, end = leaf_keys[number] - base, leaf_keys[number + 1] - base
+        centre = sketches.centre[number]
+        largest = np.float32(0.0)
+        for i in range(v.shape[1]):
+            low, high = v[begin, i], v[begin, i]
+            for k in range(begin, end):
+                low, high = min(low, v[k, i]), max(high, v[k, i])
+            centre[i] = np.float32(0.5) * (low + high)
+            largest = max(largest, np.float32(0.5) * (high - low))
+        step = max(largest, np.float32(1e-6)) / np.float32(_FULL)
+        off = np.float32(0.0)
+        for k in range(begin, end):
+            run, lane = sketches.first[number] + (k - begin) // LANES, (k - begin) % LANES
+            square = np.float32(0.0)
+            for i in range(v.shape[1]):
+                x = v[k, i] - centre[i]
+                steps = round(x / step)
+                sketches.steps[run, i, lane] = steps
+                square += (x - step * steps) ** 2
+            off = max(off, square)
+            sketches.rest[run, lane] = rest[k]
+        sketches.step[number] = step
+        sketches.off[number] = np.float32(math.sqrt(off))
+
+
+@compiled
+def may_be_nearer(
+    distance: np.float32, leaf: int, patches: Patches, q: int, sketches: Sketches, scratch: Scratch
+) -> bool:
+    """Whether a key of a leaf may be nearer to a query than a distance m > 0.
+
+    For the leading coordinates, l = ‖a − c‖, this takes  (l − e)² ≥ l² (1 − e/m) − e m + e², equal at l = m.
+    """
+    x, sums, leading = scratch.centred, scratch.sums, sketches.centre.shape[1]
+    step, off = sketches.step[leaf], sketches.off[leaf]
+    inverse = np.float32(1.0) / step
+    for i in range(leading):
+        x[i] = (patches.u[q, i] - sketches.centre[leaf, i]) * inverse
+    slope = step * step * (np.float32(1.0) - off / distance)
+    if slope <= np.float32(0.0):
+        return True
+    limit = distance * distance + off * distance - off * off
+    for run in range(sketches.first[leaf], sketches.first[leaf + 1]):
+        add_squares(x, 0, sketches.steps, run * leading * LANES, leading, sums, 0)
+        for k in range(LANES):
+            rest = patches.rest[q] - sketches.rest[run, k]
+            sums[k] = limit - slope * sums[k] - rest * rest
+        if maximum(sums, 0) > np.float32(0.0):
+            return True
+    return False
