@@ -134,14 +134,20 @@ class Keys:
         rows = self.features[self.offsets[i] : self.offsets[i + 1]].view(self.p_length + 1, -1)
         return Tile(start, self.centres[i], rows[:, : stop - start], self.moments[:, start:stop])
 
+    def parts(self, start: int, stop: int) -> Iterator[Tile]:
+        """The keys start … stop − 1, as the tiles that they lie in have them."""
+        for i in range(bisect_right(self.edges, start) - 1, bisect_left(self.edges, stop)):
+            tile = self._tile(i)
+            first, last = max(start, self.edges[i]), min(stop, self.edges[i + 1])
+            columns = slice(first - tile.first, last - tile.first)
+            yield Tile(first, tile.centre, tile.features[:, columns], tile.moments[:, columns])
+
     def run(self, start: int, stop: int) -> Tile:
         """The keys start … stop − 1 as a tile of their own."""
         features = self.features.new_empty(self.p_length + 1, stop - start)
-        for i in range(bisect_right(self.edges, start) - 1, bisect_left(self.edges, stop)):
-            first, last = max(start, self.edges[i]), min(stop, self.edges[i + 1])
-            tile = self._tile(i)
-            part = tile.features[:-1, first - tile.first : last - tile.first]
-            features[:-1, first - start : last - start] = part + tile.centre[:, None]
+        for part in self.parts(start, stop):
+            columns = features[:-1, part.first - start :][:, : part.features.shape[1]]
+            torch.add(part.features[:-1], part.centre[:, None], out=columns)
         return Tile(start, _centre(features), features, self.moments[:, start:stop])
 
     def moments_of(self, key: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from lemmse.estimator.hybrid.blocks import (
     LOG_HIDDEN,
     LOG_MASS,
     LOG_N,
+    S_MAX,
     Block,
+    S,
     add_closed,
     block_of,
     hide,
@@ -35,6 +37,8 @@ __all__ = ["descend", "probe"]
 
 _NOTHING = np.float32(-16.0)
 """A closed group of less than e^−16 of the weight is passed over."""
+_FEW = np.float32(3.0)
+"""The keys of a leaf that holds less than e^−3 of the weight say little about all of it."""
 _LESS = np.float32(3.0)
 """The keys of a leaf are passed over where they hold less than e^−3 of what a closed group may hide."""
 
@@ -97,15 +101,17 @@ def probe(
             for place in order[begin:end]:
                 j = place // near.cells
                 score(patches, first_query + j, np.float32(0.0), leaves, number, block)
+                little = np.float32(np.float64(largest[j]) + math.log(total[j])) - _FEW
                 for k in range(leaves.size[number]):
-                    _insert(leaf_mass, near_leaf, j, scores[LOG_MASS, k], leaves.first[number] + k)
+                    if scores[LOG_MASS, k] > little or scores[S, k] > block.constants[S_MAX, k]:
+                        _insert(leaf_mass, near_leaf, j, scores[LOG_MASS, k], leaves.first[number] + k)
         begin = end
     for j in range(count):
         q = first_query + j
         reference = np.float64(largest[j])
         heaviest = -np.inf
-        for nearest in near_leaf[j]:
-            leaf = int(nearest)
+        for k in range(near.leaves):
+            leaf = near_leaf[j, k]
             if leaf < 0:
                 continue
             n = keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]
@@ -116,8 +122,8 @@ def probe(
             w = np.float32(0.0)
             run = 0
             while scratch.place[run] >= 0:
-                for k in range(LANES):
-                    w += exp2(scratch.scores[run, k] - score_max)
+                for lane in range(LANES):
+                    w += exp2(scratch.scores[run, lane] - score_max)
                 run += 1
             log_max = np.float64(score_max) / np.float64(LOG2_E)
             if log_max > heaviest:

@@ -12,6 +12,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lemmse.estimator.hybrid.leaves import Scratch
@@ -25,7 +26,9 @@ __all__ = ["SKETCHED", "Sketches", "may_be_nearer", "sketch"]
 
 SKETCHED = 24
 """Leading coordinates in a sketch."""
-_FULL = 127
+_FULL = np.float32(127)
+_TINY = np.float32(1e-6)
+"""Instead of the extent of a leaf of equal keys, to be divided by."""
 _ABSENT = np.float32(1e15)
 """Norm of what is not there."""
 _RUN = 1 << 17
@@ -62,12 +65,17 @@ def sketch(keys: Keys, basis: Basis, leaf_keys: NDArray[np.int64]) -> Sketches:
         steps=np.zeros((first[-1], leading, LANES), np.int8),
         rest=np.full((first[-1], LANES), _ABSENT),
     )
+    axes = torch.from_numpy(basis.axes.T.copy())
     leaf = 0
     while leaf < leaves:
         stop = max(leaf + 1, int(np.searchsorted(leaf_keys, leaf_keys[leaf] + _RUN, side="right")) - 1)
-        tile = keys.run(int(leaf_keys[leaf]), int(leaf_keys[stop]))
-        v = basis.rotate((tile.features[:-1] + tile.centre[:, None]).numpy().T)
-        _sketch(v[:, :leading], np.linalg.norm(v[:, leading:], axis=1), leaf_keys, leaf, stop, sketches)
+        coordinates = []
+        for part in keys.parts(int(leaf_keys[leaf]), int(leaf_keys[stop])):
+            centre = axes @ (part.centre - torch.from_numpy(basis.mean))
+            coordinates.append(torch.addmm(centre[:, None], axes, part.features[:-1]))
+        v = torch.cat(coordinates, dim=1)
+        rest = torch.linalg.vector_norm(v[leading:], dim=0)
+        _sketch(v[:leading].numpy(), rest.numpy(), leaf_keys, leaf, stop, sketches)
         leaf = stop
     return sketches
 
@@ -81,32 +89,32 @@ def _sketch(
     stop: int,
     sketches: Sketches,
 ) -> None:
-    """Sketch the keys of leaves leaf … stop − 1, whose leading coordinates are the rows of v."""
+    """Sketch the keys of leaves leaf … stop − 1, whose leading coordinates are the columns of v."""
     base = leaf_keys[leaf]
     for number in range(leaf, stop):
-        begin, end = leaf_keys[number] - base, leaf_keys[number + 1] - base
+        begin, end, first = leaf_keys[number] - base, leaf_keys[number + 1] - base, sketches.first[number]
         centre = sketches.centre[number]
-        largest = np.float32(0.0)
-        for i in range(v.shape[1]):
-            low, high = v[begin, i], v[begin, i]
+        largest = _TINY
+        for i in range(len(v)):
+            low, high = v[i, begin], v[i, begin]
             for k in range(begin, end):
-                low, high = min(low, v[k, i]), max(high, v[k, i])
+                low, high = min(low, v[i, k]), max(high, v[i, k])
             centre[i] = np.float32(0.5) * (low + high)
             largest = max(largest, np.float32(0.5) * (high - low))
-        step = max(largest, np.float32(1e-6)) / np.float32(_FULL)
+        step = largest / _FULL
+        sketches.step[number] = step
         off = np.float32(0.0)
         for k in range(begin, end):
-            run, lane = sketches.first[number] + (k - begin) // LANES, (k - begin) % LANES
-            square = np.float32(0.0)
-            for i in range(v.shape[1]):
-                x = v[k, i] - centre[i]
-                steps = round(x / step)
-                sketches.steps[run, i, lane] = steps
-                square += (x - step * steps) ** 2
-            off = max(off, square)
+            run, lane = first + (k - begin) // LANES, (k - begin) % LANES
             sketches.rest[run, lane] = rest[k]
-        sketches.step[number] = step
-        sketches.off[number] = np.float32(math.sqrt(off))
+            square = np.float32(0.0)
+            for i in range(len(v)):
+                x = (v[i, k] - centre[i]) / step
+                steps = np.float32(np.rint(x))
+                sketches.steps[run, i, lane] = np.int8(steps)
+                square += (x - steps) ** 2
+            off = max(off, square)
+        sketches.off[number] = step * np.float32(math.sqrt(off))
 
 
 @compiled
