@@ -40,7 +40,7 @@ THRESHOLDS = (
 _Row = tuple[float, ...]
 _IMAGES = 16
 _QUERIES = 1024
-_LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 4096
+_LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 2048
 """Up to this σ few patches make all of the difference, so that many of many images must be seen."""
 _MARGIN = 0.75
 """A threshold promises what one higher by this was seen to reach: a sample may hold none of the few patches

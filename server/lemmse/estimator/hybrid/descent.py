@@ -45,8 +45,7 @@ _LESS = np.float32(3.0)
 
 @compiled_to_allocate
 def probe(
-    part: int,
-    parts: int,
+    queries: NDArray[np.int32],
     patches: Patches,
     tree: Tree,
     stratum: int,
@@ -54,14 +53,13 @@ def probe(
     near: Near,
     start: Start,
 ) -> None:
-    """Fill what is known before anything is opened, of every parts-th run of queries.
+    """Fill what is known of some queries before anything is opened.
 
     log_z is the log of the sum over the keys of the most promising leaves of the most promising cells, and
     over all cells by their moments as far as these can be trusted: h(s) counts up to `trust`.
     """
     cells, leaves = tree.cells, tree.leaves
-    first_query, end_query = part * len(start.leaf) // parts, (part + 1) * len(start.leaf) // parts
-    count, sigma2 = end_query - first_query, patches.sigma2
+    count, sigma2 = len(queries), patches.sigma2
     block = block_of(cells)
     scores, trusted = block.scores, aligned(LANES)
     cell_mass = np.full((count, near.cells), ABSENT)
@@ -71,7 +69,7 @@ def probe(
     for number in range(tree.strata_blocks[stratum], tree.strata_blocks[stratum + 1]):
         load(block, cells, number, sigma2)
         for j in range(count):
-            score(patches, first_query + j, np.float32(0.0), cells, number, block)
+            score(patches, queries[j], np.float32(0.0), cells, number, block)
             for k in range(LANES):
                 trusted[k] = min(scores[LOG_MASS, k], scores[JENSEN, k] + near.trust)
             top = maximum(trusted, 0)
@@ -100,14 +98,14 @@ def probe(
             load(block, leaves, number, sigma2)
             for place in order[begin:end]:
                 j = place // near.cells
-                score(patches, first_query + j, np.float32(0.0), leaves, number, block)
+                score(patches, queries[j], np.float32(0.0), leaves, number, block)
                 little = np.float32(np.float64(largest[j]) + math.log(total[j])) - _FEW
                 for k in range(leaves.size[number]):
                     if scores[LOG_MASS, k] > little or scores[S, k] > block.constants[S_MAX, k]:
                         _insert(leaf_mass, near_leaf, j, scores[LOG_MASS, k], leaves.first[number] + k)
         begin = end
     for j in range(count):
-        q = first_query + j
+        q = queries[j]
         reference = np.float64(largest[j])
         heaviest = -np.inf
         for k in range(near.leaves):
@@ -157,8 +155,7 @@ def _insert(
 
 @compiled_to_allocate
 def descend(
-    part: int,
-    parts: int,
+    queries: NDArray[np.int32],
     patches: Patches,
     start: Start,
     threshold: NDArray[np.float32],
@@ -170,41 +167,39 @@ def descend(
     want: Wanted,
     results: Results,
 ) -> None:
-    """Sum every parts-th block of cells for all queries, opening cells into leaves and leaves into keys.
+    """Sum the groups of a stratum for some queries, opening cells into leaves and leaves into keys.
 
     Where bounds are wanted, groups are opened for what they can hold at most, and what stays closed is
     bounded about the means h, (Q, T).
     """
     cells, leaves = tree.cells, tree.leaves
-    count = len(patches.u)
     block = block_of(cells)
     scratch = scratch_of(keys, patches.pixels.shape[1])
-    everyone = np.arange(count).astype(np.int32)
-    inside = np.empty((LANES, count), np.int32)
-    opened = np.empty((LANES, count), np.int32)
+    inside = np.empty((LANES, len(queries)), np.int32)
+    opened = np.empty((LANES, len(queries)), np.int32)
     in_cell, in_leaf = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
-    for number in range(tree.strata_blocks[stratum] + part, tree.strata_blocks[stratum + 1], parts):
+    for number in range(tree.strata_blocks[stratum], tree.strata_blocks[stratum + 1]):
         _visit(
-            cells, number, everyone, patches, start, start.cell, threshold, about, want, block, inside,
+            cells, number, queries, patches, start.cell, threshold, about, want, block, inside,
             in_cell, results,
         )  # fmt: skip
         for k in range(cells.size[number]):
-            queries = inside[k, : in_cell[k]]
-            if len(queries) == 0:
+            of_cell = inside[k, : in_cell[k]]
+            if len(of_cell) == 0:
                 continue
             cell = cells.first[number] + k
-            for of_cell in range(tree.cell_blocks[cell], tree.cell_blocks[cell + 1]):
+            for below in range(tree.cell_blocks[cell], tree.cell_blocks[cell + 1]):
                 _visit(
-                    leaves, of_cell, queries, patches, start, start.leaf, threshold, about, want, block,
+                    leaves, below, of_cell, patches, start.leaf, threshold, about, want, block,
                     opened, in_leaf, results,
                 )  # fmt: skip
-                for j in range(leaves.size[of_cell]):
+                for j in range(leaves.size[below]):
                     if in_leaf[j]:
                         of_leaf = opened[j, : in_leaf[j]]
-                        leaf = leaves.first[of_cell] + j
+                        leaf = leaves.first[below] + j
                         if not want.bounds and patches.precision.shape[1] == 0:
                             near_enough = _near(
-                                leaf, of_leaf, patches, start, threshold, keys, sketches, scratch
+                                leaf, of_leaf, patches, results.log_z, threshold, keys, sketches, scratch
                             )
                             of_leaf = of_leaf[:near_enough]
                         add_keys(leaf, of_leaf, patches, keys, want, scratch, results)
@@ -215,7 +210,7 @@ def _near(
     leaf: int,
     queries: NDArray[np.int32],
     patches: Patches,
-    start: Start,
+    log_z: NDArray[np.float64],
     threshold: NDArray[np.float32],
     keys: KeyArrays,
     sketches: Sketches,
@@ -225,7 +220,7 @@ def _near(
     log_n = np.float32(math.log(keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]))
     count = 0
     for q in queries:
-        log_w = threshold[q] - _LESS + np.float32(start.log_z[q]) - log_n
+        log_w = threshold[q] - _LESS + np.float32(log_z[q]) - log_n
         distance = np.float32(math.sqrt(max(np.float32(0.0), np.float32(-2.0) * patches.sigma2 * log_w)))
         if may_be_nearer(distance, leaf, patches, q, sketches, scratch):
             queries[count] = q
@@ -239,7 +234,6 @@ def _visit(
     number: int,
     queries: NDArray[np.int32],
     patches: Patches,
-    start: Start,
     nearest: NDArray[np.int64],
     threshold: NDArray[np.float32],
     about: NDArray[np.float64],
@@ -259,7 +253,7 @@ def _visit(
     load(block, groups, number, patches.sigma2)
     targets_loaded = False
     for q in queries:
-        z = np.float32(start.log_z[q])
+        z = np.float32(results.log_z[q])
         score(patches, q, z, groups, number, block)
         opening = maximum(scores, LOG_HIDDEN * LANES) > threshold[q]
         opening = opening or first <= nearest[q] < end or want.bounds

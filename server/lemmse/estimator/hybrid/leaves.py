@@ -16,6 +16,10 @@ _NEGLIGIBLE = -30.0
 """Keys that weigh less than e^−30 of the heaviest do not show."""
 
 
+_MORE = 0.1
+"""What is known of log Σ w is corrected by no less."""
+
+
 class Scratch(NamedTuple):
     """What the keys of a leaf are scored in."""
 
@@ -126,3 +130,19 @@ def add_keys(
                     scores[run, k] *= scores[run, k]
                 opened[q, rows] += factor * factor * dot(scores, run * LANES, keys.moments, place[run])
             run += 1
+        log_sum = results.opened_max[q] + math.log(opened[q, 0])
+        if log_sum > results.log_z[q] + _MORE:
+            _raise(q, np.float64(np.float32(log_sum)), results)  # as the scores of groups will see it
+
+
+@compiled
+def _raise(q: int, log_z: np.float64, results: Results) -> None:
+    """Take sums over closed groups of a query relative to more weight."""
+    t_length = (results.opened.shape[1] - 2) // 2
+    shrink = math.exp(results.log_z[q] - log_z)
+    results.log_z[q] = log_z
+    for c in range(1 + 2 * t_length):
+        results.closed[q, c] *= shrink
+        results.bounds[q, c] *= shrink
+    for c in range(1 + 2 * t_length, 3 + 4 * t_length):
+        results.closed[q, c] *= shrink * shrink

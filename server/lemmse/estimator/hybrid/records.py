@@ -84,8 +84,10 @@ class Wanted(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Sums of one part of the groups."""
+    """Sums over the groups and keys of a stratum."""
 
+    log_z: NDArray[np.float64]
+    """About log Σ w, as far as is known: it rises where keys are found that weigh more, (Q,)."""
     closed: NDArray[np.float64]
     """Of closed groups, relative to e^log_z: Σ w (1, t, t²), Σ w², Σ a² (1, t, t²), (Q, 3 + 4T)."""
     bounds: NDArray[np.float64]

@@ -37,13 +37,15 @@ from lemmse.estimator.work import Cancel, never, stop_if
 from lemmse.index import Basis
 from lemmse.index.moments import LEADING
 
-__all__ = ["Descent", "hybrid_sums"]
+__all__ = ["Descent", "as_patches", "hybrid_sums"]
 
 _BLOCK = 2048
 """Queries to treat together: the more there are, the more of them share a leaf."""
+_STRIP = 32
+"""Queries in a row that one thread takes at most."""
 _REDUCED = 64
 """Numbers that one round of a compiled sum takes; an odd end would take longer than zeros up to there."""
-_NEAR = Near(cells=4, leaves=8, keys=4096, trust=np.float32(2.0))
+_NEAR = Near(cells=8, leaves=16, keys=4096, trust=np.float32(2.0))
 _RELAX = 2.0
 """First step of the threshold towards less work, for queries beyond their budget; steps double."""
 
@@ -88,10 +90,12 @@ class Descent:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="hybrid")
 
-    def each_part(self, function: Callable[[int, int], None]) -> None:
-        """Call function(part, parts) for all parts, as many at once as there are threads."""
-        parts = torch.get_num_threads()
-        for _ in self._pool.map(function, range(parts), [parts] * parts):
+    def share(self, work: Callable[[NDArray[np.int32]], None], count: int) -> None:
+        """Call work(queries) for shares of `count` queries, as many at once as there are threads."""
+        threads = torch.get_num_threads()
+        strip = max(1, min(_STRIP, count // threads))  # neighbours are alike, and as much work
+        share = np.arange(count, dtype=np.int32) // strip % threads
+        for _ in self._pool.map(work, (np.flatnonzero(share == i).astype(np.int32) for i in range(threads))):
             pass
 
 
@@ -166,8 +170,8 @@ def _block_sums(
     want: Want,
 ) -> PosteriorSums:
     tree, keys = descent.tree if queries.is_white else descent.pixel_tree, descent.key_arrays
-    count, t_length, parts = len(queries), descent.keys.t_length, torch.get_num_threads()
-    patches, sketches = _patches(queries, descent.basis), descent.sketches
+    count, t_length = len(queries), descent.keys.t_length
+    patches, sketches = as_patches(queries, descent.basis), descent.sketches
     start = Start(
         log_z=np.empty(count),
         cell=np.full(count, -1),
@@ -175,28 +179,28 @@ def _block_sums(
         touched=np.zeros(count, np.int64),
     )
     near = _NEAR if budget is None else _NEAR._replace(keys=min(_NEAR.keys, budget // 2))
-    descent.each_part(lambda part, parts: probe(part, parts, patches, tree, stratum, keys, near, start))
+    descent.share(lambda some: probe(some, patches, tree, stratum, keys, near, start), count)
     h = np.zeros((count, t_length)) if about is None else about.numpy()
-    results = [
-        Results(
-            closed=np.zeros((count, 3 + 4 * t_length)),
-            bounds=np.zeros((count, 1 + 2 * t_length)),
-            opened_max=np.full(count, -np.inf),
-            opened=np.zeros((count, 2 + 2 * t_length)),
-            touched=np.zeros(count, np.int64),
-        )
-        for _ in range(parts)
-    ]
-    descent.each_part(
-        lambda part, parts: descend(
-            part, parts, patches, start, threshold, tree, stratum, keys, sketches, h,
-            Wanted(want.variance, want.ess, want.error, want.bounds), results[part],
-        )
-    )  # fmt: skip
-    return _collected(start, results, t_length, want, about)
+    wanted = Wanted(want.variance, want.ess, want.error, want.bounds)
+    results = Results(
+        log_z=start.log_z,
+        closed=np.zeros((count, 3 + 4 * t_length)),
+        bounds=np.zeros((count, 1 + 2 * t_length)),
+        opened_max=np.full(count, -np.inf),
+        opened=np.zeros((count, 2 + 2 * t_length)),
+        touched=start.touched,
+    )
+    descent.share(
+        lambda some: descend(
+            some, patches, start, threshold, tree, stratum, keys, sketches, h, wanted, results
+        ),
+        count,
+    )
+    return _collected(results, t_length, want, about)
 
 
-def _patches(queries: Queries, basis: Basis) -> Patches:
+def as_patches(queries: Queries, basis: Basis) -> Patches:
+    """Queries as the compiled loops take them."""
     u = queries.u
     if queries.is_white:
         # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
@@ -229,32 +233,25 @@ def _filled(values: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(filled)  # the compiled loops take it flat
 
 
-def _collected(
-    start: Start, results: list[Results], t_length: int, want: Want, about: Tensor | None
-) -> PosteriorSums:
-    """The sums of all parts, closed groups and keys, of which what is wanted."""
-    count, rows, error_rows = len(start.log_z), want.rows(t_length), 1 + 2 * t_length
-    closed = torch.from_numpy(sum(part.closed for part in results))
-    bounds = torch.from_numpy(sum(part.bounds for part in results))
-    empty = PosteriorSums.empty(count, t_length, want, torch.device("cpu"))
-    log_z = torch.from_numpy(start.log_z)
-    total = replace(
+def _collected(results: Results, t_length: int, want: Want, about: Tensor | None) -> PosteriorSums:
+    """The sums over closed groups and over keys, of which what is wanted."""
+    rows, error_rows = want.rows(t_length), 1 + 2 * t_length
+    empty = PosteriorSums.empty(len(results.log_z), t_length, want, torch.device("cpu"))
+    closed, bounds, opened = map(torch.from_numpy, (results.closed, results.bounds, results.opened))
+    something = (closed[:, 0] > 0) | (bounds != 0).any(dim=1)
+    of_groups = replace(
         empty,
-        log_max=log_z.where((closed[:, 0] > 0) | (bounds != 0).any(dim=1), -torch.inf),
+        log_max=torch.from_numpy(results.log_z).where(something, -torch.inf),
         moments=closed[:, :rows],
         w2=closed[:, error_rows : error_rows + want.ess],
         doubt=closed[:, 1 + error_rows :][:, : error_rows * want.error],
         bounds=bounds[:, : error_rows * want.bounds],
-        touched=torch.from_numpy(start.touched),
     )
-    for part in results:
-        opened = torch.from_numpy(part.opened)
-        of_keys = replace(
-            empty,
-            log_max=torch.from_numpy(part.opened_max),
-            moments=opened[:, :rows],
-            w2=opened[:, error_rows : error_rows + want.ess],
-            touched=torch.from_numpy(part.touched),
-        )
-        total = total.merge(of_keys.certain(t_length, want, about))
-    return total
+    of_keys = replace(
+        empty,
+        log_max=torch.from_numpy(results.opened_max),
+        moments=opened[:, :rows],
+        w2=opened[:, error_rows : error_rows + want.ess],
+        touched=torch.from_numpy(results.touched),
+    )
+    return of_groups.merge(of_keys.certain(t_length, want, about))
