@@ -34,7 +34,7 @@ from lemmse.index import Calibration, Images, Index, build, open_index
 from lemmse.index.sources import intensities, iterate, open_source
 
 SIGMAS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-ACCURACIES = (48.0, 52.0, 60.0)
+ACCURACIES = (48.0, 52.0, 54.0, 60.0)
 BATCH, BATCH_ACCURACY = 16, 52.0
 ROUNDING = 1e-5
 """What an answer in float32 adds to its estimated error."""

@@ -9,6 +9,7 @@ import torch
 
 from lemmse.builder.calibrate import calibrate
 from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
+from lemmse.estimator.hybrid.descent import descend, probe
 from lemmse.estimator.local import Local
 from lemmse.index import build, open_index
 from lemmse.index.errors import Cancelled, InvalidArgument
@@ -342,3 +343,14 @@ def test_a_mask_or_a_noise_map_is_hybrid_too(calibrated, asked):
     certified = calibrated.reconstruct(y, mode="hybrid", maps=["error"], error="certified", **given)
     assert certified.diagnostics.mode == "exact"
     assert certified.diagnostics.certified == 1
+
+
+def test_no_request_compiles_what_was_prepared(index):
+    server = Reconstructor(index, device="cpu")
+    server.prepare()
+    compiled = [list(loop.signatures) for loop in (probe, descend)]
+    assert all(len(signatures) == 1 for signatures in compiled)
+    y = images(1, 700)[0]
+    for asked in ({}, {"mask": y > 0.3}, {"maps": ["error"], "error": "certified", "budget": 100}):
+        server.reconstruct(y, sigma=0.2, mode="hybrid", **asked)
+    assert [list(loop.signatures) for loop in (probe, descend)] == compiled

@@ -105,7 +105,7 @@ def test_steps_and_their_error_are_what_the_keys_are(local):
 
 
 @pytest.mark.parametrize("sigma", [0.001, 0.01, 0.05])
-def test_low_noise_reads_few_keys_and_agrees(local, sigma):
+def test_low_noise_agrees_with_all_keys(local, sigma):
     rng = np.random.default_rng(5)
     clean = local.patches(smooth(91, 16, 16, 3).astype(np.float64), np.arange(256))
     u = torch.from_numpy((clean + sigma * rng.standard_normal(clean.shape)).astype(np.float32))

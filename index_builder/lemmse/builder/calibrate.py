@@ -42,14 +42,14 @@ _IMAGES = 16
 _QUERIES = 1024
 _LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 2048
 """Up to this σ few patches make all of the difference, so that many of many images must be seen."""
-_MARGIN = 0.75
-"""A threshold promises what one higher by this was seen to reach: a sample may hold none of the few patches
-that decide."""
+_LOW_NOISE_MARGIN = 0.75
+"""And there a threshold promises what one higher by this was seen to reach: a sample may hold none of the few
+patches that decide."""
 _ENOUGH_DB = 80.0
 """Agreement beyond which nobody asks for more: the rest of a row is not measured."""
 _FEW_KEYS = 4096
 """Keys that are soon summed. Beyond them, and a 16th of all, the exact sum is near: a row ends there."""
-_QUANTILE = 0.97
+_QUANTILE = 0.98
 """Share of pixels whose error the scaled estimate covers: more than the 95 % that are promised."""
 _ROUNDING = 1e-5
 """Errors below are those of float32."""
@@ -171,8 +171,9 @@ def _row(
         factor = np.quantile(np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING), _QUANTILE)
         columns.append((float(agreement), keys, seconds / exact_seconds, float(factor)))
     seen, touched, cost, scale = zip(*columns, strict=True)
+    margin = _LOW_NOISE_MARGIN if sigma <= _LOW_NOISE else 0.0
     promised = [
-        max([seen[0], *(seen[i] for i, more in enumerate(thresholds[:k]) if more >= threshold + _MARGIN)])
+        max([seen[0], *(seen[i] for i, more in enumerate(thresholds[: k + 1]) if more >= threshold + margin)])
         for k, threshold in enumerate(thresholds)
     ]
     return len(u), tuple(map(min, promised, seen)), touched, cost, scale

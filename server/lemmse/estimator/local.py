@@ -80,6 +80,12 @@ class Local:
         self.keys = load_keys(index, device)
         self.descent = Descent(self.keys, load_tree(index), index.basis)
 
+    def prepare(self) -> None:
+        """Compile the loops of hybrid and lay out the keys for them, where hybrid is not exact."""
+        if self.device.type == "cpu":
+            u = torch.zeros(1, self.keys.p_length)
+            hybrid_sums(self.descent, Queries.white(u, 1.0), threshold=0.0)
+
     @cached_property
     def neighbours(self) -> Neighbours:
         """The search of topk, made when it is first asked for: it holds the keys once more."""

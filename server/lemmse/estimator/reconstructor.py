@@ -83,6 +83,10 @@ class Reconstructor:
         self._local = Local(index, _as_device(device))
         _ = self._local.neighbours  # read at the start, not while a request waits
 
+    def prepare(self) -> None:
+        """Do now what the first request in mode hybrid would wait for, as a server does at its start."""
+        self._local.prepare()
+
     @cached_property
     def _whole_images(self) -> WholeImages:
         """The training images, for the estimators that compare whole images."""

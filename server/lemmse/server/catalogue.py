@@ -41,6 +41,7 @@ class Catalogue:
             reconstructors[index.name] = Reconstructor(
                 index, device=device, exact_work=DEFAULT_EXACT_WORK if exact_work is None else exact_work
             )
+            reconstructors[index.name].prepare()
         return cls(reconstructors)
 
     def __iter__(self) -> Iterator[Reconstructor]:
