@@ -211,11 +211,12 @@ def test_every_altered_or_shortened_file_is_noticed(index_folder):
     open_index(index_folder)
 
 
-def test_a_newer_format_is_refused(index_folder):
+@pytest.mark.parametrize(("change", "remedy"), [(1, "update lemmse to read it"), (-1, "build it again")])
+def test_another_format_is_refused(index_folder, change, remedy):
     path = index_folder / "1" / "manifest.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"format": FORMAT + 1, "something": "new"}))
-    message = f"expected an index of format {FORMAT} or older, got format {FORMAT + 1}"
+    path.write_text(json.dumps(content | {"format": FORMAT + change, "something": "new"}))
+    message = f"expected an index of format {FORMAT}, got format {FORMAT + change}; {remedy}"
     with pytest.raises(UnsupportedFormat, match=message):
         open_index(index_folder)
 

@@ -17,7 +17,7 @@ from lemmse.index.errors import DataLoss, UnsupportedFormat
 
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 1
+FORMAT = 2
 """The format that this version writes, and the newest that it reads."""
 
 MANIFEST = "manifest.json"
@@ -94,7 +94,7 @@ class Manifest:
         DataLoss
             It is missing or altered.
         UnsupportedFormat
-            It was written by a newer version.
+            It was written by a version that writes another format.
         """
         try:
             content = json.loads((folder / MANIFEST).read_bytes())
@@ -103,10 +103,9 @@ class Manifest:
             raise DataLoss(f"{MANIFEST} is missing; {_REMEDY}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataLoss(f"{MANIFEST} is damaged; {_REMEDY}") from error
-        if isinstance(found, int) and found > FORMAT:
-            raise UnsupportedFormat(
-                f"expected an index of format {FORMAT} or older, got format {found}; update lemmse to read it"
-            )
+        if isinstance(found, int) and found != FORMAT:
+            remedy = "update lemmse to read it" if found > FORMAT else "build it again"
+            raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
         if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
             raise DataLoss(f"{MANIFEST} is damaged; {_REMEDY}")
         content["sources"] = tuple(content["sources"])
