@@ -18,7 +18,7 @@ from lemmse.index.errors import DataLoss, UnsupportedFormat
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
 
 FORMAT = 2
-"""The format that this version writes, and the newest that it reads."""
+"""The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"
 _REMEDY = "restore the index from a copy or build it again"

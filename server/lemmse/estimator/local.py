@@ -161,10 +161,14 @@ class Local:
 
     def keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many keys count for queries of these strata."""
-        strata = self.index.strata
-        if not strata.exclusive:
+        if not self.index.strata.exclusive:
             return np.full(len(stratum), self.keys.count)
-        return np.array([self.keys.count_in(s) for s in range(len(strata))])[stratum]
+        return self._keys_in[stratum]
+
+    @cached_property
+    def _keys_in(self) -> NDArray[np.int64]:
+        """Number of keys of each stratum."""
+        return np.array([self.keys.count_in(stratum) for stratum in range(len(self.index.strata))])
 
     def whitened_sums(
         self,

@@ -178,6 +178,7 @@ def descend(
     inside = np.empty((LANES, len(queries)), np.int32)
     opened = np.empty((LANES, len(queries)), np.int32)
     in_cell, in_leaf = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    sketched = not want.bounds and patches.precision.shape[1] == 0
     for number in range(tree.strata_blocks[stratum], tree.strata_blocks[stratum + 1]):
         _visit(
             cells, number, queries, patches, start.cell, threshold, about, want, block, inside,
@@ -194,15 +195,21 @@ def descend(
                     opened, in_leaf, results,
                 )  # fmt: skip
                 for j in range(leaves.size[below]):
-                    if in_leaf[j]:
-                        of_leaf = opened[j, : in_leaf[j]]
-                        leaf = leaves.first[below] + j
-                        if not want.bounds and patches.precision.shape[1] == 0:
-                            near_enough = _near(
-                                leaf, of_leaf, patches, results.log_z, threshold, keys, sketches, scratch
-                            )
-                            of_leaf = of_leaf[:near_enough]
-                        add_keys(leaf, of_leaf, patches, keys, want, scratch, results)
+                    leaf, count = leaves.first[below] + j, in_leaf[j]
+                    if count == 0:
+                        continue
+                    if sketched:
+                        count = _near(
+                            leaf,
+                            opened[j, :count],
+                            patches,
+                            results.log_z,
+                            threshold,
+                            keys,
+                            sketches,
+                            scratch,
+                        )
+                    add_keys(leaf, opened[j, :count], patches, keys, want, scratch, results)
 
 
 @compiled

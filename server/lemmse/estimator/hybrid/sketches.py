@@ -22,7 +22,7 @@ from lemmse.estimator.keys import Keys
 from lemmse.estimator.lanes import LANES, add_squares, maximum
 from lemmse.index import Basis
 
-__all__ = ["SKETCHED", "Sketches", "may_be_nearer", "sketch"]
+__all__ = ["SKETCHED", "Sketches", "may_be_nearer", "sketch", "sketched"]
 
 SKETCHED = 24
 """Leading coordinates in a sketch."""
@@ -52,10 +52,14 @@ class Sketches(NamedTuple):
     """Norm of the other coordinates, (N, LANES)."""
 
 
+def sketched(p_length: int) -> int:
+    """Leading coordinates in the sketch of a key of length P, an even number."""
+    return min(SKETCHED, p_length - p_length % 2)
+
+
 def sketch(keys: Keys, basis: Basis, leaf_keys: NDArray[np.int64]) -> Sketches:
     """Sketch all keys, leaf by leaf."""
-    leaves, p = len(leaf_keys) - 1, keys.p_length
-    leading = min(SKETCHED, p - p % 2)
+    leaves, leading = len(leaf_keys) - 1, sketched(keys.p_length)
     first = np.cumsum([0, *-(-np.diff(leaf_keys) // LANES)])
     sketches = Sketches(
         first=first,

@@ -13,7 +13,7 @@ Cells are opened into leaves and leaves into keys, per query, where what a group
 
 A group is opened where log a exceeds a threshold. One number is thus the tolerance at every σ: opening what
 exceeds it, in any query, is the least work for a given sum of squared errors over the image. No key is
-counted twice and none left out.
+counted twice, and none left out but those of opened leaves that hold next to nothing (see `sketches`).
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from torch import Tensor
 from lemmse.estimator.hybrid.descent import descend, probe
 from lemmse.estimator.hybrid.groups import Tree
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
-from lemmse.estimator.hybrid.sketches import SKETCHED, Sketches, sketch
+from lemmse.estimator.hybrid.sketches import Sketches, sketch, sketched
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
@@ -206,12 +206,11 @@ def as_patches(queries: Queries, basis: Basis) -> Patches:
         # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
         rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
         rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
-        leading = min(SKETCHED, rotated.shape[1] - rotated.shape[1] % 2)
         return Patches(
             u=_filled(rotated, 2),
             pixels=_filled(u.numpy(), _REDUCED),
             extent=np.column_stack([rotated[:, :LEADING], rest]),
-            rest=np.linalg.norm(rotated[:, leading:], axis=1),
+            rest=np.linalg.norm(rotated[:, sketched(rotated.shape[1]) :], axis=1),
             sigma2=np.float32(1 / float(queries.precision)),
             precision=np.empty((len(u), 0), np.float32),
         )
