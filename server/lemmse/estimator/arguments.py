@@ -11,12 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from lemmse.index.errors import InvalidArgument
 
 __all__ = [
+    "AGGREGATES",
     "ERRORS",
     "ESTIMATORS",
     "MAPS",
     "MODES",
     "Measurement",
     "as_accuracy",
+    "as_aggregate",
+    "as_bandwidth",
     "as_count",
     "as_error",
     "as_estimator",
@@ -30,12 +33,15 @@ MODES = ("auto", "exact", "topk", "hybrid")
 ESTIMATORS = ("le-mmse", "e-mmse", "mmse")
 MAPS = ("variance", "ess", "log_density", "error")
 ERRORS = ("estimated", "certified")
+AGGREGATES = ("centre", "overlap")
 
 SIGMA_RANGE = (1e-6, 1e6)
 """Below, float32 holds no noise in [0, 1]; above, every weight is the same."""
 Y_MAX = 1e5
 """Largest |y|, times σ where that is above 1: squared distances beyond overflow in float32."""
 
+BANDWIDTH_MAX = 1e6
+"""Bandwidth beyond which the measurement is all that is left."""
 ACCURACY_MAX = 120.0
 """Agreement in dB beyond which float32 results cannot differ."""
 
@@ -136,6 +142,24 @@ def as_error(error: Any) -> str:
     if error not in ERRORS:
         raise InvalidArgument("error", f"expected one of {', '.join(ERRORS)}, got {error!r}")
     return str(error)
+
+
+def as_aggregate(aggregate: Any) -> str:
+    """One of `AGGREGATES`."""
+    if aggregate not in AGGREGATES:
+        raise InvalidArgument("aggregate", f"expected one of {', '.join(AGGREGATES)}, got {aggregate!r}")
+    return str(aggregate)
+
+
+def as_bandwidth(value: Any) -> float:
+    """A standard deviation in intensities, or 0."""
+    try:
+        bandwidth = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("bandwidth", f"expected a number, got {value!r}") from error
+    if not 0 <= bandwidth <= BANDWIDTH_MAX:
+        raise InvalidArgument("bandwidth", f"expected a number in [0, {BANDWIDTH_MAX:g}], got {bandwidth:g}")
+    return bandwidth
 
 
 def as_accuracy(value: Any) -> float:

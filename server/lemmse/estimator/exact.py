@@ -1,7 +1,7 @@
 """The exact posterior: the sum over all keys of a stratum, streamed tile by tile.
 
 One product gives the scores log w of a tile of m keys for Q queries (see `queries`), and one more, of the
-weights with the target moments, all sums.
+weights with the target moments, all sums; the means of whole patches take a product with the keys.
 """
 
 from dataclasses import replace
@@ -65,7 +65,7 @@ def exact_sums(
 def _block_sums(keys: Keys, queries: Queries, stratum: int, want: Want, cancelled: Cancel) -> PosteriorSums:
     score = queries.scorer(keys.longest_tile(stratum))
     of_keys = replace(want, error=False, bounds=False)  # the sums are certain
-    sums = PosteriorSums.empty(len(queries), keys.t_length, of_keys, queries.u.device)
+    sums = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, of_keys, queries.u.device)
     for tile in keys.tiles(stratum):
         stop_if(cancelled)
         sums = sums.merge(_tile_sums(tile, *score(tile), want, want.rows(keys.t_length)))
@@ -80,9 +80,11 @@ def _tile_sums(tile: Tile, scores: Tensor, of_query: Tensor, want: Want, rows: i
         top_score, top_key = scores.topk(min(want.top, scores.shape[1]), dim=1)
     w = scores.sub_(score_max).clamp_(min=_FLOOR).exp2_()
     moments = w @ tile.moments[:rows].T  # (Q, rows)
+    patches = _patch_sums(tile, w, want) if want.patch else moments[:, :0].double()
     return PosteriorSums(
         log_max=(score_max[:, 0] + of_query) / LOG2_E,
         moments=moments.double(),
+        patches=patches,
         w2=(w.square_() @ tile.moments[:1].T if want.ess else moments[:, :0]).double(),
         doubt=moments[:, :0].double(),
         bounds=moments[:, :0].double(),
@@ -90,3 +92,16 @@ def _tile_sums(tile: Tile, scores: Tensor, of_query: Tensor, want: Want, rows: i
         top_key=top_key + tile.first,
         touched=torch.tensor(scores.shape[1], device=scores.device),
     )
+
+
+def _patch_sums(tile: Tile, w: Tensor, want: Want) -> Tensor:
+    """Σ w v and, if the variance is wanted, Σ w v² over one tile, (Q, P or 2P)."""
+    centred, centre = tile.features[:-1], tile.centre.double()
+    of_copies = w * tile.moments[0]
+    total = of_copies.sum(dim=1, keepdim=True).double()
+    first = (of_copies @ centred.T).double()
+    sums = [first + total * centre]
+    if want.variance:
+        second = (of_copies @ centred.square().T).double()
+        sums.append(second + 2 * centre * first + total * centre.square())
+    return torch.cat(sums, dim=1)

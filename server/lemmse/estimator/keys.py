@@ -150,6 +150,15 @@ class Keys:
             torch.add(part.features[:-1], part.centre[:, None], out=columns)
         return Tile(start, _centre(features), features, self.moments[:, start:stop])
 
+    def patches_of(self, key: Tensor) -> Tensor:
+        """Keys v given by number, shape (*key.shape, P)."""
+        edges, offsets = (torch.tensor(numbers, device=key.device) for numbers in (self.edges, self.offsets))
+        tile = torch.bucketize(key, edges, right=True) - 1
+        stride = offsets.diff() // (self.p_length + 1)
+        row = torch.arange(self.p_length, device=key.device)
+        place = (offsets[:-1] - edges[:-1])[tile] + key
+        return self.features[place[..., None] + stride[tile][..., None] * row] + self.centres[tile]
+
     def moments_of(self, key: Tensor) -> Tensor:
         """Moments of the targets of keys given by number, shape (*key.shape, 1 + 2T)."""
         return self.moments[:, key].movedim(0, -1)

@@ -22,6 +22,7 @@ __all__ = [
     "add_weighted_squares",
     "dot",
     "maximum",
+    "posterior_means",
 ]
 
 LANES = 32
@@ -281,6 +282,29 @@ def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
         return _reduced(builder, "fadd", product, ir.Constant(ir.FloatType(), 0.0))
 
     return types.float32(a, types.int64, b, types.int64), generate
+
+
+@_inline
+def posterior_means(  # type: ignore[no-untyped-def]
+    typing_context, u, u_first, spread, first, r, r_first, mass, mass_first, moved, moved_first
+):
+    """Σ m μ + m' D r (u − μ) over LANES columns: masses m, of which m' move with the query."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns = _Columns(context, builder, signature, arguments)
+        first = columns.data(3)
+        mean = columns.load(2, first)
+        variance = columns.load(2, builder.add(first, first.type(LANES)))
+        d = builder.fsub(columns.splat(0, columns.data(1)), mean, flags=_FLAGS)
+        response = builder.fmul(variance, columns.load(4, columns.data(5)), flags=_FLAGS)
+        moved = builder.fmul(columns.load(8, columns.data(9)), response, flags=_FLAGS)
+        still = builder.fmul(columns.load(6, columns.data(7)), mean, flags=_FLAGS)
+        total = columns.fused(moved, d, still)
+        return _reduced(builder, "fadd", total, ir.Constant(ir.FloatType(), 0.0))
+
+    places = types.int64
+    arrays = (u, places, spread, places, r, places, mass, places, moved, places)
+    return types.float32(*arrays), generate
 
 
 @_inline

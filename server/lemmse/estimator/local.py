@@ -16,11 +16,12 @@ from lemmse.estimator.hybrid import Descent, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.strata import Rows, sum_over_strata
-from lemmse.estimator.sums import PosteriorSums, Want
+from lemmse.estimator.sums import Posterior, PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.estimator.work import Cancel
 from lemmse.index import Images, Index
 from lemmse.index.errors import InvalidArgument
+from lemmse.index.images import Pixel
 
 __all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "Local", "Method", "View", "WhitenedView"]
 
@@ -100,8 +101,8 @@ class Local:
             torch.from_numpy(leaves.target_high.max(axis=0)).double(),
         )
 
-    def view(self, measurement: Measurement) -> "View":
-        """The query patches of a measurement.
+    def view(self, measurement: Measurement, bandwidth: float = 0.0) -> "View":
+        """The query patches of a measurement, under a Gaussian of standard deviation τ about each key.
 
         Raises
         ------
@@ -109,17 +110,30 @@ class Local:
             The index was built for another problem than the measurement's, or for images of another size.
         """
         if measurement.sigma is not None:
-            return WhitenedView(self, measurement.y, measurement.sigma)
+            if bandwidth:
+                self.require_clean_keys("bandwidth", "a bandwidth")
+            return WhitenedView(self, measurement.y, measurement.sigma, bandwidth)
+        argument = "sigma" if measurement.precision.all() else "mask"
+        self.require_clean_keys(argument, "a noise map or a mask per request")
+        return _WeightedView(self, measurement.y, measurement.precision, bandwidth)
+
+    def require_clean_keys(self, argument: str, what: str) -> None:
+        """Refuse what takes keys that are the patches of the clean images.
+
+        Raises
+        ------
+        InvalidArgument
+            The index was built for another problem than denoising.
+        """
         manifest = self.index.manifest
         if (manifest.physics, manifest.pre_inverse) != ("identity", "identity"):
             raise InvalidArgument(
-                "sigma" if measurement.precision.all() else "mask",
-                "a noise map or a mask per request needs an index of physics identity and pre-inverse "
-                f"identity, got an index of {manifest.physics} and {manifest.pre_inverse}",
+                argument,
+                f"{what} needs an index of physics identity and pre-inverse identity, got an index of "
+                f"{manifest.physics} and {manifest.pre_inverse}",
             )
-        return _WeightedView(self, measurement.y, measurement.precision)
 
-    def patches(self, image: NDArray[np.float64], n: NDArray[np.integer]) -> NDArray[np.float64]:
+    def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:
         """The patches of an image (H, W, C) at positions n, (len(n), P)."""
         manifest = self.index.manifest
         return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)
@@ -201,7 +215,7 @@ class View(Protocol):
 
     @property
     def sigma(self) -> float | None:
-        """Standard deviation of the noise, where it is one: what hybrid needs."""
+        """Standard deviation of what queries and keys differ by, noise and bandwidth, where it is one."""
         ...
 
     def sums(
@@ -219,13 +233,23 @@ class View(Protocol):
         """
         ...
 
+    def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
+        """The posterior of the clean pixels and patches at positions n, from that of the targets of the keys.
+
+        With a bandwidth τ a key v stands for a Gaussian about it, which noise of standard deviation s in u
+        leaves with the mean (τ² u + s² v) / (s² + τ²) and the variance τ² s² / (s² + τ²).
+        """
+        ...
+
 
 class WhitenedView:
     """Noise of one σ, seen through the index's pre-inverse."""
 
-    def __init__(self, local: Local, y: NDArray[np.float64], sigma: float) -> None:
+    def __init__(self, local: Local, y: NDArray[np.float64], sigma: float, bandwidth: float = 0.0) -> None:
         self._local = local
-        self.sigma = sigma
+        self.sigma = math.hypot(sigma, bandwidth)
+        self._share = bandwidth**2 / self.sigma**2
+        self._left = self._share * sigma**2
         index = local.index
         try:
             index.problem.check(y.shape)
@@ -274,16 +298,27 @@ class WhitenedView:
         u, stratum = self.queries(n)
         return self._local.whitened_sums(u, stratum, self.sigma, method, want, cancelled, about)
 
+    def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
+        """The posterior of the clean pixels and patches, see `View`."""
+        if not self._share:
+            return posterior
+        share, left = np.full(self._z.shape, self._share), np.full(self._z.shape, self._left)
+        return _blended(self._local, posterior, n, self._z, share, left)
+
 
 class _WeightedView:
     """Noise of a precision for each pixel and channel, on clean keys."""
 
     sigma = None
 
-    def __init__(self, local: Local, y: NDArray[np.float64], precision: NDArray[np.float64]) -> None:
+    def __init__(
+        self, local: Local, y: NDArray[np.float64], precision: NDArray[np.float64], bandwidth: float = 0.0
+    ) -> None:
         self._local = local
         self._y = y
-        self._precision = precision
+        self._precision = precision / (1 + bandwidth**2 * precision)
+        self._share = bandwidth**2 * self._precision
+        self._left = bandwidth**2 * (1 - self._share)
 
     @property
     def work(self) -> int:
@@ -320,3 +355,40 @@ class _WeightedView:
         order = torch.from_numpy(np.argsort(np.concatenate([sighted, blind]))).to(local.device)
         constant = torch.from_numpy(log_norm - math.log(local.keys.count)).to(local.device)
         return PosteriorSums.join(parts).take(order).shift(constant)
+
+    def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
+        """The posterior of the clean pixels and patches, see `View`."""
+        return _blended(self._local, posterior, n, self._y, self._share, self._left)
+
+
+def _blended(
+    local: Local,
+    posterior: Posterior,
+    n: NDArray[np.int64],
+    y: NDArray[np.float64],
+    share: NDArray[np.float64],
+    left: NDArray[np.float64],
+) -> Posterior:
+    """The posterior at positions n with a Gaussian about each key.
+
+    `share` of a mean is y, and `left` the variance that each key leaves, (H, W, C) like y.
+    """
+    device = posterior.mean.device
+
+    def blend(mean: Tensor, variance: Tensor, images: list[NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
+        u, of_y, more = (torch.from_numpy(image).to(device) for image in images)
+        columns = variance.shape[1]  # none where it is not wanted
+        return of_y * u + (1 - of_y) * mean, (1 - of_y[:, :columns]).square() * variance + more[:, :columns]
+
+    images = (y, share, left)
+    centres = [image.reshape(-1, image.shape[2])[n] for image in images]
+    mean, variance = blend(posterior.mean, posterior.variance, centres)
+    patch, patch_variance = posterior.patch, posterior.patch_variance
+    if patch.shape[1]:
+        patches = [local.patches(image, n) for image in images]
+        patch, patch_variance = blend(patch, patch_variance, patches)
+    of_keys = 1 - torch.from_numpy(centres[1]).to(device)
+    error = of_keys[:, : posterior.error.shape[1]] * posterior.error
+    return replace(
+        posterior, mean=mean, variance=variance, patch=patch, patch_variance=patch_variance, error=error
+    )

@@ -11,9 +11,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.arguments import (
     Measurement,
     as_accuracy,
+    as_aggregate,
+    as_bandwidth,
     as_count,
     as_error,
     as_estimator,
@@ -115,6 +118,8 @@ class Reconstructor:
         budget: int | None = None,
         maps: Collection[str] = (),
         error: str = "estimated",
+        aggregate: str = "centre",
+        bandwidth: float = 0.0,
         cancelled: Cancel = never,
     ) -> Reconstruction:
         """Reconstruct an image of any size: the posterior mean at every pixel.
@@ -147,6 +152,13 @@ class Reconstructor:
         error : str
             What the error map is: "estimated", which |image − sum over all keys| is below for 95 % of pixels
             and channels, or "certified", which it is always below.
+        aggregate : str
+            "centre" takes every pixel from the patch centred at it, "overlap" the mean of what all patches
+            that hold it say; on an index of physics and pre-inverse identity only. Of overlap, ESS and log
+            density are means over these patches, and the variance is the expected squared error of that mean.
+        bandwidth : float
+            Standard deviation τ of a Gaussian about each training patch, which stands for what the training
+            images do not show, in intensity units, in [0, 1e6]; on such an index only.
         cancelled : callable
             Polled between tiles of work; when true, the call ends.
 
@@ -177,28 +189,41 @@ class Reconstructor:
             raise InvalidArgument(
                 "maps", "expected other maps than error for mode topk, which does not know it"
             )
-        want = Want(variance="variance" in asked, ess="ess" in asked, error="error" in asked)
+        overlap = as_aggregate(aggregate) == "overlap"
+        tau = as_bandwidth(bandwidth)
+        want = Want(variance="variance" in asked, ess="ess" in asked, error="error" in asked, patch=overlap)
         height, width, channels = measurement.y.shape
+        image: Aggregate = Centres(channels, asked)
         if estimator == "le-mmse":
-            view = self._local.view(measurement)
+            view = self._local.view(measurement, tau)
+            if overlap:
+                image = self._overlap(measurement.y.shape, asked)
             plan = self._plan(view.sigma, accuracy)
-            method = self._chosen(method, view, plan, accuracy, certified)
+            method = self._chosen(method, view, plan, accuracy, want, certified)
             hybrid = method.mode == "hybrid"
             posteriors = (
-                self._posterior(view, n, method, want, accuracy if certified and hybrid else None, cancelled)
+                (
+                    n,
+                    *self._posterior(
+                        view, n, method, want, accuracy if certified and hybrid else None, cancelled
+                    ),
+                )
                 for n in _blocks(height * width)
             )
         else:
+            for argument, given in (("aggregate", overlap), ("bandwidth", tau)):
+                if given:
+                    raise InvalidArgument(argument, f"expected none for {estimator}, which has no patches")
             if method.mode in ("topk", "hybrid"):
                 raise InvalidArgument("mode", f"expected auto or exact for {estimator}, got {method.mode}")
             method, plan = replace(method, mode="exact"), None
-            posteriors = (self._whole(measurement, estimator, want, cancelled) for _ in range(1))
+            n = np.arange(height * width)
+            posteriors = ((n, *self._whole(measurement, estimator, want, cancelled)) for _ in range(1))
         touched = []
-        parts: list[dict[str, NDArray[np.float32]]] = []
-        for posterior, keys_touched in posteriors:
+        for n, posterior, keys_touched in posteriors:
             touched.append(keys_touched)
-            parts.append(_as_arrays(posterior, asked, channels))
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            image.add(posterior, n)
+        arrays = image.arrays()
         shape = np.shape(y)
         tolerance = 10 ** (-accuracy / 20)
         return Reconstruction(
@@ -262,8 +287,21 @@ class Reconstructor:
         calibration = self.index.manifest.calibration
         return None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
 
+    def _overlap(self, shape: tuple[int, int, int], maps: frozenset[str]) -> Overlap:
+        """An image (H, W, C) that is to be the mean of overlapping patches."""
+        self._local.require_clean_keys("aggregate", "overlap")
+        height, width, _ = shape
+        pixels = np.arange(height * width).reshape(height, width, 1)
+        return Overlap(shape, maps, lambda n: self._local.patches(pixels, n))
+
     def _chosen(
-        self, method: Method, view: View, plan: Plan | None, accuracy_db: float, certified: bool
+        self,
+        method: Method,
+        view: View,
+        plan: Plan | None,
+        accuracy_db: float,
+        want: Want,
+        certified: bool,
     ) -> Method:
         """The method as it will run: see docs/mathematics.md for what auto chooses."""
         mode = method.mode
@@ -271,8 +309,11 @@ class Reconstructor:
             cheap = view.work * self.index.patch_length <= self.exact_work
             hopeless = plan is not None and (plan.accuracy_db < accuracy_db or plan.cost >= 1)
             mode = "exact" if cheap or hopeless else "hybrid"
-        unbounded = certified and view.sigma is None  # extents are known along the principal axes
-        if mode == "hybrid" and (unbounded or self._local.device.type != "cpu"):
+        # The axes of groups are not those of pixels: there is no extent of a group in these, nor a posterior
+        # mean of its patches where each has a precision; nor, ever, the variances of their pixels.
+        beyond = (certified or want.patch) and view.sigma is None
+        beyond = beyond or (want.patch and (certified or want.variance))
+        if mode == "hybrid" and (beyond or self._local.device.type != "cpu"):
             mode = "exact"  # the loops are those of the CPU
         if plan is None:
             at_0, for_each = _UNCALIBRATED if view.sigma else _WEIGHTED
@@ -288,7 +329,20 @@ class Reconstructor:
         certify_db: float | None,
         cancelled: Cancel,
     ) -> tuple[Posterior, Tensor]:
-        """The posterior at positions n, and the keys that were touched for each."""
+        """The posterior of the clean pixels at positions n, and the keys that were touched for each."""
+        posterior, touched = self._of_targets(view, n, method, want, certify_db, cancelled)
+        return view.clean(posterior, n), touched
+
+    def _of_targets(
+        self,
+        view: View,
+        n: NDArray[np.int64],
+        method: Method,
+        want: Want,
+        certify_db: float | None,
+        cancelled: Cancel,
+    ) -> tuple[Posterior, Tensor]:
+        """The posterior of the targets of the keys."""
         channels = self.index.manifest.channels
         sums = view.sums(
             n, method, replace(want, variance=want.variance or certify_db is not None), cancelled
@@ -354,19 +408,6 @@ class Reconstructor:
 def _blocks(positions: int) -> Iterator[NDArray[np.int64]]:
     """All positions, some at a time."""
     return (np.arange(i, min(i + _BLOCK, positions)) for i in range(0, positions, _BLOCK))
-
-
-def _as_arrays(posterior: Posterior, asked: frozenset[str], channels: int) -> dict[str, NDArray[np.float32]]:
-    """The image and the maps that were asked for, a row for each pixel, whatever a query stands for."""
-    image = posterior.mean.reshape(-1, channels)
-    tensors = {"image": image}
-    for name in asked:
-        values = getattr(posterior, name)
-        if name in ("variance", "error"):
-            tensors[name] = values.reshape(-1, channels)
-        else:
-            tensors[name] = values.reshape(-1).repeat_interleave(len(image) // len(values))
-    return {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _as_device(device: str) -> torch.device:

@@ -29,10 +29,16 @@ class Want:
     """What the moments may typically be off by."""
     bounds: bool = False
     """What they may be off by at most."""
+    patch: bool = False
+    """Σ w v and, with the variance, Σ w v²: the whole patches that the targets are the centres of."""
 
     def rows(self, t_length: int) -> int:
         """How many moments of targets of length T take part: 1 and t, or 1, t and t²."""
         return 1 + t_length * (2 if self.variance else 1)
+
+    def patch_rows(self, p_length: int) -> int:
+        """How many numbers of patches of length P take part: none, v, or v and v²."""
+        return p_length * (2 if self.variance else 1) if self.patch else 0
 
 
 MEAN_ONLY = Want()
@@ -40,7 +46,7 @@ MEAN_ONLY = Want()
 
 @dataclass(frozen=True, slots=True)
 class PosteriorSums:
-    """Sums over a set of keys for Q queries, in float64; `moments` and `w2` are relative to e^log_max.
+    """Sums over a set of keys for Q queries, in float64, relative to e^log_max.
 
     A key that stands for n equal training patches counts n times. A sum that is not wanted has no columns.
     """
@@ -49,6 +55,8 @@ class PosteriorSums:
     """Largest log w, (Q,); −∞ where there is no key."""
     moments: Tensor
     """Σ w, Σ w t and, if wanted, Σ w t², (Q, 1 + T or 1 + 2T)."""
+    patches: Tensor
+    """Σ w v and, if wanted, Σ w v², (Q, 0, P or 2P)."""
     w2: Tensor
     """Σ w², (Q, 1 or 0)."""
     doubt: Tensor
@@ -64,7 +72,9 @@ class PosteriorSums:
     """Keys whose distance was computed, int64, (Q,)."""
 
     @classmethod
-    def empty(cls, queries: int, t_length: int, want: Want, device: torch.device) -> "PosteriorSums":
+    def empty(
+        cls, queries: int, t_length: int, p_length: int, want: Want, device: torch.device
+    ) -> "PosteriorSums":
         """Sums over no key."""
 
         def full(columns: int, value: float = 0.0) -> Tensor:
@@ -73,6 +83,7 @@ class PosteriorSums:
         return cls(
             log_max=full(1, -math.inf)[:, 0],
             moments=full(want.rows(t_length)),
+            patches=full(want.patch_rows(p_length)),
             w2=full(1 * want.ess),
             doubt=full((1 + 2 * t_length) * want.error),
             bounds=full((1 + 2 * t_length) * want.bounds),
@@ -128,6 +139,7 @@ class PosteriorSums:
         return PosteriorSums(
             log_max=log_max,
             moments=a * self.moments + b * other.moments,
+            patches=a * self.patches + b * other.patches,
             w2=a.square() * self.w2 + b.square() * other.w2,
             doubt=a.square() * self.doubt + b.square() * other.doubt,
             bounds=a * self.bounds + b * other.bounds,
@@ -139,10 +151,15 @@ class PosteriorSums:
     def posterior(self, t_length: int) -> "Posterior":
         """What the sums say about each query, for targets of length T."""
         w, wt, wt2 = self.moments.tensor_split([1, 1 + t_length], dim=1)
-        mean = wt / w
+        p_length = self.patches.shape[1] // (2 if wt2.shape[1] else 1)
+        mean, variance = _mean_and_variance(wt, wt2, w)
+        wv, wv2 = self.patches.tensor_split([p_length], dim=1)
+        patch, patch_variance = _mean_and_variance(wv, wv2, w)
         return Posterior(
             mean=mean,
-            variance=(wt2 / w - mean[:, : wt2.shape[1]].square()).clamp_(min=0.0),
+            variance=variance,
+            patch=patch,
+            patch_variance=patch_variance,
             ess=w.square()[:, : self.w2.shape[1]] / self.w2,
             error=self._error(mean, w),
             error_bound=self._error_bound(t_length),
@@ -167,6 +184,12 @@ class PosteriorSums:
         return (torch.maximum(low.abs(), high.abs()) / least).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
+def _mean_and_variance(wt: Tensor, wt2: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ w t / Σ w and, where there is a Σ w t², what it exceeds the square of that by."""
+    mean = wt / w
+    return mean, (wt2 / w - mean[:, : wt2.shape[1]].square()).clamp_(min=0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Posterior:
     """The posterior of the targets given each query; float64; what was not wanted has no columns."""
@@ -175,6 +198,10 @@ class Posterior:
     """Σ w t / Σ w, (Q, T)."""
     variance: Tensor
     """Σ w t² / Σ w − mean², (Q, T or 0)."""
+    patch: Tensor
+    """Mean of the whole patches, Σ w v / Σ w, (Q, P or 0)."""
+    patch_variance: Tensor
+    """Variance of each of their coordinates, (Q, P or 0)."""
     ess: Tensor
     """Effective sample size (Σ w)² / Σ w², (Q, 1 or 0)."""
     error: Tensor

@@ -25,6 +25,8 @@ __all__ = ["Found", "Neighbours", "topk_sums"]
 
 _BLOCK = 1 << 18
 """Neighbours held at a time, for all queries of a block."""
+_PATCHES = 1 << 23
+"""Numbers of their patches held at a time."""
 
 
 class Found(NamedTuple):
@@ -165,7 +167,7 @@ def topk_sums(
         `cancelled()` was true.
     """
     k = min(k, keys.count_in(stratum))
-    step = max(1, _BLOCK // k)
+    step = max(1, min(_BLOCK, _PATCHES // keys.p_length if want.patch else _BLOCK) // k)
     parts = []
     for start in range(0, len(queries), step):
         stop_if(cancelled)
@@ -186,10 +188,16 @@ def _sums(keys: Keys, nearest: Found, want: Want) -> PosteriorSums:
     log_max = log_w.amax(dim=1)
     w = torch.exp(log_w - log_max[:, None])
     moments = keys.moments_of(key)[..., : want.rows(keys.t_length)].double()  # (Q, k, rows)
+    patches = moments[:, 0, :0]
+    if want.patch:
+        v = keys.patches_of(key).double()  # (Q, k, P)
+        powers = [v, v.square()] if want.variance else [v]
+        patches = torch.cat([torch.einsum("qk,qk,qkp->qp", w, moments[..., 0], x) for x in powers], dim=1)
     top = min(want.top, key.shape[1])
     return PosteriorSums(
         log_max=log_max,
         moments=torch.einsum("qk,qkr->qr", w, moments),
+        patches=patches,
         w2=(w.square() * moments[..., 0]).sum(dim=1, keepdim=True)[:, : 1 * want.ess],
         doubt=moments[:, 0, :0],
         bounds=moments[:, 0, :0],

@@ -146,7 +146,7 @@ class WholeImages:
         observed = self._tensor(np.where(precision > 0, y, 0.0))
         prepare = self._translations if equivariant else self._images
         block_sums = prepare(observed, lam, want)
-        sums = PosteriorSums.empty(1, y.size, want, lam.device)
+        sums = PosteriorSums.empty(1, y.size, 0, want, lam.device)
         step = max(1, _BLOCK // y.size)
         for first in range(0, len(self._x), step):
             stop_if(cancelled)
@@ -226,6 +226,7 @@ def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], want: Want, first: int)
     return PosteriorSums(
         log_max=log_w.max()[None],
         moments=torch.cat([w.sum()[None], *flat])[None],
+        patches=w.new_empty(1, 0),
         w2=w.square().sum()[None, None] if want.ess else w.new_empty(1, 0),
         doubt=w.new_empty(1, 0),
         bounds=w.new_empty(1, 0),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lemmse.estimator.hybrid.groups import Groups
 from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2, log
-from lemmse.estimator.hybrid.records import Patches, Wanted
+from lemmse.estimator.hybrid.records import Patches, Results, Wanted
 from lemmse.estimator.lanes import (
     LANES,
     add_distances,
@@ -32,6 +32,7 @@ from lemmse.estimator.lanes import (
     add_weighted,
     add_weighted_products,
     dot,
+    posterior_means,
 )
 
 __all__ = [
@@ -272,8 +273,35 @@ def _shift(patches: Patches, q: int, groups: Groups, number: int, c: int, block:
 
 
 @compiled
+def _add_patches(
+    closed_v: NDArray[np.float64], q: int, patches: Patches, groups: Groups, number: int, block: Block
+) -> None:
+    """Add the mean patches  μ + min(1, s_max / s) D (D + σ² I)⁻¹ (u − μ)  of groups, from their masses."""
+    p, leading, others = patches.u.shape[1], groups.leading.shape[1], groups.others.shape[1]
+    constants, scores, spare = block.constants, block.scores, block.spare
+    moving = np.float32(0.0)
+    for k in range(LANES):
+        mass, s_max = scores[MASS, k], constants[S_MAX, k]
+        moved = mass * s_max / max(scores[S, k], s_max)
+        spare[0, k] = moved
+        moved *= groups.variance[number, k] * constants[OTHERS, k]
+        spare[1, k] = mass - moved
+        moving += moved
+    row = number * leading * 2 * LANES
+    for i in range(leading):
+        closed_v[q, i] += posterior_means(
+            patches.u, q * p + i, groups.leading, row + i * 2 * LANES, block.r, i * LANES,
+            scores, MASS * LANES, spare, 0,
+        )  # fmt: skip
+    row = number * others * LANES
+    for i in range(others):
+        still = dot(spare, LANES, groups.others, row + i * LANES)
+        closed_v[q, leading + i] += still + moving * patches.u[q, leading + i]
+
+
+@compiled
 def add_closed(
-    closed: NDArray[np.float64],
+    results: Results,
     q: int,
     patches: Patches,
     groups: Groups,
@@ -282,10 +310,12 @@ def add_closed(
     want: Wanted,
 ) -> None:
     """Add the groups that stay closed to the sums of a query, see `Results`."""
-    t_length = groups.cross.shape[1]
+    t_length, closed = groups.cross.shape[1], results.closed
     constants, scores, spare = block.constants, block.scores, block.spare
     for k in range(LANES):
         scores[MASS, k] *= scores[KEPT, k]
+    if want.patch:
+        _add_patches(results.closed_v, q, patches, groups, number, block)
     mass = MASS * LANES
     closed[q, 0] += dot(scores, mass, scores, KEPT * LANES)
     if want.ess:  # Σ w² is the mass at noise σ/√2; of n weights it is at most the square of their sum

@@ -289,7 +289,7 @@ def _visit(
             if not targets_loaded and patches.precision.shape[1] == 0:
                 load_targets(block, groups, number)
                 targets_loaded = True
-            add_closed(results.closed, q, patches, groups, number, block, want)
+            add_closed(results, q, patches, groups, number, block, want)
 
 
 @compiled

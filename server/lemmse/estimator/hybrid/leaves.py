@@ -14,8 +14,8 @@ __all__ = ["Scratch", "add_keys", "key_scores", "scratch_of"]
 
 _NEGLIGIBLE = -30.0
 """Keys that weigh less than e^−30 of the heaviest do not show."""
-
-
+_TOO_LITTLE = 1e-9
+"""Keys that weigh less than this share of the heaviest do not show in a mean of patches."""
 _MORE = 0.1
 """What is known of log Σ w is corrected by no less."""
 
@@ -29,6 +29,8 @@ class Scratch(NamedTuple):
     """log2 w of runs of LANES keys."""
     place: NDArray[np.int64]
     """First key of each run, and −1."""
+    tile: NDArray[np.int64]
+    """The tile it lies in."""
     sums: NDArray[np.float32]
     """(LANES,)."""
 
@@ -41,6 +43,7 @@ def scratch_of(keys: KeyArrays, p: int) -> Scratch:
         aligned(p + 2),
         aligned(runs * LANES).reshape(runs, LANES),
         np.empty(runs + 1, np.int64),
+        np.empty(runs, np.int64),
         aligned(LANES),
     )
 
@@ -81,6 +84,7 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
                 scores[run, k] = score
             score_max = max(score_max, maximum(scores, run * LANES))
             scratch.place[run] = first
+            scratch.tile[run] = tile
             first += count
             run += 1
         tile += 1
@@ -113,6 +117,8 @@ def add_keys(
             for c in range(rows):
                 opened[q, c] *= shrink
             opened[q, rows] *= shrink * shrink
+            for i in range(results.opened_v.shape[1]):
+                results.opened_v[q, i] *= shrink
             results.opened_max[q] = log_max
         relative = log_max - results.opened_max[q]
         if relative < _NEGLIGIBLE:
@@ -125,6 +131,8 @@ def add_keys(
             for c in range(needed):
                 of_key = c * keys.moments.shape[1] + place[run]
                 opened[q, c] += factor * dot(scores, run * LANES, keys.moments, of_key)
+            if want.patch and factor * maximum(scores, run * LANES) > _TOO_LITTLE:
+                _add_patches(run, factor, q, keys, scratch, results)
             if want.ess:
                 for k in range(LANES):
                     scores[run, k] *= scores[run, k]
@@ -136,6 +144,23 @@ def add_keys(
 
 
 @compiled
+def _add_patches(
+    run: int, factor: float, q: int, keys: KeyArrays, scratch: Scratch, results: Results
+) -> None:
+    """Add Σ w v over a run of keys to the sums of a query."""
+    place, tile, weights = scratch.place[run], scratch.tile[run], scratch.sums
+    for k in range(LANES):
+        weights[k] = scratch.scores[run, k] * keys.moments[0, place + k]
+    total = np.float64(0.0)
+    for k in range(LANES):
+        total += weights[k]
+    row = keys.offsets[tile] + place - keys.edges[tile]
+    for i in range(results.opened_v.shape[1]):
+        moved = dot(weights, 0, keys.features, row + i * keys.strides[tile])
+        results.opened_v[q, i] += factor * (moved + total * keys.centres[tile, i])
+
+
+@compiled
 def _raise(q: int, log_z: np.float64, results: Results) -> None:
     """Take sums over closed groups of a query relative to more weight."""
     t_length = (results.opened.shape[1] - 2) // 2
@@ -144,5 +169,7 @@ def _raise(q: int, log_z: np.float64, results: Results) -> None:
     for c in range(1 + 2 * t_length):
         results.closed[q, c] *= shrink
         results.bounds[q, c] *= shrink
+    for i in range(results.closed_v.shape[1]):
+        results.closed_v[q, i] *= shrink
     for c in range(1 + 2 * t_length, 3 + 4 * t_length):
         results.closed[q, c] *= shrink * shrink

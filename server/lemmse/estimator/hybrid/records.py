@@ -81,6 +81,7 @@ class Wanted(NamedTuple):
     ess: bool
     error: bool
     bounds: bool
+    patch: bool
 
 
 class Results(NamedTuple):
@@ -92,9 +93,13 @@ class Results(NamedTuple):
     """Of closed groups, relative to e^log_z: Σ w (1, t, t²), Σ w², Σ a² (1, t, t²), (Q, 3 + 4T)."""
     bounds: NDArray[np.float64]
     """Of closed groups, relative to e^log_z: least Σ w, least and greatest Σ w (t − h), (Q, 1 + 2T)."""
+    closed_v: NDArray[np.float64]
+    """Of closed groups, relative to e^log_z: Σ w v along the axes of the groups, (Q, P or more, or 0)."""
     opened_max: NDArray[np.float64]
     """What the sums over keys are relative to, as a logarithm, (Q,)."""
     opened: NDArray[np.float64]
     """Of keys: Σ w (1, t, t²), Σ w², (Q, 2 + 2T)."""
+    opened_v: NDArray[np.float64]
+    """Of keys: Σ w v, (Q, P or 0)."""
     touched: NDArray[np.int64]
     """Keys that were summed, (Q,)."""

@@ -126,7 +126,8 @@ def hybrid_sums(
         The mean h that bounds are wanted about; needed if they are, and the noise must be white. Groups are
         then opened for what they can hold at most, which takes more keys than what they are likely to hold.
     stratum, want, cancelled
-        As for `exact_sums`; the heaviest keys cannot be named.
+        As for `exact_sums`. The heaviest keys cannot be named, nor is there a variance of whole patches or,
+        where the noise is not white, a mean.
 
     Raises
     ------
@@ -181,13 +182,15 @@ def _block_sums(
     near = _NEAR if budget is None else _NEAR._replace(keys=min(_NEAR.keys, budget // 2))
     descent.share(lambda some: probe(some, patches, tree, stratum, keys, near, start), count)
     h = np.zeros((count, t_length)) if about is None else about.numpy()
-    wanted = Wanted(want.variance, want.ess, want.error, want.bounds)
+    wanted = Wanted(want.variance, want.ess, want.error, want.bounds, want.patch)
     results = Results(
         log_z=start.log_z,
         closed=np.zeros((count, 3 + 4 * t_length)),
         bounds=np.zeros((count, 1 + 2 * t_length)),
+        closed_v=np.zeros((count, patches.u.shape[1] if want.patch else 0)),
         opened_max=np.full(count, -np.inf),
         opened=np.zeros((count, 2 + 2 * t_length)),
+        opened_v=np.zeros((count, want.patch_rows(descent.keys.p_length))),
         touched=start.touched,
     )
     descent.share(
@@ -196,7 +199,7 @@ def _block_sums(
         ),
         count,
     )
-    return _collected(results, t_length, want, about)
+    return _collected(results, t_length, descent.basis, want, about)
 
 
 def as_patches(queries: Queries, basis: Basis) -> Patches:
@@ -232,16 +235,19 @@ def _filled(values: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(filled)  # the compiled loops take it flat
 
 
-def _collected(results: Results, t_length: int, want: Want, about: Tensor | None) -> PosteriorSums:
+def _collected(
+    results: Results, t_length: int, basis: Basis, want: Want, about: Tensor | None
+) -> PosteriorSums:
     """The sums over closed groups and over keys, of which what is wanted."""
     rows, error_rows = want.rows(t_length), 1 + 2 * t_length
-    empty = PosteriorSums.empty(len(results.log_z), t_length, want, torch.device("cpu"))
+    empty = PosteriorSums.empty(len(results.log_z), t_length, len(basis.mean), want, torch.device("cpu"))
     closed, bounds, opened = map(torch.from_numpy, (results.closed, results.bounds, results.opened))
     something = (closed[:, 0] > 0) | (bounds != 0).any(dim=1)
     of_groups = replace(
         empty,
         log_max=torch.from_numpy(results.log_z).where(something, -torch.inf),
         moments=closed[:, :rows],
+        patches=_along_pixels(results.closed_v, closed[:, :1], basis) if want.patch else empty.patches,
         w2=closed[:, error_rows : error_rows + want.ess],
         doubt=closed[:, 1 + error_rows :][:, : error_rows * want.error],
         bounds=bounds[:, : error_rows * want.bounds],
@@ -250,7 +256,14 @@ def _collected(results: Results, t_length: int, want: Want, about: Tensor | None
         empty,
         log_max=torch.from_numpy(results.opened_max),
         moments=opened[:, :rows],
+        patches=torch.from_numpy(results.opened_v),
         w2=opened[:, error_rows : error_rows + want.ess],
         touched=torch.from_numpy(results.touched),
     )
     return of_groups.merge(of_keys.certain(t_length, want, about))
+
+
+def _along_pixels(closed_v: NDArray[np.float64], w: Tensor, basis: Basis) -> Tensor:
+    """Σ w v along the pixels, (Q, P), from that along the axes and Σ w, (Q, 1)."""
+    axes, mean = (torch.from_numpy(values).double() for values in (basis.axes, basis.mean))
+    return torch.from_numpy(closed_v)[:, : len(mean)] @ axes.T + w * mean

@@ -1,0 +1,122 @@
+"""From the posteriors of patches to an image: by their centres, or by all patches that hold a pixel.
+
+The posterior given the patch at n has a mean m_n and a variance V_n for each of its pixels. With N patches
+that hold a pixel,
+
+    x̂ = Σ_n m_n / N,      E (x̂ − x)² = Σ_n V_n / N − Σ_n (m_n − x̂)² / N,
+
+since (x̂ − x)² = Σ_n (m_n − x)² / N − Σ_n (m_n − x̂)² / N for every x (the ambiguity decomposition of Krogh and
+Vedelsby, 1995): the more the patches differ among themselves, the more their mean gains on each of them.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lemmse.estimator.sums import Posterior
+
+__all__ = ["Aggregate", "Centres", "Overlap"]
+
+_OF_PATCHES = ("ess", "log_density")
+"""Maps that have one number for a patch; the others have one for each channel."""
+
+
+class Aggregate(Protocol):
+    """An image in the making."""
+
+    def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
+        """Add the posteriors of the patches at positions n."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The image and its maps by name, a row for each position."""
+        ...
+
+
+class Centres:
+    """Every pixel is the centre of one patch, or one of the pixels that a query stands for.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the image, C.
+    maps : set of str
+        Names of the maps that are wanted.
+    """
+
+    def __init__(self, channels: int, maps: frozenset[str]) -> None:
+        self._channels = channels
+        self._maps = maps
+        self._parts: list[dict[str, NDArray[np.float32]]] = []
+
+    def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
+        """Add the posteriors of the patches at positions n, which follow those before."""
+        tensors = {"image": posterior.mean.reshape(-1, self._channels)}
+        for name in self._maps:
+            values = getattr(posterior, name)
+            if name in _OF_PATCHES:
+                tensors[name] = values.reshape(-1).repeat_interleave(len(n) // len(values))
+            else:
+                tensors[name] = values.reshape(-1, self._channels)
+        self._parts.append({name: tensor.float().cpu().numpy() for name, tensor in tensors.items()})
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The image and its maps by name, a row for each position."""
+        return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+
+
+class Overlap:
+    """Every pixel is the mean of what all patches that hold it say about it.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Height, width and channels of the image.
+    maps : set of str
+        Names of the maps that are wanted.
+    pixels : callable
+        Gives the pixels, row by row, that the patches at positions n show, (len(n), p²).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        maps: frozenset[str],
+        pixels: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    ) -> None:
+        height, width, channels = shape
+        self._pixels = pixels
+        columns = {"image": channels, "square": channels, "patches": 1}
+        columns |= {name: 1 if name in _OF_PATCHES else channels for name in maps}
+        self._sums = {
+            name: torch.zeros(height * width, count, dtype=torch.float64) for name, count in columns.items()
+        }
+
+    def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
+        """Add the posteriors of the patches at positions n."""
+        pixels = torch.from_numpy(self._pixels(n))
+        each = pixels.shape[1]
+        values = {
+            "image": posterior.patch,
+            "square": posterior.patch.square(),
+            "patches": torch.ones(len(n), each),
+            "variance": posterior.patch_variance,
+            "error": posterior.error.repeat(1, each),  # that of the centre stands for the whole patch
+            "ess": posterior.ess.repeat(1, each),
+            "log_density": posterior.log_density[:, None].repeat(1, each),
+        }
+        for name, total in self._sums.items():
+            total.index_add_(0, pixels.flatten(), values[name].double().cpu().reshape(-1, total.shape[1]))
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The image and its maps by name, a row for each position."""
+        sums = dict(self._sums)
+        patches = sums.pop("patches")
+        means = {name: total / patches for name, total in sums.items()}
+        spread = means.pop("square") - means["image"].square()
+        if "variance" in means:
+            means["variance"] = (means["variance"] - spread).clamp_(min=0.0)
+        return {name: mean.float().numpy() for name, mean in means.items()}
