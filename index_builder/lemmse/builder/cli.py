@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lemmse.builder.calibrate import calibrate as measure
-from lemmse.index import BOUNDARIES, Calibration, Progress, open_index
+from lemmse.index import BOUNDARIES, EQUIVARIANCES, Calibration, Progress, open_index
 from lemmse.index import build as build_index
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.reader import Index
@@ -56,6 +56,13 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
     default="circular",
     show_default=True,
     help="Outside an image: it repeats, or is mirrored; valid takes only patches inside training images.",
+)
+@click.option(
+    "--equivariance",
+    type=click.Choice(EQUIVARIANCES),
+    default="none",
+    show_default=True,
+    help="With offset, patches are compared and averaged without their mean, for physics identity and blur.",
 )
 @click.option("--limit", type=int, help="Use only the first LIMIT images.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the clustering.")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib.metadata import version
 from itertools import islice, pairwise
 from pathlib import Path
@@ -25,11 +25,13 @@ from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, publishing
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest, checksum
 from lemmse.index.moments import Basis, Moments
+from lemmse.index.patches import Patches
 from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import concatenate, intensities, iterate, open_source
-from lemmse.index.strata import Strata, find_strata
 
-__all__ = ["PATCH_SIZE_MAX", "Progress", "build"]
+__all__ = ["EQUIVARIANCES", "PATCH_SIZE_MAX", "Progress", "build"]
+
+EQUIVARIANCES = ("none", "offset")
 
 PATCH_SIZE_MAX = 64
 """Largest patch side: a key of three channels then has 12 288 numbers."""
@@ -50,6 +52,7 @@ def build(
     physics: str = "identity",
     pre_inverse: str = "identity",
     boundary: str = "circular",
+    equivariance: str = "none",
     limit: int | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
@@ -68,6 +71,9 @@ def build(
         Specifications of A and B, see `lemmse.index.physics`.
     boundary : str
         How positions outside an image are read.
+    equivariance : str
+        "offset" has the estimator commute with constants added to a channel, as "none" does not: every patch
+        stands for all its levels. For physics identity and blur.
     limit : int, optional
         Use only the first `limit` images.
     seed : int
@@ -103,18 +109,20 @@ def build(
     _require_in("seed", seed, 0, _SEED_MAX)
     if boundary not in BOUNDARIES:
         raise InvalidArgument("boundary", f"expected one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+    if equivariance not in EQUIVARIANCES:
+        raise InvalidArgument(
+            "equivariance", f"expected one of {', '.join(EQUIVARIANCES)}, got {equivariance!r}"
+        )
     if not os.fspath(out):
         raise InvalidArgument("out", "expected the name of a new folder, got an empty one")
     out = Path(os.path.abspath(out))
     with publishing(out) as folder:
         images, labels = _read(sources, limit, progress)
         clean = Images(intensities(images.pixels), images.sizes)
-        keys, condition = _keys(problem, clean, patch_size, boundary)
+        keys, condition = Patches.of(problem, clean, patch_size, boundary, equivariance)
         centroids, cell, strata_cells = _cluster(keys, seed, progress)
         basis = _basis(keys, seed)
-        order, leaf_edges, cell_leaves, moments = _arrange(
-            keys, clean, basis, cell, len(centroids), seed, progress
-        )
+        order, leaf_edges, cell_leaves, moments = _arrange(keys, basis, cell, len(centroids), seed, progress)
         group = store.create(folder / ARRAYS)
         for name, array in {
             "images/pixels": images.pixels,
@@ -126,11 +134,15 @@ def build(
             "leaves/keys": leaf_edges,
             **{f"leaves/{field.name}": getattr(moments, field.name) for field in fields(Moments)},
             **{f"basis/{field.name}": getattr(basis, field.name) for field in fields(Basis)},
-            **({} if keys.strata.whitener is None else {"strata/whitener": keys.strata.whitener}),
+            **{
+                f"strata/{name}": array
+                for name in ("whitener", "constants")
+                if (array := getattr(keys.strata, name)) is not None
+            },
             **{f"physics/{name}": array for name, array in problem.arrays.items()},
         }.items():
             store.create_array(group, name, array.shape, array.dtype)[:] = array
-        _write_keys(group, folder / NEIGHBOURS, clean, keys, centroids, cell, order, progress)
+        _write_keys(group, folder / NEIGHBOURS, keys, centroids, cell, order, progress)
         (folder / SOURCES).write_text(json.dumps(labels))
         Manifest(
             format=FORMAT,
@@ -143,6 +155,7 @@ def build(
             physics=physics,
             pre_inverse=pre_inverse,
             boundary=boundary,
+            equivariance=equivariance,
             patch_size=patch_size,
             keys=len(keys),
             cells=len(centroids),
@@ -176,51 +189,8 @@ def _read(
     return Images.stack(images), labels
 
 
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    """The keys of an index, each cut and whitened when it is asked for."""
-
-    measured: Images[Any]
-    """B A x of each training image."""
-    n: NDArray[np.int64]
-    """Position of each key."""
-    strata: Strata
-    stratum: NDArray[np.int64]
-    """Stratum of each key."""
-    p: int
-    boundary: str
-
-    def __len__(self) -> int:
-        """Number of keys, M."""
-        return len(self.n)
-
-    def cut(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Keys by number, white, (len(rows), P)."""
-        patches = self.measured.patches(self.n[rows], self.p, self.boundary)
-        white = np.empty(patches.shape, np.float32)
-        for stratum in np.unique(self.stratum[rows]):
-            own = self.stratum[rows] == stratum
-            white[own] = self.strata.whiten(patches[own], stratum)
-        return white
-
-
-def _keys(problem: InverseProblem, clean: Images[np.float32], p: int, boundary: str) -> tuple[_Keys, float]:
-    """The keys of the training images, and the condition number of their noise."""
-    for size in np.unique(clean.sizes, axis=0):
-        problem.check((*size.tolist(), clean.pixels.shape[1]))
-    measured = Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean)))
-    n = clean.centres(p, boundary)
-    if not len(n):
-        height, width = clean.sizes.max(axis=0)
-        raise InvalidArgument(
-            "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
-        )
-    strata, stratum, condition = find_strata(problem, clean, n, p, boundary)
-    return _Keys(measured, n, strata, stratum, p, boundary), condition
-
-
 def _cluster(
-    keys: _Keys, seed: int, progress: Progress
+    keys: Patches, seed: int, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Group the keys of each stratum into cells.
 
@@ -237,25 +207,24 @@ def _cluster(
     for rows in np.split(by_stratum, np.cumsum(np.bincount(keys.stratum))[:-1]):
         count = cells.cell_count(len(rows))
         sample = rng.permutation(rows)[: count * cells.SAMPLE_PER_CELL]
-        centroids.append(cells.fit(keys.cut(np.sort(sample)), count, seed))
+        centroids.append(cells.fit(keys.keys(np.sort(sample)), count, seed))
         progress("fit cells", len(centroids), len(keys.strata))
         for start, stop in _ranges(len(rows), store.CHUNK):
-            cell[rows[start:stop]] = first[-1] + cells.nearest(keys.cut(rows[start:stop]), centroids[-1])
+            cell[rows[start:stop]] = first[-1] + cells.nearest(keys.keys(rows[start:stop]), centroids[-1])
             progress("assign keys", done + stop, len(keys))
         done += len(rows)
         first.append(first[-1] + count)
     return np.concatenate(centroids), cell, np.array(first, np.int64)
 
 
-def _basis(keys: _Keys, seed: int) -> Basis:
+def _basis(keys: Patches, seed: int) -> Basis:
     """Principal axes of the keys of all strata, from a sample."""
     sample = np.random.default_rng(seed).permutation(len(keys))[:_BASIS_SAMPLE]
-    return Basis.of(keys.cut(np.sort(sample)))
+    return Basis.of(keys.keys(np.sort(sample)))
 
 
 def _arrange(
-    keys: _Keys,
-    clean: Images[np.float32],
+    keys: Patches,
     basis: Basis,
     cell: NDArray[np.int64],
     cell_count: int,
@@ -278,7 +247,7 @@ def _arrange(
         # As many whole cells as fill a shard, and one at least.
         end = max(first + 1, int(np.searchsorted(edges, edges[first] + store.SHARD, side="right")) - 1)
         rows = order[edges[first] : edges[end]]
-        v = basis.rotate(keys.cut(rows))
+        v = basis.rotate(keys.keys(rows))
         by_leaf = np.empty(len(rows), np.int64)
         for start, stop in pairwise(edges[first : end + 1] - edges[first]):
             leaf = leaves.split(v[start:stop], seed) if stop > start else np.zeros(0, np.int64)
@@ -287,7 +256,7 @@ def _arrange(
         order[edges[first] : edges[end]] = rows = rows[by_leaf]
         of_leaves = np.concatenate([[0], *sizes[first:end]]).cumsum()
         if len(rows):
-            t = clean.pixels[keys.n[rows]]
+            t = keys.targets(rows)
             moments.append(Moments.of(v[by_leaf], t, of_leaves))
         first = end
         progress("cut leaves", int(edges[end]), len(keys))
@@ -303,8 +272,7 @@ def _arrange(
 def _write_keys(
     group: zarr.Group,
     neighbours: Path,
-    clean: Images[np.float32],
-    keys: _Keys,
+    keys: Patches,
     centroids: NDArray[np.float32],
     cell: NDArray[np.int64],
     order: NDArray[np.int64],
@@ -314,15 +282,15 @@ def _write_keys(
     index = cells.empty_index(centroids)
     arrays = {
         "keys": store.create_array(group, "keys", (len(keys), index.d), np.float32),
-        "targets": store.create_array(group, "targets", (len(keys), clean.pixels.shape[1]), np.float32),
+        "targets": store.create_array(group, "targets", (len(keys), keys.clean.pixels.shape[1]), np.float32),
         "ids": store.create_array(group, "ids", (len(keys), 3), np.int32),
     }
     for start, stop in _ranges(len(keys), store.SHARD):
         rows = order[start:stop]
-        v = keys.cut(rows)
+        v = keys.keys(rows)
         arrays["keys"][start:stop] = v
-        arrays["targets"][start:stop] = clean.pixels[keys.n[rows]]
-        arrays["ids"][start:stop] = clean.locate(keys.n[rows])
+        arrays["targets"][start:stop] = keys.targets(rows)
+        arrays["ids"][start:stop] = keys.ids(rows)
         cells.add(index, v, start, cell[rows])
         progress("write keys", stop, len(keys))
     try:

@@ -17,7 +17,7 @@ from lemmse.index.errors import DataLoss, UnsupportedFormat
 
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 2
+FORMAT = 3
 """The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"
@@ -58,6 +58,8 @@ class Manifest:
     """Specification of the pre-inverse B."""
     boundary: str
     """How positions outside an image are read."""
+    equivariance: str
+    """What the estimator commutes with beside translations: none, or offset."""
     patch_size: int
     """Side of the patches, p."""
     keys: int

@@ -46,9 +46,8 @@ class Index:
     @cached_property
     def strata(self) -> Strata:
         """The strata of its keys."""
-        arrays = self._members("strata")
-        whitener = arrays.get("whitener")
-        return Strata(np.asarray(arrays["scale"][:]), None if whitener is None else np.asarray(whitener[:]))
+        arrays = {name: np.asarray(array[:]) for name, array in self._members("strata").items()}
+        return Strata(arrays["scale"], arrays.get("whitener"), arrays.get("constants"))
 
     @cached_property
     def strata_cells(self) -> NDArray[np.int64]:

@@ -8,6 +8,10 @@ patch sees. Keys and queries are whitened with it, so that the estimator meets w
     B = diag(d)        one stratum for each pattern that d has in a patch; patches are divided by it, and
                        where it is zero nothing was observed
 
+Where the estimator is to commute with offsets, a constant added to each channel of x, the level of a patch is
+taken out once it is white: its least-squares projection onto E, what a 1 in each channel of x adds to it. The
+noise of what is left does not depend on that of the level.
+
 With zeros in d (a mask) the Gaussian of a key lives on the observed pixels only, and a key counts for a query
 only if both observe the same ones: a query belongs to the stratum of its own pattern. Without zeros every key
 counts for every query, each with the density of its own stratum.
@@ -25,6 +29,9 @@ from lemmse.index.physics import InverseProblem
 
 __all__ = ["Strata", "find_strata"]
 
+_ROUNDING = 1e-9
+"""What a constant image may be off by, of its level, once it was measured and pre-inverted."""
+
 
 @dataclass(frozen=True)
 class Strata:
@@ -34,6 +41,8 @@ class Strata:
     """Diagonal of B in the patches of each stratum, (S, P); 1 where B is no diagonal."""
     whitener: NDArray[np.float64] | None
     """W with W S Wᵀ = I, (P, P), where B is a convolution."""
+    constants: NDArray[np.float64] | None
+    """E, what a 1 in each channel of x adds to a white patch, (P, C), where patches lose their level."""
 
     def __len__(self) -> int:
         """Number of strata, S."""
@@ -46,28 +55,77 @@ class Strata:
 
     @cached_property
     def rank(self) -> NDArray[np.int64]:
-        """Rank of Q_m Q_mᵀ in each stratum: the pixels that were observed, (S,)."""
+        """Dimensions of the noise in each stratum: pixels that were observed, less C without levels, (S,)."""
         rank: NDArray[np.int64] = (self.scale != 0).sum(axis=1)
+        if self.constants is not None:
+            rank -= self.constants.shape[1]
         return rank
 
     @cached_property
     def log_pdet(self) -> NDArray[np.float64]:
-        """The term log pdet(Q_m Q_mᵀ) of each stratum, (S,)."""
+        """The term log pdet of Q_m Q_mᵀ, or of its part without the level, in each stratum, (S,)."""
         log_det: NDArray[np.float64] = 2 * np.log(np.where(self.scale == 0, 1.0, self.scale)).sum(axis=1)
-        if self.whitener is not None:
-            log_det = log_det - 2 * np.linalg.slogdet(self.whitener)[1]
+        if self.whitener is None:
+            return log_det
+        if self.constants is None:
+            log_det -= 2 * np.linalg.slogdet(self.whitener)[1]
+            return log_det
+        complement = np.linalg.qr(self.constants, mode="complete")[0][:, self.constants.shape[1] :]
+        root = np.linalg.solve(self.whitener, complement)  # the noise without its level is this times white
+        log_det += np.linalg.slogdet(root.T @ root)[1]
         return log_det
 
     @cached_property
     def _divisor(self) -> NDArray[np.float64]:
         return np.where(self.scale == 0, np.inf, self.scale)
 
+    @property
+    def level_variance(self) -> NDArray[np.float64]:
+        """Variance of the noise in `levels`, in units of σ², (C,)."""
+        variance: NDArray[np.float64] = 1 / np.square(self._constants).sum(axis=0)
+        return variance
+
     def whiten(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float32]:
-        """Patches with white noise of standard deviation σ where it was σ² Q_m Q_mᵀ, (n, P)."""
-        white: NDArray[np.float64] = patches / self._divisor[stratum]
-        if self.whitener is not None:
-            white = white @ self.whitener.T
+        """Patches with white noise of standard deviation σ where it was σ² Q_m Q_mᵀ, (n, P).
+
+        Where there are `constants`, the patches are without their level.
+        """
+        white = self._white(patches, stratum)
+        if self.constants is not None:
+            white = white - self._level(white) @ self.constants.T
         return white.astype(np.float32)
+
+    def levels(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float64]:
+        """The level of patches, in each channel: the least-squares estimate of a constant in x.
+
+        Parameters
+        ----------
+        patches : float, (n, P)
+            Patches of B y or B A x.
+        stratum : int
+            Their stratum.
+
+        Returns
+        -------
+        ndarray, float64, (n, C)
+            In intensities of x.
+        """
+        return self._level(self._white(patches, stratum))
+
+    def _white(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float64]:
+        white: NDArray[np.float64] = patches / self._divisor[stratum]
+        return white if self.whitener is None else white @ self.whitener.T
+
+    def _level(self, white: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Channels do not mix, so that the columns of E are orthogonal. Divided last, equal pixels leave 0.
+        level: NDArray[np.float64] = white @ self._constants / np.square(self._constants).sum(axis=0)
+        return level
+
+    @property
+    def _constants(self) -> NDArray[np.float64]:
+        if self.constants is None:
+            raise TypeError("expected strata whose patches are without their level")
+        return self.constants
 
     def whiteness_error(self, covariance: NDArray[np.float64]) -> float:
         """Largest entry of W S Wᵀ − I for another S, (P, P): how far whitening it with this W is off."""
@@ -85,7 +143,12 @@ class Strata:
 
 
 def find_strata(
-    problem: InverseProblem, images: Images[np.float32], n: NDArray[np.int64], p: int, boundary: str
+    problem: InverseProblem,
+    images: Images[np.float32],
+    n: NDArray[np.int64],
+    p: int,
+    boundary: str,
+    equivariance: str,
 ) -> tuple[Strata, NDArray[np.int64], float]:
     """Tell the strata of the training patches at positions n.
 
@@ -96,14 +159,17 @@ def find_strata(
     Raises
     ------
     InvalidArgument
-        B is a convolution, and the images differ in size or the noise cannot be whitened.
+        B is a convolution, and the images differ in size or the noise cannot be whitened; or a constant is
+        not seen the same at every position, where the estimator is to commute with offsets.
     """
     channels = images.pixels.shape[1]
     p_length = p * p * channels
     sizes, size_of = np.unique(images.sizes, axis=0, return_inverse=True)
     shapes = [(int(height), int(width), channels) for height, width in sizes]
+    constants = _constants(problem, shapes[0], p) if equivariance == "offset" else None
+    one, same = np.ones((1, p_length)), np.zeros(len(n), np.int64)
     if problem.white:
-        return Strata(np.ones((1, p_length)), None), np.zeros(len(n), np.int64), 1.0
+        return Strata(one, None, constants), same, 1.0
     if problem.stationary:
         if len(shapes) > 1:
             raise InvalidArgument(
@@ -111,7 +177,8 @@ def find_strata(
                 f"expected images of one size for {problem.pre_inverse}, got {len(shapes)} sizes; crop them",
             )
         white = problem.whitening(shapes[0], p)
-        return Strata(np.ones((1, p_length)), white.matrix), np.zeros(len(n), np.int64), white.condition
+        constants = None if constants is None else white.matrix @ constants
+        return Strata(one, white.matrix, constants), same, white.condition
     # A pattern for each position of each size; equal patterns are one stratum.
     diagonals = [Images.stack([problem.scale(shape)]) for shape in shapes]
     patterns = [d.patches(np.arange(d.positions), p, boundary) for d in diagonals]
@@ -120,4 +187,21 @@ def find_strata(
     row = first[size_of[image]] + n - images.first[image]
     used, row = np.unique(row, return_inverse=True)
     scale, number = np.unique(np.concatenate(patterns)[used], axis=0, return_inverse=True)
-    return Strata(scale, None), number.reshape(-1)[row], 1.0
+    return Strata(scale, None, None), number.reshape(-1)[row], 1.0
+
+
+def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
+    """What a 1 in each channel of x adds to a patch of B A x, (P, C)."""
+    if problem.physics.partition(":")[0] == "inpaint" or not problem.stationary:
+        raise InvalidArgument(
+            "equivariance", f"expected physics identity or blur for offset, got {problem.physics!r}"
+        )
+    seen = problem.pre_invert(problem.measure(np.ones(shape)))
+    level = float(seen.mean())
+    if level == 0 or np.abs(seen - level).max() > _ROUNDING * abs(level):
+        raise InvalidArgument(
+            "equivariance",
+            f"expected physics that keeps a constant image constant, and not 0, for offset, got a mean of "
+            f"{level:g} and deviations of {np.abs(seen - level).max():g} for an image of ones",
+        )
+    return np.tile(level * np.eye(shape[2]), (p * p, 1))
