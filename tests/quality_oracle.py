@@ -42,10 +42,51 @@ def patch_posteriors(training, y, s, p, bandwidth):
     return posteriors
 
 
-def quality_oracle(training, y, s, p, *, bandwidth=0.0, aggregate="centre") -> Oracle:
+def offset_posteriors(training, y, sigma, p, bandwidth):
+    """The same where a training patch stands for all its levels of brightness, in each channel.
+
+    In an orthonormal basis of C constants and what is left, the constants have a flat prior, so that the
+    query alone tells them, and the rest is as above.
+    """
+    channels = y.shape[2]
+    constants = np.tile(np.eye(channels), (p * p, 1)) / p  # (P, C), unit columns
+    rest = np.linalg.svd(constants, full_matrices=True)[0][:, channels:]  # (P, P − C)
+    keys = np.array(
+        [
+            rest.T @ patch(np.asarray(x, np.float64), i, j, p)
+            for x in training
+            for i in range(x.shape[0])
+            for j in range(x.shape[1])
+        ]
+    )
+    total = sigma**2 + bandwidth**2
+    gain = bandwidth**2 / total
+    posteriors = {}
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            u = patch(y, i, j, p)
+            d = rest.T @ u - keys
+            log_w = -0.5 * (d**2).sum(axis=1) / total - 0.5 * keys.shape[1] * np.log(2 * np.pi * total)
+            means = (keys + gain * d) @ rest.T + constants @ (constants.T @ u)
+            covariance = gain * sigma**2 * rest @ rest.T + sigma**2 * constants @ constants.T
+            w = np.exp(log_w - log_w.max())
+            mean = w @ means / w.sum()
+            posteriors[i, j] = {
+                "mean": mean,
+                "variance": w @ (np.diag(covariance) + (means - mean) ** 2) / w.sum(),
+                "ess": w.sum() ** 2 / (w**2).sum(),
+                "log_density": log_w.max() + np.log(w.sum() / len(w)),
+            }
+    return posteriors
+
+
+def quality_oracle(training, y, s, p, *, bandwidth=0.0, aggregate="centre", equivariance="none") -> Oracle:
     """Reconstruct y (H, W, C) from training images with noise of standard deviation s (H, W, C)."""
     height, width, channels = y.shape
-    posteriors = patch_posteriors(training, y, s, p, bandwidth)
+    if equivariance == "offset":
+        posteriors = offset_posteriors(training, y, s.flat[0], p, bandwidth)
+    else:
+        posteriors = patch_posteriors(training, y, s, p, bandwidth)
     told = {pixel: [] for pixel in posteriors}  # what patches say of a pixel: mean, variance, ess, density
     half = p // 2
     for (i, j), posterior in posteriors.items():

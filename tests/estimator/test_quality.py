@@ -80,6 +80,60 @@ def test_maps_are_those_of_the_model(case, reconstructor, expected, options, set
     np.testing.assert_allclose(result.log_density, oracle.log_density, rtol=1e-5, atol=10 * slack)
 
 
+OFFSET = {"centre": {}} | SETTINGS
+
+
+@pytest.mark.parametrize("setting", OFFSET.values(), ids=OFFSET)
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("p", [3, 4])
+def test_offset_is_the_model_of_all_levels(tmp_path, p, options, setting):
+    training = [smooth(seed, 6, 6, 3) for seed in range(3)]
+    y = smooth(71, 5, 4, 3)
+    reconstructor = index_of(tmp_path, training, patch_size=p, equivariance="offset")
+    for sigma in SIGMAS:
+        s = np.full(y.shape, sigma)
+        oracle = quality_oracle(training, y.astype(np.float64), s, p, equivariance="offset", **setting)
+        result = reconstructor.reconstruct(y, sigma=sigma, maps=MAPS, **setting, **options)
+        assert agreement(result.image, oracle.image) >= 80
+        slack = 1e-5 + 2e-7 / sigma**2
+        np.testing.assert_allclose(result.variance, oracle.variance, rtol=10 * slack, atol=2e-5)
+        np.testing.assert_allclose(result.ess, oracle.ess, rtol=10 * slack)
+        np.testing.assert_allclose(result.log_density, oracle.log_density, rtol=1e-5, atol=10 * slack)
+
+
+@pytest.mark.parametrize("setting", OFFSET.values(), ids=OFFSET)
+@pytest.mark.parametrize("mode", ["exact", "topk", "hybrid"])
+def test_a_constant_added_to_y_is_added_to_the_result(tmp_path, mode, setting):
+    reconstructor = index_of(
+        tmp_path, [smooth(k, 8, 8, 3) for k in range(3)], patch_size=3, equivariance="offset"
+    )
+    y, constant = smooth(72, 6, 6, 3), np.array([0.5, -0.25, 2.0], np.float32)
+    plain, moved = (
+        reconstructor.reconstruct(x, sigma=0.1, mode=mode, **setting).image for x in (y, y + constant)
+    )
+    np.testing.assert_allclose(moved, plain + constant, atol=1e-5)
+
+
+@pytest.mark.parametrize("pre_inverse", ["identity", "wiener:0.1"])
+def test_a_constant_added_to_a_blurred_y_is_added_to_the_result(tmp_path, pre_inverse):
+    training = [smooth(k, 8, 8, 1) for k in range(3)]
+    options = {"physics": "blur:gaussian:0.6", "pre_inverse": pre_inverse, "patch_size": 3}
+    reconstructor = index_of(tmp_path, training, equivariance="offset", **options)
+    y = smooth(73, 8, 8, 1)
+    plain, moved = (reconstructor.reconstruct(x, sigma=0.1).image for x in (y, y + np.float32(0.5)))
+    np.testing.assert_allclose(moved, plain + 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("argument", ["mask", "sigma"])
+def test_offset_takes_one_sigma_and_no_mask(tmp_path, argument):
+    y = smooth(1, 6, 6, 1)
+    reconstructor = index_of(tmp_path, [y], patch_size=3, equivariance="offset")
+    asked = {"mask": y > 0.5, "sigma": 0.1} if argument == "mask" else {"sigma": np.full(y.shape, 0.1)}
+    with pytest.raises(InvalidArgument, match="needs an index of equivariance none, got offset") as error:
+        reconstructor.reconstruct(y, **asked)
+    assert error.value.argument == argument
+
+
 def request_kind(kind: str, shape, sigma):
     """A mask or a noise map, as keyword arguments and as the standard deviation of each pixel."""
     rng = np.random.default_rng(11)

@@ -115,6 +115,10 @@ class Local:
             return WhitenedView(self, measurement.y, measurement.sigma, bandwidth)
         argument = "sigma" if measurement.precision.all() else "mask"
         self.require_clean_keys(argument, "a noise map or a mask per request")
+        if self.index.strata.constants is not None:
+            raise InvalidArgument(
+                argument, "a noise map or a mask per request needs an index of equivariance none, got offset"
+            )
         return _WeightedView(self, measurement.y, measurement.precision, bandwidth)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
@@ -248,8 +252,8 @@ class WhitenedView:
     def __init__(self, local: Local, y: NDArray[np.float64], sigma: float, bandwidth: float = 0.0) -> None:
         self._local = local
         self.sigma = math.hypot(sigma, bandwidth)
+        self._noise = sigma
         self._share = bandwidth**2 / self.sigma**2
-        self._left = self._share * sigma**2
         index = local.index
         try:
             index.problem.check(y.shape)
@@ -299,11 +303,25 @@ class WhitenedView:
         return self._local.whitened_sums(u, stratum, self.sigma, method, want, cancelled, about)
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
-        """The posterior of the clean pixels and patches, see `View`."""
-        if not self._share:
+        """The posterior of the clean pixels and patches, see `View`.
+
+        Where keys are without their level, that of the query is added, whose noise is independent.
+        """
+        strata = self._local.index.strata
+        left = np.full(self._z.shape, self._share * self._noise**2)
+        if strata.constants is not None:
+            u, _ = self.queries(n)
+            level = torch.from_numpy(strata.levels(u, 0)).to(posterior.mean.device)  # (Q, C)
+            in_patch = posterior.patch.shape[1] // level.shape[1]
+            posterior = replace(
+                posterior,
+                mean=posterior.mean + level,
+                patch=posterior.patch + level.repeat(1, in_patch),
+            )
+            left = left * (1 - strata.level_variance) + self._noise**2 * strata.level_variance
+        elif not self._share:
             return posterior
-        share, left = np.full(self._z.shape, self._share), np.full(self._z.shape, self._left)
-        return _blended(self._local, posterior, n, self._z, share, left)
+        return _blended(self._local, posterior, n, self._z, np.full(self._z.shape, self._share), left)
 
 
 class _WeightedView:
