@@ -6,6 +6,7 @@ from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
+from lemmse.index.pictures import Pictures
 from lemmse.index.reader import Index, open_index
 from lemmse.index.strata import Strata
 
@@ -20,6 +21,7 @@ __all__ = [
     "InverseProblem",
     "Manifest",
     "Moments",
+    "Pictures",
     "Plan",
     "Progress",
     "Strata",

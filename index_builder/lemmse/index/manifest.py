@@ -14,6 +14,7 @@ from typing import Any
 
 from lemmse.index.calibration import Calibration
 from lemmse.index.errors import DataLoss, UnsupportedFormat
+from lemmse.index.pictures import Pictures
 
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
 
@@ -78,6 +79,8 @@ class Manifest:
     """Every other file of the version, by its path within."""
     calibration: Calibration | None = None
     """What hybrid gives for its work, where that was measured."""
+    pictures: Pictures | None = None
+    """Which pictures are best, where that was measured."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a version's folder."""
@@ -114,6 +117,8 @@ class Manifest:
         content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
         if content["calibration"] is not None:
             content["calibration"] = Calibration.restore(content["calibration"])
+        if content["pictures"] is not None:
+            content["pictures"] = Pictures.restore(content["pictures"])
         return cls(**content)
 
     def verify(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `reconstruc
 its maps.
 """
 
-from lemmse.estimator.arguments import ERRORS, ESTIMATORS, MAPS, MODES
+from lemmse.estimator.arguments import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import Descent, hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys
@@ -18,6 +18,7 @@ from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.estimator.work import Cancel, never
 
 __all__ = [
+    "AGGREGATES",
     "DEFAULT_ACCURACY_DB",
     "DEFAULT_EXACT_WORK",
     "DEFAULT_K",
@@ -27,6 +28,7 @@ __all__ = [
     "MAPS",
     "MEAN_ONLY",
     "MODES",
+    "QUALITIES",
     "Cancel",
     "Contributor",
     "Descent",

@@ -16,6 +16,7 @@ __all__ = [
     "ESTIMATORS",
     "MAPS",
     "MODES",
+    "QUALITIES",
     "Measurement",
     "as_accuracy",
     "as_aggregate",
@@ -27,6 +28,7 @@ __all__ = [
     "as_measurement",
     "as_mode",
     "as_pixel",
+    "as_quality",
 ]
 
 MODES = ("auto", "exact", "topk", "hybrid")
@@ -34,16 +36,18 @@ ESTIMATORS = ("le-mmse", "e-mmse", "mmse")
 MAPS = ("variance", "ess", "log_density", "error")
 ERRORS = ("estimated", "certified")
 AGGREGATES = ("centre", "overlap")
+QUALITIES = ("paper", "best")
 
 SIGMA_RANGE = (1e-6, 1e6)
 """Below, float32 holds no noise in [0, 1]; above, every weight is the same."""
 Y_MAX = 1e5
 """Largest |y|, times σ where that is above 1: squared distances beyond overflow in float32."""
 
-BANDWIDTH_MAX = 1e6
-"""Bandwidth beyond which the measurement is all that is left."""
 ACCURACY_MAX = 120.0
 """Agreement in dB beyond which float32 results cannot differ."""
+
+BANDWIDTH_MAX = 1e6
+"""As for σ: above, every weight is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +121,12 @@ def _as_map(argument: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray
 
 def as_mode(mode: Any) -> str:
     """One of `MODES`."""
-    if mode not in MODES:
-        raise InvalidArgument("mode", f"expected one of {', '.join(MODES)}, got {mode!r}")
-    return str(mode)
+    return _as_one_of("mode", mode, MODES)
 
 
 def as_estimator(estimator: Any) -> str:
     """One of `ESTIMATORS`."""
-    if estimator not in ESTIMATORS:
-        raise InvalidArgument("estimator", f"expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-    return str(estimator)
+    return _as_one_of("estimator", estimator, ESTIMATORS)
 
 
 def as_maps(maps: Collection[str]) -> frozenset[str]:
@@ -139,27 +139,23 @@ def as_maps(maps: Collection[str]) -> frozenset[str]:
 
 def as_error(error: Any) -> str:
     """One of `ERRORS`."""
-    if error not in ERRORS:
-        raise InvalidArgument("error", f"expected one of {', '.join(ERRORS)}, got {error!r}")
-    return str(error)
+    return _as_one_of("error", error, ERRORS)
 
 
 def as_aggregate(aggregate: Any) -> str:
     """One of `AGGREGATES`."""
-    if aggregate not in AGGREGATES:
-        raise InvalidArgument("aggregate", f"expected one of {', '.join(AGGREGATES)}, got {aggregate!r}")
-    return str(aggregate)
+    return _as_one_of("aggregate", aggregate, AGGREGATES)
 
 
-def as_bandwidth(value: Any) -> float:
-    """A standard deviation in intensities, or 0."""
-    try:
-        bandwidth = float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument("bandwidth", f"expected a number, got {value!r}") from error
-    if not 0 <= bandwidth <= BANDWIDTH_MAX:
-        raise InvalidArgument("bandwidth", f"expected a number in [0, {BANDWIDTH_MAX:g}], got {bandwidth:g}")
-    return bandwidth
+def as_quality(quality: Any) -> str:
+    """One of `QUALITIES`."""
+    return _as_one_of("quality", quality, QUALITIES)
+
+
+def _as_one_of(argument: str, value: Any, names: tuple[str, ...]) -> str:
+    if value not in names:
+        raise InvalidArgument(argument, f"expected one of {', '.join(names)}, got {value!r}")
+    return str(value)
 
 
 def as_accuracy(value: Any) -> float:
@@ -171,6 +167,17 @@ def as_accuracy(value: Any) -> float:
     if not 0 < accuracy <= ACCURACY_MAX:
         raise InvalidArgument("accuracy_db", f"expected dB in (0, {ACCURACY_MAX:g}], got {accuracy:g}")
     return accuracy
+
+
+def as_bandwidth(value: Any) -> float:
+    """A standard deviation τ, which may be 0."""
+    try:
+        bandwidth = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("bandwidth", f"expected a number, got {value!r}") from error
+    if not 0 <= bandwidth <= BANDWIDTH_MAX:
+        raise InvalidArgument("bandwidth", f"expected a number in [0, {BANDWIDTH_MAX:g}], got {bandwidth:g}")
+    return bandwidth
 
 
 def as_count(argument: str, value: Any) -> int:

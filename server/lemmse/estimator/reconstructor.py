@@ -24,6 +24,7 @@ from lemmse.estimator.arguments import (
     as_measurement,
     as_mode,
     as_pixel,
+    as_quality,
 )
 from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, Local, Method, View
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
@@ -118,8 +119,9 @@ class Reconstructor:
         budget: int | None = None,
         maps: Collection[str] = (),
         error: str = "estimated",
-        aggregate: str = "centre",
-        bandwidth: float = 0.0,
+        aggregate: str | None = None,
+        bandwidth: float | None = None,
+        quality: str = "paper",
         cancelled: Cancel = never,
     ) -> Reconstruction:
         """Reconstruct an image of any size: the posterior mean at every pixel.
@@ -152,13 +154,18 @@ class Reconstructor:
         error : str
             What the error map is: "estimated", which |image − sum over all keys| is below for 95 % of pixels
             and channels, or "certified", which it is always below.
-        aggregate : str
+        aggregate : str, optional
             "centre" takes every pixel from the patch centred at it, "overlap" the mean of what all patches
             that hold it say; on an index of physics and pre-inverse identity only. Of overlap, ESS and log
-            density are means over these patches, and the variance is the expected squared error of that mean.
-        bandwidth : float
+            density are means over these patches, and the variance is the expected squared error of that
+            mean. What `quality` says if not given.
+        bandwidth : float, optional
             Standard deviation τ of a Gaussian about each training patch, which stands for what the training
-            images do not show, in intensity units, in [0, 1e6]; on such an index only.
+            images do not show, in intensity units, in [0, 1e6]; on such an index only. What `quality` says if
+            not given.
+        quality : str
+            "paper" is the formula untouched, centre and τ = 0; "best" takes what calibration found best on
+            held-out training images at this noise.
         cancelled : callable
             Polled between tiles of work; when true, the call ends.
 
@@ -189,8 +196,10 @@ class Reconstructor:
             raise InvalidArgument(
                 "maps", "expected other maps than error for mode topk, which does not know it"
             )
-        overlap = as_aggregate(aggregate) == "overlap"
-        tau = as_bandwidth(bandwidth)
+        best, tau = self._preset(as_quality(quality), estimator, measurement)
+        best = best if aggregate is None else as_aggregate(aggregate)
+        tau = tau if bandwidth is None else as_bandwidth(bandwidth)
+        overlap = best == "overlap"
         want = Want(variance="variance" in asked, ess="ess" in asked, error="error" in asked, patch=overlap)
         height, width, channels = measurement.y.shape
         image: Aggregate = Centres(channels, asked)
@@ -238,6 +247,8 @@ class Reconstructor:
                 start,
                 expected_accuracy_db=plan.accuracy_db if plan and method.mode == "hybrid" else None,
                 certified=float((arrays["error"] <= tolerance).mean()) if certified else None,
+                aggregate=best,
+                bandwidth=tau,
             ),
         )
 
@@ -281,6 +292,20 @@ class Reconstructor:
             contributors=tuple(self._contributor(key, weight) for key, weight in heaviest if key >= 0),
             diagnostics=self._diagnostics("exact", float(sums.touched[0]), start),
         )
+
+    def _preset(self, quality: str, estimator: str, measurement: Measurement) -> tuple[str, float]:
+        """The aggregate and the bandwidth that a quality stands for."""
+        manifest = self.index.manifest
+        clean = (manifest.physics, manifest.pre_inverse) == ("identity", "identity")
+        if quality == "paper" or estimator != "le-mmse" or not clean:
+            return "centre", 0.0  # elsewhere there is nothing else
+        if manifest.pictures is None:
+            raise InvalidArgument(
+                "quality", f"expected paper, since index {self.index.name!r} was not calibrated; calibrate it"
+            )
+        seen = measurement.precision[measurement.precision > 0]
+        sigma = measurement.sigma or (float(np.sqrt((1 / seen).mean())) if seen.size else 1.0)
+        return manifest.pictures.best(sigma)
 
     def _plan(self, sigma: float | None, accuracy_db: float) -> Plan | None:
         """How hybrid reaches an agreement, where it was measured."""
@@ -383,7 +408,7 @@ class Reconstructor:
     def _contributor(self, key: int, weight: float) -> Contributor:
         image, row, column = self.index.ids(key, key + 1)[0].tolist()
         value = tuple(self.index.targets(key, key + 1)[0].tolist())
-        return Contributor(image, self.index.labels[image], row, column, weight, value)
+        return Contributor(image, self.index.labels[image], row, column, weight, value, symmetry="identity")
 
     def _diagnostics(
         self,
@@ -392,6 +417,8 @@ class Reconstructor:
         start: float,
         expected_accuracy_db: float | None = None,
         certified: float | None = None,
+        aggregate: str = "centre",
+        bandwidth: float = 0.0,
     ) -> Diagnostics:
         return Diagnostics(
             mode=mode,
@@ -402,6 +429,8 @@ class Reconstructor:
             seconds=time.perf_counter() - start,
             expected_accuracy_db=expected_accuracy_db,
             certified=certified,
+            aggregate=aggregate,
+            bandwidth=bandwidth,
         )
 
 

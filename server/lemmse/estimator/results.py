@@ -30,6 +30,11 @@ class Diagnostics:
     certified: float | None
     """Share of pixels and channels whose certified error is within the accuracy asked for; None where no
     certified error was asked for."""
+    aggregate: str
+    """What a pixel is: the posterior mean of the patch centred at it ("centre"), or the mean of those of all
+    patches that hold it ("overlap")."""
+    bandwidth: float
+    """Standard deviation of the Gaussian prior around each training patch, τ, in intensities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,9 @@ class Contributor:
     """Share of the posterior weight, in [0, 1]."""
     value: tuple[float, ...]
     """The clean centre pixel, length C."""
+    symmetry: str
+    """Which copy of the training image the patch was cut from, for example "rotate-90"; "identity" is the
+    image itself."""
 
 
 @dataclass(frozen=True, slots=True)
