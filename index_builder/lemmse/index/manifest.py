@@ -61,10 +61,14 @@ class Manifest:
     """How positions outside an image are read."""
     equivariance: str
     """What the estimator commutes with beside translations: none, or offset."""
+    augment: str
+    """Symmetric copies of the training images that were cut into keys: none, or dihedral."""
     patch_size: int
     """Side of the patches, p."""
     keys: int
     """Translated training patches, M."""
+    distinct: int
+    """Different keys among them."""
     cells: int
     """Cells that the keys are searched by."""
     leaves: int

@@ -1,7 +1,7 @@
 """How good the pictures of an index are, as measured on training images that were held out.
 
-For each σ of a grid the measurement holds the aggregate and the bandwidth τ that gave the best pictures, and how
-good these and those of the paper's formula were. `quality="best"` takes them.
+For each σ of a grid it holds the aggregate and the bandwidth τ that gave the best pictures, and how good these
+and those of the paper's formula were. `quality="best"` takes them.
 """
 
 import math
@@ -36,7 +36,8 @@ class Pictures:
     @classmethod
     def restore(cls, content: Mapping[str, Any]) -> "Pictures":
         """Read what JSON made of it."""
-        return cls(**{name: tuple(value) if name != "images" else value for name, value in content.items()})
+        rows: dict[str, Any] = {name: tuple(row) for name, row in content.items() if name != "images"}
+        return cls(images=content["images"], **rows)
 
     def best(self, sigma: float) -> tuple[str, float]:
         """The aggregate and the bandwidth to take at any σ.
