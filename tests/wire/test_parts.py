@@ -7,15 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lemmse.v1.reconstruction_pb2 import (
+    Aggregate,
     ErrorKind,
     Estimator,
     Map,
     Mode,
+    Quality,
     ReconstructRequest,
     ReconstructResponse,
 )
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk
 from lemmse.wire import (
+    AGGREGATES,
     CHUNK_BYTES,
     ERRORS,
     ESTIMATORS,
@@ -23,13 +26,16 @@ from lemmse.wire import (
     MAPS,
     MESSAGE_BYTES,
     MODES,
+    QUALITIES,
     TENSOR_BYTES,
     Incoming,
     MalformedMessage,
+    aggregate_name,
     answer_bytes,
     error_name,
     estimator_name,
     mode_name,
+    quality_name,
     split,
 )
 
@@ -142,7 +148,15 @@ def test_names_cover_the_contract():
     assert MAPS.keys() <= set(ReconstructResponse.DESCRIPTOR.fields_by_name)
     assert list(ESTIMATORS.values()) == [number for number in Estimator.values() if number]
     assert list(ERRORS.values()) == [number for number in ErrorKind.values() if number]
-    for names, name in ((MODES, mode_name), (ESTIMATORS, estimator_name), (ERRORS, error_name)):
+    assert list(AGGREGATES.values()) == [number for number in Aggregate.values() if number]
+    assert list(QUALITIES.values()) == [number for number in Quality.values() if number]
+    for names, name in (
+        (MODES, mode_name),
+        (ESTIMATORS, estimator_name),
+        (ERRORS, error_name),
+        (AGGREGATES, aggregate_name),
+        (QUALITIES, quality_name),
+    ):
         assert {name(number): number for number in names.values()} == names
         with pytest.raises(ValueError, match="99"):
             name(99)

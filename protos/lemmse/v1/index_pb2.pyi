@@ -37,6 +37,9 @@ class Index(_message.Message):
     CELLS_FIELD_NUMBER: _builtins.int
     IMAGE_HEIGHT_FIELD_NUMBER: _builtins.int
     IMAGE_WIDTH_FIELD_NUMBER: _builtins.int
+    DISTINCT_FIELD_NUMBER: _builtins.int
+    EQUIVARIANCE_FIELD_NUMBER: _builtins.int
+    AUGMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the server."""
     version: _builtins.str
@@ -65,6 +68,16 @@ class Index(_message.Message):
     among them.
     """
     image_width: _builtins.int
+    distinct: _builtins.int
+    """Different keys."""
+    equivariance: _builtins.str
+    """What the keys are equivariant to beside translation: "none", or "offset"
+    of the intensities.
+    """
+    augment: _builtins.str
+    """Symmetric copies of the training images that were cut into keys: "none",
+    or "dihedral".
+    """
     def __init__(
         self,
         *,
@@ -81,10 +94,13 @@ class Index(_message.Message):
         cells: _builtins.int = ...,
         image_height: _builtins.int = ...,
         image_width: _builtins.int = ...,
+        distinct: _builtins.int = ...,
+        equivariance: _builtins.str = ...,
+        augment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "image_height", b"image_height", "image_width", b"image_width", "images", b"images", "keys", b"keys", "name", b"name", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "distinct", b"distinct", "equivariance", b"equivariance", "image_height", b"image_height", "image_width", b"image_width", "images", b"images", "keys", b"keys", "name", b"name", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -144,6 +144,54 @@ ERROR_KIND_CERTIFIED: ErrorKind.ValueType  # 2
 """What the difference is below, always."""
 Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
 
+class _Aggregate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGGREGATE_UNSPECIFIED: _Aggregate.ValueType  # 0
+    """In a request, what its quality says."""
+    AGGREGATE_CENTRE: _Aggregate.ValueType  # 1
+    """That of the patch centred at the pixel."""
+    AGGREGATE_OVERLAP: _Aggregate.ValueType  # 2
+    """The mean of those of all patches that hold the pixel."""
+
+class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
+    """What a pixel is, of the posterior means of whole patches."""
+
+AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
+"""In a request, what its quality says."""
+AGGREGATE_CENTRE: Aggregate.ValueType  # 1
+"""That of the patch centred at the pixel."""
+AGGREGATE_OVERLAP: Aggregate.ValueType  # 2
+"""The mean of those of all patches that hold the pixel."""
+Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
+
+class _Quality:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quality.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUALITY_UNSPECIFIED: _Quality.ValueType  # 0
+    """The same as QUALITY_PAPER."""
+    QUALITY_PAPER: _Quality.ValueType  # 1
+    """The formula untouched: AGGREGATE_CENTRE and bandwidth 0."""
+    QUALITY_BEST: _Quality.ValueType  # 2
+    """What calibration found best on held-out training images at this noise."""
+
+class Quality(_Quality, metaclass=_QualityEnumTypeWrapper):
+    """Where what is not given of aggregate and bandwidth comes from."""
+
+QUALITY_UNSPECIFIED: Quality.ValueType  # 0
+"""The same as QUALITY_PAPER."""
+QUALITY_PAPER: Quality.ValueType  # 1
+"""The formula untouched: AGGREGATE_CENTRE and bandwidth 0."""
+QUALITY_BEST: Quality.ValueType  # 2
+"""What calibration found best on held-out training images at this noise."""
+Global___Quality: _TypeAlias = Quality  # noqa: Y015
+
 @_typing.final
 class TopK(_message.Message):
     """Limits of the search of MODE_TOPK; what is not given is the server's choice."""
@@ -230,6 +278,9 @@ class ReconstructRequest(_message.Message):
     ESTIMATOR_FIELD_NUMBER: _builtins.int
     HYBRID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    AGGREGATE_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one."""
     sigma: _builtins.float
@@ -237,6 +288,12 @@ class ReconstructRequest(_message.Message):
     mode: Global___Mode.ValueType
     estimator: Global___Estimator.ValueType
     error: Global___ErrorKind.ValueType
+    aggregate: Global___Aggregate.ValueType
+    bandwidth: _builtins.float
+    """Standard deviation of a Gaussian prior around each training patch, in
+    intensities, in [0, 1e6]; what quality says if not given.
+    """
+    quality: Global___Quality.ValueType
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, (H, W) or (H, W, C), float, intensities of the clean
@@ -278,15 +335,22 @@ class ReconstructRequest(_message.Message):
         estimator: Global___Estimator.ValueType = ...,
         hybrid: Global___Hybrid | None = ...,
         error: Global___ErrorKind.ValueType = ...,
+        aggregate: Global___Aggregate.ValueType = ...,
+        bandwidth: _builtins.float | None = ...,
+        quality: Global___Quality.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_mask", b"_mask", "bandwidth", b"bandwidth", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "error", b"error", "estimator", b"estimator", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
+    _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
     _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
     @_typing.overload
@@ -308,6 +372,8 @@ class Diagnostics(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     EXPECTED_ACCURACY_DB_FIELD_NUMBER: _builtins.int
     CERTIFIED_FIELD_NUMBER: _builtins.int
+    AGGREGATE_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """The mode that ran: never MODE_AUTO."""
     index: _builtins.str
@@ -329,6 +395,12 @@ class Diagnostics(_message.Message):
     that was asked for, in [0, 1]; not set where no certified error was asked
     for.
     """
+    aggregate: Global___Aggregate.ValueType
+    """What a pixel is: never AGGREGATE_UNSPECIFIED."""
+    bandwidth: _builtins.float
+    """Standard deviation of the prior around each training patch, in
+    intensities.
+    """
     def __init__(
         self,
         *,
@@ -340,10 +412,12 @@ class Diagnostics(_message.Message):
         seconds: _builtins.float = ...,
         expected_accuracy_db: _builtins.float | None = ...,
         certified: _builtins.float | None = ...,
+        aggregate: Global___Aggregate.ValueType = ...,
+        bandwidth: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__certified: _TypeAlias = _typing.Literal["certified"]  # noqa: Y015
     _WhichOneofArgType__certified: _TypeAlias = _typing.Literal["_certified", b"_certified"]  # noqa: Y015
@@ -568,6 +642,7 @@ class Contributor(_message.Message):
     COLUMN_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    SYMMETRY_FIELD_NUMBER: _builtins.int
     image: _builtins.int
     """Number of the training image, in the order of the index, from 0."""
     source: _builtins.str
@@ -577,6 +652,10 @@ class Contributor(_message.Message):
     column: _builtins.int
     weight: _builtins.float
     """Share of the posterior weight, in [0, 1]."""
+    symmetry: _builtins.str
+    """Which copy of the training image the patch was cut from, for example
+    "rotate-90"; "identity" is the image itself.
+    """
     @_builtins.property
     def value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The clean centre pixel, length C."""
@@ -590,10 +669,11 @@ class Contributor(_message.Message):
         column: _builtins.int = ...,
         weight: _builtins.float = ...,
         value: _abc.Iterable[_builtins.float] | None = ...,
+        symmetry: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "image", b"image", "row", b"row", "source", b"source", "value", b"value", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "image", b"image", "row", b"row", "source", b"source", "symmetry", b"symmetry", "value", b"value", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

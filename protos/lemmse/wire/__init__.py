@@ -13,11 +13,24 @@ from lemmse.wire.limits import (
     TENSOR_BYTES,
     answer_bytes,
 )
-from lemmse.wire.names import ERRORS, ESTIMATORS, MAPS, MODES, error_name, estimator_name, mode_name
+from lemmse.wire.names import (
+    AGGREGATES,
+    ERRORS,
+    ESTIMATORS,
+    MAPS,
+    MODES,
+    QUALITIES,
+    aggregate_name,
+    error_name,
+    estimator_name,
+    mode_name,
+    quality_name,
+)
 from lemmse.wire.parts import Incoming, attach, split
 from lemmse.wire.tensors import FloatArray, MalformedMessage, WireArray
 
 __all__ = [
+    "AGGREGATES",
     "CHUNK_BYTES",
     "ERRORS",
     "ESTIMATORS",
@@ -26,15 +39,18 @@ __all__ = [
     "MAX_CONTRIBUTORS",
     "MESSAGE_BYTES",
     "MODES",
+    "QUALITIES",
     "TENSOR_BYTES",
     "FloatArray",
     "Incoming",
     "MalformedMessage",
     "WireArray",
+    "aggregate_name",
     "answer_bytes",
     "attach",
     "error_name",
     "estimator_name",
     "mode_name",
+    "quality_name",
     "split",
 ]

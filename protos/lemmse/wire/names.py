@@ -1,10 +1,26 @@
-"""The names of estimators, modes, maps and errors and their numbers, read from the contract itself."""
+"""The names that options have, and their numbers, read from the contract itself."""
+
+from typing import TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor
 
 from lemmse.v1 import reconstruction_pb2 as pb
 
-__all__ = ["ERRORS", "ESTIMATORS", "MAPS", "MODES", "error_name", "estimator_name", "mode_name"]
+__all__ = [
+    "AGGREGATES",
+    "ERRORS",
+    "ESTIMATORS",
+    "MAPS",
+    "MODES",
+    "QUALITIES",
+    "aggregate_name",
+    "error_name",
+    "estimator_name",
+    "mode_name",
+    "quality_name",
+]
+
+T = TypeVar("T")
 
 
 def _numbers(enum: EnumDescriptor, prefix: str) -> dict[str, int]:
@@ -26,11 +42,19 @@ MAPS = _numbers(pb.Map.DESCRIPTOR, "MAP_")
 ERRORS = _numbers(pb.ErrorKind.DESCRIPTOR, "ERROR_KIND_")
 """Number of each kind of error map: estimated, certified."""
 
+AGGREGATES = _numbers(pb.Aggregate.DESCRIPTOR, "AGGREGATE_")
+"""Number of each way to put pixels together: centre, overlap."""
+
+QUALITIES = _numbers(pb.Quality.DESCRIPTOR, "QUALITY_")
+"""Number of each quality: paper, best."""
+
 _ESTIMATOR_NAMES = {number: name for name, number in ESTIMATORS.items()} | {
     pb.ESTIMATOR_UNSPECIFIED: "le-mmse"
 }
 _MODE_NAMES = {number: name for name, number in MODES.items()} | {pb.MODE_UNSPECIFIED: "auto"}
 _ERROR_NAMES = {number: name for name, number in ERRORS.items()} | {pb.ERROR_KIND_UNSPECIFIED: "estimated"}
+_AGGREGATE_NAMES = {number: name for name, number in AGGREGATES.items()} | {pb.AGGREGATE_UNSPECIFIED: None}
+_QUALITY_NAMES = {number: name for name, number in QUALITIES.items()} | {pb.QUALITY_UNSPECIFIED: "paper"}
 
 
 def estimator_name(number: int) -> str:
@@ -81,7 +105,39 @@ def error_name(number: int) -> str:
     return _named(_ERROR_NAMES, number)
 
 
-def _named(names: dict[int, str], number: int) -> str:
+def aggregate_name(number: int) -> str | None:
+    """Return the name of a way to put pixels together; one that was not given has none.
+
+    Raises
+    ------
+    ValueError
+        The number is none of the contract's.
+
+    Examples
+    --------
+    >>> aggregate_name(pb.AGGREGATE_UNSPECIFIED), aggregate_name(pb.AGGREGATE_OVERLAP)
+    (None, 'overlap')
+    """
+    return _named(_AGGREGATE_NAMES, number)
+
+
+def quality_name(number: int) -> str:
+    """Return the name of a quality; one that was not given is paper.
+
+    Raises
+    ------
+    ValueError
+        The number is none of the contract's.
+
+    Examples
+    --------
+    >>> quality_name(pb.QUALITY_UNSPECIFIED), quality_name(pb.QUALITY_BEST)
+    ('paper', 'best')
+    """
+    return _named(_QUALITY_NAMES, number)
+
+
+def _named(names: dict[int, T], number: int) -> T:
     if number not in names:
         raise ValueError(f"expected one of {', '.join(map(str, sorted(names)))}, got {number}")
     return names[number]
