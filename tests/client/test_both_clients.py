@@ -52,12 +52,21 @@ def assert_same(one: Result, other: Result):
         {"mode": "hybrid"},
         {"mode": "hybrid", "accuracy_db": 30, "budget": 20},
         {"accuracy_db": np.float32(60)},
+        {"aggregate": "centre", "bandwidth": 0, "quality": "paper"},
+        {"aggregate": "overlap"},
+        {"bandwidth": np.float32(0.1)},
+        {"mode": "hybrid", "aggregate": "overlap", "bandwidth": 0.1},
         {},
     ],
 )
 def test_remote_and_embedded_agree(remote, embedded, options):
     results = [client.reconstruct(IMAGE, sigma=0.2, maps=MAPS, **options) for client in (remote, embedded)]
     assert_same(*results)
+
+
+def test_what_was_not_asked_for_is_the_formula_untouched(client):
+    diagnostics = client.reconstruct(IMAGE, sigma=0.2).diagnostics
+    assert (diagnostics.aggregate, diagnostics.bandwidth) == ("centre", 0)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
@@ -155,6 +164,15 @@ BAD = [
     ({"budget": 1.5}, "budget", "got 1.5"),
     ({"budget": 2**64}, "budget", "got 18446744073709551616"),
     ({"error": "sure"}, "error", "expected one of estimated, certified, got 'sure'"),
+    ({"aggregate": "mean"}, "aggregate", "expected one of centre, overlap, got 'mean'"),
+    ({"aggregate": ""}, "aggregate", "got ''"),
+    ({"bandwidth": "wide"}, "bandwidth", "expected a number, got 'wide'"),
+    ({"bandwidth": [0.1, 0.2]}, "bandwidth", "expected a number, got [0.1, 0.2]"),
+    ({"bandwidth": -0.1}, "bandwidth", "expected a number in [0, 1e+06], got -0.1"),
+    ({"bandwidth": 2e6}, "bandwidth", "got 2e+06"),
+    ({"bandwidth": float("nan")}, "bandwidth", "got nan"),
+    ({"quality": "good"}, "quality", "expected one of paper, best, got 'good'"),
+    ({"quality": None}, "quality", "expected one of paper, best, got None"),
     ({"mode": "topk", "maps": ["error"]}, "maps", "topk"),
     ({"maps": ["vari"]}, "maps", "got 'vari'"),
     ({"maps": "variance"}, "maps", "got the string 'variance'"),
@@ -247,6 +265,7 @@ def test_explain(client):
     assert weights.sum() == pytest.approx(1)
     assert (np.diff(weights) <= 0).all()
     assert contributors[0].source.startswith("images.npy")
+    assert {contributor.symmetry for contributor in contributors} == {"identity"}
     mean = sum(contributor.weight * contributor.value[0] for contributor in contributors)
     result = client.reconstruct(IMAGE, sigma=0.2, mode="exact")
     assert mean == pytest.approx(result.image[4, 0], abs=1e-6)
@@ -281,6 +300,7 @@ def test_indexes(client):
     (info,) = client.list_indexes()
     assert info == client.get_index("tiny")
     assert (info.name, info.patch_size, info.channels, info.images, info.keys) == ("tiny", 3, 1, 2, 72)
+    assert (info.distinct, info.equivariance, info.augment) == (72, "none", "none")
     assert len(info.digest) == 64
 
 

@@ -1,5 +1,7 @@
 """What a caller measured: ranges, maps, masks, and a batch of them."""
 
+from dataclasses import replace
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -41,8 +43,10 @@ def test_results_in_the_range_of_the_image():
     assert (scaled.variance == 255**2).all()
     assert (scaled.ess == 1).all()
     assert (scaled.log_density == 1).all()
-    contributor = Contributor(image=0, source="a.png", row=1, column=2, weight=0.5, value=(0.2, 1.0))
-    assert contributor.in_range(255.0).value == (51, 255)
+    contributor = Contributor(
+        image=0, source="a.png", row=1, column=2, weight=0.5, value=(0.2, 1.0), symmetry="flip"
+    )
+    assert contributor.in_range(255.0) == replace(contributor, value=(51, 255))
 
 
 @pytest.mark.parametrize("sigma", [1, 0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)])

@@ -89,6 +89,18 @@ def test_hybrid_and_its_error(folder, where, embedded):
     assert diagnostics.items() <= told.items()
 
 
+def test_the_options_of_picture_quality(folder, where, embedded):
+    y = RNG.random((6, 5), np.float32)
+    np.save("y.npy", y)
+    options = ["--aggregate", "overlap", "--bandwidth", 0.05, "--quality", "paper"]
+    status, stdout, stderr = run("y.npy", "--out", "out.npy", "--json", *options, *where)
+    assert (status, stderr) == (0, "")
+    expected = embedded.reconstruct(y, sigma=0.1, aggregate="overlap", bandwidth=0.05, quality="paper")
+    np.testing.assert_array_equal(np.load("out.npy"), expected.image)
+    told = json.loads(stdout)
+    assert asdict(replace(expected.diagnostics, seconds=told["seconds"])).items() <= told.items()
+
+
 def test_one_bad_file_does_not_end_the_batch(folder, where):
     (folder / "in/aa.png").write_bytes((folder / "in/a.png").read_bytes()[:60])
     tifffile.imwrite("in/bb.tiff", np.zeros((4, 4, 3), np.uint8), photometric="rgb")
@@ -172,7 +184,14 @@ def test_the_other_estimators(folder, where, embedded, estimator):
         (["--accuracy-db", "0"], "--accuracy-db"),
         (["--accuracy-db", "121"], "--accuracy-db"),
         (["--budget", "0"], "--budget"),
+        (["--accuracy-db", "nan"], "'--accuracy-db': expected a number, got nan"),
         (["--error", "sure"], "'sure'"),
+        (["--aggregate", "mean"], "'mean'"),
+        (["--bandwidth", "-0.1"], "--bandwidth"),
+        (["--bandwidth", "2e6"], "--bandwidth"),
+        (["--bandwidth", "wide"], "'wide'"),
+        (["--bandwidth", "nan"], "'--bandwidth': expected a number, got nan"),
+        (["--quality", "good"], "'good'"),
         (["--estimator", "best"], "'best'"),
         (["--sigma", "inf"], "--sigma"),
         (["--sigma", "nope.tiff"], "nope.tiff: expected an image file, got nothing there"),

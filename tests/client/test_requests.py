@@ -157,6 +157,15 @@ def test_integers_come_back_in_their_range(asked, folders, dtype, white, mode):
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_a_bandwidth_is_in_intensities_whatever_the_range_of_the_image(asked, dtype, white):
+    y = RNG.integers(0, white + 1, (6, 6), dtype)
+    stored = asked.reconstruct("grey", y, sigma=0.1, bandwidth=0.05)
+    intensities = asked.reconstruct("grey", np.float32(y / np.float32(white)), sigma=0.1, bandwidth=0.05)
+    np.testing.assert_allclose(stored.image, intensities.image * white, rtol=1e-6)
+    assert stored.diagnostics.bandwidth == intensities.diagnostics.bandwidth
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
 def test_an_error_comes_back_in_the_range_of_the_image(asked, dtype, white):
     y = RNG.integers(0, white + 1, (6, 6), dtype)
     for client in asked.clients("grey"):

@@ -89,12 +89,22 @@ def test_mode_that_was_not_given_is_auto(stub):
         ({"mode": pb.MODE_HYBRID, "hybrid": pb.Hybrid(budget=0)}, ["budget"]),
         ({"mode": pb.MODE_TOPK, "maps": [pb.MAP_ERROR]}, ["maps"]),
         ({"error": 99}, ["error"]),
+        ({"aggregate": 99}, ["aggregate"]),
+        ({"bandwidth": -1}, ["bandwidth"]),
+        ({"bandwidth": float("nan")}, ["bandwidth"]),
+        ({"quality": 99}, ["quality"]),
     ],
 )
 def test_bad_request_names_the_field(stub, changes, fields):
     code, message, named = refusal(stub.Reconstruct, request(**changes))
     assert (code, named) == ("INVALID_ARGUMENT", fields)
     assert message.startswith(fields[0])
+
+
+def test_what_was_not_given_of_quality_is_that_of_the_paper(stub):
+    diagnostics = stub.Reconstruct(request()).diagnostics
+    assert (diagnostics.aggregate, diagnostics.bandwidth) == (pb.AGGREGATE_CENTRE, 0)
+    assert stub.Reconstruct(request(quality=pb.QUALITY_PAPER)).diagnostics.aggregate == pb.AGGREGATE_CENTRE
 
 
 def test_what_the_exact_sum_knows_about_its_error(stub):

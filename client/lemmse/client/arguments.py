@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lemmse.client.errors import InvalidArgument
-from lemmse.wire import ERRORS, ESTIMATORS, MAPS, MAX_CONTRIBUTORS, MODES
+from lemmse.wire import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MAX_CONTRIBUTORS, MODES, QUALITIES
 
 __all__ = ["ExplainOptions", "Options"]
 
@@ -36,6 +36,13 @@ class Options:
     """Results wanted beside the image."""
     error: str
     """Which error the map of that name is."""
+    aggregate: str | None
+    """What a pixel is, of the posterior means of patches; None for what the quality says."""
+    bandwidth: float | None
+    """Standard deviation of the prior around each training patch, in intensities; None for what the quality
+    says."""
+    quality: str
+    """Where what is None of the two comes from."""
 
     @classmethod
     def checked(
@@ -50,6 +57,9 @@ class Options:
         budget: Any,
         maps: Collection[str],
         error: str,
+        aggregate: str | None,
+        bandwidth: Any,
+        quality: str,
     ) -> "Options":
         """Return what a caller asks for.
 
@@ -58,29 +68,24 @@ class Options:
         InvalidArgument
             An option cannot be meant.
         """
-        if estimator not in ESTIMATORS:
-            raise InvalidArgument.of(
-                "estimator", f"expected one of {', '.join(ESTIMATORS)}, got {estimator!r}"
-            )
-        if mode not in MODES:
-            raise InvalidArgument.of("mode", f"expected one of {', '.join(MODES)}, got {mode!r}")
         if isinstance(maps, str):
             raise InvalidArgument.of("maps", f"expected a collection of names, got the string {maps!r}")
         for name in maps:
             if name not in MAPS:
                 raise InvalidArgument.of("maps", f"expected names out of {', '.join(MAPS)}, got {name!r}")
-        if error not in ERRORS:
-            raise InvalidArgument.of("error", f"expected one of {', '.join(ERRORS)}, got {error!r}")
         return cls(
             index=index,
-            estimator=estimator,
-            mode=mode,
+            estimator=_as_one_of("estimator", estimator, ESTIMATORS),
+            mode=_as_one_of("mode", mode, MODES),
             k=None if k is None else _as_count("k", k),
             nprobe=None if nprobe is None else _as_count("nprobe", nprobe),
-            accuracy_db=None if accuracy_db is None else _as_accuracy(accuracy_db),
+            accuracy_db=None if accuracy_db is None else _as_number("accuracy_db", accuracy_db, " of dB"),
             budget=None if budget is None else _as_count("budget", budget, _UINT64),
             maps=frozenset(maps),
-            error=error,
+            error=_as_one_of("error", error, ERRORS),
+            aggregate=None if aggregate is None else _as_one_of("aggregate", aggregate, AGGREGATES),
+            bandwidth=None if bandwidth is None else _as_number("bandwidth", bandwidth),
+            quality=_as_one_of("quality", quality, QUALITIES),
         )
 
 
@@ -111,6 +116,13 @@ class ExplainOptions:
         )
 
 
+def _as_one_of(argument: str, value: str, names: Collection[str]) -> str:
+    """Return one of the names."""
+    if value not in names:
+        raise InvalidArgument.of(argument, f"expected one of {', '.join(names)}, got {value!r}")
+    return value
+
+
 def _as_count(argument: str, value: Any, most: int = _UINT32) -> int:
     """Return a whole number from 1 to `most`."""
     try:
@@ -123,12 +135,12 @@ def _as_count(argument: str, value: Any, most: int = _UINT32) -> int:
     return count
 
 
-def _as_accuracy(value: Any) -> float:
-    """Return a number of dB."""
+def _as_number(argument: str, value: Any, unit: str = "") -> float:
+    """Return a number."""
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise InvalidArgument.of("accuracy_db", f"expected a number of dB, got {value!r}") from error
+        raise InvalidArgument.of(argument, f"expected a number{unit}, got {value!r}") from error
 
 
 def _as_pixel(pixel: Any, shape: tuple[int, ...]) -> tuple[int, int]:

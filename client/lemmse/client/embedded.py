@@ -110,6 +110,9 @@ class EmbeddedClient(Client):
                 budget=options.budget,
                 maps=options.maps,
                 error=options.error,
+                aggregate=options.aggregate,
+                bandwidth=options.bandwidth,
+                quality=options.quality,
                 cancelled=expired,
             )
         maps = {name: getattr(result, name) for name in MAPS}

@@ -23,8 +23,8 @@ class Client(ABC):
 
     Images are floats in the intensities of the clean images, [0, 1], or encode them as uint8 in steps of
     1/255 or as uint16 in steps of 1/65535. Results are float32 in the range of the image that was given: of a
-    uint8 image the mean and the error are times 255, the variance is times 255². Sigma is always in
-    intensities of [0, 1].
+    uint8 image the mean and the error are times 255, the variance is times 255². Sigma and the bandwidth are
+    always in intensities of [0, 1].
     """
 
     _closed = False
@@ -58,6 +58,9 @@ class Client(ABC):
         budget: int | None = None,
         maps: Collection[str] = (),
         error: str = "estimated",
+        aggregate: str | None = None,
+        bandwidth: float | None = None,
+        quality: str = "paper",
         timeout: float | None = None,
     ) -> Result:
         """Reconstruct an image of any size: the posterior mean at every pixel.
@@ -91,6 +94,15 @@ class Client(ABC):
         error : str
             What the map error is: what |image − exact| is below for 95 % of pixels if "estimated", and always
             if "certified".
+        aggregate : str, optional
+            What a pixel is: "centre", the posterior mean of the patch centred at it; "overlap", the mean of
+            those of all patches that hold it; by default what quality says.
+        bandwidth : float, optional
+            Standard deviation of a Gaussian prior around each training patch, in intensities, in [0, 1e6];
+            by default what quality says.
+        quality : str
+            "paper" is the formula untouched: centre, and a bandwidth of 0; "best" takes what calibration
+            found best on held-out training images at this noise.
         timeout : float, optional
             Seconds to wait for the answer.
 
@@ -115,6 +127,9 @@ class Client(ABC):
             budget=budget,
             maps=maps,
             error=error,
+            aggregate=aggregate,
+            bandwidth=bandwidth,
+            quality=quality,
         )
         return self._reconstruct(Measurement.checked(y, sigma=sigma, mask=mask), options, timeout)
 
@@ -133,6 +148,9 @@ class Client(ABC):
         budget: int | None = None,
         maps: Collection[str] = (),
         error: str = "estimated",
+        aggregate: str | None = None,
+        bandwidth: float | None = None,
+        quality: str = "paper",
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
         """Reconstruct images one after the other, in their order, lazily.
@@ -148,7 +166,7 @@ class Client(ABC):
         sigma, mask
             As in `reconstruct`. A number, None or an array with two or three axes is for all images. A list,
             an array with one axis or any other iterable has one number or map for each image, in order.
-        index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error
+        index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth, quality
             As in `reconstruct`, for all images.
         timeout : float, optional
             Seconds for the whole batch.
@@ -184,6 +202,9 @@ class Client(ABC):
             budget=budget,
             maps=maps,
             error=error,
+            aggregate=aggregate,
+            bandwidth=bandwidth,
+            quality=quality,
         )
         return self._reconstruct_many(measurements(images, sigma, mask), options, timeout)
 

@@ -10,13 +10,16 @@ from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
 from lemmse.v1 import index_pb2
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.wire import (
+    AGGREGATES,
     ERRORS,
     ESTIMATORS,
     MAPS,
     MODES,
+    QUALITIES,
     FloatArray,
     Incoming,
     MalformedMessage,
+    aggregate_name,
     attach,
     mode_name,
 )
@@ -34,7 +37,11 @@ def reconstruct_request(measurement: Measurement, options: Options) -> pb.Recons
         hybrid=pb.Hybrid(accuracy_db=options.accuracy_db, budget=options.budget),
         maps=[pb.Map.ValueType(MAPS[name]) for name in sorted(options.maps)],
         error=pb.ErrorKind.ValueType(ERRORS[options.error]),
+        bandwidth=options.bandwidth,
+        quality=pb.Quality.ValueType(QUALITIES[options.quality]),
     )
+    if options.aggregate is not None:
+        request.aggregate = pb.Aggregate.ValueType(AGGREGATES[options.aggregate])
     _set_sigma(request, measurement.sigma)
     return request
 
@@ -74,6 +81,7 @@ def as_contributor(message: pb.Contributor) -> Contributor:
         column=message.column,
         weight=message.weight,
         value=tuple(message.value),
+        symmetry=message.symmetry,
     )
 
 
@@ -93,6 +101,8 @@ def _as_diagnostics(message: pb.Diagnostics) -> Diagnostics:
         seconds=message.seconds,
         expected_accuracy_db=expected,
         certified=message.certified if message.HasField("certified") else None,
+        aggregate=aggregate_name(message.aggregate) or "centre",  # a server that does not say knows no other
+        bandwidth=message.bandwidth,
     )
 
 

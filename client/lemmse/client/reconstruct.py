@@ -23,7 +23,7 @@ from lemmse.client.files import as_stored, read, read_array, write
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
 from lemmse.client.results import Result
-from lemmse.wire import ERRORS, ESTIMATORS, MAPS, MODES
+from lemmse.wire import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
 
 __all__ = ["reconstruct"]
 
@@ -57,6 +57,13 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
         return None if value is None else read_array(value)
     except LemmseError as error:
         raise click.BadParameter(f"{value}: {error}", ctx, param) from error
+
+
+def _not_nan(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse the one number that no range excludes."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("expected a number, got nan", ctx, param)
+    return value
 
 
 def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str]:
@@ -107,6 +114,7 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     "--accuracy-db",
     metavar="DB",
     type=click.FloatRange(min=0, min_open=True, max=120),
+    callback=_not_nan,
     help="Agreement with mode exact that is asked of modes hybrid and auto, PSNR in dB.",
 )
 @click.option("--budget", type=click.IntRange(min=1), help="Keys to sum at most for a patch in mode hybrid.")
@@ -117,6 +125,26 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     default="estimated",
     show_default=True,
     help="What the map error is: what the difference from mode exact is below for 95 % of pixels, or always.",
+)
+@click.option(
+    "--quality",
+    type=click.Choice(list(QUALITIES)),
+    default="paper",
+    show_default=True,
+    help="The formula untouched, or the aggregate and bandwidth that calibration found best at this noise.",
+)
+@click.option(
+    "--aggregate",
+    type=click.Choice(list(AGGREGATES)),
+    help="What a pixel is: the estimate from the patch centred at it, or the mean of those from all patches "
+    "that hold it.",
+)
+@click.option(
+    "--bandwidth",
+    metavar="T",
+    type=click.FloatRange(min=0, max=1e6),
+    callback=_not_nan,
+    help="Standard deviation of a Gaussian prior around each training patch, where white is 1.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each input on stdout.")

@@ -30,6 +30,11 @@ class Diagnostics:
     certified: float | None
     """Share of pixels and channels whose certified error is within the accuracy that was asked for; None
     where no certified error was asked for."""
+    aggregate: str
+    """What a pixel is: the posterior mean of the patch centred at it ("centre"), or the mean of those of all
+    patches that hold it ("overlap")."""
+    bandwidth: float
+    """Standard deviation of the prior around each training patch, in intensities of [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +83,9 @@ class Contributor:
     """Share of the posterior weight, in [0, 1]."""
     value: tuple[float, ...]
     """The clean centre pixel, in the range of y, length C."""
+    symmetry: str
+    """Which copy of the training image the patch was cut from, for example "rotate-90"; "identity" is the
+    image itself."""
 
     def in_range(self, white: float) -> "Contributor":
         """Return a contributor in intensities as one in the range where `white` is intensity 1."""
@@ -102,12 +110,18 @@ class IndexInfo:
     """Side of the patches, in pixels."""
     boundary: str
     """How positions outside an image are read."""
+    equivariance: str
+    """What the keys are equivariant to beside translation: "none", or "offset" of the intensities."""
+    augment: str
+    """Symmetric copies of the training images that were cut into keys: "none", or "dihedral"."""
     channels: int
     """Channels of its images."""
     images: int
     """Training images."""
     keys: int
     """Translated training patches."""
+    distinct: int
+    """Different keys among them."""
     cells: int
     """Cells that the keys are searched by."""
     image_height: int

@@ -1,7 +1,7 @@
 """Between the messages of the wire and the arguments and results of the estimator."""
 
 from collections.abc import Callable, Collection
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +11,21 @@ from lemmse.estimator import Explanation, Reconstruction
 from lemmse.index import Index
 from lemmse.v1 import index_pb2, reconstruction_pb2
 from lemmse.wire import (
+    AGGREGATES,
     ERRORS,
     ESTIMATORS,
     MAPS,
     MODES,
+    QUALITIES,
     FloatArray,
     Incoming,
     MalformedMessage,
     WireArray,
+    aggregate_name,
     error_name,
     estimator_name,
     mode_name,
+    quality_name,
 )
 
 __all__ = [
@@ -34,6 +38,8 @@ __all__ = [
     "reconstruct_response",
 ]
 
+T = TypeVar("T")
+
 _MAP_NAMES = {number: name for name, number in MAPS.items()}
 _SHARED_FIELDS = (
     "digest",
@@ -41,12 +47,14 @@ _SHARED_FIELDS = (
     "pre_inverse",
     "patch_size",
     "boundary",
+    "equivariance",
+    "augment",
     "channels",
     "images",
     "keys",
+    "distinct",
     "cells",
 )
-
 
 _KINDS = {"y": "f", "sigma_map": "f", "mask": "u"}
 """What the elements of a request's tensors are: floats, or unsigned integers."""
@@ -71,6 +79,9 @@ class Arguments(TypedDict):
     budget: int | None
     maps: frozenset[str]
     error: str
+    aggregate: str | None
+    bandwidth: float | None
+    quality: str
 
 
 def measurement(
@@ -105,7 +116,7 @@ def reconstruct_arguments(request: reconstruction_pb2.ReconstructRequest) -> Arg
     Raises
     ------
     MalformedMessage
-        An estimator, mode, map or kind of error is none of the contract's.
+        An estimator, mode, map, kind of error, aggregate or quality is none of the contract's.
     """
     unknown = set(request.maps) - set(_MAP_NAMES)
     if unknown:
@@ -120,6 +131,9 @@ def reconstruct_arguments(request: reconstruction_pb2.ReconstructRequest) -> Arg
         budget=hybrid.budget if hybrid.HasField("budget") else None,
         maps=frozenset(_MAP_NAMES[number] for number in request.maps),
         error=_named("error", request.error, error_name, ERRORS),
+        aggregate=_named("aggregate", request.aggregate, aggregate_name, AGGREGATES),
+        bandwidth=request.bandwidth if request.HasField("bandwidth") else None,
+        quality=_named("quality", request.quality, quality_name, QUALITIES),
     )
 
 
@@ -140,7 +154,13 @@ def explain_response(explanation: Explanation) -> reconstruction_pb2.ExplainResp
     return reconstruction_pb2.ExplainResponse(
         contributors=[
             reconstruction_pb2.Contributor(
-                image=c.image, source=c.source, row=c.row, column=c.column, weight=c.weight, value=c.value
+                image=c.image,
+                source=c.source,
+                row=c.row,
+                column=c.column,
+                weight=c.weight,
+                value=c.value,
+                symmetry=c.symmetry,
             )
             for c in explanation.contributors
         ],
@@ -157,7 +177,7 @@ def index_message(index: Index) -> index_pb2.Index:
     )
 
 
-def _named(field: str, number: int, name: Callable[[int], str], names: Collection[str]) -> str:
+def _named(field: str, number: int, name: Callable[[int], T], names: Collection[str]) -> T:
     """Return what a field names by its number."""
     try:
         return name(number)
@@ -175,4 +195,6 @@ def _diagnostics(diagnostics: estimator.Diagnostics) -> reconstruction_pb2.Diagn
         seconds=diagnostics.seconds,
         expected_accuracy_db=diagnostics.expected_accuracy_db,
         certified=diagnostics.certified,
+        aggregate=reconstruction_pb2.Aggregate.ValueType(AGGREGATES[diagnostics.aggregate]),
+        bandwidth=diagnostics.bandwidth,
     )
