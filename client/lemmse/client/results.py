@@ -111,7 +111,8 @@ class IndexInfo:
     boundary: str
     """How positions outside an image are read."""
     equivariance: str
-    """What the keys are equivariant to beside translation: "none", or "offset" of the intensities."""
+    """What the estimator commutes with beside translations: "none", or "offset", a constant added to the
+    intensities."""
     augment: str
     """Symmetric copies of the training images that were cut into keys: "none", or "dihedral"."""
     channels: int

@@ -71,8 +71,8 @@ class Index(_message.Message):
     distinct: _builtins.int
     """Different keys."""
     equivariance: _builtins.str
-    """What the keys are equivariant to beside translation: "none", or "offset"
-    of the intensities.
+    """What the estimator commutes with beside translations: "none", or "offset",
+    a constant added to the intensities.
     """
     augment: _builtins.str
     """Symmetric copies of the training images that were cut into keys: "none",
