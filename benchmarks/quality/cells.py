@@ -1,0 +1,101 @@
+"""Results, one for each data set, method and σ, kept on disk as soon as they are there."""
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.data import Data, Image
+from benchmarks.quality.methods import Method, Ready
+from benchmarks.quality.scores import noisy, psnr, ssim
+
+SHOWN = 3
+"""Images of which the answers are kept, for the pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """How one method does on one data set at one σ."""
+
+    dataset: str
+    method: str
+    sigma: float
+    psnr: float
+    """Mean over the images, in dB."""
+    ssim: float
+    """Mean over the images."""
+    seconds: float
+    """For an image."""
+    images: int
+    """Held-out images that were reconstructed."""
+    training: int
+    """Training images that the method made use of."""
+    strength: float | None
+    """What was chosen on training images."""
+
+
+class Results:
+    """The finished cells in a folder, each found by all that it depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "results.json"
+        self.answers = folder / "answers"
+        self.answers.mkdir(parents=True, exist_ok=True)
+        self.cells: dict[str, Cell] = {}
+        if self.path.exists():
+            self.cells = {key: Cell(**cell) for key, cell in json.loads(self.path.read_text()).items()}
+
+    def find(self, data: Data, method: Method, sigma: float) -> Cell | None:
+        """Return a finished cell."""
+        return self.cells.get(_key(data, method, sigma))
+
+    def pictures(self, data: Data, method: Method, sigma: float) -> list[Image]:
+        """Return the answers of a finished cell for the first images."""
+        with np.load(self.answers / f"{_key(data, method, sigma)}.npz") as arrays:
+            return list(arrays.values())
+
+    def add(self, data: Data, method: Method, sigma: float, ready: Ready) -> Cell:
+        """Compute a cell and keep it."""
+        images, seconds = [], []
+        for number in range(len(data.held_out)):
+            y = noisy(data, sigma, number)
+            start = time.perf_counter()
+            x = ready.answer(y)
+            seconds.append(time.perf_counter() - start)
+            images.append(np.clip(x, 0, 1))
+        pairs = list(zip(images, data.held_out, strict=True))
+        cell = Cell(
+            dataset=data.name,
+            method=method.name,
+            sigma=sigma,
+            psnr=statistics.fmean(psnr(x, clean) for x, clean in pairs),
+            ssim=statistics.fmean(ssim(x, clean) for x, clean in pairs),
+            seconds=statistics.fmean(seconds),
+            images=len(images),
+            training=method.training(data),
+            strength=ready.strength,
+        )
+        key = _key(data, method, sigma)
+        np.savez(self.answers / f"{key}.npz", *images[:SHOWN])
+        self.cells[key] = cell
+        written = {key: asdict(cell) for key, cell in self.cells.items()}
+        scratch = self.path.with_suffix(".new")
+        scratch.write_text(json.dumps(written, indent=1))
+        scratch.replace(self.path)
+        return cell
+
+
+def _key(data: Data, method: Method, sigma: float) -> str:
+    """Digest of all that a cell depends on."""
+    digest = hashlib.sha256(data.training.tobytes())
+    for image in data.held_out:
+        digest.update(image.tobytes())
+    depends: Iterable[Any] = (data.name, method.name, method.settings, sigma)
+    digest.update(json.dumps(depends, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

