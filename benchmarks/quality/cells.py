@@ -1,18 +1,15 @@
 """Results, one for each data set, method and σ, kept on disk as soon as they are there."""
 
-import hashlib
 import json
 import statistics
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.quality.data import Data, Image
-from benchmarks.quality.methods import Method, Ready
+from benchmarks.quality.methods import Method, Ready, digest
 from benchmarks.quality.scores import noisy, psnr, ssim
 
 SHOWN = 3
@@ -92,10 +89,5 @@ class Results:
 
 
 def _key(data: Data, method: Method, sigma: float) -> str:
-    """Digest of all that a cell depends on."""
-    digest = hashlib.sha256(data.training.tobytes())
-    for image in data.held_out:
-        digest.update(image.tobytes())
-    depends: Iterable[Any] = (data.name, method.name, method.settings, sigma)
-    digest.update(json.dumps(depends, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+    """Name a cell by all that it depends on."""
+    return digest(data.training, *data.held_out, data.name, method.name, method.settings, sigma)

@@ -21,13 +21,13 @@ from lemmse.index.sources import intensities
 TUNING = 8
 """Training images on which a strength is chosen."""
 NLM: dict[str, Any] = {"patch_size": 5, "patch_distance": 9, "fast_mode": False}
-WAVELET: dict[str, Any] = {"wavelet": "sym4", "method": "BayesShrink", "mode": "soft"}
+WAVELET: dict[str, Any] = {"wavelet": "db1", "wavelet_levels": 3, "method": "BayesShrink", "mode": "soft"}
 SHIFTS = 3
 """Wavelets are averaged over shifts of the image by up to so many pixels (Coifman and Donoho 1995)."""
 STRENGTHS = {
-    "NLM": (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5),
-    "TV": (0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
-    "wavelet": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0),
+    "NLM": (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
+    "TV": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
+    "wavelet": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
 }
 
 Denoiser = Callable[[Image, float, float], Image]

@@ -45,9 +45,9 @@ class Data:
 
 
 def fashion(arguments: argparse.Namespace) -> Data:
-    files = [arguments.fashion / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
-    training, test = (np.stack(_first(path, arguments.limit)) for path in files)
-    return Data("fashion", training, _sample(list(test), arguments.images), "its own test images")
+    training = _first(arguments.fashion / "train-images-idx3-ubyte.gz", arguments.limit)
+    test = _first(arguments.fashion / "t10k-images-idx3-ubyte.gz")
+    return Data("fashion", np.stack(training), _sample(test, arguments.images), "its own test images")
 
 
 def colour(arguments: argparse.Namespace) -> Data:
@@ -99,7 +99,7 @@ DATASETS: dict[str, Callable[[argparse.Namespace], Data]] = {
 }
 
 
-def _first(path: Path, limit: int) -> list[NDArray[Any]]:
+def _first(path: Path, limit: int | None = None) -> list[NDArray[Any]]:
     return [image for image, _ in islice(iterate(open_source(path)), limit)]
 
 

@@ -1,10 +1,14 @@
 """What a method is: something that is opened for a data set, told σ, and then answers images."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.quality.data import Data, Image
 
@@ -35,3 +39,12 @@ class Method:
     """All that its answers depend on, beside data set and σ."""
     training: Callable[[Data], int] = lambda data: 0
     """How many training images it makes use of."""
+
+
+def digest(*parts: Any) -> str:
+    """Name what was computed from arrays and settings."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True).encode()
+        total.update(data)
+    return total.hexdigest()[:16]

@@ -1,12 +1,13 @@
 """A Gaussian mixture of training patches: the classical model between one Gaussian and all patches.
 
-Clean patches with their mean taken out, per channel, are a mixture Σ_k π_k N(μ_k, Σ_k), which EM fits. With
-white noise on it the posterior mean is exact,
+Clean patches are taken for a mixture Σ_k π_k N(μ_k, Σ_k), which EM fits. With white noise on them the
+posterior mean is exact,
 
     Σ_k w_k [ μ_k + Σ_k (Σ_k + σ² I)⁻¹ (u − μ_k) ],      w_k ∝ π_k N(u; μ_k, Σ_k + σ² I),
 
-the noisy patch's mean is put back, and every pixel is the mean of its estimates by all patches that hold it
-(Zoran and Weiss 2011; Teodoro, Almeida and Figueiredo 2015).
+and every pixel is the mean of its estimates by all patches that hold it (Zoran and Weiss 2011; Yu, Sapiro and
+Mallat 2012). The patches keep their means: with the means taken out and put back noisy, as is often done,
+the answers were worse on FashionMNIST and CIFAR-10 at every σ from 0.02 to 0.8.
 """
 
 import warnings
@@ -20,15 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.data import Data, Image
-from benchmarks.quality.methods import Method, Opened, Ready
+from benchmarks.quality.methods import Method, Opened, Ready, digest
 from benchmarks.quality.needs import needed
 from lemmse.index.sources import intensities
 
 SIDES = {1: 7, 3: 6}
 """Side of the patches, by number of channels."""
-FIT: dict[str, Any] = {"n_components": 100, "reg_covar": 1e-5, "max_iter": 30, "tol": 1e-3, "random_state": 0}
+FIT: dict[str, Any] = {
+    "n_components": 100,
+    "reg_covar": 1e-5,
+    "max_iter": 20,
+    "init_params": "k-means++",
+    "random_state": 0,
+}
 PATCHES = 100_000
 """Training patches that are drawn."""
+SETTINGS = {"sides": SIDES, "patches": PATCHES, **FIT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ class Mixture:
     """Eigenvectors of Σ in columns, (K, P, P)."""
 
     @classmethod
-    def fit(cls, patches: NDArray[np.float64]) -> "Mixture":
+    def fit(cls, patches: NDArray[np.float32]) -> "Mixture":
         """Fit by EM to patches (n, P)."""
         with needed("GMM"):
             from sklearn.exceptions import ConvergenceWarning
@@ -73,9 +81,7 @@ class Mixture:
         """Return the mean image of the patches' posterior means."""
         p = SIDES[y.shape[2]]
         cut = windows(y, p)  # (rows, columns, p, p, C)
-        level = cut.mean(axis=(2, 3), keepdims=True)
-        u = (cut - level).reshape(-1, p * p * y.shape[2])
-        x = self.posterior_mean(u, sigma).reshape(cut.shape) + level
+        x = self.posterior_mean(cut.reshape(-1, p * p * y.shape[2]), sigma).reshape(cut.shape)
         total, count = np.zeros_like(y), np.zeros_like(y)
         rows, columns = cut.shape[:2]
         for row in range(p):
@@ -90,22 +96,20 @@ def windows(image: Image, p: int) -> Image:
     return np.moveaxis(np.lib.stride_tricks.sliding_window_view(image, (p, p), axis=(0, 1)), 2, 4)
 
 
-def training_patches(data: Data) -> NDArray[np.float64]:
-    """Patches of the training images at random places, their mean per channel taken out, (PATCHES, P)."""
+def training_patches(data: Data) -> NDArray[np.float32]:
+    """Cut patches of the training images at random places, (PATCHES, P)."""
     rng = np.random.default_rng(0)
     count, height, width, channels = data.training.shape
     p = SIDES[channels]
     k = rng.integers(count, size=PATCHES)[:, None, None]
     rows = rng.integers(height - p + 1, size=PATCHES)[:, None, None] + np.arange(p)[:, None]
     columns = rng.integers(width - p + 1, size=PATCHES)[:, None, None] + np.arange(p)
-    patches = intensities(data.training[k, rows, columns]).astype(np.float64)  # (PATCHES, p, p, C)
-    patches -= patches.mean(axis=(1, 2), keepdims=True)
-    return patches.reshape(PATCHES, -1)
+    return intensities(data.training[k, rows, columns]).reshape(PATCHES, -1)
 
 
 @contextmanager
 def gmm(data: Data, cache: Path) -> Iterator[Opened]:
-    path = cache / f"gmm-{data.name}-{len(data.training)}.npz"
+    path = cache / f"gmm-{digest(data.training, SETTINGS)}.npz"
     if not path.exists():
         mixture = Mixture.fit(training_patches(data))
         np.savez(path, **{field.name: getattr(mixture, field.name) for field in fields(Mixture)})
@@ -114,6 +118,4 @@ def gmm(data: Data, cache: Path) -> Iterator[Opened]:
     yield lambda sigma: Ready(lambda y: mixture.denoise(y, sigma))
 
 
-GMM = Method(
-    "GMM", gmm, {"sides": list(SIDES.values()), "patches": PATCHES, **FIT}, lambda data: len(data.training)
-)
+GMM = Method("GMM", gmm, SETTINGS, lambda data: len(data.training))

@@ -4,8 +4,6 @@ Indexes are kept, and calibrated as `lemmse build` does it. An index holds `KEYS
 most: a setting that makes more of each image takes fewer images.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.data import Data
-from benchmarks.quality.methods import Method, Opened, Ready
+from benchmarks.quality.methods import Method, Opened, Ready, digest
 from lemmse.builder.calibrate import calibrate
 from lemmse.client import connect
 from lemmse.index import build, open_index
@@ -78,10 +76,9 @@ def ask(data: Data, cache: Path, *, setting: Setting) -> Iterator[Opened]:
 def prepared(setting: Setting, data: Data, cache: Path) -> Path:
     """The index folder: the one that is there, or a new one."""
     count = setting.images(data)
-    built = hashlib.sha256(json.dumps(setting.built, sort_keys=True).encode()).hexdigest()[:8]
-    folder = cache / f"index-{data.name}-{count}-{built}"
+    folder = cache / f"index-{digest(data.training[:count], setting.built)}"
     if not folder.exists():
-        training = cache / f"training-{data.name}.npy"
+        training = cache / f"{folder.name}.npy"
         np.save(training, data.training[:count])
         index = open_index(build([training], folder, **setting.built))
         training.unlink()
