@@ -44,13 +44,16 @@ class Setting:
 
 
 PAPER = {"patch_size": 5}
-OFFSET = {**PAPER, "equivariance": "offset"}
+# Around its border the reconstruction reads what it mirrors, and no training patch wraps around.
+VALID = {**PAPER, "boundary": "valid"}
+OFFSET = {**VALID, "equivariance": "offset"}
 DIHEDRAL = {**OFFSET, "augment": "dihedral"}
 OVERLAP = {"aggregate": "overlap"}
 
 SETTINGS = (
     Setting("paper", PAPER, {}),
-    Setting("overlap", PAPER, OVERLAP),
+    Setting("valid", VALID, {}),
+    Setting("overlap", VALID, OVERLAP),
     Setting("offset", OFFSET, {}),
     Setting("offset + overlap", OFFSET, OVERLAP),
     Setting("bandwidth", OFFSET, {**OVERLAP, "bandwidth": 0.04}),
