@@ -14,7 +14,7 @@ from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
 from lemmse.index.without import Without, without
 
-__all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
+__all__ = ["SIGMAS", "THRESHOLDS", "calibrate", "held_out"]
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """The noise levels of the paper, and one between where the posterior changes most."""
@@ -93,7 +93,7 @@ def calibrate(
     >>> folder.cleanup()
     """
     rng = np.random.default_rng(seed)
-    view = _held_out(index, rng)
+    view = held_out(index, rng, _IMAGES)
     local = Local(view, torch.device("cpu"))
     stack = index.images()
     images = [intensities(stack[k]) for k in view.images_out]
@@ -116,10 +116,16 @@ def calibrate(
     )
 
 
-def _held_out(index: Index, rng: np.random.Generator) -> Without:
-    """The index without some images, as many as leave keys in every stratum."""
+def held_out(index: Index, rng: np.random.Generator, most: int) -> Without:
+    """The index without some images, at most so many, and as many as leave keys in every stratum.
+
+    Raises
+    ------
+    InvalidArgument
+        The index has too few images to hold one out.
+    """
     count = index.manifest.images
-    images = rng.permutation(count)[: min(_IMAGES, count // 2)]
+    images = rng.permutation(count)[: min(most, count // 2)]
     strata = index.cells[index.strata_cells]
     while len(images):
         view = without(index, np.sort(images))

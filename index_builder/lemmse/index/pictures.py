@@ -1,7 +1,7 @@
 """How good the pictures of an index are, as measured on training images that were held out.
 
-For each σ of a grid it holds the aggregate and the bandwidth τ that gave the best pictures, and how good these
-and those of the paper's formula were. `quality="best"` takes them.
+For each σ of a grid it holds the aggregate and the bandwidth τ that gave the best pictures, and how good
+these and those of the paper's formula were. `quality="best"` takes them.
 """
 
 import math

@@ -82,7 +82,8 @@ class Local:
         self.descent = Descent(self.keys, load_tree(index), index.basis)
 
     def prepare(self) -> None:
-        """Compile the loops of hybrid and lay out the keys for them, where hybrid is not exact."""
+        """Read what topk searches, and where hybrid is not exact compile its loops and lay out the keys."""
+        _ = self.neighbours
         if self.device.type == "cpu":
             u = torch.zeros(1, self.keys.p_length)
             hybrid_sums(self.descent, Queries.white(u, 1.0), threshold=0.0)

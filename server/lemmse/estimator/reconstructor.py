@@ -85,10 +85,9 @@ class Reconstructor:
         self.index = index
         self.exact_work = exact_work
         self._local = Local(index, _as_device(device))
-        _ = self._local.neighbours  # read at the start, not while a request waits
 
     def prepare(self) -> None:
-        """Do now what the first request in mode hybrid would wait for, as a server does at its start."""
+        """Do now what the first requests in hybrid and topk would wait for, as a server does at its start."""
         self._local.prepare()
 
     @cached_property
@@ -196,15 +195,18 @@ class Reconstructor:
             raise InvalidArgument(
                 "maps", "expected other maps than error for mode topk, which does not know it"
             )
-        best, tau = self._preset(as_quality(quality), estimator, measurement)
-        best = best if aggregate is None else as_aggregate(aggregate)
-        tau = tau if bandwidth is None else as_bandwidth(bandwidth)
-        overlap = best == "overlap"
+        if as_quality(quality) == "best" and estimator == "le-mmse" and None in (aggregate, bandwidth):
+            best, tau = self._best(measurement)
+        else:
+            best, tau = "centre", 0.0
+        aggregate = best if aggregate is None else as_aggregate(aggregate)
+        bandwidth = tau if bandwidth is None else as_bandwidth(bandwidth)
+        overlap = aggregate == "overlap"
         want = Want(variance="variance" in asked, ess="ess" in asked, error="error" in asked, patch=overlap)
         height, width, channels = measurement.y.shape
         image: Aggregate = Centres(channels, asked)
         if estimator == "le-mmse":
-            view = self._local.view(measurement, tau)
+            view = self._local.view(measurement, bandwidth)
             if overlap:
                 image = self._overlap(measurement.y.shape, asked)
             plan = self._plan(view.sigma, accuracy)
@@ -220,7 +222,7 @@ class Reconstructor:
                 for n in _blocks(height * width)
             )
         else:
-            for argument, given in (("aggregate", overlap), ("bandwidth", tau)):
+            for argument, given in (("aggregate", overlap), ("bandwidth", bandwidth)):
                 if given:
                     raise InvalidArgument(argument, f"expected none for {estimator}, which has no patches")
             if method.mode in ("topk", "hybrid"):
@@ -247,8 +249,8 @@ class Reconstructor:
                 start,
                 expected_accuracy_db=plan.accuracy_db if plan and method.mode == "hybrid" else None,
                 certified=float((arrays["error"] <= tolerance).mean()) if certified else None,
-                aggregate=best,
-                bandwidth=tau,
+                aggregate=aggregate,
+                bandwidth=bandwidth,
             ),
         )
 
@@ -293,12 +295,11 @@ class Reconstructor:
             diagnostics=self._diagnostics("exact", float(sums.touched[0]), start),
         )
 
-    def _preset(self, quality: str, estimator: str, measurement: Measurement) -> tuple[str, float]:
-        """The aggregate and the bandwidth that a quality stands for."""
+    def _best(self, measurement: Measurement) -> tuple[str, float]:
+        """The aggregate and the bandwidth that were found best for the noise of a measurement."""
         manifest = self.index.manifest
-        clean = (manifest.physics, manifest.pre_inverse) == ("identity", "identity")
-        if quality == "paper" or estimator != "le-mmse" or not clean:
-            return "centre", 0.0  # elsewhere there is nothing else
+        if (manifest.physics, manifest.pre_inverse) != ("identity", "identity"):
+            return "centre", 0.0  # there is nothing else
         if manifest.pictures is None:
             raise InvalidArgument(
                 "quality", f"expected paper, since index {self.index.name!r} was not calibrated; calibrate it"
