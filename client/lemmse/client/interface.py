@@ -96,7 +96,9 @@ class Client(ABC):
             if "certified".
         aggregate : str, optional
             What a pixel is: "centre", the posterior mean of the patch centred at it; "overlap", the mean of
-            those of all patches that hold it; by default what quality says.
+            those of all patches that hold it, and so are the maps ess and log_density; by default what
+            quality says. Overlap and bandwidths above 0 need le-mmse and an index of physics and pre-inverse
+            identity.
         bandwidth : float, optional
             Standard deviation of a Gaussian prior around each training patch, in intensities, in [0, 1e6];
             by default what quality says.

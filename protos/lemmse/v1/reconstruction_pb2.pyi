@@ -158,7 +158,9 @@ class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.V
     """The mean of those of all patches that hold the pixel."""
 
 class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
-    """What a pixel is, of the posterior means of whole patches."""
+    """What a pixel is, of the posterior means of whole patches. The maps follow it:
+    of AGGREGATE_OVERLAP, MAP_ESS and MAP_LOG_DENSITY are means over the patches.
+    """
 
 AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
 """In a request, what its quality says."""
@@ -289,9 +291,13 @@ class ReconstructRequest(_message.Message):
     estimator: Global___Estimator.ValueType
     error: Global___ErrorKind.ValueType
     aggregate: Global___Aggregate.ValueType
+    """AGGREGATE_OVERLAP only on an index of physics and pre-inverse identity,
+    and only with ESTIMATOR_LE_MMSE.
+    """
     bandwidth: _builtins.float
     """Standard deviation of a Gaussian prior around each training patch, in
-    intensities, in [0, 1e6]; what quality says if not given.
+    intensities, in [0, 1e6]; what quality says if not given. Above 0 under
+    the same conditions.
     """
     quality: Global___Quality.ValueType
     @_builtins.property
