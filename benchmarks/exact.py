@@ -87,7 +87,7 @@ def main() -> None:
         for sigma in (0.1, 0.5):
             v, t, u = data(arguments.source, p, arguments.keys, sigma)
             keys = Keys.collect(
-                [(v, t)],
+                [(v, torch.ones(len(v), dtype=torch.int64), t)],
                 strata=[0, len(v)],
                 p_length=v.shape[1],
                 t_length=t.shape[1],

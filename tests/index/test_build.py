@@ -32,8 +32,10 @@ def index_folder(source, tmp_path) -> Path:
 
 
 def everything(index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Key, target and id of every training patch."""
     m = index.manifest.keys
-    return index.keys(0, m), index.targets(0, m), index.ids(0, m)
+    keys = index.keys(0, index.manifest.distinct).repeat(index.counts, axis=0)
+    return keys, index.targets(0, m), index.ids(0, m)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 9])
@@ -129,10 +131,12 @@ def test_progress_reaches_the_end_of_each_stage(source, tmp_path):
     build([source], tmp_path / "index", progress=progress)
     assert last == {
         "read images": (3, 3),
+        "find equal keys": (90, 90),
         "fit cells": (1, 1),
         "assign keys": (90, 90),
         "cut leaves": (90, 90),
         "write keys": (90, 90),
+        "write targets": (90, 90),
     }
 
 

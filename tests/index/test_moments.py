@@ -36,6 +36,11 @@ def moments_oracle(v, t, edges) -> dict[str, np.ndarray]:
     return {name: np.array(rows) for name, rows in found.items()}
 
 
+def once(v) -> np.ndarray:
+    """Every key has one target."""
+    return np.arange(len(v) + 1)
+
+
 def groups(sizes, p, channels, seed, offset=0.0):
     """Keys and targets of groups of these sizes, each about a place of its own."""
     rng = np.random.default_rng(seed)
@@ -57,7 +62,7 @@ SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 @settings(max_examples=60, deadline=None)
 def test_are_those_of_each_group(sizes, p, channels, seed, offset):
     v, t, edges = groups(sizes, p, channels, seed, offset)
-    moments, expected = Moments.of(v, t, edges), moments_oracle(v, t, edges)
+    moments, expected = Moments.of(v, t, edges, once(v)), moments_oracle(v, t, edges)
     # A mean is rounded thrice: the sum, 1/n and their product.
     off_v, off_t = (2 * EPS * abs(expected[name]) for name in ("mean", "target"))
     assert (abs(moments.mean - expected["mean"]) <= off_v + TINY).all()
@@ -80,11 +85,31 @@ def test_are_those_of_each_group(sizes, p, channels, seed, offset):
     np.testing.assert_array_equal(moments.target_high, expected["target_high"])
 
 
+@given(
+    sizes=SIZES,
+    p=st.sampled_from([1, 4, 20]),
+    channels=st.sampled_from([1, 3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_key_counts_as_often_as_it_has_targets(sizes, p, channels, seed):
+    v, _, edges = groups(sizes, p, channels, seed)
+    rng = np.random.default_rng(seed)
+    counts = rng.choice([1, 2, 300], len(v), p=[0.8, 0.15, 0.05])
+    t = rng.random((counts.sum(), channels), np.float32)
+    copies = np.cumsum([0, *counts])
+    found = Moments.of(v, t, edges, copies)
+    expected = moments_oracle(np.repeat(v, counts, axis=0), t, copies[edges])
+    for name, wanted in expected.items():
+        atol = 64 * EPS * abs(v).max() ** 2 * (p if name in ("low", "high") else 1)
+        np.testing.assert_allclose(getattr(found, name), wanted, rtol=0, atol=atol, err_msg=name)
+
+
 @given(sizes=SIZES, p=st.sampled_from([2, 20]), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_no_key_is_outside_the_extent_of_its_group(sizes, p, seed):
     v, t, edges = groups(sizes, p, 2, seed)
-    moments = Moments.of(v, t, edges)
+    moments = Moments.of(v, t, edges, once(v))
     for g, (start, stop) in enumerate(pairwise(edges)):
         for key, target in zip(v[start:stop], t[start:stop], strict=True):
             leading, rest = key[:LEADING], np.linalg.norm(key[LEADING:].astype(float))
@@ -107,7 +132,7 @@ def test_merged_are_those_of_the_union(unions, p, channels, seed):
     sizes = np.concatenate(unions)
     v, t, edges = groups(sizes, p, channels, seed)
     of_unions = np.cumsum([0, *map(len, unions)])
-    merged = Moments.merge(Moments.of(v, t, edges), sizes, of_unions)
+    merged = Moments.merge(Moments.of(v, t, edges, once(v)), sizes, of_unions)
     expected = moments_oracle(v, t, edges[of_unions])
     # Means are off by some EPS of the largest coordinate, and what lies between two means as much.
     size = {"v": abs(v).max(), "t": abs(t).max()}
@@ -119,7 +144,7 @@ def test_merged_are_those_of_the_union(unions, p, channels, seed):
         "cross": size["t"] * size["v"],
     }.items():
         np.testing.assert_allclose(getattr(merged, name), expected[name], rtol=0, atol=16 * EPS * scale)
-    of_all = Moments.of(v, t, edges[of_unions])
+    of_all = Moments.of(v, t, edges[of_unions], once(v))
     for name in ("low", "high", "target_low", "target_high"):
         np.testing.assert_array_equal(getattr(merged, name), getattr(of_all, name))
 
@@ -129,10 +154,11 @@ def test_merged_are_those_of_the_union(unions, p, channels, seed):
 def test_joined_are_those_of_all_groups(sizes, cut, seed):
     v, t, edges = groups(sizes, 5, 2, seed)
     cut = min(cut, len(sizes))
-    blocks = [Moments.of(v[: edges[cut]], t[: edges[cut]], edges[: cut + 1])]
+    blocks = [Moments.of(v[: edges[cut]], t[: edges[cut]], edges[: cut + 1], once(v[: edges[cut]]))]
     if cut < len(sizes):
-        blocks.append(Moments.of(v[edges[cut] :], t[edges[cut] :], edges[cut:] - edges[cut]))
-    joined, whole = Moments.join(blocks), Moments.of(v, t, edges)
+        rest = v[edges[cut] :], t[edges[cut] :]
+        blocks.append(Moments.of(*rest, edges[cut:] - edges[cut], once(rest[0])))
+    joined, whole = Moments.join(blocks), Moments.of(v, t, edges, once(v))
     for field in fields(Moments):
         found = getattr(joined, field.name)
         assert found.dtype == np.float32

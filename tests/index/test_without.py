@@ -29,10 +29,17 @@ class Case:
     physics: str = "identity"
     pre_inverse: str = "identity"
     boundary: str = "circular"
+    equal: int = 0
 
     @property
     def images(self) -> list[np.ndarray]:
-        return [smooth(seed, *size, self.channels) for seed, size in enumerate(self.sizes)]
+        """The first `equal` of one colour, the upper half of the next as well."""
+        images = [smooth(seed, *size, self.channels) for seed, size in enumerate(self.sizes)]
+        for image in images[: self.equal]:
+            image[:] = 0.25
+        if self.equal:
+            images[self.equal][: self.sizes[self.equal][0] // 2] = 0.25
+        return images
 
     def build(self, folder, leave_out=()) -> Index:
         folder.mkdir()
@@ -56,6 +63,17 @@ CASES = [
     Case("strata that exclude", ((6, 6),) * 5, (0, 3), physics="inpaint:random:20", pre_inverse="mask"),
     Case("strata", ((7, 7),) * 5, (1,), physics="inpaint:center:2", pre_inverse="epsilon:0.1"),
     Case("blur", ((10, 10),) * 4, (3,), physics="blur:gaussian:1.0", pre_inverse="wiener:0.05"),
+    Case("equal keys", ((9, 9),) * 6, (0, 4), equal=3),
+    Case("equal keys, colour", ((9, 9),) * 4, (1, 2), channels=3, equal=2),
+    Case(
+        "strata with equal keys",
+        ((6, 6),) * 6,
+        (0, 3),
+        physics="inpaint:random:20",
+        pre_inverse="mask",
+        equal=3,
+    ),
+    Case("blur with equal keys", ((10, 10),) * 5, (3,), physics="blur:gaussian:1.0", equal=2),
     Case("all but one", ((8, 8),) * 4, (0, 1, 3)),
 ]
 
@@ -93,8 +111,10 @@ def kept(case, whole) -> list[int]:
 
 
 def everything(index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Key, target and id of every training patch."""
     m = index.manifest.keys
-    return index.keys(0, m), index.targets(0, m), index.ids(0, m)
+    keys = index.keys(0, index.manifest.distinct).repeat(index.counts, axis=0)
+    return keys, index.targets(0, m), index.ids(0, m)
 
 
 def cell_of_each_key(neighbours) -> dict[int, int]:
@@ -109,7 +129,7 @@ def cell_of_each_key(neighbours) -> dict[int, int]:
 
 
 def test_cells_and_leaves_tile_the_keys(index):
-    m = index.manifest.keys
+    m = index.manifest.distinct
     assert (index.leaves[0], index.leaves[-1]) == (0, m)
     assert (np.diff(index.leaves) > 0).all()
     assert (index.cells[0], index.cells[-1]) == (0, m)
@@ -121,13 +141,31 @@ def test_cells_and_leaves_tile_the_keys(index):
 
 def test_manifest_counts_leaves_and_keys(index):
     assert index.manifest.leaves == len(index.leaves) - 1
-    assert index.manifest.keys == len(index.ids(0, index.manifest.keys))
+    assert index.manifest.keys == len(index.ids(0, index.manifest.keys)) == index.copies[-1]
+    assert index.manifest.distinct == len(index.keys(0, index.manifest.distinct)) == len(index.counts)
+
+
+def test_keys_are_distinct_in_their_stratum(case, index):
+    edges = index.cells[index.strata_cells]
+    keys = index.keys(0, index.manifest.distinct)
+    for start, stop in pairwise(edges):
+        assert len(np.unique(keys[start:stop], axis=0)) == stop - start
+    assert (index.counts > 0).all()
+    if case.equal:
+        assert index.manifest.distinct < index.manifest.keys
+
+
+def test_patches_of_a_key_are_in_order(index):
+    ids = index.ids(0, index.manifest.keys).tolist()
+    assert len({tuple(row) for row in ids}) == len(ids)
+    for start, stop in pairwise(index.copies):
+        assert ids[start:stop] == sorted(ids[start:stop])
 
 
 def test_neighbours_have_the_keys_of_each_cell(index):
-    keys, _, _ = everything(index)
+    keys = index.keys(0, index.manifest.distinct)
     cell = cell_of_each_key(index.neighbours)
-    assert sorted(cell) == list(range(index.manifest.keys))
+    assert sorted(cell) == list(range(index.manifest.distinct))
     for number, (start, stop) in enumerate(pairwise(index.cells)):
         assert {cell[key] for key in range(start, stop)} <= {number}
     index.neighbours.make_direct_map()
@@ -141,7 +179,7 @@ def test_neighbours_have_the_keys_of_each_cell(index):
 def test_moments_of_leaves_are_those_of_the_stored_keys(index):
     keys, targets, _ = everything(index)
     rotated = (keys.astype(float) - index.basis.mean) @ index.basis.axes.astype(float)
-    expected = moments_oracle(rotated, targets, index.leaves.tolist())
+    expected = moments_oracle(rotated, targets, index.copies[index.leaves].tolist())
     # A coordinate is a sum of P products in float32: off by some EPS of the length of a key.
     off = 4 * np.sqrt(index.patch_length) * EPS * np.linalg.norm(rotated, axis=1).max()
     spread = np.ptp(rotated, axis=0).max()
@@ -168,7 +206,7 @@ def test_cells_keep_to_their_stratum(case, index):
     assert index.manifest.strata == len(index.strata) == len(index.strata_cells) - 1
     assert (index.manifest.strata > 1) == case.name.startswith("strata")
     _, _, ids = everything(index)
-    edges = index.cells[index.strata_cells]
+    edges = index.copies[index.cells[index.strata_cells]]
     for stratum, (start, stop) in enumerate(pairwise(edges)):
         for k, row, column in ids[start:stop].tolist():
             if case.name.startswith("strata"):
@@ -188,11 +226,11 @@ def test_lacks_the_keys_of_the_images_and_no_other(case, whole, rest):
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
 def test_reads_any_run_of_keys(rest, data):
-    m = rest.manifest.keys
-    start = data.draw(st.integers(0, m))
-    stop = data.draw(st.integers(start, m))
-    for read, all_of_it in zip((rest.keys, rest.targets, rest.ids), everything(rest), strict=True):
-        np.testing.assert_array_equal(read(start, stop), all_of_it[start:stop])
+    u, m = rest.manifest.distinct, rest.manifest.keys
+    for read, count in ((rest.keys, u), (rest.targets, m), (rest.ids, m)):
+        start = data.draw(st.integers(0, count))
+        stop = data.draw(st.integers(start, count))
+        np.testing.assert_array_equal(read(start, stop), read(0, count)[start:stop])
 
 
 def test_cells_and_leaves_stay_as_they_were_cut(case, whole, rest):
@@ -201,9 +239,9 @@ def test_cells_and_leaves_stay_as_they_were_cut(case, whole, rest):
     def counts(edges):
         return [int(np.sum((start <= numbers) & (numbers < stop))) for start, stop in pairwise(edges)]
 
-    in_leaves = counts(whole.leaves)
-    np.testing.assert_array_equal(np.diff(rest.leaves), [n for n in in_leaves if n])
-    np.testing.assert_array_equal(np.diff(rest.cells), counts(whole.cells))
+    in_leaves = counts(whole.copies[whole.leaves])
+    np.testing.assert_array_equal(np.diff(rest.copies[rest.leaves]), [n for n in in_leaves if n])
+    np.testing.assert_array_equal(np.diff(rest.copies[rest.cells]), counts(whole.copies[whole.cells]))
     left = [sum(n > 0 for n in in_leaves[first:end]) for first, end in pairwise(whole.cell_leaves)]
     np.testing.assert_array_equal(np.diff(rest.cell_leaves), left)
     np.testing.assert_array_equal(rest.strata_cells, whole.strata_cells)
@@ -218,6 +256,7 @@ def test_the_same_over_many_shards(tmp_path, monkeypatch):
     view, expected_view = (without(index, np.array(case.held_out)) for index in (whole, expected))
     for found, wanted in ((whole, expected), (view, expected_view)):
         np.testing.assert_array_equal(found.leaves, wanted.leaves)
+        np.testing.assert_array_equal(found.counts, wanted.counts)
         for a, b in zip(everything(found), everything(wanted), strict=True):
             np.testing.assert_array_equal(a, b)
         assert cell_of_each_key(found.neighbours) == cell_of_each_key(wanted.neighbours)

@@ -126,10 +126,9 @@ def held_out(index: Index, rng: np.random.Generator, most: int) -> Without:
     """
     count = index.manifest.images
     images = rng.permutation(count)[: min(most, count // 2)]
-    strata = index.cells[index.strata_cells]
     while len(images):
         view = without(index, np.sort(images))
-        if np.diff(np.searchsorted(view.kept, strata)).all():
+        if np.diff(view.cells[view.strata_cells]).all():
             return view
         images = images[:-1]
     raise InvalidArgument("index", "expected training images of which one can be held out, got too few")

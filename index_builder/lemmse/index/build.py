@@ -1,7 +1,7 @@
 """Build an index: read the images, group their patches into cells and leaves, write everything in leaf order.
 
-Patches are cut when they are needed, in each pass anew, so the builder holds the images and one shard of
-keys at a time, beside the FAISS index that it fills.
+Patches are cut when they are needed, in each pass anew, so the builder holds the images, some numbers for
+each patch and one shard of keys at a time, beside the FAISS index that it fills.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import zarr
 from numpy.typing import NDArray
 
 from lemmse.index import cells, leaves, store
+from lemmse.index.distinct import DistinctKeys
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, publishing
 from lemmse.index.images import BOUNDARIES, Images
@@ -119,7 +120,8 @@ def build(
     with publishing(out) as folder:
         images, labels = _read(sources, limit, progress)
         clean = Images(intensities(images.pixels), images.sizes)
-        keys, condition = Patches.of(problem, clean, patch_size, boundary, equivariance)
+        patches, condition = Patches.of(problem, clean, patch_size, boundary, equivariance)
+        keys = DistinctKeys.of(patches, lambda done: progress("find equal keys", done, len(patches)))
         centroids, cell, strata_cells = _cluster(keys, seed, progress)
         basis = _basis(keys, seed)
         order, leaf_edges, cell_leaves, moments = _arrange(keys, basis, cell, len(centroids), seed, progress)
@@ -127,7 +129,7 @@ def build(
         for name, array in {
             "images/pixels": images.pixels,
             "images/sizes": images.sizes,
-            "strata/scale": keys.strata.scale,
+            "strata/scale": patches.strata.scale,
             "strata/cells": strata_cells,
             "cells/keys": leaf_edges[cell_leaves],
             "cells/leaves": cell_leaves,
@@ -137,7 +139,7 @@ def build(
             **{
                 f"strata/{name}": array
                 for name in ("whitener", "constants")
-                if (array := getattr(keys.strata, name)) is not None
+                if (array := getattr(patches.strata, name)) is not None
             },
             **{f"physics/{name}": array for name, array in problem.arrays.items()},
         }.items():
@@ -158,11 +160,11 @@ def build(
             equivariance=equivariance,
             augment="none",
             patch_size=patch_size,
-            keys=len(keys),
+            keys=len(patches),
             distinct=len(keys),
             cells=len(centroids),
             leaves=len(leaf_edges) - 1,
-            strata=len(keys.strata),
+            strata=len(patches.strata),
             condition=condition,
             seed=seed,
             files={
@@ -192,41 +194,42 @@ def _read(
 
 
 def _cluster(
-    keys: Patches, seed: int, progress: Progress
+    keys: DistinctKeys, seed: int, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """Group the keys of each stratum into cells.
 
     Returns
     -------
-    centroids of all cells (n, P), cell of each key (M,), first cell of each stratum and their number (S + 1,)
+    centroids of all cells (n, P), cell of each key (U,), first cell of each stratum and their number (S + 1,)
     """
     rng = np.random.default_rng(seed)
     centroids: list[NDArray[np.float32]] = []
     cell = np.empty(len(keys), np.int64)
     first = [0]
-    by_stratum = np.argsort(keys.stratum, kind="stable")
+    stratum = keys.stratum
+    by_stratum = np.argsort(stratum, kind="stable")
     done = 0
-    for rows in np.split(by_stratum, np.cumsum(np.bincount(keys.stratum))[:-1]):
+    for rows in np.split(by_stratum, np.cumsum(np.bincount(stratum))[:-1]):
         count = cells.cell_count(len(rows))
         sample = rng.permutation(rows)[: count * cells.SAMPLE_PER_CELL]
-        centroids.append(cells.fit(keys.keys(np.sort(sample)), count, seed))
-        progress("fit cells", len(centroids), len(keys.strata))
+        centroids.append(cells.fit(keys.cut(np.sort(sample)), count, seed))
+        progress("fit cells", len(centroids), len(keys.patches.strata))
         for start, stop in _ranges(len(rows), store.CHUNK):
-            cell[rows[start:stop]] = first[-1] + cells.nearest(keys.keys(rows[start:stop]), centroids[-1])
+            cell[rows[start:stop]] = first[-1] + cells.nearest(keys.cut(rows[start:stop]), centroids[-1])
             progress("assign keys", done + stop, len(keys))
         done += len(rows)
         first.append(first[-1] + count)
     return np.concatenate(centroids), cell, np.array(first, np.int64)
 
 
-def _basis(keys: Patches, seed: int) -> Basis:
+def _basis(keys: DistinctKeys, seed: int) -> Basis:
     """Principal axes of the keys of all strata, from a sample."""
     sample = np.random.default_rng(seed).permutation(len(keys))[:_BASIS_SAMPLE]
-    return Basis.of(keys.keys(np.sort(sample)))
+    return Basis.of(keys.cut(np.sort(sample)))
 
 
 def _arrange(
-    keys: Patches,
+    keys: DistinctKeys,
     basis: Basis,
     cell: NDArray[np.int64],
     cell_count: int,
@@ -237,7 +240,7 @@ def _arrange(
 
     Returns
     -------
-    key at each place of the order by cell and leaf (M,), first place of each leaf and the number of keys
+    key at each place of the order by cell and leaf (U,), first place of each leaf and the number of keys
     (leaves + 1,), first leaf of each cell and their number (cells + 1,), moments of the leaves
     """
     order = np.argsort(cell, kind="stable")
@@ -249,7 +252,7 @@ def _arrange(
         # As many whole cells as fill a shard, and one at least.
         end = max(first + 1, int(np.searchsorted(edges, edges[first] + store.SHARD, side="right")) - 1)
         rows = order[edges[first] : edges[end]]
-        v = basis.rotate(keys.keys(rows))
+        v = basis.rotate(keys.cut(rows))
         by_leaf = np.empty(len(rows), np.int64)
         for start, stop in pairwise(edges[first : end + 1] - edges[first]):
             leaf = leaves.split(v[start:stop], seed) if stop > start else np.zeros(0, np.int64)
@@ -258,8 +261,9 @@ def _arrange(
         order[edges[first] : edges[end]] = rows = rows[by_leaf]
         of_leaves = np.concatenate([[0], *sizes[first:end]]).cumsum()
         if len(rows):
-            t = keys.targets(rows)
-            moments.append(Moments.of(v[by_leaf], t, of_leaves))
+            t = keys.patches.targets(keys.copies(rows))
+            copies = np.concatenate([[0], keys.counts(rows).cumsum()])
+            moments.append(Moments.of(v[by_leaf], t, of_leaves, copies))
         first = end
         progress("cut leaves", int(edges[end]), len(keys))
     counts = [len(of_cell) for of_cell in sizes]
@@ -274,27 +278,29 @@ def _arrange(
 def _write_keys(
     group: zarr.Group,
     neighbours: Path,
-    keys: Patches,
+    keys: DistinctKeys,
     centroids: NDArray[np.float32],
     cell: NDArray[np.int64],
     order: NDArray[np.int64],
     progress: Progress,
 ) -> None:
-    """Write the keys in leaf order, and the FAISS index with the same numbers."""
+    """Write the keys in leaf order, the patches that have them, and the FAISS index with the same numbers."""
     index = cells.empty_index(centroids)
-    arrays = {
-        "keys": store.create_array(group, "keys", (len(keys), index.d), np.float32),
-        "targets": store.create_array(group, "targets", (len(keys), keys.clean.pixels.shape[1]), np.float32),
-        "ids": store.create_array(group, "ids", (len(keys), 3), np.int32),
-    }
+    array = store.create_array(group, "keys", (len(keys), index.d), np.float32)
     for start, stop in _ranges(len(keys), store.SHARD):
-        rows = order[start:stop]
-        v = keys.keys(rows)
-        arrays["keys"][start:stop] = v
-        arrays["targets"][start:stop] = keys.targets(rows)
-        arrays["ids"][start:stop] = keys.ids(rows)
-        cells.add(index, v, start, cell[rows])
+        numbers = order[start:stop]
+        v = keys.cut(numbers)
+        array[start:stop] = v
+        cells.add(index, v, start, cell[numbers])
         progress("write keys", stop, len(keys))
+    patches, rows = keys.patches, keys.copies(order)
+    store.create_array(group, "counts", (len(keys),), np.int32)[:] = keys.counts(order)
+    targets = store.create_array(group, "targets", (len(rows), patches.clean.pixels.shape[1]), np.float32)
+    ids = store.create_array(group, "ids", (len(rows), 3), np.int32)
+    for start, stop in _ranges(len(rows), store.SHARD):
+        targets[start:stop] = patches.targets(rows[start:stop])
+        ids[start:stop] = patches.ids(rows[start:stop])
+        progress("write targets", stop, len(rows))
     try:
         faiss.write_index(index, str(neighbours))
     except RuntimeError as error:

@@ -68,11 +68,11 @@ class Manifest:
     keys: int
     """Translated training patches, M."""
     distinct: int
-    """Different keys among them."""
+    """Distinct keys among them, U."""
     cells: int
-    """Cells that the keys are searched by."""
+    """Cells that the distinct keys are searched by."""
     leaves: int
-    """Groups of some tens of keys, of which moments are stored."""
+    """Groups of some tens of distinct keys, of which moments are stored."""
     strata: int
     """Strata of positions whose patches carry the same noise."""
     condition: float

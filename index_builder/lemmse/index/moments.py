@@ -62,32 +62,42 @@ class Moments:
     """Greatest of these."""
 
     @classmethod
-    def of(cls, v: NDArray[np.float32], t: NDArray[np.float32], edges: NDArray[np.integer]) -> "Moments":
-        """Moments of groups of rotated keys that follow each other.
+    def of(
+        cls,
+        v: NDArray[np.float32],
+        t: NDArray[np.float32],
+        edges: NDArray[np.integer],
+        copies: NDArray[np.integer],
+    ) -> "Moments":
+        """Moments of groups of rotated keys that follow each other, each counted as often as it has targets.
 
         Parameters
         ----------
         v : float32, (m, P)
             Rotated keys.
-        t : float32, (m, T)
-            Their targets.
+        t : float32, (n, T)
+            The targets of the training patches that have these keys.
         edges : int, (G + 1,)
             Group g holds the keys edges[g] … edges[g + 1] − 1, at least one.
+        copies : int, (m + 1,)
+            Key i has the targets copies[i] … copies[i + 1] − 1, at least one.
         """
-        first, n = edges[:-1], np.diff(edges)
-        group = np.repeat(np.arange(len(n)), n)
+        first, first_t, n = edges[:-1], copies[edges[:-1]], np.diff(copies[edges])
+        group, group_t = np.repeat(np.arange(len(n)), np.diff(edges)), np.repeat(np.arange(len(n)), n)
+        count = np.diff(copies)[:, None].astype(np.float32)
         weight = (1 / n)[:, None].astype(np.float32)
-        mean, target = _sum(v, first) * weight, _sum(t, first) * weight
+        mean, target = _sum(count * v, first) * weight, _sum(t, first_t) * weight
         extent = np.column_stack([v[:, :LEADING], np.linalg.norm(v[:, LEADING:], axis=1)])
         low, high = np.minimum.reduceat(extent, first), np.maximum.reduceat(extent, first)
-        target_low, target_high = np.minimum.reduceat(t, first), np.maximum.reduceat(t, first)
-        v, t = v - mean[group], t - target[group]
+        target_low, target_high = np.minimum.reduceat(t, first_t), np.maximum.reduceat(t, first_t)
+        v, t = v - mean[group], t - target[group_t]
+        of_key = _sum(t, copies[:-1])  # (m, T)
         return cls(
             mean=mean,
-            variance=_sum(v * v, first) * weight,
+            variance=_sum(count * v * v, first) * weight,
             target=target,
-            target_variance=_sum(t * t, first) * weight,
-            cross=np.stack([_sum(v * column[:, None], first) * weight for column in t.T], axis=1),
+            target_variance=_sum(t * t, first_t) * weight,
+            cross=np.stack([_sum(v * column[:, None], first) * weight for column in of_key.T], axis=1),
             low=low,
             high=high,
             target_low=target_low,
@@ -103,7 +113,7 @@ class Moments:
         parts : Moments
             Of the groups.
         n : int, (G,)
-            Keys of each group.
+            Training patches of each group.
         edges : int, (U + 1,)
             Union u holds the groups edges[u] … edges[u + 1] − 1.
         """

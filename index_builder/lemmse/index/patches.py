@@ -52,6 +52,11 @@ class Patches:
         """Number of patches, M."""
         return len(self.n)
 
+    @property
+    def length(self) -> int:
+        """Length of a key, P."""
+        return int(self.strata.scale.shape[1])
+
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Keys v of patches by number, white, (len(rows), P)."""
         patches = self._cut(rows)
@@ -59,6 +64,7 @@ class Patches:
         for stratum in np.unique(self.stratum[rows]):
             own = self.stratum[rows] == stratum
             white[own] = self.strata.whiten(patches[own], stratum)
+        white += np.float32(0)  # −0 becomes 0, so that equal keys have equal bytes
         return white
 
     def targets(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:

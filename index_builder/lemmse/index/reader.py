@@ -19,6 +19,7 @@ from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
+from lemmse.index.sources import intensities
 from lemmse.index.strata import Strata
 
 __all__ = ["Index", "open_index"]
@@ -82,14 +83,12 @@ class Index:
     @cached_property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the training images; zeros where their sizes differ."""
-        sizes = np.asarray(self._members("images")["sizes"][:])
-        height, width = sizes[0].tolist() if (sizes == sizes[0]).all() else (0, 0)
+        height, width = self._sizes[0].tolist() if (self._sizes == self._sizes[0]).all() else (0, 0)
         return height, width
 
     def images(self) -> Images[Any]:
         """The training images, in the source's dtype."""
-        pixels, sizes = (np.asarray(self._members("images")[name][:]) for name in ("pixels", "sizes"))
-        return Images(pixels, sizes)
+        return Images(np.asarray(self._members("images")["pixels"][:]), self._sizes)
 
     @cached_property
     def _arrays(self) -> zarr.Group:
@@ -106,16 +105,44 @@ class Index:
         return self.manifest.patch_size**2 * self.manifest.channels
 
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Keys v in leaf order, float32, shape (stop − start, P)."""
+        """Distinct keys v in leaf order, float32, shape (stop − start, P)."""
         return store.read(self._arrays, "keys", start, stop)
 
+    @cached_property
+    def counts(self) -> NDArray[np.integer]:
+        """How many training patches have each key, (U,)."""
+        return store.read(self._arrays, "counts", 0, self.manifest.distinct)
+
+    @cached_property
+    def copies(self) -> NDArray[np.int64]:
+        """The first training patch that has each key, and the number of patches, (U + 1,).
+
+        Patches are numbered in the order of their keys.
+        """
+        return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Targets t in leaf order, float32, shape (stop − start, C)."""
+        """Targets t of training patches in the order of their keys, float32, shape (stop − start, C)."""
         return store.read(self._arrays, "targets", start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Training image, row and column of the keys in leaf order, shape (stop − start, 3)."""
+        """Training image, row and column of patches in the order of their keys, shape (stop − start, 3)."""
         return store.read(self._arrays, "ids", start, stop)
+
+    def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
+        """A pixel of a training image, intensities, shape (C,)."""
+        n = int(self._first_pixels[image] + row * self._sizes[image, 1] + column)
+        return intensities(store.read(self._arrays, "images/pixels", n, n + 1)[0])
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """Heights and widths of the training images, (K, 2)."""
+        return np.asarray(self._members("images")["sizes"][:])
+
+    @cached_property
+    def _first_pixels(self) -> NDArray[np.int64]:
+        """First pixel of each training image, and the number of pixels, (K + 1,)."""
+        return np.concatenate([[0], self._sizes.prod(axis=1).cumsum()])
 
     @cached_property
     def labels(self) -> list[str]:

@@ -2,9 +2,10 @@
 
     images/pixels  (N, C)  source dtype  the pixels of all training images, see images.py
     images/sizes   (K, 2)  int64         their heights and widths
-    keys           (M, P)  float32       v_km, in leaf order, which is within cell order
-    targets        (M, C)  float32       t_km, the clean centre pixels, in the same order
-    ids            (M, 3)  int32         training image, row, column of each key
+    keys           (U, P)  float32       the distinct v_km, in leaf order, which is within cell order
+    counts         (U,)    int32         how many training patches have each
+    targets        (M, C)  float32       t_km, the clean centre pixels, in the order of the keys
+    ids            (M, 3)  int32         training image, row, column of each patch, in the same order
     cells/keys     (n+1,)  int64         cell c holds the keys cells/keys[c] … cells/keys[c + 1] − 1
     cells/leaves   (n+1,)  int64         and the leaves cells/leaves[c] … cells/leaves[c + 1] − 1
     leaves/keys    (L+1,)  int64         leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1

@@ -28,18 +28,25 @@ class Without(Index):
     """Numbers of the images that are left out."""
     kept: NDArray[np.int64]
     """Keys of the index that are left, ascending."""
+    kept_copies: NDArray[np.int64]
+    """Training patches that are left, ascending."""
 
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
         """Keys that are left, float32, shape (stop − start, P)."""
-        return self._left(self.whole.keys, start, stop)
+        return _left(self.kept, self.whole.keys, start, stop)
+
+    @cached_property
+    def counts(self) -> NDArray[np.integer]:
+        """How many training patches that are left have each."""
+        return np.diff(np.searchsorted(self.kept_copies, self.whole.copies))[self.kept]
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Their targets, float32, shape (stop − start, C)."""
-        return self._left(self.whole.targets, start, stop)
+        """Targets of training patches that are left, float32, shape (stop − start, C)."""
+        return _left(self.kept_copies, self.whole.targets, start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
         """Their training images, rows and columns, shape (stop − start, 3)."""
-        return self._left(self.whole.ids, start, stop)
+        return _left(self.kept_copies, self.whole.ids, start, stop)
 
     @cached_property
     def cells(self) -> NDArray[np.int64]:
@@ -67,8 +74,9 @@ class Without(Index):
         parts = []
         for first, end in self._runs():
             start, stop = int(self.leaves[first]), int(self.leaves[end])
-            v = self.basis.rotate(self.keys(start, stop))
-            parts.append(Moments.of(v, self.targets(start, stop), self.leaves[first : end + 1] - start))
+            v, copies = self.basis.rotate(self.keys(start, stop)), self.copies[start : stop + 1]
+            t = self.targets(int(copies[0]), int(copies[-1]))
+            parts.append(Moments.of(v, t, self.leaves[first : end + 1] - start, copies - copies[0]))
         return Moments.join(parts)
 
     @cached_property
@@ -82,12 +90,6 @@ class Without(Index):
             cells.add(index, v, start, cell[start : start + len(v)])
         return index
 
-    def _left(self, read: Callable[[int, int], NDArray[_T]], start: int, stop: int) -> NDArray[_T]:
-        if start == stop:
-            return read(0, 0)
-        first, last = int(self.kept[start]), int(self.kept[stop - 1])
-        return read(first, last + 1)[self.kept[start:stop] - first]
-
     def _runs(self) -> Iterator[tuple[int, int]]:
         """Ranges of whole leaves, some shard of keys each."""
         first = 0
@@ -99,8 +101,21 @@ class Without(Index):
 
 def without(index: Index, images: NDArray[np.integer]) -> Without:
     """View an index without the images of these numbers, at least one of which must be left."""
-    numbers = index.ids(0, index.manifest.keys)[:, 0]
-    kept = np.flatnonzero(~np.isin(numbers, images))
+    image = index.ids(0, index.manifest.keys)[:, 0]
+    kept_copies = np.flatnonzero(~np.isin(image, images))
+    kept = np.flatnonzero(np.diff(np.searchsorted(kept_copies, index.copies)))
     leaves = np.count_nonzero(np.diff(np.searchsorted(kept, index.leaves)))
-    manifest = replace(index.manifest, keys=len(kept), leaves=int(leaves))
-    return Without(index.name, index.version, index.folder, manifest, index, np.asarray(images), kept)
+    manifest = replace(index.manifest, keys=len(kept_copies), distinct=len(kept), leaves=int(leaves))
+    return Without(
+        index.name, index.version, index.folder, manifest, index, np.asarray(images), kept, kept_copies
+    )
+
+
+def _left(
+    kept: NDArray[np.int64], read: Callable[[int, int], NDArray[_T]], start: int, stop: int
+) -> NDArray[_T]:
+    """Rows start … stop − 1 of those that were kept."""
+    if start == stop:
+        return read(0, 0)
+    first, last = int(kept[start]), int(kept[stop - 1])
+    return read(first, last + 1)[kept[start:stop] - first]

@@ -1,4 +1,4 @@
-"""The keys v_km and the moments of their targets t_km, laid out for the exact sum.
+"""The distinct keys v_km and the moments of the targets t_km that have them, laid out for the exact sum.
 
 Squared distances come from a matrix product, ‖u − v‖² = ‖u‖² − 2 u·v + ‖v‖², which loses the digits that
 ‖u‖² and ‖v‖² have before the difference. So the keys lie in tiles, runs of the index's leaf order, each
@@ -8,9 +8,10 @@ near c) all of its terms are small.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """M keys on one device, in tiles that keep to one stratum each."""
+    """U distinct keys on one device, in tiles that keep to one stratum each."""
 
     t_length: int
     """Length of a target, T."""
@@ -58,12 +59,14 @@ class Keys:
     features: Tensor
     """Features of all tiles, one after another, and zeros enough to read past the last ones."""
     moments: Tensor
-    """(1 + 2T, M + LANES), zeros in the last columns."""
+    """(1 + 2T, U + LANES), zeros in the last columns."""
+    weights: tuple[int, ...]
+    """Training patches that have the keys of each stratum."""
 
     @classmethod
     def collect(
         cls,
-        blocks: Iterable[tuple[Tensor, Tensor]],
+        blocks: Iterable[tuple[Tensor, Tensor, Tensor]],
         *,
         strata: Sequence[int],
         p_length: int,
@@ -71,9 +74,11 @@ class Keys:
         device: torch.device,
         tile: int = TILE,
     ) -> "Keys":
-        """Lay out keys v (B, P) and targets t (B, T) that come in blocks.
+        """Lay out keys that come in blocks.
 
-        `strata` has the first key of each stratum, and the number of keys M.
+        A block is keys v, float32, (B, P), the number of training patches that have each, int, (B,), and
+        the targets t of these, float32, (their number, T). `strata` has the first key of each stratum, and
+        the number of keys U.
         """
         edges = [0]
         first_tile = [0]
@@ -82,21 +87,24 @@ class Keys:
             first_tile.append(len(edges) - 1)
         sizes = [(p_length + 1) * row_stride(stop - start) for start, stop in pairwise(edges)]
         offsets = (0, *accumulate(sizes))
+        features = torch.zeros(offsets[-1] + row_stride(tile) + LANES, device=device)
+        moments = torch.zeros(1 + 2 * t_length, strata[-1] + LANES, device=device)
+        weights = np.zeros(len(strata) - 1, np.int64)
         keys = cls(
             t_length=t_length,
             edges=tuple(edges),
             first_tile=tuple(first_tile),
             centres=torch.empty(len(edges) - 1, p_length, device=device),
             offsets=offsets,
-            features=torch.zeros(offsets[-1] + row_stride(tile) + LANES, device=device),
-            moments=torch.zeros(1 + 2 * t_length, strata[-1] + LANES, device=device),
+            features=features,
+            moments=moments,
+            weights=(),
         )
         first = 0
-        for v, t in blocks:
+        for v, n, t in blocks:
             stop = first + len(v)
-            keys.moments[0, first:stop] = 1
-            keys.moments[1 : 1 + t_length, first:stop] = t.T
-            keys.moments[1 + t_length :, first:stop] = t.T.square()
+            moments[:, first:stop] = _moments(n, t).to(device)
+            weights += [int(n[max(0, a - first) : max(0, b - first)].sum()) for a, b in pairwise(strata)]
             for i in range(bisect_right(edges, first) - 1, bisect_left(edges, stop)):
                 start, end = max(first, edges[i]), min(stop, edges[i + 1])
                 columns = keys._tile(i).features[:-1, start - edges[i] : end - edges[i]]
@@ -104,12 +112,17 @@ class Keys:
             first = stop
         for i in range(len(edges) - 1):
             keys.centres[i] = _centre(keys._tile(i).features)
-        return keys
+        return replace(keys, weights=tuple(weights.tolist()))
 
     @property
     def count(self) -> int:
-        """Number of keys, M."""
+        """Number of distinct keys, U."""
         return self.edges[-1]
+
+    @property
+    def weight(self) -> int:
+        """Number of training patches, M."""
+        return sum(self.weights)
 
     @property
     def p_length(self) -> int:
@@ -117,8 +130,12 @@ class Keys:
         return self.centres.shape[1]
 
     def count_in(self, stratum: int) -> int:
-        """Number of keys of a stratum."""
+        """Number of distinct keys of a stratum."""
         return self.edges[self.first_tile[stratum + 1]] - self.edges[self.first_tile[stratum]]
+
+    def weight_in(self, stratum: int) -> int:
+        """Number of training patches of a stratum."""
+        return self.weights[stratum]
 
     def longest_tile(self, stratum: int) -> int:
         """Keys in the largest tile of a stratum."""
@@ -181,12 +198,26 @@ def _centre(features: Tensor) -> Tensor:
     return centre
 
 
+def _moments(n: Tensor, t: Tensor) -> Tensor:
+    """n, Σ t and Σ t² of keys that n training patches each have, from the targets of all, (1 + 2T, B)."""
+    key = torch.repeat_interleave(torch.arange(len(n)), n)
+    t = t.double()  # a float32 sum of many equal numbers drifts
+    sums = torch.zeros(len(n), 2 * t.shape[1], dtype=torch.float64)
+    sums.index_add_(0, key, torch.cat([t, t.square()], dim=1))
+    return torch.cat([n[:, None].double(), sums], dim=1).T.float()
+
+
 def load_keys(index: Index, device: torch.device) -> Keys:
     """Read all keys and targets of an index."""
-    count = index.manifest.keys
-    ranges = ((i, min(i + _BLOCK, count)) for i in range(0, count, _BLOCK))
+
+    def block(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        targets = index.targets(int(index.copies[start]), int(index.copies[stop]))
+        counts = np.diff(index.copies[start : stop + 1])
+        return torch.from_numpy(index.keys(start, stop)), torch.from_numpy(counts), torch.from_numpy(targets)
+
+    count = index.manifest.distinct
     return Keys.collect(
-        ((torch.from_numpy(index.keys(*r)), torch.from_numpy(index.targets(*r))) for r in ranges),
+        (block(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK)),
         strata=index.cells[index.strata_cells].tolist(),
         p_length=index.patch_length,
         t_length=index.manifest.channels,

@@ -54,7 +54,7 @@ class Method:
     """What the typical error of hybrid is multiplied by for the error that few pixels exceed."""
 
     def certifying(self, accuracy_db: float, keys: int) -> "Method":
-        """How to sum for bounds on the error, of M keys."""
+        """How to sum for bounds on the error, of so many distinct keys."""
         # Beyond a sixteenth of the keys the exact sum, which is one product, would be done sooner.
         budget = max(1, keys // 16) if self.budget is None else self.budget
         return replace(self, threshold=-accuracy_db / 20 * math.log(10) - _MARGIN, budget=budget)
@@ -179,15 +179,16 @@ class Local:
         )
 
     def keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many keys count for queries of these strata."""
+        """How many keys count for queries of these strata, equal ones included."""
+        if not self.index.strata.exclusive:
+            return np.full(len(stratum), self.keys.weight)
+        return np.array(self.keys.weights)[stratum]
+
+    def distinct_keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many distances that takes."""
         if not self.index.strata.exclusive:
             return np.full(len(stratum), self.keys.count)
-        return self._keys_in[stratum]
-
-    @cached_property
-    def _keys_in(self) -> NDArray[np.int64]:
-        """Number of keys of each stratum."""
-        return np.array([self.keys.count_in(stratum) for stratum in range(len(self.index.strata))])
+        return np.array([self.keys.count_in(number) for number in range(len(self.index.strata))])[stratum]
 
     def whitened_sums(
         self,
@@ -215,7 +216,7 @@ class View(Protocol):
 
     @property
     def work(self) -> int:
-        """Pairs of a query and a key that counts for it."""
+        """Pairs of a query and a distinct key that counts for it."""
         ...
 
     @property
@@ -284,8 +285,8 @@ class WhitenedView:
 
     @property
     def work(self) -> int:
-        """Pairs of a query and a key that counts for it."""
-        return int(self._local.keys_that_count(self._stratum).sum())
+        """Pairs of a query and a distinct key that counts for it."""
+        return int(self._local.distinct_keys_that_count(self._stratum).sum())
 
     def queries(self, n: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The patches of B y at positions n, (len(n), P), and their strata, (len(n),)."""
@@ -341,7 +342,7 @@ class _WeightedView:
 
     @property
     def work(self) -> int:
-        """Pairs of a query and a key that counts for it; weighted products are twice as long."""
+        """Pairs of a query and a distinct key that counts for it; weighted products are twice as long."""
         return int(2 * self._y.shape[0] * self._y.shape[1] * self._local.keys.count)
 
     def sums(
@@ -372,7 +373,7 @@ class _WeightedView:
                 centre = None if about is None else about[rows]
                 parts.append(local.sums(some, 0, how, want, cancelled, centre))
         order = torch.from_numpy(np.argsort(np.concatenate([sighted, blind]))).to(local.device)
-        constant = torch.from_numpy(log_norm - math.log(local.keys.count)).to(local.device)
+        constant = torch.from_numpy(log_norm - math.log(local.keys.weight)).to(local.device)
         return PosteriorSums.join(parts).take(order).shift(constant)
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -273,7 +274,7 @@ class Reconstructor:
         pixel : (int, int)
             Row and column in y.
         top : int
-            How many to name, >= 1; of fewer keys, all.
+            How many to name, >= 1; of fewer, all. Of equal keys each counts.
 
         Raises
         ------
@@ -285,13 +286,20 @@ class Reconstructor:
         start = time.perf_counter()
         measurement = as_measurement(y, sigma, mask, self.index.manifest.channels)
         row, column = as_pixel(pixel, measurement.y.shape)
-        want = Want(top=min(as_count("top", top), self.index.manifest.keys))
+        top = as_count("top", top)
+        want = Want(top=min(top, self.index.manifest.distinct))
         n = np.array([row * measurement.y.shape[1] + column])
         sums = self._local.view(measurement).sums(n, _EXACT, want, cancelled)
         posterior = sums.posterior(self.index.manifest.channels)
         heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
+        named = (
+            self._contributor(image, row, column, weight)
+            for key, weight in heaviest
+            if key >= 0
+            for image, row, column in self._copies(key, top)
+        )
         return Explanation(
-            contributors=tuple(self._contributor(key, weight) for key, weight in heaviest if key >= 0),
+            contributors=tuple(islice(named, top)),
             diagnostics=self._diagnostics("exact", float(sums.touched[0]), start),
         )
 
@@ -381,7 +389,7 @@ class Reconstructor:
         posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
         if certify_db is None or view.sigma is None:
             return replace(posterior, error=posterior.error * method.error_scale + _ROUNDING), sums.touched
-        certifying = method.certifying(certify_db, self.index.manifest.keys)
+        certifying = method.certifying(certify_db, self.index.manifest.distinct)
         bounded = view.sums(n, certifying, Want(bounds=True), cancelled, posterior.mean)
         bound = bounded.posterior(channels).error_bound
         # In float32 log w is off by some units in its last place, here as in the sum over all keys.
@@ -406,9 +414,14 @@ class Reconstructor:
         t_length = measurement.y.size
         return sums.certain(t_length, want, None).posterior(t_length), sums.touched
 
-    def _contributor(self, key: int, weight: float) -> Contributor:
-        image, row, column = self.index.ids(key, key + 1)[0].tolist()
-        value = tuple(self.index.targets(key, key + 1)[0].tolist())
+    def _copies(self, key: int, most: int) -> list[list[int]]:
+        """Image, row and column of training patches that have a key, of `most` at most."""
+        start, stop = self.index.copies[key : key + 2].tolist()
+        ids: list[list[int]] = self.index.ids(start, min(stop, start + most)).tolist()
+        return ids
+
+    def _contributor(self, image: int, row: int, column: int, weight: float) -> Contributor:
+        value = tuple(self.index.pixel(image, row, column).tolist())
         return Contributor(image, self.index.labels[image], row, column, weight, value, symmetry="identity")
 
     def _diagnostics(

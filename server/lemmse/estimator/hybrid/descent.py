@@ -31,7 +31,7 @@ from lemmse.estimator.hybrid.leaves import Scratch, add_keys, key_scores, scratc
 from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
 from lemmse.estimator.hybrid.sketches import Sketches, may_be_nearer
-from lemmse.estimator.lanes import LANES, maximum
+from lemmse.estimator.lanes import LANES, dot, maximum
 
 __all__ = ["descend", "probe"]
 
@@ -121,7 +121,8 @@ def probe(
             run = 0
             while scratch.place[run] >= 0:
                 for lane in range(LANES):
-                    w += exp2(scratch.scores[run, lane] - score_max)
+                    scratch.scores[run, lane] = exp2(scratch.scores[run, lane] - score_max)
+                w += dot(scratch.scores, run * LANES, keys.moments, scratch.place[run])
                 run += 1
             log_max = np.float64(score_max) / np.float64(LOG2_E)
             if log_max > heaviest:
@@ -205,7 +206,7 @@ def descend(
                             patches,
                             results.log_z,
                             threshold,
-                            keys,
+                            leaves.n[below, j],
                             sketches,
                             scratch,
                         )
@@ -219,12 +220,15 @@ def _near(
     patches: Patches,
     log_z: NDArray[np.float64],
     threshold: NDArray[np.float32],
-    keys: KeyArrays,
+    n: np.float32,
     sketches: Sketches,
     scratch: Scratch,
 ) -> int:
-    """Put first those queries for which a key of a leaf may count, by its sketches; gives their number."""
-    log_n = np.float32(math.log(keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]))
+    """Put first those queries for which a key of a leaf may count, by its sketches; gives their number.
+
+    n training patches have its keys.
+    """
+    log_n = np.float32(math.log(n))
     count = 0
     for q in queries:
         log_w = threshold[q] - _LESS + np.float32(log_z[q]) - log_n

@@ -32,7 +32,7 @@ class Groups(NamedTuple):
     size: NDArray[np.int64]
     """How many groups it holds, (B,)."""
     n: NDArray[np.float32]
-    """Number of keys, (B, LANES)."""
+    """Number of training patches that have its keys, (B, LANES)."""
     leading: NDArray[np.float32]
     """Mean μ and variance D of each leading coordinate of the keys, and zeros up to an even one,
     (B, R, 2, LANES)."""
@@ -59,7 +59,7 @@ class Groups(NamedTuple):
 
     @classmethod
     def of(cls, moments: Moments, n: NDArray[np.integer], runs: NDArray[np.integer]) -> "Groups":
-        """Groups of n keys each, with these moments; run i is the groups runs[i] … runs[i + 1] − 1."""
+        """Groups of n patches each, with these moments; run i is the groups runs[i] … runs[i + 1] − 1."""
         begins = _first_blocks(runs)
         run = np.repeat(np.arange(len(runs) - 1), np.diff(begins))
         first = runs[run] + LANES * (np.arange(begins[-1]) - begins[run])
@@ -134,7 +134,7 @@ class Tree(NamedTuple):
 def load_tree(index: Index) -> Tree:
     """Read the groups of an index."""
     moments = index.moments()
-    n = np.diff(index.leaves)
+    n = np.diff(index.copies[index.leaves])
     kept = np.flatnonzero(np.diff(index.cell_leaves))  # k-means may leave a cell empty
     cell_leaves = index.cell_leaves[[*kept, len(index.cell_leaves) - 1]]
     strata = np.searchsorted(kept, index.strata_cells)
