@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lemmse.builder.calibrate import SIGMAS, THRESHOLDS, calibrate
+from lemmse.builder.pictures import PICTURE_SIGMAS
 from lemmse.client import cli
 from lemmse.index import build, open_index
 from lemmse.index.errors import InvalidArgument
@@ -227,8 +228,20 @@ def test_calibrate_writes_the_curves_and_prints_them(plain, monkeypatch):
     curve = after.manifest.calibration
     assert (after.manifest.files, after.manifest.digest) == (before.files, before.digest)
     assert {path.name for path in after.folder.iterdir()} == files
-    rows = [line.strip("│ ").split() for line in stdout.splitlines() if line.startswith("│")]
+    lines = [line.strip("│ ").split() for line in stdout.splitlines() if line.startswith("│")]
+    rows, picture_rows = lines[: len(SIGMAS)], lines[len(SIGMAS) :]
     assert [row[0] for row in rows] == [f"{sigma:g}" for sigma in SIGMAS]
+    pictures = after.manifest.pictures
+    columns = (
+        pictures.aggregates,
+        pictures.bandwidths,
+        pictures.best_db,
+        pictures.paper_db,
+        pictures.noisy_db,
+    )
+    for row, sigma, aggregate, bandwidth, *found in zip(picture_rows, PICTURE_SIGMAS, *columns, strict=True):
+        told = [cell for cell in row if cell != "│"]
+        assert told == [f"{sigma:g}", aggregate, f"{bandwidth:g}", *(f"{db:.2f}" for db in found)]
     for row, sigma in zip(rows, SIGMAS, strict=True):
         told = []
         for asked in (30, 40, 50, 60):
@@ -250,7 +263,8 @@ def test_calibrate_prints_json_and_may_run_again(plain):
         status, stdout, stderr = invoke("calibrate", plain, "--json", "--seed", seed)
         assert (status, stderr) == (0, "")
         told = strictly(stdout)
-        assert told == as_json(asdict(open_index(plain).manifest.calibration))
+        manifest = open_index(plain).manifest
+        assert told == as_json(asdict(manifest.calibration) | {"pictures": asdict(manifest.pictures)})
         seen.append(told["accuracy_db"])
     assert seen[0] != seen[1]
 

@@ -277,17 +277,17 @@ def test_enough_keys_certify_nearly_all_that_is_within_the_tolerance(index, accu
     assert result.diagnostics.certified > 0.98 * within
 
 
+@pytest.mark.parametrize("aggregate", ["centre", "overlap"])
 @pytest.mark.parametrize("accuracy_db", [30, 40, 50, 60])
 @pytest.mark.parametrize("sigma", [0.07, 0.1, 0.3, 0.7])
-def test_a_calibrated_index_keeps_its_word_on_new_images(calibrated, sigma, accuracy_db):
+def test_a_calibrated_index_keeps_its_word_on_new_images(calibrated, sigma, accuracy_db, aggregate):
     rng = np.random.default_rng(5)
     off, errors, expected = [], [], []
     for clean in images(4, 500):
         y = clean + sigma * rng.standard_normal(clean.shape)
-        exact = calibrated.reconstruct(y, sigma=sigma, mode="exact").image
-        result = calibrated.reconstruct(
-            y, sigma=sigma, mode="hybrid", accuracy_db=accuracy_db, maps=["error"]
-        )
+        asked = {"sigma": sigma, "aggregate": aggregate}
+        exact = calibrated.reconstruct(y, mode="exact", **asked).image
+        result = calibrated.reconstruct(y, mode="hybrid", accuracy_db=accuracy_db, maps=["error"], **asked)
         off.append(np.abs(result.image.astype(float) - exact))
         errors.append(result.error)
         expected.append(result.diagnostics.expected_accuracy_db)
