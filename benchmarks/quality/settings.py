@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.quality.data import Data
 from benchmarks.quality.methods import Method, Opened, Ready, digest
 from lemmse.builder.calibrate import calibrate
+from lemmse.builder.pictures import measure_pictures
 from lemmse.client import connect
 from lemmse.index import build, open_index
 from lemmse.index.errors import InvalidArgument
@@ -86,7 +87,9 @@ def prepared(setting: Setting, data: Data, cache: Path) -> Path:
         index = open_index(build([training], folder, **setting.built))
         training.unlink()
         with suppress(InvalidArgument):  # there are too few images to hold one out
-            replace(index.manifest, calibration=calibrate(index)).write(index.folder)
+            calibration = calibrate(index)
+            pictures = measure_pictures(index, calibration)
+            replace(index.manifest, calibration=calibration, pictures=pictures).write(index.folder)
     return folder
 
 
