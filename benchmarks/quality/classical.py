@@ -22,10 +22,12 @@ TUNING = 8
 """Training images on which a strength is chosen."""
 NLM: dict[str, Any] = {"patch_size": 5, "patch_distance": 9, "fast_mode": False}
 WAVELET: dict[str, Any] = {"wavelet": "db1", "wavelet_levels": 3, "method": "BayesShrink", "mode": "soft"}
+TV: dict[str, Any] = {"eps": 1e-7, "max_num_iter": 2000}
+"""By default it stops long before the minimum at high noise."""
 SHIFTS = 3
 """Wavelets are averaged over shifts of the image by up to so many pixels (Coifman and Donoho 1995)."""
 STRENGTHS = {
-    "NLM": (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
+    "NLM": (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0),
     "TV": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
     "wavelet": (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
 }
@@ -46,8 +48,7 @@ def tv(y: Image, sigma: float, strength: float) -> Image:
     """Rudin, Osher and Fatemi 1992, by the algorithm of Chambolle 2004."""
     from skimage.restoration import denoise_tv_chambolle
 
-    # skimage stops when a step gains little beside the first, which at high noise is too early by default.
-    x = denoise_tv_chambolle(y, weight=strength * sigma, eps=1e-5, max_num_iter=500, channel_axis=-1)
+    x = denoise_tv_chambolle(y, weight=strength * sigma, channel_axis=-1, **TV)
     return np.asarray(x)
 
 
@@ -112,7 +113,7 @@ def bm3d(data: Data, cache: Path) -> Iterator[Opened]:
 CLASSICAL = (
     Method("noisy", unchanged),
     tuned("NLM", nlm, "skimage", **NLM),
-    tuned("TV", tv, "skimage"),
+    tuned("TV", tv, "skimage", **TV),
     tuned("wavelet", wavelet, "pywt", shifts=SHIFTS, **WAVELET),
     Method("BM3D", bm3d),
 )
