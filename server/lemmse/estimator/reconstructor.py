@@ -39,7 +39,7 @@ from lemmse.index.sources import intensities
 __all__ = ["DEFAULT_ACCURACY_DB", "DEFAULT_EXACT_WORK", "DEFAULT_K", "DEFAULT_NPROBE", "Reconstructor"]
 
 DEFAULT_EXACT_WORK = 1e11
-"""Multiply-adds, Q·M·P, up to which `auto` sums all keys: some seconds on two cores."""
+"""Multiply-adds, Q·U·P, up to which `auto` sums all keys: some seconds on two cores."""
 _BLOCK = 16_384
 """Query patches cut at a time."""
 DEFAULT_ACCURACY_DB = 50.0
@@ -66,7 +66,7 @@ class Reconstructor:
         "cpu", "cuda" or "cuda:N"; "auto" is a GPU where torch sees one.
     exact_work : float
         Multiply-adds up to which mode "auto" is exact: the product of the number of pixels to reconstruct,
-        the number of keys M and the patch length P. Beyond, it is hybrid.
+        the number of distinct keys U and the patch length P. Beyond, it is hybrid.
 
     Examples
     --------

@@ -19,9 +19,9 @@ class Diagnostics:
     version: str
     """Its version."""
     keys: int
-    """Keys of the index, M."""
+    """Keys of the index, equal ones included, M."""
     keys_touched: float
-    """Keys whose distance was computed, mean over the patches of the image."""
+    """Distinct keys whose distance was computed, mean over the patches of the image."""
     seconds: float
     """Time of computation."""
     expected_accuracy_db: float | None

@@ -69,7 +69,7 @@ class PosteriorSums:
     top_key: Tensor
     """Their numbers, int64, (Q, R); −1 where there are fewer."""
     touched: Tensor
-    """Keys whose distance was computed, int64, (Q,)."""
+    """Distinct keys whose distance was computed, int64, (Q,)."""
 
     @classmethod
     def empty(
