@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lemmse.builder.calibrate import calibrate as measure
 from lemmse.builder.pictures import measure_pictures
-from lemmse.index import BOUNDARIES, EQUIVARIANCES, Calibration, Pictures, Progress, open_index
+from lemmse.index import AUGMENTS, BOUNDARIES, EQUIVARIANCES, Calibration, Pictures, Progress, open_index
 from lemmse.index import build as build_index
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.reader import Index
@@ -64,6 +64,13 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
     default="none",
     show_default=True,
     help="With offset, patches are compared and averaged without their mean, for physics identity and blur.",
+)
+@click.option(
+    "--augment",
+    type=click.Choice(AUGMENTS),
+    default="none",
+    show_default=True,
+    help="With dihedral, the rotations by 90 degrees and mirror images of all training images are added.",
 )
 @click.option("--limit", type=int, help="Use only the first LIMIT images.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the clustering.")

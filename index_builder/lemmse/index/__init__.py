@@ -1,6 +1,6 @@
 """The index: image sources, patch geometry, physics, and the folder that holds the training patches."""
 
-from lemmse.index.build import EQUIVARIANCES, Progress, build
+from lemmse.index.build import AUGMENTS, EQUIVARIANCES, Progress, build
 from lemmse.index.calibration import Calibration, Plan
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
@@ -11,6 +11,7 @@ from lemmse.index.reader import Index, open_index
 from lemmse.index.strata import Strata
 
 __all__ = [
+    "AUGMENTS",
     "BOUNDARIES",
     "EQUIVARIANCES",
     "FORMAT",

@@ -30,8 +30,9 @@ from lemmse.index.patches import Patches
 from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import concatenate, intensities, iterate, open_source
 
-__all__ = ["EQUIVARIANCES", "PATCH_SIZE_MAX", "Progress", "build"]
+__all__ = ["AUGMENTS", "EQUIVARIANCES", "PATCH_SIZE_MAX", "Progress", "build"]
 
+AUGMENTS = ("none", "dihedral")
 EQUIVARIANCES = ("none", "offset")
 
 PATCH_SIZE_MAX = 64
@@ -54,6 +55,7 @@ def build(
     pre_inverse: str = "identity",
     boundary: str = "circular",
     equivariance: str = "none",
+    augment: str = "none",
     limit: int | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
@@ -75,6 +77,9 @@ def build(
     equivariance : str
         "offset" has the estimator commute with constants added to a channel, as "none" does not: every patch
         stands for all its levels. For physics identity and blur.
+    augment : str
+        "dihedral" adds all rotations by 90° and mirror images of the training images, see
+        `lemmse.index.symmetries`.
     limit : int, optional
         Use only the first `limit` images.
     seed : int
@@ -108,19 +113,22 @@ def build(
     if limit is not None:
         _require_in("limit", limit, 1)
     _require_in("seed", seed, 0, _SEED_MAX)
-    if boundary not in BOUNDARIES:
-        raise InvalidArgument("boundary", f"expected one of {', '.join(BOUNDARIES)}, got {boundary!r}")
-    if equivariance not in EQUIVARIANCES:
-        raise InvalidArgument(
-            "equivariance", f"expected one of {', '.join(EQUIVARIANCES)}, got {equivariance!r}"
-        )
+    for argument, value, known in (
+        ("boundary", boundary, BOUNDARIES),
+        ("equivariance", equivariance, EQUIVARIANCES),
+        ("augment", augment, AUGMENTS),
+    ):
+        if value not in known:
+            raise InvalidArgument(argument, f"expected one of {', '.join(known)}, got {value!r}")
     if not os.fspath(out):
         raise InvalidArgument("out", "expected the name of a new folder, got an empty one")
     out = Path(os.path.abspath(out))
     with publishing(out) as folder:
         images, labels = _read(sources, limit, progress)
         clean = Images(intensities(images.pixels), images.sizes)
-        patches, condition = Patches.of(problem, clean, patch_size, boundary, equivariance)
+        patches, condition = Patches.of(
+            problem, clean, patch_size, boundary, equivariance=equivariance, augment=augment
+        )
         keys = DistinctKeys.of(patches, lambda done: progress("find equal keys", done, len(patches)))
         centroids, cell, strata_cells = _cluster(keys, seed, progress)
         basis = _basis(keys, seed)
@@ -158,7 +166,7 @@ def build(
             pre_inverse=pre_inverse,
             boundary=boundary,
             equivariance=equivariance,
-            augment="none",
+            augment=augment,
             patch_size=patch_size,
             keys=len(patches),
             distinct=len(keys),
@@ -295,11 +303,19 @@ def _write_keys(
         progress("write keys", stop, len(keys))
     patches, rows = keys.patches, keys.copies(order)
     store.create_array(group, "counts", (len(keys),), np.int32)[:] = keys.counts(order)
-    targets = store.create_array(group, "targets", (len(rows), patches.clean.pixels.shape[1]), np.float32)
-    ids = store.create_array(group, "ids", (len(rows), 3), np.int32)
+    columns: dict[str, Callable[[NDArray[np.int64]], NDArray[Any]]] = {
+        "targets": patches.targets,
+        "ids": patches.ids,
+    }
+    if patches.symmetries > 1:
+        columns["symmetries"] = patches.symmetry
+    written = {}
+    for name, column in columns.items():
+        sample = column(rows[:1])
+        written[name] = store.create_array(group, name, (len(rows), *sample.shape[1:]), sample.dtype)
     for start, stop in _ranges(len(rows), store.SHARD):
-        targets[start:stop] = patches.targets(rows[start:stop])
-        ids[start:stop] = patches.ids(rows[start:stop])
+        for name, column in columns.items():
+            written[name][start:stop] = column(rows[start:stop])
         progress("write targets", stop, len(rows))
     try:
         faiss.write_index(index, str(neighbours))

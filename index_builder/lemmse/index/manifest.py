@@ -62,11 +62,11 @@ class Manifest:
     equivariance: str
     """What the estimator commutes with beside translations: none, or offset."""
     augment: str
-    """Symmetric copies of the training images that were cut into keys: none, or dihedral."""
+    """Symmetric copies of the training images that keys are cut from: none but themselves, or dihedral."""
     patch_size: int
     """Side of the patches, p."""
     keys: int
-    """Translated training patches, M."""
+    """Translated training patches, those of symmetric copies included, M."""
     distinct: int
     """Distinct keys among them, U."""
     cells: int

@@ -11,16 +11,19 @@ from lemmse.index.errors import InvalidArgument
 from lemmse.index.images import Images
 from lemmse.index.physics import InverseProblem
 from lemmse.index.strata import Strata, find_strata
+from lemmse.index.symmetries import SYMMETRIES, apply, origin
 
 __all__ = ["Patches"]
 
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """The M training patches, numbered by image, row and column."""
+    """The M training patches, numbered by image, symmetry, row and column."""
 
     clean: Images[np.float32]
-    """The training images x."""
+    """The training images x, or all symmetric copies of the first, of the second, and so on."""
+    symmetries: int
+    """How many copies there are of each image: itself, or all."""
     measured: Images[Any]
     """B A x of each."""
     n: NDArray[np.int64]
@@ -33,9 +36,19 @@ class Patches:
 
     @classmethod
     def of(
-        cls, problem: InverseProblem, clean: Images[np.float32], p: int, boundary: str, equivariance: str
+        cls,
+        problem: InverseProblem,
+        clean: Images[np.float32],
+        p: int,
+        boundary: str,
+        *,
+        equivariance: str,
+        augment: str,
     ) -> tuple["Patches", float]:
         """The patches of training images, and the condition number of their noise."""
+        symmetries = len(SYMMETRIES) if augment == "dihedral" else 1
+        if symmetries > 1:
+            clean = Images.stack(apply(clean[k], s) for k in range(len(clean)) for s in range(symmetries))
         for size in np.unique(clean.sizes, axis=0):
             problem.check((*size.tolist(), clean.pixels.shape[1]))
         measured = Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean)))
@@ -46,7 +59,7 @@ class Patches:
                 "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
             )
         strata, stratum, condition = find_strata(problem, clean, n, p, boundary, equivariance)
-        return cls(clean, measured, n, strata, stratum, p, boundary), condition
+        return cls(clean, symmetries, measured, n, strata, stratum, p, boundary), condition
 
     def __len__(self) -> int:
         """Number of patches, M."""
@@ -77,8 +90,15 @@ class Patches:
         return t
 
     def ids(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Training image, row and column of patches by number, (len(rows), 3)."""
-        return self.clean.locate(self.n[rows])
+        """Training image, row and column of the centres of patches by number, (len(rows), 3)."""
+        copy, row, column = self.clean.locate(self.n[rows]).T
+        image, symmetry = np.divmod(copy, self.symmetries)
+        size = self.clean.sizes[image * self.symmetries]
+        return np.stack([image, *origin(symmetry, row, column, size)], axis=1).astype(np.int32)
+
+    def symmetry(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Number of the symmetric copy that patches were cut from, (len(rows),)."""
+        return (self.clean.locate(self.n[rows])[:, 0] % self.symmetries).astype(np.uint8)
 
     def _cut(self, rows: NDArray[np.integer]) -> NDArray[Any]:
         """Patches of B A x by number, (len(rows), P)."""

@@ -129,6 +129,12 @@ class Index:
         """Training image, row and column of patches in the order of their keys, shape (stop − start, 3)."""
         return store.read(self._arrays, "ids", start, stop)
 
+    def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Which copy of the image these were cut from, see `symmetries.py`, shape (stop − start,)."""
+        if self.manifest.augment == "none":
+            return np.zeros(stop - start, np.uint8)
+        return store.read(self._arrays, "symmetries", start, stop)
+
     def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
         """A pixel of a training image, intensities, shape (C,)."""
         n = int(self._first_pixels[image] + row * self._sizes[image, 1] + column)

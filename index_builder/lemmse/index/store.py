@@ -6,6 +6,8 @@
     counts         (U,)    int32         how many training patches have each
     targets        (M, C)  float32       t_km, the clean centre pixels, in the order of the keys
     ids            (M, 3)  int32         training image, row, column of each patch, in the same order
+    symmetries     (M,)    uint8         the copy of the image that it was cut from, see symmetries.py; only
+                                         where there is more than one
     cells/keys     (n+1,)  int64         cell c holds the keys cells/keys[c] … cells/keys[c + 1] − 1
     cells/leaves   (n+1,)  int64         and the leaves cells/leaves[c] … cells/leaves[c + 1] − 1
     leaves/keys    (L+1,)  int64         leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1

@@ -48,6 +48,10 @@ class Without(Index):
         """Their training images, rows and columns, shape (stop − start, 3)."""
         return _left(self.kept_copies, self.whole.ids, start, stop)
 
+    def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Which copies of these they were cut from, shape (stop − start,)."""
+        return _left(self.kept_copies, self.whole.symmetries, start, stop)
+
     @cached_property
     def cells(self) -> NDArray[np.int64]:
         """First key of each cell, and the number of keys."""

@@ -35,6 +35,7 @@ from lemmse.estimator.work import Cancel, never
 from lemmse.index import Index, Plan
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
+from lemmse.index.symmetries import SYMMETRIES
 
 __all__ = ["DEFAULT_ACCURACY_DB", "DEFAULT_EXACT_WORK", "DEFAULT_K", "DEFAULT_NPROBE", "Reconstructor"]
 
@@ -293,10 +294,10 @@ class Reconstructor:
         posterior = sums.posterior(self.index.manifest.channels)
         heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
         named = (
-            self._contributor(image, row, column, weight)
+            contributor
             for key, weight in heaviest
             if key >= 0
-            for image, row, column in self._copies(key, top)
+            for contributor in self._contributors(key, weight, top)
         )
         return Explanation(
             contributors=tuple(islice(named, top)),
@@ -414,15 +415,16 @@ class Reconstructor:
         t_length = measurement.y.size
         return sums.certain(t_length, want, None).posterior(t_length), sums.touched
 
-    def _copies(self, key: int, most: int) -> list[list[int]]:
-        """Image, row and column of training patches that have a key, of `most` at most."""
+    def _contributors(self, key: int, weight: float, most: int) -> Iterator[Contributor]:
+        """The training patches that have a key, of which each has this weight, `most` at most."""
         start, stop = self.index.copies[key : key + 2].tolist()
-        ids: list[list[int]] = self.index.ids(start, min(stop, start + most)).tolist()
-        return ids
-
-    def _contributor(self, image: int, row: int, column: int, weight: float) -> Contributor:
-        value = tuple(self.index.pixel(image, row, column).tolist())
-        return Contributor(image, self.index.labels[image], row, column, weight, value, symmetry="identity")
+        copies = start, min(stop, start + most)
+        symmetries = self.index.symmetries(*copies).tolist()
+        for (image, row, column), symmetry in zip(self.index.ids(*copies).tolist(), symmetries, strict=True):
+            value = tuple(self.index.pixel(image, row, column).tolist())
+            yield Contributor(
+                image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]
+            )
 
     def _diagnostics(
         self,
