@@ -67,7 +67,11 @@ def test_merge_in_any_grouping_and_order_gives_the_whole(problem, cuts, random):
         i = random.randrange(len(parts) - 1)
         parts[i : i + 2] = [parts[i].merge(parts[i + 1])]
     same(
-        PosteriorSums.empty(len(u), t.shape[1], EVERYTHING, CPU).merge(parts[0]), whole, t.shape[1], u, sigma
+        PosteriorSums.empty(len(u), t.shape[1], 0, EVERYTHING, CPU).merge(parts[0]),
+        whole,
+        t.shape[1],
+        u,
+        sigma,
     )
 
 
@@ -148,7 +152,7 @@ def test_targets_may_be_whole_patches():
 
 
 def test_sums_over_no_key_are_neutral():
-    empty = PosteriorSums.empty(2, 1, EVERYTHING, CPU)
+    empty = PosteriorSums.empty(2, 1, 0, EVERYTHING, CPU)
     both = empty.merge(empty)
     assert both.log_max.tolist() == [-math.inf, -math.inf]
     assert both.moments.tolist() == [[0.0] * 3] * 2

@@ -23,6 +23,7 @@ def calibration(accuracy_db, *, cost, sigmas, thresholds, keys_touched=None, err
         keys_touched=keys_touched or zeros,
         cost=tuple(map(tuple, cost)),
         error_scale=error_scale or zeros,
+        overlap_error_scale=zeros,
     )
 
 
@@ -191,7 +192,7 @@ def altered(content):
     tables = ("thresholds", "sigmas")
     for name in tables:
         yield content | {name: [x + 1 for x in content[name]]}
-    for name in ("accuracy_db", "keys_touched", "cost", "error_scale"):
+    for name in ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale"):
         rows = [list(row) for row in content[name]]
         rows[1][2] += 1e-9
         yield content | {name: rows}

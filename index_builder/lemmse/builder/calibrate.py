@@ -103,7 +103,7 @@ def calibrate(
         count = _LOW_NOISE_QUERIES if sigma <= _LOW_NOISE else _QUERIES
         rows.append(_row(local, images, sigma, rng, count // len(images), THRESHOLDS))
         progress("calibrate", done + 1, len(sigmas))
-    queries, accuracy, touched, cost, scale = zip(*rows, strict=True)
+    queries, accuracy, touched, cost, scale, overlap_scale = zip(*rows, strict=True)
     return Calibration(
         images=len(images),
         queries=queries,
@@ -113,6 +113,7 @@ def calibrate(
         keys_touched=touched,
         cost=cost,
         error_scale=scale,
+        overlap_error_scale=overlap_scale,
     )
 
 
@@ -141,8 +142,8 @@ def _row(
     rng: np.random.Generator,
     of_each: int,
     thresholds: Sequence[float],
-) -> tuple[int, _Row, _Row, _Row, _Row]:
-    """Number of patches, and agreement, keys touched, cost and error scale for each threshold, at one σ.
+) -> tuple[int, _Row, _Row, _Row, _Row, _Row]:
+    """Number of patches; agreement, keys touched, cost and both error scales for each threshold, at one σ.
 
     `of_each` is how many patches to take of an image that has as many.
     """
@@ -163,9 +164,11 @@ def _row(
         posterior = sums.posterior(channels)
         return posterior.mean.numpy(), posterior.error.numpy(), float(sums.touched.double().mean()), seconds
 
+    # One patch whose error is beyond what was estimated reaches all pixels of it.
+    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_size**2
     most_keys = max(_FEW_KEYS, local.keys.count / 16)
     exact, _, _, exact_seconds = run(Method("exact"), Want())
-    columns: list[tuple[float, float, float, float]] = []
+    columns: list[tuple[float, float, float, float, float]] = []
     for threshold in thresholds:
         if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
             columns.append(columns[-1])
@@ -173,12 +176,13 @@ def _row(
         mean, error, keys, seconds = run(Method("hybrid", threshold=threshold), Want(error=True))
         off = np.abs(mean - exact)
         agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
-        factor = np.quantile(np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING), _QUANTILE)
-        columns.append((float(agreement), keys, seconds / exact_seconds, float(factor)))
-    seen, touched, cost, scale = zip(*columns, strict=True)
+        factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
+        scales = (float(np.quantile(factors, quantile)) for quantile in (_QUANTILE, overlapping))
+        columns.append((float(agreement), keys, seconds / exact_seconds, *scales))
+    seen, touched, cost, scale, overlap_scale = zip(*columns, strict=True)
     margin = _LOW_NOISE_MARGIN if sigma <= _LOW_NOISE else 0.0
     promised = [
         max([seen[0], *(seen[i] for i, more in enumerate(thresholds[: k + 1]) if more >= threshold + margin)])
         for k, threshold in enumerate(thresholds)
     ]
-    return len(u), tuple(map(min, promised, seen)), touched, cost, scale
+    return len(u), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale

@@ -26,6 +26,8 @@ class Plan:
     """Time relative to that of the sum over all keys."""
     error_scale: float
     """What the estimated error of a pixel is multiplied by, so that few pixels exceed it."""
+    overlap_error_scale: float
+    """The same for pixels that all patches tell which hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class Calibration:
     """Time relative to that of the sum over all keys."""
     error_scale: tuple[Row, ...]
     """What the estimated error is multiplied by."""
+    overlap_error_scale: tuple[Row, ...]
+    """The same for the mean of overlapping patches."""
 
     @classmethod
     def restore(cls, content: Mapping[str, Any]) -> "Calibration":
@@ -65,6 +69,7 @@ class Calibration:
             keys_touched=table("keys_touched"),
             cost=table("cost"),
             error_scale=table("error_scale"),
+            overlap_error_scale=table("overlap_error_scale"),
         )
 
     def plan(self, sigma: float, accuracy_db: float) -> Plan:
@@ -77,10 +82,11 @@ class Calibration:
         --------
         >>> tables = dict(accuracy_db=((40.0, 60.0), (50.0, 70.0)), keys_touched=((9.0, 99.0),) * 2)
         >>> tables |= dict(cost=((0.01, 0.02),) * 2, error_scale=((1.0, 1.0),) * 2)
+        >>> tables |= dict(overlap_error_scale=((2.0, 2.0),) * 2)
         >>> tables |= dict(images=16, sigmas=(0.1, 1.0), queries=(4096, 1024), thresholds=(-2.0, -4.0))
         >>> curve = Calibration(**tables)
         >>> curve.plan(sigma=0.5, accuracy_db=50)
-        Plan(threshold=-4.0, accuracy_db=60.0, cost=0.02, error_scale=1.0)
+        Plan(threshold=-4.0, accuracy_db=60.0, cost=0.02, error_scale=1.0, overlap_error_scale=2.0)
         """
         last = len(self.sigmas) - 1
         above = next((row for row, known in enumerate(self.sigmas) if known >= sigma), last)
@@ -91,6 +97,7 @@ class Calibration:
             accuracy_db=min(self.accuracy_db[row][column] for row in rows),
             cost=max(self.cost[row][column] for row in rows),
             error_scale=max(self.error_scale[row][column] for row in rows),
+            overlap_error_scale=max(self.overlap_error_scale[row][column] for row in rows),
         )
 
     @staticmethod

@@ -104,7 +104,7 @@ class Overlap:
             "square": posterior.patch.square(),
             "patches": torch.ones(len(n), each),
             "variance": posterior.patch_variance,
-            "error": posterior.error.repeat(1, each),  # that of the centre stands for the whole patch
+            "error": posterior.error.square().repeat(1, each),  # that of the centre stands for the patch
             "ess": posterior.ess.repeat(1, each),
             "log_density": posterior.log_density[:, None].repeat(1, each),
         }
@@ -119,4 +119,6 @@ class Overlap:
         spread = means.pop("square") - means["image"].square()
         if "variance" in means:
             means["variance"] = (means["variance"] - spread).clamp_(min=0.0)
+        if "error" in means:
+            means["error"] = means["error"].sqrt()
         return {name: mean.float().numpy() for name, mean in means.items()}

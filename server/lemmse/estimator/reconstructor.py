@@ -353,7 +353,8 @@ class Reconstructor:
         if plan is None:
             at_0, for_each = _UNCALIBRATED if view.sigma else _WEIGHTED
             return replace(method, mode=mode, threshold=at_0 + for_each * accuracy_db)
-        return replace(method, mode=mode, threshold=plan.threshold, error_scale=plan.error_scale)
+        scale = plan.overlap_error_scale if want.patch else plan.error_scale
+        return replace(method, mode=mode, threshold=plan.threshold, error_scale=scale)
 
     def _posterior(
         self,
