@@ -177,8 +177,8 @@ def _row(
         off = np.abs(mean - exact)
         agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
         factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
-        scales = (float(np.quantile(factors, quantile)) for quantile in (_QUANTILE, overlapping))
-        columns.append((float(agreement), keys, seconds / exact_seconds, *scales))
+        own, overlapped = np.quantile(factors, [_QUANTILE, overlapping]).tolist()
+        columns.append((float(agreement), keys, seconds / exact_seconds, own, overlapped))
     seen, touched, cost, scale, overlap_scale = zip(*columns, strict=True)
     margin = _LOW_NOISE_MARGIN if sigma <= _LOW_NOISE else 0.0
     promised = [
