@@ -23,7 +23,7 @@ from benchmarks.quality.settings import OURS
 from lemmse.client import LemmseError
 from lemmse.index.errors import EngineError
 
-METHODS = {method.name: method for method in (*CLASSICAL, GMM, *OURS)}
+METHODS = {method.name: method for method in (*CLASSICAL, *GMM, *OURS)}
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
