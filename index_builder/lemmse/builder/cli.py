@@ -146,7 +146,7 @@ def _calibrate(index: Index, seed: int, progress: Progress) -> tuple[Calibration
     """Calibrate an index and write the result into its manifest."""
     calibration = measure(index, seed=seed, progress=progress)
     manifest, pictures = index.manifest, None
-    if (manifest.physics, manifest.pre_inverse) == ("identity", "identity"):
+    if manifest.denoises:
         pictures = measure_pictures(index, calibration, seed=seed, progress=progress)
     replace(manifest, calibration=calibration, pictures=pictures).write(index.folder)
     return calibration, pictures

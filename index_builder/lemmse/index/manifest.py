@@ -86,6 +86,11 @@ class Manifest:
     pictures: Pictures | None = None
     """Which pictures are best, where that was measured."""
 
+    @property
+    def denoises(self) -> bool:
+        """Whether A = B = I: the keys are patches of the clean images."""
+        return (self.physics, self.pre_inverse) == ("identity", "identity")
+
     def write(self, folder: Path) -> None:
         """Write the manifest into a version's folder."""
         content = asdict(self)

@@ -131,7 +131,7 @@ class Local:
             The index was built for another problem than denoising.
         """
         manifest = self.index.manifest
-        if (manifest.physics, manifest.pre_inverse) != ("identity", "identity"):
+        if not manifest.denoises:
             raise InvalidArgument(
                 argument,
                 f"{what} needs an index of physics identity and pre-inverse identity, got an index of "

@@ -307,7 +307,7 @@ class Reconstructor:
     def _best(self, measurement: Measurement) -> tuple[str, float]:
         """The aggregate and the bandwidth that were found best for the noise of a measurement."""
         manifest = self.index.manifest
-        if (manifest.physics, manifest.pre_inverse) != ("identity", "identity"):
+        if not manifest.denoises:
             return "centre", 0.0  # there is nothing else
         if manifest.pictures is None:
             raise InvalidArgument(
