@@ -232,16 +232,11 @@ def test_calibrate_writes_the_curves_and_prints_them(plain, monkeypatch):
     rows, picture_rows = lines[: len(SIGMAS)], lines[len(SIGMAS) :]
     assert [row[0] for row in rows] == [f"{sigma:g}" for sigma in SIGMAS]
     pictures = after.manifest.pictures
-    columns = (
-        pictures.aggregates,
-        pictures.bandwidths,
-        pictures.best_db,
-        pictures.paper_db,
-        pictures.noisy_db,
-    )
-    for row, sigma, aggregate, bandwidth, *found in zip(picture_rows, PICTURE_SIGMAS, *columns, strict=True):
+    columns = (pictures.refinements, pictures.best_db, pictures.paper_db, pictures.noisy_db)
+    for row, sigma, way, *found in zip(picture_rows, PICTURE_SIGMAS, *columns, strict=True):
         told = [cell for cell in row if cell != "│"]
-        assert told == [f"{sigma:g}", aggregate, f"{bandwidth:g}", *(f"{db:.2f}" for db in found)]
+        numbers = f"{way.bandwidth:g}", f"{way.gaussian_share:g}", *(f"{db:.2f}" for db in found)
+        assert told == [f"{sigma:g}", way.aggregate, *numbers]
     for row, sigma in zip(rows, SIGMAS, strict=True):
         told = []
         for asked in (30, 40, 50, 60):
@@ -264,7 +259,8 @@ def test_calibrate_prints_json_and_may_run_again(plain):
         assert (status, stderr) == (0, "")
         told = strictly(stdout)
         manifest = open_index(plain).manifest
-        assert told == as_json(asdict(manifest.calibration) | {"pictures": asdict(manifest.pictures)})
+        expected = {"index": "plain", **asdict(manifest.calibration), "pictures": asdict(manifest.pictures)}
+        assert told == as_json(expected)
         seen.append(told["accuracy_db"])
     assert seen[0] != seen[1]
 

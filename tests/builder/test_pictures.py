@@ -8,7 +8,7 @@ import pytest
 from lemmse.builder.calibrate import calibrate
 from lemmse.builder.pictures import measure_pictures
 from lemmse.estimator import Reconstructor
-from lemmse.index import Pictures, build, open_index
+from lemmse.index import Pictures, Refinement, build, open_index
 from lemmse.index.errors import InvalidArgument
 from tests.estimator.cases import smooth
 
@@ -32,6 +32,11 @@ def reconstructor(index, pictures):
     return Reconstructor(replace(index, manifest=replace(index.manifest, pictures=pictures)))
 
 
+def ran(result) -> Refinement:
+    said = result.diagnostics
+    return Refinement(said.aggregate, said.bandwidth, said.gaussian_share)
+
+
 def psnr(a, b) -> float:
     return float(-10 * np.log10(np.square(a - b).mean()))
 
@@ -44,8 +49,8 @@ def test_the_best_is_no_worse_than_the_paper(pictures):
     np.testing.assert_allclose(pictures.noisy_db, [34, 14], atol=0.5)
 
 
-def test_noise_below_the_distance_of_patches_takes_a_bandwidth(pictures):
-    assert pictures.bandwidths[0] > 0
+def test_noise_below_the_distance_of_patches_takes_gaussians(pictures):
+    assert pictures.refinements[0].gaussian_share > 0
     assert pictures.best_db[0] > pictures.paper_db[0] + 3
 
 
@@ -57,8 +62,8 @@ def test_quality_best_is_better_on_images_never_seen(reconstructor, pictures, si
         x = smooth(seed, 16, 16, 1)
         y = (x + sigma * rng.standard_normal(x.shape)).astype(np.float32)
         best, paper = (reconstructor.reconstruct(y, sigma=sigma, quality=q) for q in ("best", "paper"))
-        assert (best.diagnostics.aggregate, best.diagnostics.bandwidth) == pictures.best(sigma)
-        assert (paper.diagnostics.aggregate, paper.diagnostics.bandwidth) == ("centre", 0)
+        assert ran(best) == pictures.best(sigma)
+        assert ran(paper) == Refinement()
         gains.append(psnr(best.image, x) - psnr(paper.image, x))
     assert np.mean(gains) > 0
 
@@ -66,8 +71,7 @@ def test_quality_best_is_better_on_images_never_seen(reconstructor, pictures, si
 def test_a_mask_takes_the_best_of_the_noise_of_what_was_observed(reconstructor, pictures):
     x = smooth(100, 8, 8, 1)
     result = reconstructor.reconstruct(x, sigma=0.2, mask=x > 0.3, quality="best")
-    found = result.diagnostics.aggregate, result.diagnostics.bandwidth
-    assert found == (pictures.best(0.2)[0], pytest.approx(pictures.best(0.2)[1]))
+    assert ran(result) == pictures.best(0.2)
 
 
 def test_pictures_are_what_the_manifest_restores(index, pictures, tmp_path):
@@ -86,21 +90,22 @@ def test_where_there_is_one_way_best_is_the_paper(tmp_path):
     np.save(tmp_path / "images.npy", np.stack([smooth(k, 8, 8, 1) for k in range(2)]))
     folder = build([tmp_path / "images.npy"], tmp_path / "index", patch_size=3, physics="blur:gaussian:0.6")
     result = Reconstructor(open_index(folder)).reconstruct(smooth(3, 8, 8, 1), sigma=0.1, quality="best")
-    assert (result.diagnostics.aggregate, result.diagnostics.bandwidth) == ("centre", 0)
+    assert ran(result) == Refinement()
 
 
 @pytest.mark.parametrize(
     ("sigma", "expected"),
     [
-        (0.001, ("centre", 0.04)),
-        (0.02, ("centre", 0.04)),
-        (0.2, ("overlap", 0.0)),
-        (5.0, ("overlap", 0.0)),
-        (np.sqrt(0.02 * 0.2) * 0.99, ("centre", pytest.approx(0.02, abs=1e-3))),
-        (np.sqrt(0.02 * 0.2) * 1.01, ("overlap", pytest.approx(0.02, abs=1e-3))),
+        (0.001, Refinement("centre", 0.04, 1.0)),
+        (0.02, Refinement("centre", 0.04, 1.0)),
+        (0.2, Refinement("overlap", 0.0, 0.01)),
+        (5.0, Refinement("overlap", 0.0, 0.01)),
+        (np.sqrt(0.02 * 0.2) * 0.99, Refinement("centre", pytest.approx(0.02, abs=1e-3), 1.0)),
+        (np.sqrt(0.02 * 0.2) * 1.01, Refinement("overlap", pytest.approx(0.02, abs=1e-3), 0.01)),
     ],
 )
 def test_between_two_sigmas(sigma, expected):
-    rows = {"best_db": (0.0, 0.0), "paper_db": (0.0, 0.0), "noisy_db": (0.0, 0.0)}
-    pictures = Pictures(1, SIGMAS, ("centre", "overlap"), (0.04, 0.0), **rows)
+    ways = Refinement("centre", 0.04, 1.0), Refinement("overlap", 0.0, 0.01)
+    pictures = Pictures(1, SIGMAS, ways, best_db=(30.0, 20.0), paper_db=(0.0, 0.0), noisy_db=(0.0, 0.0))
     assert pictures.best(sigma) == expected
+    assert pictures.expected_db(sigma) == pytest.approx(30 - 10 * np.clip(np.log10(sigma / 0.02), 0, 1))

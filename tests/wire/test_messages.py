@@ -34,6 +34,7 @@ DEFAULTS = {
     "error": "estimated",
     "aggregate": None,
     "bandwidth": None,
+    "gaussian_share": None,
     "quality": "paper",
 }
 IMAGE = np.zeros((2, 3), np.float32)
@@ -48,6 +49,7 @@ DIAGNOSTICS = Diagnostics(
     certified=0.75,
     aggregate="overlap",
     bandwidth=0.05,
+    gaussian_share=0.25,
 )
 
 
@@ -60,7 +62,8 @@ DIAGNOSTICS = Diagnostics(
         {"mode": "hybrid", "accuracy_db": 60.0, "budget": 7, "error": "certified"},
         {"maps": frozenset(["ess", "error"])},
         {"aggregate": "centre", "bandwidth": 0.0},
-        {"aggregate": "overlap", "bandwidth": 0.05},
+        {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.5},
+        {"gaussian_share": 0.0},
         {"quality": "best"},
         {"quality": "best", "aggregate": "centre"},
     ],
@@ -92,7 +95,7 @@ def test_diagnostics_come_back():
 def test_a_server_that_knows_of_no_aggregate_has_the_centre():
     message = attach(pb.ReconstructResponse(diagnostics=pb.Diagnostics(mode=pb.MODE_EXACT)), {"image": IMAGE})
     diagnostics = as_result(Incoming(message)).diagnostics
-    assert (diagnostics.aggregate, diagnostics.bandwidth) == ("centre", 0)
+    assert (diagnostics.aggregate, diagnostics.bandwidth, diagnostics.gaussian_share) == ("centre", 0, 0)
 
 
 def test_contributors_come_back():

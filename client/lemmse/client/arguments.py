@@ -39,10 +39,12 @@ class Options:
     aggregate: str | None
     """What a pixel is, of the posterior means of patches; None for what the quality says."""
     bandwidth: float | None
-    """Standard deviation of the prior around each training patch, in intensities; None for what the quality
-    says."""
+    """Standard deviation of the Gaussian around each patch of the prior, in intensities; None for what the
+    quality says."""
+    gaussian_share: float | None
+    """Share of the prior that the Gaussians have; None for what the quality says."""
     quality: str
-    """Where what is None of the two comes from."""
+    """Where what is None of the three comes from."""
 
     @classmethod
     def checked(
@@ -59,6 +61,7 @@ class Options:
         error: str,
         aggregate: str | None,
         bandwidth: Any,
+        gaussian_share: Any,
         quality: str,
     ) -> "Options":
         """Return what a caller asks for.
@@ -85,6 +88,7 @@ class Options:
             error=_as_one_of("error", error, ERRORS),
             aggregate=None if aggregate is None else _as_one_of("aggregate", aggregate, AGGREGATES),
             bandwidth=None if bandwidth is None else _as_number("bandwidth", bandwidth),
+            gaussian_share=None if gaussian_share is None else _as_number("gaussian_share", gaussian_share),
             quality=_as_one_of("quality", quality, QUALITIES),
         )
 

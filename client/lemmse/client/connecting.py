@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"([^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 _LAST_PORT = 65535
 
 
-def connect(target: str | PathLike[str]) -> Client:
+def connect(target: str | PathLike[str], *others: str | PathLike[str]) -> Client:
     """Return a client of a server, or of an index folder in this process.
 
     Parameters
@@ -23,6 +23,9 @@ def connect(target: str | PathLike[str]) -> Client:
         "grpc://HOST:PORT" for a server, which is first spoken to when the first method is called. Anything
         else is the path of an index folder, which is loaded into this process at once; that needs the
         estimator: `pip install 'lemmse[server]'`.
+    *others : str or path
+        More index folders, of other names. Methods name the index that they mean; of indexes of the same
+        training images, quality "best" finds the best by itself.
 
     Raises
     ------
@@ -37,14 +40,17 @@ def connect(target: str | PathLike[str]) -> Client:
     ...     lemmse
     <RemoteClient localhost:50051>
     """
-    name = fspath(target)
+    names = [fspath(one) for one in (target, *others)]
+    name = names[0]
     expected = f"expected {SCHEME}HOST:PORT or an index folder, got {name!r}"
-    if not name:
+    if not all(names):
         raise InvalidArgument.of("target", expected)
-    if not name.startswith(SCHEME):
+    if not any(one.startswith(SCHEME) for one in names):
         from lemmse.client.embedded import EmbeddedClient
 
-        return EmbeddedClient(name)
+        return EmbeddedClient(*names)
+    if others:
+        raise InvalidArgument.of("target", f"expected one server, or index folders only, got {names}")
     address = name.removeprefix(SCHEME)
     match = _ADDRESS.fullmatch(address)
     # gRPC would take a larger port modulo 65536.

@@ -6,9 +6,10 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from os import PathLike
+from typing import Any
 
 from lemmse.client.arguments import ExplainOptions, Options
-from lemmse.client.errors import BY_CODE, DeadlineExceeded, InvalidArgument, LemmseError, NotFound
+from lemmse.client.errors import BY_CODE, DeadlineExceeded, InvalidArgument, LemmseError
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
 from lemmse.client.measurement import Measurement
@@ -16,8 +17,8 @@ from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
 from lemmse.wire import MAPS
 
 with required("an index in this process"):
-    from lemmse.estimator import Explanation, Reconstruction, Reconstructor
-    from lemmse.index import open_index
+    from lemmse.estimator import Catalogue, Explanation, Reconstruction
+    from lemmse.index import Index
     from lemmse.index.errors import Cancelled, EngineError
     from lemmse.index.errors import InvalidArgument as EngineInvalidArgument
 
@@ -29,27 +30,21 @@ class EmbeddedClient(Client):
 
     Parameters
     ----------
-    folder : path
-        An index folder.
+    *folders : path
+        Index folders, at least one.
 
     Raises
     ------
     LemmseError
-        It is not a sound index.
+        One is not a sound index, or two have one name.
     """
 
-    def __init__(self, folder: str | PathLike[str]) -> None:
+    def __init__(self, *folders: str | PathLike[str]) -> None:
         with _engine_errors():
-            index = open_index(folder)
-            self._reconstructor = Reconstructor(index)
-        height, width = index.image_size
-        described = {field.name: getattr(index.manifest, field.name) for field in fields(IndexInfo)[2:-2]}
-        self._info = IndexInfo(
-            name=index.name, version=index.version, image_height=height, image_width=width, **described
-        )
+            self._catalogue = Catalogue.load(folders)
 
     def _close(self) -> None:
-        del self._reconstructor
+        del self._catalogue
 
     def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result:
         return self._answer(measurement, options, _expiry(timeout))
@@ -73,9 +68,8 @@ class EmbeddedClient(Client):
     def _explain(
         self, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
-        self._require(options.index)
         with _engine_errors():
-            explanation: Explanation = self._reconstructor.explain(
+            explanation: Explanation = self._catalogue.get(options.index or "").explain(
                 measurement.y,
                 sigma=measurement.sigma,
                 mask=measurement.mask,
@@ -89,19 +83,18 @@ class EmbeddedClient(Client):
         ]
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
-        return [self._info]
+        return [_info(reconstructor.index) for reconstructor in self._catalogue]
 
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo:
-        self._require(name)
-        return self._info
+        with _engine_errors():
+            return _info(self._catalogue.get(name).index)
 
     def _answer(self, measurement: Measurement, options: Options, expired: Callable[[], bool]) -> Result:
-        self._require(options.index)
+        measured: dict[str, Any] = {name: getattr(measurement, name) for name in ("y", "sigma", "mask")}
         with _engine_errors():
-            result: Reconstruction = self._reconstructor.reconstruct(
-                measurement.y,
-                sigma=measurement.sigma,
-                mask=measurement.mask,
+            reconstructor = self._catalogue.choose(options.index or "", options.quality, **measured)
+            result: Reconstruction = reconstructor.reconstruct(
+                **measured,
                 estimator=options.estimator,
                 mode=options.mode,
                 k=options.k,
@@ -112,6 +105,7 @@ class EmbeddedClient(Client):
                 error=options.error,
                 aggregate=options.aggregate,
                 bandwidth=options.bandwidth,
+                gaussian_share=options.gaussian_share,
                 quality=options.quality,
                 cancelled=expired,
             )
@@ -119,9 +113,14 @@ class EmbeddedClient(Client):
         diagnostics = Diagnostics(**asdict(result.diagnostics))
         return Result(image=result.image, diagnostics=diagnostics, **maps).in_range(measurement.white)
 
-    def _require(self, name: str | None) -> None:
-        if name and name != self._info.name:
-            raise NotFound(f"index: expected one of {self._info.name}, got {name!r}")
+
+def _info(index: Index) -> IndexInfo:
+    """Describe an index."""
+    height, width = index.image_size
+    described = {field.name: getattr(index.manifest, field.name) for field in fields(IndexInfo)[2:-2]}
+    return IndexInfo(
+        name=index.name, version=index.version, image_height=height, image_width=width, **described
+    )
 
 
 def _expiry(timeout: float | None) -> Callable[[], bool]:

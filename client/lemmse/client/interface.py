@@ -60,6 +60,7 @@ class Client(ABC):
         error: str = "estimated",
         aggregate: str | None = None,
         bandwidth: float | None = None,
+        gaussian_share: float | None = None,
         quality: str = "paper",
         timeout: float | None = None,
     ) -> Result:
@@ -75,7 +76,8 @@ class Client(ABC):
             What was observed, (H, W) or (H, W, C): 0 or False where y is not to be looked at and may be NaN.
             It and maps of sigma need an index of physics and pre-inverse identity.
         index : str, optional
-            Name of the index; not needed where there is only one.
+            Name of the index; not needed where there is only one, and where quality is "best" and all are of
+            the same training images, in which case the best of them is taken.
         estimator : str
             "le-mmse" weights translated training patches; "e-mmse" translated training images and "mmse"
             training images, which take a y of their size.
@@ -97,14 +99,17 @@ class Client(ABC):
         aggregate : str, optional
             What a pixel is: "centre", the posterior mean of the patch centred at it; "overlap", the mean of
             those of all patches that hold it, and so are the maps ess and log_density; by default what
-            quality says. Overlap and bandwidths above 0 need le-mmse and an index of physics and pre-inverse
-            identity.
+            quality says. Overlap, and bandwidths and shares above 0, need le-mmse and an index of physics and
+            pre-inverse identity.
         bandwidth : float, optional
-            Standard deviation of a Gaussian prior around each training patch, in intensities, in [0, 1e6];
-            by default what quality says.
+            Standard deviation of a Gaussian around each patch of the prior, in intensities, in [0, 1e6]; by
+            default what quality says.
+        gaussian_share : float, optional
+            Share of the prior, in [0, 1], that the mixture of Gaussians has which was fitted to the training
+            patches; these have the rest. By default what quality says.
         quality : str
-            "paper" is the formula untouched: centre, and a bandwidth of 0; "best" takes what calibration
-            found best on held-out training images at this noise.
+            "paper" is the formula untouched: centre, a bandwidth and a share of 0; "best" takes what
+            calibration found best on held-out training images at this noise.
         timeout : float, optional
             Seconds to wait for the answer.
 
@@ -131,6 +136,7 @@ class Client(ABC):
             error=error,
             aggregate=aggregate,
             bandwidth=bandwidth,
+            gaussian_share=gaussian_share,
             quality=quality,
         )
         return self._reconstruct(Measurement.checked(y, sigma=sigma, mask=mask), options, timeout)
@@ -152,6 +158,7 @@ class Client(ABC):
         error: str = "estimated",
         aggregate: str | None = None,
         bandwidth: float | None = None,
+        gaussian_share: float | None = None,
         quality: str = "paper",
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
@@ -168,7 +175,8 @@ class Client(ABC):
         sigma, mask
             As in `reconstruct`. A number, None or an array with two or three axes is for all images. A list,
             an array with one axis or any other iterable has one number or map for each image, in order.
-        index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth, quality
+        index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
+        gaussian_share, quality
             As in `reconstruct`, for all images.
         timeout : float, optional
             Seconds for the whole batch.
@@ -206,6 +214,7 @@ class Client(ABC):
             error=error,
             aggregate=aggregate,
             bandwidth=bandwidth,
+            gaussian_share=gaussian_share,
             quality=quality,
         )
         return self._reconstruct_many(measurements(images, sigma, mask), options, timeout)

@@ -38,6 +38,7 @@ def reconstruct_request(measurement: Measurement, options: Options) -> pb.Recons
         maps=[pb.Map.ValueType(MAPS[name]) for name in sorted(options.maps)],
         error=pb.ErrorKind.ValueType(ERRORS[options.error]),
         bandwidth=options.bandwidth,
+        gaussian_share=options.gaussian_share,
         quality=pb.Quality.ValueType(QUALITIES[options.quality]),
     )
     if options.aggregate is not None:
@@ -103,6 +104,7 @@ def _as_diagnostics(message: pb.Diagnostics) -> Diagnostics:
         certified=message.certified if message.HasField("certified") else None,
         aggregate=aggregate_name(message.aggregate) or "centre",  # a server that does not say knows no other
         bandwidth=message.bandwidth,
+        gaussian_share=message.gaussian_share,
     )
 
 

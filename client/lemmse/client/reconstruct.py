@@ -84,8 +84,10 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Folder to write to; for a single file also the file to write.",
 )
 @click.option("--server", metavar="HOST:PORT", help="Server to ask.")
-@click.option("--index", metavar="DIR", help="Index folder to use here.")
-@click.option("--index-name", metavar="NAME", help="Which of a server's indexes.")
+@click.option(
+    "--index", "folders", metavar="DIR", multiple=True, help="Index folder to use here; or several."
+)
+@click.option("--index-name", metavar="NAME", help="Which of the indexes, where there are several.")
 @click.option(
     "--sigma",
     metavar="S",
@@ -131,7 +133,8 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     type=click.Choice(list(QUALITIES)),
     default="paper",
     show_default=True,
-    help="The formula untouched, or the aggregate and bandwidth that calibration found best at this noise.",
+    help="The formula untouched, or what calibration found best at this noise, of indexes of the same images "
+    "the best one.",
 )
 @click.option(
     "--aggregate",
@@ -144,7 +147,14 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     metavar="T",
     type=click.FloatRange(min=0, max=1e6),
     callback=_not_nan,
-    help="Standard deviation of a Gaussian prior around each training patch, where white is 1.",
+    help="Standard deviation of a Gaussian around each patch of the prior, where white is 1.",
+)
+@click.option(
+    "--gaussian-share",
+    metavar="G",
+    type=click.FloatRange(min=0, max=1),
+    callback=_not_nan,
+    help="Share of the prior that a mixture of Gaussians has beside the training patches.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each input on stdout.")
@@ -152,7 +162,7 @@ def reconstruct(
     inputs: Sequence[Path],
     out: Path,
     server: str | None,
-    index: str | None,
+    folders: tuple[str, ...],
     index_name: str | None,
     maps: frozenset[str],
     overwrite: bool,
@@ -166,13 +176,16 @@ def reconstruct(
     physics and pre-inverse identity. A file that fails does not stop the others: the exit status is 1 where
     some failed, and 2 where there was nothing but bad input.
     """
-    if (server is None) == (index is None):
+    if (server is None) == (not folders):
         raise click.UsageError("expected either --server or --index")
     jobs = plan(inputs, out, maps, overwrite=overwrite)
-    target = index if index is not None else SCHEME + str(server).removeprefix(SCHEME)
+    targets = folders or (SCHEME + str(server).removeprefix(SCHEME),)
     failures: list[Exception] = []
-    with connect(target) as client, _progress() as progress:
-        client.get_index(index_name or "")
+    with connect(*targets) as client, _progress() as progress:
+        if index_name is None and options["quality"] == "best":
+            client.list_indexes()  # any may be the best
+        else:
+            client.get_index(index_name or "")
         task = progress.add_task("reconstruct", total=len(jobs))
         for job, outcome in _outcomes(client, jobs, index=index_name, maps=maps, **options):
             progress.advance(task)

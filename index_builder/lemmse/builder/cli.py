@@ -1,7 +1,7 @@
 """The commands `lemmse build`, `lemmse calibrate` and `lemmse inspect`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from lemmse.builder.calibrate import calibrate as measure
-from lemmse.builder.pictures import measure_pictures
+from lemmse.builder.pictures import PICTURE_SIGMAS, measure_pictures
 from lemmse.index import AUGMENTS, BOUNDARIES, EQUIVARIANCES, Calibration, Pictures, Progress, open_index
 from lemmse.index import build as build_index
 from lemmse.index.errors import InvalidArgument
@@ -98,7 +99,7 @@ def build(sources: tuple[str, ...], out: Path, calibrated: bool, as_json: bool, 
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("indexes", metavar="INDEX...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -106,32 +107,32 @@ def build(sources: tuple[str, ...], out: Path, calibrated: bool, as_json: bool, 
     show_default=True,
     help="Seed of the images, patches and noise.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the curves in JSON.")
-def calibrate(index: Path, seed: int, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the curves in JSON, a line for each index.")
+def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
     """Measure what mode hybrid gives for its work and which pictures are best, and store it in the index.
 
     Some training images are taken out of the index for the measurement. On patches of these hybrid is
-    compared with the sum over all keys, at noise levels from 0.001 to 1; and they are reconstructed with
-    centre and overlap and several bandwidths, at noise levels from 0.02 to 0.8, for --quality best.
+    compared with the sum over all keys, at noise levels from 0.001 to 1; and they are reconstructed in
+    several ways, at noise levels from 0.02 to 0.8, for --quality best. Several indexes of the same training
+    images are compared with each other.
     """
-    with _progress_bar() as progress:
-        calibration, pictures = _calibrate(open_index(index), seed, progress)
-    if as_json:
-        content = asdict(calibration) | {"pictures": None if pictures is None else asdict(pictures)}
-        click.echo(json.dumps(content))
-        return
-    table = Table(
-        "sigma",
-        *(f"{accuracy:g} dB" for accuracy in _ACCURACIES),
-        title="Time of hybrid relative to exact, for an agreement of",
-    )
-    for sigma in calibration.sigmas:
-        plans = ((accuracy, calibration.plan(sigma, accuracy)) for accuracy in _ACCURACIES)
-        reached = (f"{plan.cost:.2g}" if plan.accuracy_db >= asked else "-" for asked, plan in plans)
-        table.add_row(f"{sigma:g}", *reached)
-    Console().print(table)
-    if pictures is not None:
-        Console().print(_picture_table(pictures))
+    opened = [open_index(folder) for folder in indexes]
+    measured: dict[str, Pictures] = {}
+    for index in opened:
+        with _progress_bar() as progress:
+            calibration, pictures = _calibrate(index, seed, progress)
+        if pictures is not None:
+            measured[index.name] = pictures
+        if as_json:
+            content = {"index": index.name} | asdict(calibration)
+            content["pictures"] = None if pictures is None else asdict(pictures)
+            click.echo(json.dumps(content))
+            continue
+        Console().print(_work_table(index.name, calibration))
+        if pictures is not None:
+            Console().print(_picture_table(index.name, pictures))
+    if len(measured) > 1 and len({index.manifest.digest for index in opened}) == 1 and not as_json:
+        Console().print(_comparison(measured))
 
 
 @click.command()
@@ -152,16 +153,48 @@ def _calibrate(index: Index, seed: int, progress: Progress) -> tuple[Calibration
     return calibration, pictures
 
 
-def _picture_table(pictures: Pictures) -> Table:
+def _work_table(name: str, calibration: Calibration) -> Table:
+    """What hybrid costs."""
+    table = Table(
+        "sigma",
+        *(f"{accuracy:g} dB" for accuracy in _ACCURACIES),
+        title=f"{escape(name)}: time of hybrid relative to exact, for an agreement of",
+    )
+    for sigma in calibration.sigmas:
+        plans = ((accuracy, calibration.plan(sigma, accuracy)) for accuracy in _ACCURACIES)
+        reached = (f"{plan.cost:.2g}" if plan.accuracy_db >= asked else "-" for asked, plan in plans)
+        table.add_row(f"{sigma:g}", *reached)
+    return table
+
+
+def _comparison(measured: Mapping[str, Pictures]) -> Table:
+    """Which index is best at which σ."""
+    table = Table("sigma", *map(escape, measured), title="PSNR of the best pictures of each index, in dB")
+    for sigma, *row in zip(PICTURE_SIGMAS, *(one.best_db for one in measured.values()), strict=True):
+        cells = (f"[bold]{db:.2f}[/bold]" if db == max(row) else f"{db:.2f}" for db in row)
+        table.add_row(f"{sigma:g}", *cells)
+    return table
+
+
+def _picture_table(name: str, pictures: Pictures) -> Table:
     """What `--quality best` takes, and what it gives."""
     table = Table(
-        "sigma", "aggregate", "bandwidth", "best", "paper", "noisy", title="PSNR on held-out images, in dB"
+        "sigma",
+        "aggregate",
+        "bandwidth",
+        "gaussian share",
+        *("best", "paper", "noisy"),
+        title=f"{escape(name)}: PSNR on held-out images, in dB",
     )
     columns = (pictures.best_db, pictures.paper_db, pictures.noisy_db)
-    for sigma, aggregate, bandwidth, *reached in zip(
-        pictures.sigmas, pictures.aggregates, pictures.bandwidths, *columns, strict=True
-    ):
-        table.add_row(f"{sigma:g}", aggregate, f"{bandwidth:g}", *(f"{db:.2f}" for db in reached))
+    for sigma, way, *reached in zip(pictures.sigmas, pictures.refinements, *columns, strict=True):
+        table.add_row(
+            f"{sigma:g}",
+            way.aggregate,
+            f"{way.bandwidth:g}",
+            f"{way.gaussian_share:g}",
+            *(f"{db:.2f}" for db in reached),
+        )
     return table
 
 

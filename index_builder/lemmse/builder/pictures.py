@@ -1,28 +1,29 @@
-"""Measure which aggregate and bandwidth give the best pictures, on training images that were held out."""
+"""Measure which refinement gives the best pictures, on training images that were held out."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.builder.calibrate import held_out
-from lemmse.estimator import AGGREGATES, Reconstructor
-from lemmse.index import Calibration, Index, Pictures, Progress
+from lemmse.estimator import Reconstructor
+from lemmse.index import Calibration, Index, Pictures, Progress, Refinement
 from lemmse.index.sources import intensities
 
 __all__ = ["PICTURE_SIGMAS", "measure_pictures"]
 
 PICTURE_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """From noise that is hardly seen to noise that hides nearly all."""
-_BANDWIDTHS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
-"""Tried in this order, until two in a row are worse than the best: one bandwidth is the best, and those
-farther from it are worse."""
-_IMAGES = 8
-_SIDE = 64
+_GAUSSIAN_SHARES = (0.01, 0.5, 1.0)
+"""Where training patches are near, a hundredth hardly counts; where none is, it is all there is."""
+_BANDWIDTHS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
+_IMAGES = 16
+_SIDE = 32
 """Of larger images the middle is measured."""
 
+_PAPER = Refinement()
 _Picture = NDArray[np.float32]
 
 
@@ -34,7 +35,9 @@ def measure_pictures(
     sigmas: Sequence[float] = PICTURE_SIGMAS,
     progress: Progress = lambda stage, done, total: None,
 ) -> Pictures:
-    """Reconstruct images that are taken out of the index for it, in all ways.
+    """Reconstruct images that are taken out of the index for it, in several ways.
+
+    The same images, with the same noise, are taken out of every index of these images.
 
     Parameters
     ----------
@@ -59,47 +62,28 @@ def measure_pictures(
     reconstructor = Reconstructor(replace(view, manifest=replace(view.manifest, calibration=calibration)))
     stack = index.images()
     images = [_middle(intensities(stack[k])) for k in view.images_out]
+    shares = _GAUSSIAN_SHARES if index.manifest.gaussians else (0.0,)
+    ways = [_PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
     rows = []
     for done, sigma in enumerate(sigmas):
         noisy = [(x + sigma * rng.standard_normal(x.shape)).astype(np.float32) for x in images]
-        rows.append(_best(reconstructor, images, noisy, sigma))
-        progress("measure pictures", done + 1, len(sigmas))
-    aggregates, bandwidths, best_db, paper_db, noisy_db = zip(*rows, strict=True)
-    return Pictures(
-        images=len(images),
-        sigmas=tuple(sigmas),
-        aggregates=aggregates,
-        bandwidths=bandwidths,
-        best_db=best_db,
-        paper_db=paper_db,
-        noisy_db=noisy_db,
-    )
 
+        def reached(way: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:
+            results = [reconstructor.reconstruct(y, sigma=sigma, **asdict(way)).image for y in noisy]
+            return _psnr(results, images)
 
-def _best(
-    reconstructor: Reconstructor, images: Sequence[_Picture], noisy: Sequence[_Picture], sigma: float
-) -> tuple[str, float, float, float, float]:
-    """The best aggregate and bandwidth at one σ, and the PSNR of these, of the paper's, and of noisy."""
-    found: dict[tuple[str, float], float] = {}
-    for aggregate in AGGREGATES:
-        worse, best = 0, -math.inf
-        for bandwidth in _BANDWIDTHS:
-            results = [
-                reconstructor.reconstruct(y, sigma=sigma, aggregate=aggregate, bandwidth=bandwidth).image
-                for y in noisy
-            ]
-            found[aggregate, bandwidth] = reached = _psnr(results, images)
-            worse, best = (0, reached) if reached > best else (worse + 1, best)
-            if worse == 2:
+        found = {way: reached(way) for way in ways}
+        best = max(found, key=lambda way: found[way])
+        for bandwidth in _BANDWIDTHS:  # as long as they help
+            wider = replace(best, bandwidth=bandwidth)
+            found[wider] = reached(wider)
+            if found[wider] <= found[best]:
                 break
-    aggregate, bandwidth = max(found, key=lambda setting: found[setting])
-    return (
-        aggregate,
-        bandwidth,
-        found[aggregate, bandwidth],
-        found["centre", 0.0],
-        _psnr(noisy, images),
-    )
+            best = wider
+        rows.append((best, found[best], found[_PAPER], _psnr(noisy, images)))
+        progress("measure pictures", done + 1, len(sigmas))
+    refinements, best_db, paper_db, noisy_db = zip(*rows, strict=True)
+    return Pictures(len(images), tuple(sigmas), refinements, best_db, paper_db, noisy_db)
 
 
 def _psnr(results: Sequence[_Picture], images: Sequence[_Picture]) -> float:

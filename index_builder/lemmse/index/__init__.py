@@ -4,9 +4,10 @@ from lemmse.index.build import AUGMENTS, EQUIVARIANCES, Progress, build
 from lemmse.index.calibration import Calibration, Plan
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
+from lemmse.index.mixture import Mixture
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
-from lemmse.index.pictures import Pictures
+from lemmse.index.pictures import Pictures, Refinement
 from lemmse.index.reader import Index, open_index
 from lemmse.index.strata import Strata
 
@@ -21,10 +22,12 @@ __all__ = [
     "Index",
     "InverseProblem",
     "Manifest",
+    "Mixture",
     "Moments",
     "Pictures",
     "Plan",
     "Progress",
+    "Refinement",
     "Strata",
     "build",
     "open_index",

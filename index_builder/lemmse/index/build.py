@@ -25,6 +25,7 @@ from lemmse.index.errors import InvalidArgument
 from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, publishing
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest, checksum
+from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.patches import Patches
 from lemmse.index.physics import InverseProblem
@@ -133,6 +134,9 @@ def build(
         centroids, cell, strata_cells = _cluster(keys, seed, progress)
         basis = _basis(keys, seed)
         order, leaf_edges, cell_leaves, moments = _arrange(keys, basis, cell, len(centroids), seed, progress)
+        mixture = None
+        if (physics, pre_inverse) == ("identity", "identity"):
+            mixture = fit_mixture(patches, seed, lambda done, total: progress("fit Gaussians", done, total))
         group = store.create(folder / ARRAYS)
         for name, array in {
             "images/pixels": images.pixels,
@@ -144,6 +148,7 @@ def build(
             "leaves/keys": leaf_edges,
             **{f"leaves/{field.name}": getattr(moments, field.name) for field in fields(Moments)},
             **{f"basis/{field.name}": getattr(basis, field.name) for field in fields(Basis)},
+            **{f"mixture/{field.name}": getattr(mixture, field.name) for field in fields(Mixture) if mixture},
             **{
                 f"strata/{name}": array
                 for name in ("whitener", "constants")
@@ -173,6 +178,7 @@ def build(
             cells=len(centroids),
             leaves=len(leaf_edges) - 1,
             strata=len(patches.strata),
+            gaussians=len(mixture.weights) if mixture else 0,
             condition=condition,
             seed=seed,
             files={

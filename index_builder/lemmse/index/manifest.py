@@ -18,7 +18,7 @@ from lemmse.index.pictures import Pictures
 
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 3
+FORMAT = 4
 """The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"
@@ -75,6 +75,8 @@ class Manifest:
     """Groups of some tens of distinct keys, of which moments are stored."""
     strata: int
     """Strata of positions whose patches carry the same noise."""
+    gaussians: int
+    """Gaussians of the mixture that was fitted to the patches; 0 where there is none."""
     condition: float
     """Condition number of the noise covariance S where B is a convolution; 1 elsewhere."""
     seed: int

@@ -17,6 +17,7 @@ from lemmse.index.errors import DataLoss, UnsupportedFormat
 from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, current_version
 from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
+from lemmse.index.mixture import Mixture
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import intensities
@@ -79,6 +80,13 @@ class Index:
         """Moments of the leaves."""
         arrays = self._members("leaves")
         return Moments(**{field.name: np.asarray(arrays[field.name][:]) for field in fields(Moments)})
+
+    @cached_property
+    def mixture(self) -> Mixture | None:
+        """The mixture of Gaussians that was fitted to the patches, where there is one."""
+        if not self.manifest.gaussians:
+            return None
+        return Mixture(**{name: np.asarray(array[:]) for name, array in self._members("mixture").items()})
 
     @cached_property
     def image_size(self) -> tuple[int, int]:

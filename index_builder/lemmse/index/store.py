@@ -13,6 +13,7 @@
     leaves/keys    (L+1,)  int64         leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
     leaves/…       (L, …)  float32       moments of the leaves, see moments.py
     basis/…                float32       the principal axes that the moments are along, see moments.py
+    mixture/…      (G, …)  float32       the Gaussians of a mixture, see mixture.py; only where A = B = I
 
 Every chunk is compressed by Zstandard with its checksum, so that Zarr itself notices a flipped bit; the
 chunks lie in few large shards, so that a version is some tens of files whatever its size.

@@ -70,8 +70,8 @@ class Strata:
         if self.constants is None:
             log_det -= 2 * np.linalg.slogdet(self.whitener)[1]
             return log_det
-        complement = np.linalg.qr(self.constants, mode="complete")[0][:, self.constants.shape[1] :]
-        root = np.linalg.solve(self.whitener, complement)  # the noise without its level is this times white
+        # The noise without its level is this times white noise.
+        root = np.linalg.solve(self.whitener, self.beside_constants)
         log_det += np.linalg.slogdet(root.T @ root)[1]
         return log_det
 
@@ -84,6 +84,12 @@ class Strata:
         """Variance of the noise in `levels`, in units of σ², (C,)."""
         variance: NDArray[np.float64] = 1 / np.square(self._constants).sum(axis=0)
         return variance
+
+    @cached_property
+    def beside_constants(self) -> NDArray[np.float64]:
+        """Orthonormal directions of what is left of patches without their level, in columns, (P, P − C)."""
+        axes: NDArray[np.float64] = np.linalg.qr(self._constants, mode="complete")[0]
+        return axes[:, self._constants.shape[1] :]
 
     def whiten(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float32]:
         """Patches with white noise of standard deviation σ where it was σ² Q_m Q_mᵀ, (n, P).

@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import cells, store
+from lemmse.index.images import Images
+from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Moments
+from lemmse.index.patches import Patches
 from lemmse.index.reader import Index
+from lemmse.index.sources import intensities
 
 __all__ = ["Without", "without"]
 
@@ -93,6 +97,23 @@ class Without(Index):
             v = self.keys(start, min(start + store.SHARD, len(self.kept)))
             cells.add(index, v, start, cell[start : start + len(v)])
         return index
+
+    @cached_property
+    def mixture(self) -> Mixture | None:
+        """The mixture, fitted anew to the images that are left."""
+        if not self.manifest.gaussians:
+            return None
+        manifest, stack = self.manifest, self.images()
+        left = np.setdiff1d(np.arange(len(stack)), self.images_out)
+        patches, _ = Patches.of(
+            self.problem,
+            Images.stack(intensities(stack[k]) for k in left),
+            manifest.patch_size,
+            manifest.boundary,
+            equivariance=manifest.equivariance,
+            augment=manifest.augment,
+        )
+        return fit_mixture(patches, manifest.seed)
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         """Ranges of whole leaves, some shard of keys each."""

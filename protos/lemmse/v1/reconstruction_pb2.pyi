@@ -179,19 +179,27 @@ class _QualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quality.Value
     QUALITY_UNSPECIFIED: _Quality.ValueType  # 0
     """The same as QUALITY_PAPER."""
     QUALITY_PAPER: _Quality.ValueType  # 1
-    """The formula untouched: AGGREGATE_CENTRE and bandwidth 0."""
+    """The formula untouched: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
     QUALITY_BEST: _Quality.ValueType  # 2
-    """What calibration found best on held-out training images at this noise."""
+    """What calibration found best on held-out training images at this noise. If
+    no index is named and all are of the same training images, also of these
+    the best.
+    """
 
 class Quality(_Quality, metaclass=_QualityEnumTypeWrapper):
-    """Where what is not given of aggregate and bandwidth comes from."""
+    """Where what is not given of aggregate, bandwidth and gaussian_share comes
+    from.
+    """
 
 QUALITY_UNSPECIFIED: Quality.ValueType  # 0
 """The same as QUALITY_PAPER."""
 QUALITY_PAPER: Quality.ValueType  # 1
-"""The formula untouched: AGGREGATE_CENTRE and bandwidth 0."""
+"""The formula untouched: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
 QUALITY_BEST: Quality.ValueType  # 2
-"""What calibration found best on held-out training images at this noise."""
+"""What calibration found best on held-out training images at this noise. If
+no index is named and all are of the same training images, also of these
+the best.
+"""
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
 @_typing.final
@@ -283,6 +291,7 @@ class ReconstructRequest(_message.Message):
     AGGREGATE_FIELD_NUMBER: _builtins.int
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
+    GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one."""
     sigma: _builtins.float
@@ -295,11 +304,16 @@ class ReconstructRequest(_message.Message):
     and only with ESTIMATOR_LE_MMSE.
     """
     bandwidth: _builtins.float
-    """Standard deviation of a Gaussian prior around each training patch, in
+    """Standard deviation of a Gaussian around each patch of the prior, in
     intensities, in [0, 1e6]; what quality says if not given. Above 0 under
     the same conditions.
     """
     quality: Global___Quality.ValueType
+    gaussian_share: _builtins.float
+    """Share of the prior that the index's mixture of Gaussians has beside the
+    training patches, in [0, 1]; what quality says if not given. Above 0 under
+    the same conditions.
+    """
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, (H, W) or (H, W, C), float, intensities of the clean
@@ -344,19 +358,24 @@ class ReconstructRequest(_message.Message):
         aggregate: Global___Aggregate.ValueType = ...,
         bandwidth: _builtins.float | None = ...,
         quality: Global___Quality.ValueType = ...,
+        gaussian_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_mask", b"_mask", "bandwidth", b"bandwidth", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
     _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
+    _WhichOneofReturnType__gaussian_share: _TypeAlias = _typing.Literal["gaussian_share"]  # noqa: Y015
+    _WhichOneofArgType__gaussian_share: _TypeAlias = _typing.Literal["_gaussian_share", b"_gaussian_share"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
     _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gaussian_share) -> _WhichOneofReturnType__gaussian_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
     @_typing.overload
@@ -380,6 +399,7 @@ class Diagnostics(_message.Message):
     CERTIFIED_FIELD_NUMBER: _builtins.int
     AGGREGATE_FIELD_NUMBER: _builtins.int
     BANDWIDTH_FIELD_NUMBER: _builtins.int
+    GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """The mode that ran: never MODE_AUTO."""
     index: _builtins.str
@@ -404,9 +424,11 @@ class Diagnostics(_message.Message):
     aggregate: Global___Aggregate.ValueType
     """What a pixel is: never AGGREGATE_UNSPECIFIED."""
     bandwidth: _builtins.float
-    """Standard deviation of the prior around each training patch, in
+    """Standard deviation of the Gaussian around each patch of the prior, in
     intensities.
     """
+    gaussian_share: _builtins.float
+    """Share of the prior that the mixture of Gaussians had."""
     def __init__(
         self,
         *,
@@ -420,10 +442,11 @@ class Diagnostics(_message.Message):
         certified: _builtins.float | None = ...,
         aggregate: Global___Aggregate.ValueType = ...,
         bandwidth: _builtins.float = ...,
+        gaussian_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__certified: _TypeAlias = _typing.Literal["certified"]  # noqa: Y015
     _WhichOneofArgType__certified: _TypeAlias = _typing.Literal["_certified", b"_certified"]  # noqa: Y015

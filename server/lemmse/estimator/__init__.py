@@ -1,11 +1,12 @@
 """The LE-MMSE estimator: arrays in, arrays out.
 
 The modules in the order of the mathematics: `keys` holds v and t, `sums` what the weights add up to and how
-sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `reconstructor` the way from y to x̂ and
-its maps.
+sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `mixture` the Gaussians
+that may stand beside the keys, `reconstructor` the way from y to x̂ and its maps, `catalogue` several indexes.
 """
 
 from lemmse.estimator.arguments import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
+from lemmse.estimator.catalogue import Catalogue
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import Descent, hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys
@@ -30,6 +31,7 @@ __all__ = [
     "MODES",
     "QUALITIES",
     "Cancel",
+    "Catalogue",
     "Contributor",
     "Descent",
     "Diagnostics",

@@ -24,6 +24,7 @@ __all__ = [
     "as_count",
     "as_error",
     "as_estimator",
+    "as_gaussian_share",
     "as_maps",
     "as_measurement",
     "as_mode",
@@ -171,13 +172,22 @@ def as_accuracy(value: Any) -> float:
 
 def as_bandwidth(value: Any) -> float:
     """A standard deviation τ, which may be 0."""
+    return _as_number_to("bandwidth", value, BANDWIDTH_MAX)
+
+
+def as_gaussian_share(value: Any) -> float:
+    """A share of the prior."""
+    return _as_number_to("gaussian_share", value, 1.0)
+
+
+def _as_number_to(argument: str, value: Any, most: float) -> float:
     try:
-        bandwidth = float(value)
+        number = float(value)
     except (TypeError, ValueError) as error:
-        raise InvalidArgument("bandwidth", f"expected a number, got {value!r}") from error
-    if not 0 <= bandwidth <= BANDWIDTH_MAX:
-        raise InvalidArgument("bandwidth", f"expected a number in [0, {BANDWIDTH_MAX:g}], got {bandwidth:g}")
-    return bandwidth
+        raise InvalidArgument(argument, f"expected a number, got {value!r}") from error
+    if not 0 <= number <= most:
+        raise InvalidArgument(argument, f"expected a number in [0, {most:g}], got {number:g}")
+    return number
 
 
 def as_count(argument: str, value: Any) -> int:

@@ -1,6 +1,7 @@
 """LE-MMSE: the posterior of each pixel of a measurement, from the translated training patches of an index."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -14,18 +15,21 @@ from lemmse.estimator.arguments import Measurement
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import Descent, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
+from lemmse.estimator.mixture import Gaussians
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.strata import Rows, sum_over_strata
 from lemmse.estimator.sums import Posterior, PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.estimator.work import Cancel
-from lemmse.index import Images, Index
+from lemmse.index import Images, Index, Refinement
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.images import Pixel
 
-__all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "Local", "Method", "View", "WhitenedView"]
+__all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "PAPER", "Local", "Method", "View", "WhitenedView"]
 
 
+PAPER = Refinement()
+"""The formula untouched."""
 DEFAULT_K = 1000
 """Neighbours that `topk` sums unless told otherwise."""
 DEFAULT_NPROBE = 32
@@ -102,25 +106,45 @@ class Local:
             torch.from_numpy(leaves.target_high.max(axis=0)).double(),
         )
 
-    def view(self, measurement: Measurement, bandwidth: float = 0.0) -> "View":
-        """The query patches of a measurement, under a Gaussian of standard deviation τ about each key.
+    @cached_property
+    def gaussians(self) -> Gaussians:
+        """The mixture of Gaussians.
+
+        Raises
+        ------
+        InvalidArgument
+            The index has none.
+        """
+        mixture, channels = self.index.mixture, self.index.manifest.channels
+        if mixture is None:
+            raise InvalidArgument(
+                "gaussian_share", f"expected 0, since patches of {self.keys.p_length} numbers have no mixture"
+            )
+        half = self.index.manifest.patch_size // 2
+        first = (half * self.index.manifest.patch_size + half) * channels
+        return Gaussians(mixture, slice(first, first + channels), self.device)
+
+    def view(self, measurement: Measurement, refinement: Refinement = PAPER) -> "View":
+        """The query patches of a measurement, under the prior of a refinement.
 
         Raises
         ------
         InvalidArgument
             The index was built for another problem than the measurement's, or for images of another size.
         """
+        if refinement.bandwidth:
+            self.require_clean_keys("bandwidth", "a bandwidth")
+        if refinement.gaussian_share:
+            self.require_clean_keys("gaussian_share", "a share of Gaussians")
         if measurement.sigma is not None:
-            if bandwidth:
-                self.require_clean_keys("bandwidth", "a bandwidth")
-            return WhitenedView(self, measurement.y, measurement.sigma, bandwidth)
+            return WhitenedView(self, measurement.y, measurement.sigma, refinement)
         argument = "sigma" if measurement.precision.all() else "mask"
         self.require_clean_keys(argument, "a noise map or a mask per request")
         if self.index.strata.constants is not None:
             raise InvalidArgument(
                 argument, "a noise map or a mask per request needs an index of equivariance none, got offset"
             )
-        return _WeightedView(self, measurement.y, measurement.precision, bandwidth)
+        return _WeightedView(self, measurement.y, measurement.precision, refinement)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
         """Refuse what takes keys that are the patches of the clean images.
@@ -224,6 +248,11 @@ class View(Protocol):
         """Standard deviation of what queries and keys differ by, noise and bandwidth, where it is one."""
         ...
 
+    @property
+    def gaussian_share(self) -> float:
+        """Share of the prior that the Gaussians have."""
+        ...
+
     def sums(
         self,
         n: NDArray[np.int64],
@@ -232,10 +261,10 @@ class View(Protocol):
         cancelled: Cancel,
         about: Tensor | None = None,
     ) -> PosteriorSums:
-        """Sums over all keys that count for the pixels at positions n, with their normalising constants.
+        """Sums over all that counts for the pixels at positions n, with their normalising constants.
 
-        They are those of the density of the training patches: each has 1/M of it. Bounds, if wanted, are
-        about the means `about`, (len(n), T).
+        They are those of the density of the patches: each of the training patches has 1/M of what the
+        Gaussians leave. Bounds, if wanted, are about the means `about`, (len(n), T).
         """
         ...
 
@@ -251,11 +280,14 @@ class View(Protocol):
 class WhitenedView:
     """Noise of one σ, seen through the index's pre-inverse."""
 
-    def __init__(self, local: Local, y: NDArray[np.float64], sigma: float, bandwidth: float = 0.0) -> None:
+    def __init__(
+        self, local: Local, y: NDArray[np.float64], sigma: float, refinement: Refinement = PAPER
+    ) -> None:
         self._local = local
-        self.sigma = math.hypot(sigma, bandwidth)
+        self.sigma = math.hypot(sigma, refinement.bandwidth)
+        self.gaussian_share = refinement.gaussian_share
         self._noise = sigma
-        self._share = bandwidth**2 / self.sigma**2
+        self._share = refinement.bandwidth**2 / self.sigma**2
         index = local.index
         try:
             index.problem.check(y.shape)
@@ -286,6 +318,8 @@ class WhitenedView:
     @property
     def work(self) -> int:
         """Pairs of a query and a distinct key that counts for it."""
+        if self.gaussian_share == 1:
+            return 0
         return int(self._local.distinct_keys_that_count(self._stratum).sum())
 
     def queries(self, n: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -300,9 +334,18 @@ class WhitenedView:
         cancelled: Cancel,
         about: Tensor | None = None,
     ) -> PosteriorSums:
-        """Sums over all keys that count, see `View`."""
+        """Sums over all that counts, see `View`."""
+        local = self._local
         u, stratum = self.queries(n)
-        return self._local.whitened_sums(u, stratum, self.sigma, method, want, cancelled, about)
+
+        def of_keys() -> PosteriorSums:
+            return local.whitened_sums(u, stratum, self.sigma, method, want, cancelled, about)
+
+        def of_gaussians() -> PosteriorSums:
+            white = torch.from_numpy(local.index.strata.whiten(u, 0)).to(local.device)
+            return local.gaussians.sums(Queries.white(white, self.sigma), want, cancelled, about)
+
+        return _shared(self.gaussian_share, of_keys, of_gaussians)
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """The posterior of the clean pixels and patches, see `View`.
@@ -332,17 +375,25 @@ class _WeightedView:
     sigma = None
 
     def __init__(
-        self, local: Local, y: NDArray[np.float64], precision: NDArray[np.float64], bandwidth: float = 0.0
+        self,
+        local: Local,
+        y: NDArray[np.float64],
+        precision: NDArray[np.float64],
+        refinement: Refinement,
     ) -> None:
         self._local = local
         self._y = y
-        self._precision = precision / (1 + bandwidth**2 * precision)
-        self._share = bandwidth**2 * self._precision
-        self._left = bandwidth**2 * (1 - self._share)
+        self.gaussian_share = refinement.gaussian_share
+        tau2 = refinement.bandwidth**2
+        self._precision = precision / (1 + tau2 * precision)
+        self._share = tau2 * self._precision
+        self._left = tau2 * (1 - self._share)
 
     @property
     def work(self) -> int:
         """Pairs of a query and a distinct key that counts for it; weighted products are twice as long."""
+        if self.gaussian_share == 1:
+            return 0
         return int(2 * self._y.shape[0] * self._y.shape[1] * self._local.keys.count)
 
     def sums(
@@ -353,16 +404,33 @@ class _WeightedView:
         cancelled: Cancel,
         about: Tensor | None = None,
     ) -> PosteriorSums:
-        """Sums over all keys, see `View`."""
+        """Sums over all that counts, see `View`."""
         local = self._local
         precision = local.patches(self._precision, n)
-        seen = precision > 0
-        log_norm = 0.5 * np.log(precision / (2 * math.pi), where=seen, out=np.zeros_like(precision)).sum(
-            axis=1
-        )
         queries = Queries(
             torch.from_numpy(local.patches(self._y, n).astype(np.float32)).to(local.device),
             torch.from_numpy(precision.astype(np.float32)).to(local.device),
+        )
+        return _shared(
+            self.gaussian_share,
+            lambda: self._of_keys(queries, precision, method, want, cancelled, about),
+            lambda: local.gaussians.sums(queries, want, cancelled, about),
+        )
+
+    def _of_keys(
+        self,
+        queries: Queries,
+        precision: NDArray[np.float64],
+        method: Method,
+        want: Want,
+        cancelled: Cancel,
+        about: Tensor | None,
+    ) -> PosteriorSums:
+        """Sums over all keys, for queries of these precisions."""
+        local = self._local
+        seen = precision > 0
+        log_norm = 0.5 * np.log(precision / (2 * math.pi), where=seen, out=np.zeros_like(precision)).sum(
+            axis=1
         )
         blind = np.flatnonzero(~seen.any(axis=1))
         sighted = np.flatnonzero(seen.any(axis=1))
@@ -379,6 +447,18 @@ class _WeightedView:
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """The posterior of the clean pixels and patches, see `View`."""
         return _blended(self._local, posterior, n, self._y, self._share, self._left)
+
+
+def _shared(
+    gaussian_share: float, of_keys: Callable[[], PosteriorSums], of_gaussians: Callable[[], PosteriorSums]
+) -> PosteriorSums:
+    """Sums over keys and Gaussians, of which the latter have a share of the prior."""
+    if gaussian_share == 0:
+        return of_keys()
+    if gaussian_share == 1:
+        return of_gaussians()
+    keys, gaussians = of_keys(), of_gaussians()
+    return keys.shift(math.log1p(-gaussian_share)).merge(gaussians.shift(math.log(gaussian_share)))
 
 
 def _blended(

@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +22,19 @@ from lemmse.estimator.arguments import (
     as_count,
     as_error,
     as_estimator,
+    as_gaussian_share,
     as_maps,
     as_measurement,
     as_mode,
     as_pixel,
     as_quality,
 )
-from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, Local, Method, View
+from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, PAPER, Local, Method, View
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
 from lemmse.estimator.sums import Posterior, Want
 from lemmse.estimator.whole import WholeImages
 from lemmse.estimator.work import Cancel, never
-from lemmse.index import Index, Plan
+from lemmse.index import Index, Plan, Refinement
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
 from lemmse.index.symmetries import SYMMETRIES
@@ -122,6 +124,7 @@ class Reconstructor:
         error: str = "estimated",
         aggregate: str | None = None,
         bandwidth: float | None = None,
+        gaussian_share: float | None = None,
         quality: str = "paper",
         cancelled: Cancel = never,
     ) -> Reconstruction:
@@ -161,12 +164,16 @@ class Reconstructor:
             density are means over these patches, and the variance is the expected squared error of that
             mean. What `quality` says if not given.
         bandwidth : float, optional
-            Standard deviation τ of a Gaussian about each training patch, which stands for what the training
-            images do not show, in intensity units, in [0, 1e6]; on such an index only. What `quality` says if
-            not given.
+            Standard deviation τ of a Gaussian about each patch of the prior, which stands for what the
+            training images do not show, in intensity units, in [0, 1e6]; on such an index only. What
+            `quality` says if not given.
+        gaussian_share : float, optional
+            Share of the prior, in [0, 1], that the mixture of Gaussians has which was fitted to the training
+            patches; these have the rest. Each Gaussian counts as one key in the ESS. On such an index only.
+            What `quality` says if not given.
         quality : str
-            "paper" is the formula untouched, centre and τ = 0; "best" takes what calibration found best on
-            held-out training images at this noise.
+            "paper" is the formula untouched, centre, τ = 0 and no Gaussians; "best" takes what calibration
+            found best on held-out training images at this noise.
         cancelled : callable
             Polled between tiles of work; when true, the call ends.
 
@@ -197,18 +204,23 @@ class Reconstructor:
             raise InvalidArgument(
                 "maps", "expected other maps than error for mode topk, which does not know it"
             )
-        if as_quality(quality) == "best" and estimator == "le-mmse" and None in (aggregate, bandwidth):
-            best, tau = self._best(measurement)
-        else:
-            best, tau = "centre", 0.0
-        aggregate = best if aggregate is None else as_aggregate(aggregate)
-        bandwidth = tau if bandwidth is None else as_bandwidth(bandwidth)
-        overlap = aggregate == "overlap"
+        given: dict[str, Any] = {
+            name: check(value)
+            for name, check, value in (
+                ("aggregate", as_aggregate, aggregate),
+                ("bandwidth", as_bandwidth, bandwidth),
+                ("gaussian_share", as_gaussian_share, gaussian_share),
+            )
+            if value is not None
+        }
+        best = as_quality(quality) == "best" and estimator == "le-mmse" and len(given) < len(fields(PAPER))
+        refinement = replace(self._best(measurement) if best else PAPER, **given)
+        overlap = refinement.aggregate == "overlap"
         want = Want(variance="variance" in asked, ess="ess" in asked, error="error" in asked, patch=overlap)
         height, width, channels = measurement.y.shape
         image: Aggregate = Centres(channels, asked)
         if estimator == "le-mmse":
-            view = self._local.view(measurement, bandwidth)
+            view = self._local.view(measurement, refinement)
             if overlap:
                 image = self._overlap(measurement.y.shape, asked)
             plan = self._plan(view.sigma, accuracy)
@@ -224,8 +236,8 @@ class Reconstructor:
                 for n in _blocks(height * width)
             )
         else:
-            for argument, given in (("aggregate", overlap), ("bandwidth", bandwidth)):
-                if given:
+            for argument in (field.name for field in fields(PAPER)):
+                if getattr(refinement, argument) != getattr(PAPER, argument):
                     raise InvalidArgument(argument, f"expected none for {estimator}, which has no patches")
             if method.mode in ("topk", "hybrid"):
                 raise InvalidArgument("mode", f"expected auto or exact for {estimator}, got {method.mode}")
@@ -251,10 +263,26 @@ class Reconstructor:
                 start,
                 expected_accuracy_db=plan.accuracy_db if plan and method.mode == "hybrid" else None,
                 certified=float((arrays["error"] <= tolerance).mean()) if certified else None,
-                aggregate=aggregate,
-                bandwidth=bandwidth,
+                refinement=refinement,
             ),
         )
+
+    def expected_db(self, y: ArrayLike, *, sigma: ArrayLike, mask: ArrayLike | None = None) -> float:
+        """The PSNR in dB that quality "best" gave at such noise when it was calibrated.
+
+        −∞ where that is not known, and where the index takes no such measurement.
+
+        Raises
+        ------
+        InvalidArgument
+            An argument is not as for `reconstruct`.
+        """
+        measurement = as_measurement(y, sigma, mask, self.index.manifest.channels)
+        pictures = self.index.manifest.pictures
+        levelled = self.index.strata.constants is not None
+        if pictures is None or (levelled and measurement.sigma is None):
+            return -math.inf
+        return pictures.expected_db(_typical_sigma(measurement))
 
     def explain(
         self,
@@ -304,18 +332,16 @@ class Reconstructor:
             diagnostics=self._diagnostics("exact", float(sums.touched[0]), start),
         )
 
-    def _best(self, measurement: Measurement) -> tuple[str, float]:
-        """The aggregate and the bandwidth that were found best for the noise of a measurement."""
+    def _best(self, measurement: Measurement) -> Refinement:
+        """What was found best for the noise of a measurement."""
         manifest = self.index.manifest
         if not manifest.denoises:
-            return "centre", 0.0  # there is nothing else
+            return PAPER  # there is nothing else
         if manifest.pictures is None:
             raise InvalidArgument(
                 "quality", f"expected paper, since index {self.index.name!r} was not calibrated; calibrate it"
             )
-        seen = measurement.precision[measurement.precision > 0]
-        sigma = measurement.sigma or (float(np.sqrt((1 / seen).mean())) if seen.size else 1.0)
-        return manifest.pictures.best(sigma)
+        return manifest.pictures.best(_typical_sigma(measurement))
 
     def _plan(self, sigma: float | None, accuracy_db: float) -> Plan | None:
         """How hybrid reaches an agreement, where it was measured."""
@@ -387,6 +413,8 @@ class Reconstructor:
         if method.mode != "hybrid":
             return posterior, sums.touched
         low, high = self._local.target_range
+        if view.gaussian_share:
+            low, high = torch.full_like(low, -math.inf), torch.full_like(high, math.inf)
         # The moments of a group may lead beyond the targets that it has; no mean lies beyond all targets.
         posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
         if certify_db is None or view.sigma is None:
@@ -434,8 +462,7 @@ class Reconstructor:
         start: float,
         expected_accuracy_db: float | None = None,
         certified: float | None = None,
-        aggregate: str = "centre",
-        bandwidth: float = 0.0,
+        refinement: Refinement = PAPER,
     ) -> Diagnostics:
         return Diagnostics(
             mode=mode,
@@ -446,9 +473,16 @@ class Reconstructor:
             seconds=time.perf_counter() - start,
             expected_accuracy_db=expected_accuracy_db,
             certified=certified,
-            aggregate=aggregate,
-            bandwidth=bandwidth,
+            aggregate=refinement.aggregate,
+            bandwidth=refinement.bandwidth,
+            gaussian_share=refinement.gaussian_share,
         )
+
+
+def _typical_sigma(measurement: Measurement) -> float:
+    """The root mean square of the noise where something was observed."""
+    seen = measurement.precision[measurement.precision > 0]
+    return measurement.sigma or (float(np.sqrt((1 / seen).mean())) if seen.size else 1.0)
 
 
 def _blocks(positions: int) -> Iterator[NDArray[np.int64]]:

@@ -34,7 +34,9 @@ class Diagnostics:
     """What a pixel is: the posterior mean of the patch centred at it ("centre"), or the mean of those of all
     patches that hold it ("overlap")."""
     bandwidth: float
-    """Standard deviation of the Gaussian prior around each training patch, τ, in intensities."""
+    """Standard deviation of the Gaussian around each patch of the prior, τ, in intensities."""
+    gaussian_share: float
+    """Share of the prior that the Gaussians had beside the training patches."""
 
 
 @dataclass(frozen=True, slots=True)

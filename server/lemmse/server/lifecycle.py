@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lemmse.server.catalogue import Catalogue
+from lemmse.estimator import Catalogue
 from lemmse.server.compute import Compute
 from lemmse.server.config import ServerConfig
 from lemmse.server.errors import CannotListen
@@ -57,6 +57,8 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         catalogue = Catalogue.load(config.indexes, device=config.device, exact_work=config.exact_work)
+        for reconstructor in catalogue:
+            reconstructor.prepare()
         self._compute = Compute(threads=config.threads, queue=config.queue)
         self._handlers = ThreadPoolExecutor(self._compute.places + _SPARE_THREADS, "call")
         self._health = health.HealthServicer()

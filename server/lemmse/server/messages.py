@@ -81,6 +81,7 @@ class Arguments(TypedDict):
     error: str
     aggregate: str | None
     bandwidth: float | None
+    gaussian_share: float | None
     quality: str
 
 
@@ -133,6 +134,7 @@ def reconstruct_arguments(request: reconstruction_pb2.ReconstructRequest) -> Arg
         error=_named("error", request.error, error_name, ERRORS),
         aggregate=_named("aggregate", request.aggregate, aggregate_name, AGGREGATES),
         bandwidth=request.bandwidth if request.HasField("bandwidth") else None,
+        gaussian_share=request.gaussian_share if request.HasField("gaussian_share") else None,
         quality=_named("quality", request.quality, quality_name, QUALITIES),
     )
 
@@ -197,4 +199,5 @@ def _diagnostics(diagnostics: estimator.Diagnostics) -> reconstruction_pb2.Diagn
         certified=diagnostics.certified,
         aggregate=reconstruction_pb2.Aggregate.ValueType(AGGREGATES[diagnostics.aggregate]),
         bandwidth=diagnostics.bandwidth,
+        gaussian_share=diagnostics.gaussian_share,
     )

@@ -5,10 +5,9 @@ from typing import Any
 
 import grpc
 
-from lemmse.estimator import Reconstruction
+from lemmse.estimator import Catalogue, Reconstruction
 from lemmse.index.errors import InvalidArgument
 from lemmse.server.calls import answering, logged
-from lemmse.server.catalogue import Catalogue
 from lemmse.server.compute import Compute, Place
 from lemmse.server.errors import Failure, TooLarge
 from lemmse.server.items import items
@@ -128,9 +127,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
     ) -> Reconstruction:
         """Answer one request; `limit` bounds the tensor bytes of the answer."""
         request = incoming.message
-        reconstructor = self._catalogue.get(request.index)
         measured = measurement(incoming)
         arguments = reconstruct_arguments(request)
+        reconstructor = self._catalogue.choose(request.index, arguments["quality"], **measured)
         shape = measured["y"].shape
         facts |= {
             "index": reconstructor.index.name,

@@ -1,9 +1,11 @@
-"""The indexes that a server answers from."""
+"""Several indexes, by name."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from os import PathLike
 
-from lemmse.estimator import DEFAULT_EXACT_WORK, Reconstructor
+from numpy.typing import ArrayLike
+
+from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK, Reconstructor
 from lemmse.index import open_index
 from lemmse.index.errors import InvalidArgument, NotFound
 
@@ -23,8 +25,14 @@ class Catalogue:
         self._reconstructors = dict(sorted(reconstructors.items()))
 
     @classmethod
-    def load(cls, folders: Iterable[Path], *, device: str, exact_work: float | None) -> "Catalogue":
-        """Open index folders and make them ready to answer.
+    def load(
+        cls,
+        folders: Iterable[str | PathLike[str]],
+        *,
+        device: str = "auto",
+        exact_work: float | None = None,
+    ) -> "Catalogue":
+        """Open index folders.
 
         Raises
         ------
@@ -41,7 +49,6 @@ class Catalogue:
             reconstructors[index.name] = Reconstructor(
                 index, device=device, exact_work=DEFAULT_EXACT_WORK if exact_work is None else exact_work
             )
-            reconstructors[index.name].prepare()
         return cls(reconstructors)
 
     def __iter__(self) -> Iterator[Reconstructor]:
@@ -66,3 +73,24 @@ class Catalogue:
         if name not in self._reconstructors:
             raise NotFound(f"index: expected one of {names}, got {name[:100]!r}")
         return self._reconstructors[name]
+
+    def choose(
+        self, name: str, quality: str, *, y: ArrayLike, sigma: ArrayLike, mask: ArrayLike | None
+    ) -> Reconstructor:
+        """Return the index that is to reconstruct a measurement.
+
+        It is that of the name. Where none is given, quality is "best" and all indexes are of the same images
+        and inverse problem, it is the one whose pictures were found best at this noise.
+
+        Raises
+        ------
+        InvalidArgument
+            Which index is not clear, or the measurement is none.
+        NotFound
+            There is no such index.
+        """
+        manifests = [one.index.manifest for one in self]
+        same = len({(one.digest, one.physics, one.pre_inverse) for one in manifests}) == 1
+        if name or quality != "best" or not same or not all(one.pictures for one in manifests):
+            return self.get(name)
+        return max(self, key=lambda one: one.expected_db(y, sigma=sigma, mask=mask))
