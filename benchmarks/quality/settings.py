@@ -1,12 +1,13 @@
 """The settings of lemmse that are compared: how an index is built, and what is asked of it.
 
-Indexes are kept, and calibrated as `lemmse build` does it. An index holds `KEYS_MAX` training patches at
-most: a setting that makes more of each image takes fewer images.
+Indexes are kept. Those of which the best is asked for are calibrated, as `lemmse calibrate` does it, at the
+noise of the tables. An index holds `NUMBERS_MAX` numbers at most: one that makes more of each image takes
+fewer images.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,53 +20,64 @@ from lemmse.builder.calibrate import calibrate
 from lemmse.builder.pictures import measure_pictures
 from lemmse.client import connect
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument
 
-KEYS_MAX = 12_000_000
+NUMBERS_MAX = 1_000_000_000
+"""Numbers in the training patches of an index at most: 4 GB."""
+SIDES = {1: (7, 9, 13), 3: (5, 7, 9)}
+"""Sides of the patches that `best` chooses among, by number of channels."""
+SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Where indexes of which the best is asked for are calibrated."""
 WARM_UP = 8
 """Side of the part of an image that is reconstructed before time is taken, for what is compiled once."""
+
+Build = Mapping[str, Any]
+"""Arguments of `lemmse.index.build`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to build an index and to ask it."""
+    """One way to build indexes and to ask them."""
 
     label: str
     """For people, and for the option --methods."""
-    built: Mapping[str, Any]
-    """Arguments of `lemmse.index.build`."""
+    built: Build
     asked: Mapping[str, Any]
     """Arguments of `reconstruct`, beside the image and σ."""
+    sides: Mapping[int, Sequence[int]] = field(default_factory=lambda: {1: (5,), 3: (5,)})
+    """Sides of the patches of the indexes, by number of channels."""
+
+    def builds(self, data: Data) -> list[Build]:
+        """The indexes for a data set."""
+        return [{**self.built, "patch_size": p} for p in self.sides[data.training.shape[3]]]
 
     def images(self, data: Data) -> int:
-        """How many training images the index holds."""
-        count, height, width, _ = data.training.shape
-        copies = 8 if self.built.get("augment") == "dihedral" else 1
-        return min(int(count), KEYS_MAX // int(height * width * copies))
+        """How many training images the smallest of the indexes holds."""
+        return min(_images(data, build) for build in self.builds(data))
 
 
-PAPER = {"patch_size": 5}
 # Around its border the reconstruction reads what it mirrors, and no training patch wraps around.
-VALID = {**PAPER, "boundary": "valid"}
+VALID = {"boundary": "valid"}
 OFFSET = {**VALID, "equivariance": "offset"}
-DIHEDRAL = {**OFFSET, "augment": "dihedral"}
+DIHEDRAL = {**VALID, "augment": "dihedral"}
 OVERLAP = {"aggregate": "overlap"}
 
 SETTINGS = (
-    Setting("paper", PAPER, {}),
+    Setting("paper", {}, {}),
     Setting("valid", VALID, {}),
     Setting("overlap", VALID, OVERLAP),
     Setting("offset", OFFSET, {}),
     Setting("offset + overlap", OFFSET, OVERLAP),
-    Setting("bandwidth", OFFSET, {**OVERLAP, "bandwidth": 0.04}),
+    Setting("bandwidth", VALID, {**OVERLAP, "bandwidth": 0.02}),
     Setting("dihedral", DIHEDRAL, OVERLAP),
-    Setting("best", DIHEDRAL, {"quality": "best"}),
+    Setting("Gaussians", VALID, {**OVERLAP, "gaussian_share": 0.01}),
+    Setting("best", VALID, {"quality": "best"}, SIDES),
 )
 
 
 @contextmanager
 def ask(data: Data, cache: Path, *, setting: Setting) -> Iterator[Opened]:
-    with connect(prepared(setting, data, cache)) as lemmse:
+    compared = setting.asked.get("quality") == "best"
+    with connect(*(prepared(build, data, cache, compared) for build in setting.builds(data))) as lemmse:
 
         def ready(sigma: float) -> Ready:
             def answer(y: Any) -> Any:
@@ -77,27 +89,37 @@ def ask(data: Data, cache: Path, *, setting: Setting) -> Iterator[Opened]:
         yield ready
 
 
-def prepared(setting: Setting, data: Data, cache: Path) -> Path:
-    """The index folder: the one that is there, or a new one."""
-    count = setting.images(data)
-    folder = cache / f"index-{digest(data.training[:count], setting.built)}"
+def prepared(arguments: Build, data: Data, cache: Path, compared: bool) -> Path:
+    """The index folder, the one that is there or a new one; measured if it is to be compared with others."""
+    training = data.training[: _images(data, arguments)]
+    folder = cache / f"index-{digest(training, dict(arguments))}"
     if not folder.exists():
-        training = cache / f"{folder.name}.npy"
-        np.save(training, data.training[:count])
-        index = open_index(build([training], folder, **setting.built))
-        training.unlink()
-        with suppress(InvalidArgument):  # there are too few images to hold one out
-            calibration = calibrate(index)
-            pictures = measure_pictures(index, calibration)
-            replace(index.manifest, calibration=calibration, pictures=pictures).write(index.folder)
+        source = folder.with_suffix(".npy")
+        np.save(source, training)
+        build([source], folder, **arguments)
+        source.unlink()
+    index = open_index(folder)
+    if compared and index.manifest.pictures is None:
+        calibration = calibrate(index, sigmas=SIGMAS)
+        pictures = measure_pictures(index, calibration)
+        replace(index.manifest, calibration=calibration, pictures=pictures).write(index.folder)
     return folder
+
+
+def _images(data: Data, arguments: Build) -> int:
+    """How many training images an index takes."""
+    _, height, width, channels = data.training.shape
+    p: int = arguments["patch_size"]
+    inside = (height - p + 1) * (width - p + 1) if arguments.get("boundary") == "valid" else height * width
+    copies = 8 if arguments.get("augment") == "dihedral" else 1
+    return min(len(data.training), NUMBERS_MAX // (inside * copies * p * p * channels))
 
 
 OURS = tuple(
     Method(
         setting.label,
         partial(ask, setting=setting),
-        {"built": dict(setting.built), "asked": dict(setting.asked)},
+        {"built": dict(setting.built), "asked": dict(setting.asked), "sides": dict(setting.sides)},
         setting.images,
     )
     for setting in SETTINGS
