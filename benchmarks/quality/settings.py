@@ -112,7 +112,7 @@ def _images(data: Data, arguments: Build) -> int:
     p: int = arguments["patch_size"]
     inside = (height - p + 1) * (width - p + 1) if arguments.get("boundary") == "valid" else height * width
     copies = 8 if arguments.get("augment") == "dihedral" else 1
-    return min(len(data.training), NUMBERS_MAX // (inside * copies * p * p * channels))
+    return min(len(data.training), int(NUMBERS_MAX // (inside * copies * p * p * channels)))
 
 
 OURS = tuple(

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from lemmse.estimator import Want, never
-from lemmse.estimator.local import Local, Method, WhitenedView
+from lemmse.estimator.local import Local, Method
+from lemmse.estimator.views import WhitenedView
 from lemmse.index import Calibration, Index, Progress
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities

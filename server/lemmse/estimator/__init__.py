@@ -1,8 +1,9 @@
 """The LE-MMSE estimator: arrays in, arrays out.
 
 The modules in the order of the mathematics: `keys` holds v and t, `sums` what the weights add up to and how
-sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `mixture` the Gaussians
-that may stand beside the keys, `reconstructor` the way from y to x̂ and its maps, `catalogue` several indexes.
+sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `mixture` those of the Gaussians that may
+stand beside the keys, `views` a measurement as queries, `aggregate` the image of their posteriors,
+`reconstructor` the way from y to x̂ and its maps, `catalogue` several indexes.
 """
 
 from lemmse.estimator.arguments import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES

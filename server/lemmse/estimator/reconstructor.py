@@ -29,9 +29,10 @@ from lemmse.estimator.arguments import (
     as_pixel,
     as_quality,
 )
-from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, PAPER, Local, Method, View
+from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, Local, Method
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
 from lemmse.estimator.sums import Posterior, Want
+from lemmse.estimator.views import PAPER, View, view_of
 from lemmse.estimator.whole import WholeImages
 from lemmse.estimator.work import Cancel, never
 from lemmse.index import Index, Plan, Refinement
@@ -220,7 +221,7 @@ class Reconstructor:
         height, width, channels = measurement.y.shape
         image: Aggregate = Centres(channels, asked)
         if estimator == "le-mmse":
-            view = self._local.view(measurement, refinement)
+            view = view_of(self._local, measurement, refinement)
             if overlap:
                 image = self._overlap(measurement.y.shape, asked)
             plan = self._plan(view.sigma, accuracy)
@@ -318,7 +319,7 @@ class Reconstructor:
         top = as_count("top", top)
         want = Want(top=min(top, self.index.manifest.distinct))
         n = np.array([row * measurement.y.shape[1] + column])
-        sums = self._local.view(measurement).sums(n, _EXACT, want, cancelled)
+        sums = view_of(self._local, measurement).sums(n, _EXACT, want, cancelled)
         posterior = sums.posterior(self.index.manifest.channels)
         heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
         named = (
