@@ -16,7 +16,7 @@ __all__ = ["PICTURE_SIGMAS", "measure_pictures"]
 
 PICTURE_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """From noise that is hardly seen to noise that hides nearly all."""
-_GAUSSIAN_SHARES = (0.01, 0.5, 1.0)
+_GAUSSIAN_SHARES = (0.01, 1.0)
 """Where training patches are near, a hundredth hardly counts; where none is, it is all there is."""
 _BANDWIDTHS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
 _IMAGES = 16
