@@ -7,7 +7,7 @@ fewer images.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from lemmse.index import build, open_index
 
 NUMBERS_MAX = 1_000_000_000
 """Numbers in the training patches of an index at most: 4 GB."""
-SIDES = {1: (7, 9, 13), 3: (5, 7, 9)}
-"""Sides of the patches that `best` chooses among, by number of channels."""
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Where indexes of which the best is asked for are calibrated."""
 WARM_UP = 8
@@ -40,37 +38,46 @@ class Setting:
 
     label: str
     """For people, and for the option --methods."""
-    built: Build
+    built: Mapping[int, Sequence[Build]]
+    """The indexes, by number of channels."""
     asked: Mapping[str, Any]
     """Arguments of `reconstruct`, beside the image and σ."""
-    sides: Mapping[int, Sequence[int]] = field(default_factory=lambda: {1: (5,), 3: (5,)})
-    """Sides of the patches of the indexes, by number of channels."""
 
-    def builds(self, data: Data) -> list[Build]:
+    def builds(self, data: Data) -> Sequence[Build]:
         """The indexes for a data set."""
-        return [{**self.built, "patch_size": p} for p in self.sides[data.training.shape[3]]]
+        return self.built[data.training.shape[3]]
 
     def images(self, data: Data) -> int:
         """How many training images the smallest of the indexes holds."""
         return min(_images(data, build) for build in self.builds(data))
 
 
+PAPER = {"patch_size": 5}
 # Around its border the reconstruction reads what it mirrors, and no training patch wraps around.
-VALID = {"boundary": "valid"}
+VALID = {**PAPER, "boundary": "valid"}
 OFFSET = {**VALID, "equivariance": "offset"}
 DIHEDRAL = {**VALID, "augment": "dihedral"}
 OVERLAP = {"aggregate": "overlap"}
+BEST = {
+    1: [{**VALID, "patch_size": p} for p in (7, 9, 13)],
+    3: [{**VALID, "patch_size": 7}, {**OFFSET, "patch_size": 7}],
+}
+
+
+def one(build: Build) -> dict[int, Sequence[Build]]:
+    return {1: [build], 3: [build]}
+
 
 SETTINGS = (
-    Setting("paper", {}, {}),
-    Setting("valid", VALID, {}),
-    Setting("overlap", VALID, OVERLAP),
-    Setting("offset", OFFSET, {}),
-    Setting("offset + overlap", OFFSET, OVERLAP),
-    Setting("bandwidth", VALID, {**OVERLAP, "bandwidth": 0.02}),
-    Setting("dihedral", DIHEDRAL, OVERLAP),
-    Setting("Gaussians", VALID, {**OVERLAP, "gaussian_share": 0.01}),
-    Setting("best", VALID, {"quality": "best"}, SIDES),
+    Setting("paper", one(PAPER), {}),
+    Setting("valid", one(VALID), {}),
+    Setting("overlap", one(VALID), OVERLAP),
+    Setting("offset", one(OFFSET), {}),
+    Setting("offset + overlap", one(OFFSET), OVERLAP),
+    Setting("bandwidth", one(VALID), {**OVERLAP, "bandwidth": 0.02}),
+    Setting("dihedral", one(DIHEDRAL), OVERLAP),
+    Setting("Gaussians", one(VALID), {**OVERLAP, "gaussian_share": 0.01}),
+    Setting("best", BEST, {"quality": "best"}),
 )
 
 
@@ -81,7 +88,8 @@ def ask(data: Data, cache: Path, *, setting: Setting) -> Iterator[Opened]:
 
         def ready(sigma: float) -> Ready:
             def answer(y: Any) -> Any:
-                return lemmse.reconstruct(y, sigma=sigma, **setting.asked).image.astype(np.float64)
+                result = lemmse.reconstruct(y, sigma=sigma, mode="hybrid", **setting.asked)
+                return result.image.astype(np.float64)
 
             answer(np.zeros((WARM_UP, WARM_UP, data.training.shape[3])))
             return Ready(answer)
@@ -119,7 +127,7 @@ OURS = tuple(
     Method(
         setting.label,
         partial(ask, setting=setting),
-        {"built": dict(setting.built), "asked": dict(setting.asked), "sides": dict(setting.sides)},
+        {"built": dict(setting.built), "asked": dict(setting.asked)},
         setting.images,
     )
     for setting in SETTINGS

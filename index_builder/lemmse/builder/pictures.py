@@ -69,7 +69,9 @@ def measure_pictures(
         noisy = [(x + sigma * rng.standard_normal(x.shape)).astype(np.float32) for x in images]
 
         def reached(way: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:
-            results = [reconstructor.reconstruct(y, sigma=sigma, **asdict(way)).image for y in noisy]
+            results = [
+                reconstructor.reconstruct(y, sigma=sigma, mode="hybrid", **asdict(way)).image for y in noisy
+            ]
             return _psnr(results, images)
 
         found = {way: reached(way) for way in ways}
