@@ -1,4 +1,4 @@
-"""Overlap aggregation and bandwidth: the posterior of their models, in every mode."""
+"""Overlap aggregation, bandwidth and a share of Gaussians: the posterior of their models, in every mode."""
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ SETTINGS = {
     "overlap": {"aggregate": "overlap"},
     "bandwidth": {"bandwidth": 0.05},
     "both": {"aggregate": "overlap", "bandwidth": 0.05},
+    "share": {"gaussian_share": 0.3},
+    "Gaussians only": {"gaussian_share": 1.0, "bandwidth": 0.05},
+    "all three": {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.3},
 }
 
 
@@ -43,15 +46,15 @@ def reconstructor(case, tmp_path_factory) -> Reconstructor:
 
 
 @pytest.fixture(scope="module")
-def expected(case):
+def expected(case, reconstructor):
     known = {}
 
-    def of(sigma, bandwidth=0.0, aggregate="centre"):
-        key = sigma, bandwidth, aggregate
+    def of(sigma, **setting):
+        key = sigma, *sorted(setting.items())
         if key not in known:
             y = case.measurement(sigma).astype(np.float64)
-            s = np.full(y.shape, sigma)
-            known[key] = quality_oracle(case.training, y, s, case.p, bandwidth=bandwidth, aggregate=aggregate)
+            s, mixture = np.full(y.shape, sigma), reconstructor.index.mixture
+            known[key] = quality_oracle(case.training, y, s, case.p, mixture=mixture, **setting)
         return known[key]
 
     return of
@@ -92,7 +95,10 @@ def test_offset_is_the_model_of_all_levels(tmp_path, p, options, setting):
     reconstructor = index_of(tmp_path, training, patch_size=p, equivariance="offset")
     for sigma in SIGMAS:
         s = np.full(y.shape, sigma)
-        oracle = quality_oracle(training, y.astype(np.float64), s, p, equivariance="offset", **setting)
+        mixture = reconstructor.index.mixture
+        oracle = quality_oracle(
+            training, y.astype(np.float64), s, p, equivariance="offset", mixture=mixture, **setting
+        )
         result = reconstructor.reconstruct(y, sigma=sigma, maps=MAPS, **setting, **options)
         assert agreement(result.image, oracle.image) >= 80
         slack = 1e-5 + 2e-7 / sigma**2
@@ -151,8 +157,9 @@ def test_masks_and_noise_maps(tmp_path, kind, mode, setting):
     training = [smooth(seed, 6, 6, 3) for seed in range(3)]
     y = smooth(70, 5, 5, 3)
     asked, s = request_kind(kind, y.shape, 0.1)
-    oracle = quality_oracle(training, y.astype(np.float64), s, 3, **setting)
     reconstructor = index_of(tmp_path, training, patch_size=3)
+    mixture = reconstructor.index.mixture
+    oracle = quality_oracle(training, y.astype(np.float64), s, 3, mixture=mixture, **setting)
     result = reconstructor.reconstruct(y, **asked, mode=mode, accuracy_db=120, maps=MAPS, **setting)
     assert agreement(result.image, oracle.image) >= 80
     if result.diagnostics.mode == "exact":
