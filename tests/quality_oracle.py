@@ -1,7 +1,7 @@
 """Better pictures from the same posterior, as their models say: slow loops in float64.
 
-The prior of a clean patch is a mixture of Gaussians. A training patch v stands for N(v, τ² I), and each of all
-M for 1/M of their share; a Gaussian of the fitted mixture for N(μ, Σ + τ² I), and for π of the share of these.
+The prior of a clean patch is a mixture of Gaussians. A training patch v stands for N(v, τ² I), and for 1/M of
+the share of them all; a Gaussian of the fitted mixture for N(μ, Σ + τ² I), and for π of the share of these.
 The query u shows every coordinate with its own noise, or not at all. What it leaves of the patch follows from
 the joint Gaussian of both by conditioning, and the posterior is the mixture of that over all of them.
 """
@@ -44,7 +44,7 @@ def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_s
 
 
 def prior(training, p, bandwidth, mixture, gaussian_share, basis):
-    """The prior in an orthonormal basis (P, D): (log weight, means (n, D), covariance (D, D)) of its parts."""
+    """The prior in an orthonormal basis (P, D): log weight, means (n, D), covariance (D, D) of its parts."""
     wide = bandwidth**2 * np.eye(basis.shape[1])
     parts = []
     if gaussian_share < 1:
@@ -117,9 +117,7 @@ def quality_oracle(
             for b in range(p):
                 if aggregate == "overlap" or (a, b) == (half, half):
                     pixel = (i - half + a) % height, (j - half + b) % width
-                    told[pixel].append(
-                        (mean[a, b], variance[a, b], of_patch["ess"], of_patch["log_density"])
-                    )
+                    told[pixel].append((mean[a, b], variance[a, b], of_patch["ess"], of_patch["log_density"]))
     result = Oracle.empty(y.shape, [])
     for pixel, rows in told.items():
         means, variances, ess, log_density = (np.array(column) for column in zip(*rows, strict=True))
