@@ -1,4 +1,4 @@
-"""Overlap aggregation and bandwidth: the posterior of their models, in every mode."""
+"""Overlap aggregation, bandwidth and a share of Gaussians: the posterior of their models, in every mode."""
 
 import numpy as np
 import pytest
@@ -21,6 +21,9 @@ SETTINGS = {
     "overlap": {"aggregate": "overlap"},
     "bandwidth": {"bandwidth": 0.05},
     "both": {"aggregate": "overlap", "bandwidth": 0.05},
+    "share": {"gaussian_share": 0.3},
+    "Gaussians only": {"gaussian_share": 1.0, "bandwidth": 0.05},
+    "all three": {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.3},
 }
 
 
@@ -43,15 +46,15 @@ def reconstructor(case, tmp_path_factory) -> Reconstructor:
 
 
 @pytest.fixture(scope="module")
-def expected(case):
+def expected(case, reconstructor):
     known = {}
 
-    def of(sigma, bandwidth=0.0, aggregate="centre"):
-        key = sigma, bandwidth, aggregate
+    def of(sigma, **setting):
+        key = sigma, *sorted(setting.items())
         if key not in known:
             y = case.measurement(sigma).astype(np.float64)
-            s = np.full(y.shape, sigma)
-            known[key] = quality_oracle(case.training, y, s, case.p, bandwidth=bandwidth, aggregate=aggregate)
+            s, mixture = np.full(y.shape, sigma), reconstructor.index.mixture
+            known[key] = quality_oracle(case.training, y, s, case.p, mixture=mixture, **setting)
         return known[key]
 
     return of
@@ -92,7 +95,10 @@ def test_offset_is_the_model_of_all_levels(tmp_path, p, options, setting):
     reconstructor = index_of(tmp_path, training, patch_size=p, equivariance="offset")
     for sigma in SIGMAS:
         s = np.full(y.shape, sigma)
-        oracle = quality_oracle(training, y.astype(np.float64), s, p, equivariance="offset", **setting)
+        mixture = reconstructor.index.mixture
+        oracle = quality_oracle(
+            training, y.astype(np.float64), s, p, equivariance="offset", mixture=mixture, **setting
+        )
         result = reconstructor.reconstruct(y, sigma=sigma, maps=MAPS, **setting, **options)
         assert agreement(result.image, oracle.image) >= 80
         slack = 1e-5 + 2e-7 / sigma**2
@@ -141,6 +147,7 @@ def request_kind(kind: str, shape, sigma):
         s = sigma * rng.uniform(0.5, 2, shape)
         return {"sigma": s}, s
     mask = rng.random(shape) < 0.6
+    mask[1:4, 1:4] = False  # of the patch in the middle nothing is seen
     return {"sigma": sigma, "mask": mask}, np.where(mask, sigma, np.inf)
 
 
@@ -151,8 +158,9 @@ def test_masks_and_noise_maps(tmp_path, kind, mode, setting):
     training = [smooth(seed, 6, 6, 3) for seed in range(3)]
     y = smooth(70, 5, 5, 3)
     asked, s = request_kind(kind, y.shape, 0.1)
-    oracle = quality_oracle(training, y.astype(np.float64), s, 3, **setting)
     reconstructor = index_of(tmp_path, training, patch_size=3)
+    mixture = reconstructor.index.mixture
+    oracle = quality_oracle(training, y.astype(np.float64), s, 3, mixture=mixture, **setting)
     result = reconstructor.reconstruct(y, **asked, mode=mode, accuracy_db=120, maps=MAPS, **setting)
     assert agreement(result.image, oracle.image) >= 80
     if result.diagnostics.mode == "exact":
@@ -179,9 +187,10 @@ def test_overlap_tells_the_squared_error_to_expect(tmp_path, boundary):
         assert np.mean(told) == pytest.approx(np.mean(squared), abs=4 * spread + 0.05 * np.mean(squared))
 
 
-@pytest.mark.parametrize(
-    "asked", [{"aggregate": "overlap"}, {"bandwidth": 0.1}], ids=["aggregate", "bandwidth"]
-)
+REFINED = [{"aggregate": "overlap"}, {"bandwidth": 0.1}, {"gaussian_share": 0.5}]
+
+
+@pytest.mark.parametrize("asked", REFINED, ids=["aggregate", "bandwidth", "gaussian_share"])
 @pytest.mark.parametrize("problem", [("blur:gaussian:0.6", "identity"), ("inpaint:center:2", "mask")])
 def test_other_problems_refuse(tmp_path, problem, asked):
     training = [smooth(seed, 6, 6, 1) for seed in range(2)]
@@ -195,7 +204,7 @@ def test_other_problems_refuse(tmp_path, problem, asked):
 
 
 @pytest.mark.parametrize("estimator", ["mmse", "e-mmse"])
-@pytest.mark.parametrize("asked", [{"aggregate": "overlap"}, {"bandwidth": 0.1}])
+@pytest.mark.parametrize("asked", REFINED)
 def test_whole_images_have_no_patches(reconstructor, case, estimator, asked):
     with pytest.raises(InvalidArgument, match=f"expected none for {estimator}"):
         reconstructor.reconstruct(case.measurement(0.1), sigma=0.1, estimator=estimator, **asked)
@@ -205,6 +214,110 @@ def test_whole_images_have_no_patches(reconstructor, case, estimator, asked):
 def test_a_bandwidth_is_a_standard_deviation(reconstructor, case, bandwidth):
     with pytest.raises(InvalidArgument, match="expected a number"):
         reconstructor.reconstruct(case.measurement(0.1), sigma=0.1, bandwidth=bandwidth)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (-0.1, r"expected a number in \[0, 1\], got -0.1"),
+        (1.01, r"expected a number in \[0, 1\], got 1.01"),
+        (float("nan"), r"expected a number in \[0, 1\], got nan"),
+        ("wide", "expected a number, got 'wide'"),
+        ([0.1, 0.2], r"expected a number, got \[0.1, 0.2\]"),
+    ],
+)
+def test_a_share_is_a_part_of_one(reconstructor, case, share, words):
+    with pytest.raises(InvalidArgument, match=f"^gaussian_share: {words}$"):
+        reconstructor.reconstruct(case.measurement(0.1), sigma=0.1, gaussian_share=share)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Reconstructor:
+    """Keys enough for hybrid to leave groups closed, and for several Gaussians."""
+    training = [smooth(seed, 24, 24, 1) for seed in range(6)]
+    reconstructor = index_of(tmp_path_factory.mktemp("scene"), training, patch_size=5)
+    assert reconstructor.index.manifest.gaussians > 10
+    return reconstructor
+
+
+@pytest.mark.parametrize("setting", [{}, {"aggregate": "overlap"}, {"bandwidth": 0.05}], ids=str)
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+def test_without_a_share_nothing_changes(scene, options, setting):
+    y = smooth(80, 8, 8, 1)
+    plain, none = (
+        scene.reconstruct(y, sigma=0.1, maps=MAPS, **setting, **share, **options)
+        for share in ({}, {"gaussian_share": 0})
+    )
+    for name in ("image", *MAPS):
+        np.testing.assert_array_equal(getattr(none, name), getattr(plain, name))
+    assert none.diagnostics.gaussian_share == 0
+
+
+@pytest.mark.parametrize("aggregate", ["centre", "overlap"])
+@pytest.mark.parametrize("mode", ["auto", "exact", "topk", "hybrid"])
+@pytest.mark.parametrize("mask", [None, np.arange(64).reshape(8, 8) % 3 > 0], ids=["all seen", "mask"])
+def test_gaussians_alone_touch_no_key(scene, mode, aggregate, mask):
+    y = smooth(80, 8, 8, 1)
+    asked = {"sigma": 0.1, "mask": mask, "mode": mode, "aggregate": aggregate}
+    alone = scene.reconstruct(y, gaussian_share=1, maps=["ess"], **asked)
+    assert (alone.diagnostics.keys_touched, alone.diagnostics.gaussian_share) == (0, 1)
+    assert alone.ess.max() <= scene.index.manifest.gaussians
+    assert scene.reconstruct(y, gaussian_share=0.99, **asked).diagnostics.keys_touched > 0
+
+
+@pytest.mark.parametrize("setting", [{}, {"bandwidth": 0.05}], ids=["share", "share and bandwidth"])
+@pytest.mark.parametrize("accuracy_db", [20, 50])
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
+def test_the_certified_error_covers_the_distance_from_exact(scene, sigma, accuracy_db, setting):
+    x = smooth(81, 12, 12, 1)
+    y = x + sigma * np.random.default_rng(3).standard_normal(x.shape)
+    exact = scene.reconstruct(y, sigma=sigma, mode="exact", gaussian_share=0.3, **setting)
+    asked = {"sigma": sigma, "mode": "hybrid", "accuracy_db": accuracy_db, "gaussian_share": 0.3, **setting}
+    certified = scene.reconstruct(y, maps=["error"], error="certified", **asked)
+    assert certified.diagnostics.mode == "hybrid"
+    off = np.abs(certified.image.astype(np.float64) - exact.image)
+    assert (off <= certified.error).all()
+    within = float((certified.error <= 10 ** (-accuracy_db / 20)).mean())
+    assert certified.diagnostics.certified == within
+    estimated = scene.reconstruct(y, maps=["error"], **asked)
+    np.testing.assert_array_equal(estimated.image, certified.image)
+    assert np.quantile(np.abs(estimated.image - exact.image) / estimated.error, 0.95) < 3
+
+
+@pytest.mark.parametrize("error", ["estimated", "certified"])
+def test_gaussians_alone_are_exact(scene, error):
+    y = smooth(80, 8, 8, 1)
+    asked = {"sigma": 0.2, "maps": ["error"], "error": error, "gaussian_share": 1}
+    exact, hybrid = (scene.reconstruct(y, mode=mode, **asked) for mode in ("exact", "hybrid"))
+    np.testing.assert_array_equal(hybrid.image, exact.image)
+    assert (exact.error == 0).all()
+    assert hybrid.error.max() < 1e-4  # what float32 rounds
+
+
+def test_a_share_makes_the_error_of_hybrid_smaller(scene):
+    """What closed groups may hide is a part of the posterior, of which the Gaussians have taken some."""
+    y = smooth(82, 8, 8, 1) + 0.3 * np.random.default_rng(4).standard_normal((8, 8, 1))
+    asked = {"sigma": 0.3, "mode": "hybrid", "accuracy_db": 20, "maps": ["error"]}
+    none, much = (scene.reconstruct(y, gaussian_share=share, **asked).error for share in (0, 0.9))
+    assert much.mean() < none.mean()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((2, 3, 1), {"patch_size": 46}), ((6, 6, 3), {"patch_size": 1, "equivariance": "offset"})],
+    ids=["patches too long", "nothing but level"],
+)
+def test_patches_without_a_mixture_refuse_a_share(tmp_path, shape, options):
+    y = smooth(1, *shape)
+    reconstructor = index_of(tmp_path, [y], **options)
+    length = shape[2] * options["patch_size"] ** 2
+    assert (reconstructor.index.manifest.gaussians, reconstructor.index.mixture) == (0, None)
+    with pytest.raises(
+        InvalidArgument,
+        match=f"^gaussian_share: expected 0, since patches of {length} numbers have no mixture$",
+    ):
+        reconstructor.reconstruct(y, sigma=0.1, gaussian_share=0.5)
+    assert np.isfinite(reconstructor.reconstruct(y, sigma=0.1).image).all()
 
 
 def test_an_aggregate_has_a_name(reconstructor, case):

@@ -106,16 +106,19 @@ class Mixture:
 def fit_mixture(
     patches: Patches, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Mixture | None:
-    """Fit the mixture of an index to a sample of its patches, of one stratum; None where P is too large."""
-    most = _NUMBERS // patches.length**2
-    if not most:
+    """Fit the mixture of an index to a sample of its patches, of one stratum.
+
+    None where P is too large, and where patches are their level and nothing else.
+    """
+    most, constants = _NUMBERS // patches.length**2, patches.strata.constants
+    if not most or (constants is not None and constants.shape[1] == patches.length):
         return None
     enough = _PATCHES_PER_AXIS * patches.length
     components = max(1, min(COMPONENTS, most, len(patches) // enough))
     count = min(len(patches), components * max(_PATCHES, enough))
     rows = np.random.default_rng(seed).choice(len(patches), count, replace=False)
     sample = np.concatenate([patches.keys(rows[i : i + _BLOCK]) for i in range(0, count, _BLOCK)])
-    if patches.strata.constants is None:
+    if constants is None:
         return Mixture.fit(sample, components, seed, progress)
     # Without their level patches have no variance along the constants, and no density but beside them.
     beside = patches.strata.beside_constants.astype(np.float32)  # (P, R)
