@@ -76,8 +76,8 @@ class Client(ABC):
             What was observed, (H, W) or (H, W, C): 0 or False where y is not to be looked at and may be NaN.
             It and maps of sigma need an index of physics and pre-inverse identity.
         index : str, optional
-            Name of the index; not needed where there is only one, and where quality is "best" and all are of
-            the same training images, in which case the best of them is taken.
+            Name of the index; not needed where there is only one, and where quality is "best" and all are
+            calibrated and of the same training images and inverse problem: the best of them is taken.
         estimator : str
             "le-mmse" weights translated training patches; "e-mmse" translated training images and "mmse"
             training images, which take a y of their size.

@@ -74,13 +74,13 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
     help="With dihedral, the rotations by 90 degrees and mirror images of all training images are added.",
 )
 @click.option("--limit", type=int, help="Use only the first LIMIT images.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the clustering.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the clustering and of samples.")
 @click.option(
     "--calibrate/--no-calibrate",
     "calibrated",
     default=True,
     show_default=True,
-    help="Measure what hybrid gives for its work, as lemmse calibrate does.",
+    help="Measure what hybrid gives for its work and which pictures are best, as lemmse calibrate does.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Describe the index in JSON.")
 def build(sources: tuple[str, ...], out: Path, calibrated: bool, as_json: bool, **options: Any) -> None:

@@ -84,7 +84,7 @@ def build(
     limit : int, optional
         Use only the first `limit` images.
     seed : int
-        Seed of the clustering; the same arguments and seed give the same index.
+        Seed of the clustering and of samples; the same arguments and seed give the same index.
     progress : callable
         Called as `progress(stage, done, total)`.
 

@@ -80,7 +80,7 @@ class Manifest:
     condition: float
     """Condition number of the noise covariance S where B is a convolution; 1 elsewhere."""
     seed: int
-    """Seed of the clustering."""
+    """Seed of the clustering and of samples."""
     files: Mapping[str, FileEntry]
     """Every other file of the version, by its path within."""
     calibration: Calibration | None = None

@@ -182,8 +182,8 @@ class _QualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quality.Value
     """The formula untouched: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
     QUALITY_BEST: _Quality.ValueType  # 2
     """What calibration found best on held-out training images at this noise. If
-    no index is named and all are of the same training images, also of these
-    the best.
+    no index is named, all are calibrated and of the same training images and
+    inverse problem, also of these the best.
     """
 
 class Quality(_Quality, metaclass=_QualityEnumTypeWrapper):
@@ -197,8 +197,8 @@ QUALITY_PAPER: Quality.ValueType  # 1
 """The formula untouched: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
 QUALITY_BEST: Quality.ValueType  # 2
 """What calibration found best on held-out training images at this noise. If
-no index is named and all are of the same training images, also of these
-the best.
+no index is named, all are calibrated and of the same training images and
+inverse problem, also of these the best.
 """
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
@@ -293,7 +293,9 @@ class ReconstructRequest(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
-    """Name of the index; may be empty where the server has exactly one."""
+    """Name of the index; may be empty where the server has exactly one, and with
+    QUALITY_BEST.
+    """
     sigma: _builtins.float
     """The same everywhere."""
     mode: Global___Mode.ValueType

@@ -50,7 +50,7 @@ class Reconstruction:
     ess: NDArray[np.float32] | None
     """Effective sample size of the posterior weights, 1 … M, (H, W)."""
     log_density: NDArray[np.float32] | None
-    """Natural log of the density of the noisy patch under the training patches with noise,
+    """Natural log of the density of the noisy patch under the prior and the noise, for the training patches
     log (1/M) Σ_km N(u; v_km, σ² I), (H, W)."""
     error: NDArray[np.float32] | None
     """What |image − sum over all keys| is below, for 95 % of pixels if estimated and always if certified;
