@@ -26,8 +26,8 @@ _NUMBERS = 1 << 22
 _ITERATIONS = 6
 _ROUNDING = 1e-5
 """Added to all variances, in squared intensities: what 8 bits, or as little, leave unknown."""
-_BLOCK = 1 << 14
-"""Patches to treat at a time."""
+_BLOCK = 1 << 11
+"""Patches to treat at a time: few enough that their coordinates stay in the processor's cache."""
 _SHARE = 1e-4
 """A patch of which a Gaussian explains less than this says nothing about its covariance."""
 
@@ -93,10 +93,13 @@ class Mixture:
         shares = np.empty((len(patches), len(self.weights)), np.float32)
         constants = np.log(self.weights) - 0.5 * np.log(self.variances).sum(axis=1)
         whitening = self.axes / np.sqrt(self.variances)[:, None]
+        offsets = np.einsum("gp,gpr->gr", self.means, whitening)
         for start in range(0, len(patches), _BLOCK):
             x, log_p = patches[start : start + _BLOCK], shares[start : start + _BLOCK]
-            for g, (mean, white, constant) in enumerate(zip(self.means, whitening, constants, strict=True)):
-                log_p[:, g] = constant - 0.5 * np.square((x - mean) @ white).sum(axis=1)
+            for g, (white, offset, constant) in enumerate(zip(whitening, offsets, constants, strict=True)):
+                z = x @ white
+                z -= offset
+                log_p[:, g] = constant - 0.5 * np.einsum("nr,nr->n", z, z)
             log_p -= log_p.max(axis=1, keepdims=True)
             np.exp(log_p, out=log_p)
             log_p /= log_p.sum(axis=1, keepdims=True)
