@@ -294,6 +294,17 @@ def test_gaussians_alone_are_exact(scene, error):
     assert hybrid.error.max() < 1e-4  # what float32 rounds
 
 
+@pytest.mark.parametrize("sigma", [1e-2, 1e-3, 1e-4])
+def test_the_variance_that_little_noise_leaves(scene, sigma):
+    x = smooth(83, 5, 5, 1)
+    y = (x + sigma * np.random.default_rng(5).standard_normal(x.shape)).astype(np.float32)
+    s, mixture = np.full(y.shape, sigma), scene.index.mixture
+    told = scene.reconstruct(y, sigma=sigma, gaussian_share=1, maps=["variance"]).variance
+    known = {"mixture": mixture, "gaussian_share": 1}
+    oracle = quality_oracle([], y.astype(np.float64), s, 5, **known)
+    np.testing.assert_allclose(told, oracle.variance, rtol=0.01)
+
+
 def test_a_share_makes_the_error_of_hybrid_smaller(scene):
     """What closed groups may hide is a part of the posterior, of which the Gaussians have taken some."""
     y = smooth(82, 8, 8, 1) + 0.3 * np.random.default_rng(4).standard_normal((8, 8, 1))
