@@ -265,6 +265,57 @@ def test_calibrate_prints_json_and_may_run_again(plain):
     assert seen[0] != seen[1]
 
 
+@pytest.fixture
+def several(source, plain, tmp_path):
+    """Two indexes of the same images, and one of others."""
+    levels, others = tmp_path / "levels", tmp_path / "others"
+    np.save(tmp_path / "others.npy", np.stack([smooth(seed, 6, 6, 1) for seed in range(50, 53)]))
+    offset = ["--equivariance", "offset"]
+    for given in ([source, "--out", levels, *offset], [tmp_path / "others.npy", "--out", others]):
+        assert invoke("build", *given, "--patch-size", 3, "--no-calibrate")[0] == 0
+    return plain, levels, others
+
+
+COMPARISON = "PSNR of the best pictures of each index, in dB"
+
+
+def test_calibrate_compares_indexes_of_the_same_images(several):
+    plain, levels, others = several
+    status, stdout, stderr = invoke("calibrate", plain, levels)
+    assert (status, stderr) == (0, "")
+    assert COMPARISON in " ".join(stdout.split())
+    lines = [line.replace("┃", "│").strip("│ ") for line in stdout.splitlines() if line[:1] in ("│", "┃")]
+    heads, *rows = [[cell.strip() for cell in line.split("│")] for line in lines[-len(PICTURE_SIGMAS) - 1 :]]
+    assert heads == ["sigma", "plain", "levels"]
+    one, other = (open_index(folder).manifest.pictures for folder in (plain, levels))
+    assert one.noisy_db == other.noisy_db  # the same images were held out, with the same noise
+    columns = zip(PICTURE_SIGMAS, one.best_db, other.best_db, strict=True)
+    assert rows == [[f"{sigma:g}", f"{a:.2f}", f"{b:.2f}"] for sigma, a, b in columns]
+    status, stdout, stderr = invoke("calibrate", levels, others)
+    assert (status, stderr) == (0, "")
+    said = " ".join(stdout.split())
+    assert COMPARISON not in said
+    for name in ("levels", "others"):
+        assert f"{name}: PSNR on held-out images, in dB" in said
+
+
+def test_calibrate_prints_a_line_of_json_for_each_index(several):
+    plain, levels, _ = several
+    status, stdout, stderr = invoke("calibrate", plain, levels, "--json")
+    assert (status, stderr) == (0, "")
+    told = [strictly(line) for line in stdout.splitlines()]
+    assert [one["index"] for one in told] == ["plain", "levels"]
+    for one, folder in zip(told, (plain, levels), strict=True):
+        manifest = open_index(folder).manifest
+        content = {**asdict(manifest.calibration), "pictures": asdict(manifest.pictures)}
+        assert one == as_json({"index": folder.name, **content})
+
+
+def test_calibrate_opens_all_indexes_before_it_measures_one(plain, tmp_path):
+    require_one_line(invoke("calibrate", plain, tmp_path / "nowhere"), 2, "nothing there")
+    assert open_index(plain).manifest.calibration is None
+
+
 def require_one_line(result, status, words):
     assert result[:2] == (status, "")
     (line,) = result[2].splitlines()

@@ -52,10 +52,13 @@ def assert_same(one: Result, other: Result):
         {"mode": "hybrid"},
         {"mode": "hybrid", "accuracy_db": 30, "budget": 20},
         {"accuracy_db": np.float32(60)},
-        {"aggregate": "centre", "bandwidth": 0, "quality": "paper"},
+        {"aggregate": "centre", "bandwidth": 0, "gaussian_share": 0, "quality": "paper"},
         {"aggregate": "overlap"},
         {"bandwidth": np.float32(0.1)},
+        {"gaussian_share": np.float32(0.1)},
+        {"gaussian_share": 1},
         {"mode": "hybrid", "aggregate": "overlap", "bandwidth": 0.1},
+        {"mode": "hybrid", "aggregate": "overlap", "bandwidth": 0.1, "gaussian_share": 0.3},
         {},
     ],
 )
@@ -65,8 +68,8 @@ def test_remote_and_embedded_agree(remote, embedded, options):
 
 
 def test_what_was_not_asked_for_is_the_formula_untouched(client):
-    diagnostics = client.reconstruct(IMAGE, sigma=0.2).diagnostics
-    assert (diagnostics.aggregate, diagnostics.bandwidth) == ("centre", 0)
+    said = client.reconstruct(IMAGE, sigma=0.2).diagnostics
+    assert (said.aggregate, said.bandwidth, said.gaussian_share) == ("centre", 0, 0)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
@@ -171,6 +174,11 @@ BAD = [
     ({"bandwidth": -0.1}, "bandwidth", "expected a number in [0, 1e+06], got -0.1"),
     ({"bandwidth": 2e6}, "bandwidth", "got 2e+06"),
     ({"bandwidth": float("nan")}, "bandwidth", "got nan"),
+    ({"gaussian_share": "wide"}, "gaussian_share", "expected a number, got 'wide'"),
+    ({"gaussian_share": [0.1, 0.2]}, "gaussian_share", "expected a number, got [0.1, 0.2]"),
+    ({"gaussian_share": -0.1}, "gaussian_share", "expected a number in [0, 1], got -0.1"),
+    ({"gaussian_share": 2}, "gaussian_share", "expected a number in [0, 1], got 2"),
+    ({"gaussian_share": float("nan")}, "gaussian_share", "expected a number in [0, 1], got nan"),
     ({"quality": "good"}, "quality", "expected one of paper, best, got 'good'"),
     ({"quality": None}, "quality", "expected one of paper, best, got None"),
     ({"mode": "topk", "maps": ["error"]}, "maps", "topk"),

@@ -13,6 +13,7 @@ import tifffile
 from click.testing import CliRunner
 
 from lemmse.client.cli import main
+from lemmse.index import Pictures, Refinement, build, open_index
 
 RNG = np.random.default_rng(6)
 
@@ -92,13 +93,55 @@ def test_hybrid_and_its_error(folder, where, embedded):
 def test_the_options_of_picture_quality(folder, where, embedded):
     y = RNG.random((6, 5), np.float32)
     np.save("y.npy", y)
-    options = ["--aggregate", "overlap", "--bandwidth", 0.05, "--quality", "paper"]
+    options = ["--aggregate", "overlap", "--bandwidth", 0.05, "--gaussian-share", 0.3, "--quality", "paper"]
     status, stdout, stderr = run("y.npy", "--out", "out.npy", "--json", *options, *where)
     assert (status, stderr) == (0, "")
-    expected = embedded.reconstruct(y, sigma=0.1, aggregate="overlap", bandwidth=0.05, quality="paper")
+    asked = {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.3}
+    expected = embedded.reconstruct(y, sigma=0.1, quality="paper", **asked)
+    assert asked.items() <= asdict(expected.diagnostics).items()
     np.testing.assert_array_equal(np.load("out.npy"), expected.image)
     told = json.loads(stdout)
     assert asdict(replace(expected.diagnostics, seconds=told["seconds"])).items() <= told.items()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Two indexes of the same images: low is the better at a noise below 0.1, high above."""
+    folder = tmp_path_factory.mktemp("compared")
+    np.save(folder / "images.npy", np.random.default_rng(15).random((2, 6, 6)))
+    folders = []
+    for name, p, best_db in (("low", 3, (40.0, 20.0)), ("high", 5, (30.0, 30.0))):
+        folders.append(build([folder / "images.npy"], folder / name, patch_size=p))
+        index = open_index(folders[-1])
+        ways = (Refinement("overlap", 0.0, 0.5),) * 2
+        rows = {"best_db": best_db, "paper_db": (0.0, 0.0), "noisy_db": (0.0, 0.0)}
+        replace(index.manifest, pictures=Pictures(1, (0.01, 1.0), ways, **rows)).write(index.folder)
+    return folders
+
+
+@pytest.mark.parametrize(("sigma", "expected"), [(0.05, "low"), (0.2, "high")])
+def test_the_best_of_several_indexes(folder, compared, sigma, expected):
+    where = [word for index in compared for word in ("--index", index)]
+    np.save("y.npy", RNG.random((6, 5), np.float32))
+    asked = ["y.npy", "--json", "--sigma", sigma, "--quality", "best"]
+    status, stdout, stderr = run(*asked, "--out", "out.npy", *where)
+    assert (status, stderr) == (0, "")
+    told = json.loads(stdout)
+    assert (told["index"], told["aggregate"], told["gaussian_share"]) == (expected, "overlap", 0.5)
+    for name in ("low", "high"):
+        status, stdout, stderr = run(*asked, "--out", f"{name}.npy", "--index-name", name, *where)
+        assert (status, stderr, json.loads(stdout)["index"]) == (0, "", name)
+    np.testing.assert_array_equal(np.load("out.npy"), np.load(f"{expected}.npy"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--quality", "paper"]])
+def test_several_indexes_need_a_name_or_quality_best(folder, compared, arguments):
+    where = [word for index in compared for word in ("--index", index)]
+    status, stdout, stderr = run("in", "--out", "out", *where, *arguments)
+    assert (status, stdout) == (2, "")
+    (line,) = stderr.splitlines()
+    assert "index: expected one of high, low, got no name" in line
+    assert not (folder / "out").exists()
 
 
 def test_one_bad_file_does_not_end_the_batch(folder, where):
@@ -191,6 +234,10 @@ def test_the_other_estimators(folder, where, embedded, estimator):
         (["--bandwidth", "2e6"], "--bandwidth"),
         (["--bandwidth", "wide"], "'wide'"),
         (["--bandwidth", "nan"], "'--bandwidth': expected a number, got nan"),
+        (["--gaussian-share", "-0.1"], "--gaussian-share"),
+        (["--gaussian-share", "2"], "--gaussian-share"),
+        (["--gaussian-share", "wide"], "'wide'"),
+        (["--gaussian-share", "nan"], "'--gaussian-share': expected a number, got nan"),
         (["--quality", "good"], "'good'"),
         (["--estimator", "best"], "'best'"),
         (["--sigma", "inf"], "--sigma"),

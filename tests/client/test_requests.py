@@ -166,6 +166,34 @@ def test_a_bandwidth_is_in_intensities_whatever_the_range_of_the_image(asked, dt
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_a_share_of_gaussians_is_no_intensity(asked, dtype, white):
+    y = RNG.integers(0, white + 1, (6, 6), dtype)
+    options = {"sigma": 0.1, "gaussian_share": 0.3, "aggregate": "overlap"}
+    stored = asked.reconstruct("grey", y, **options)
+    intensities = asked.reconstruct("grey", np.float32(y / np.float32(white)), **options)
+    np.testing.assert_allclose(stored.image, intensities.image * white, rtol=1e-6)
+    np.testing.assert_allclose(stored.variance, intensities.variance * white**2, rtol=1e-6)
+    assert stored.diagnostics.gaussian_share == intensities.diagnostics.gaussian_share == 0.3
+
+
+@pytest.mark.parametrize("index", ["colour", "mirrored", "inside"])
+def test_gaussians_take_masks_and_noise_maps(asked, index):
+    y = COLOUR if index == "colour" else GREY
+    mask = RNG.random((6, 6)) < 0.7
+    options = {"gaussian_share": 0.3, "bandwidth": 0.05}
+    asked.reconstruct(index, y, sigma=0.1, mask=mask, **options)
+    asked.reconstruct(index, y, sigma=RNG.random((6, 6)) + 0.1, **options)
+
+
+@pytest.mark.parametrize("index", ["deblur", "inpaint"])
+def test_gaussians_need_an_index_of_the_identity(asked, index):
+    words = (
+        "^gaussian_share: a share of Gaussians needs an index of physics identity and pre-inverse identity"
+    )
+    asked.refused(index, GREY, words, sigma=0.1, gaussian_share=0.5)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
 def test_an_error_comes_back_in_the_range_of_the_image(asked, dtype, white):
     y = RNG.integers(0, white + 1, (6, 6), dtype)
     for client in asked.clients("grey"):

@@ -21,7 +21,6 @@ SETTINGS = {
     "overlap": {"aggregate": "overlap"},
     "bandwidth": {"bandwidth": 0.05},
     "both": {"aggregate": "overlap", "bandwidth": 0.05},
-    "share": {"gaussian_share": 0.3},
     "Gaussians only": {"gaussian_share": 1.0, "bandwidth": 0.05},
     "all three": {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.3},
 }
@@ -292,6 +291,17 @@ def test_gaussians_alone_are_exact(scene, error):
     np.testing.assert_array_equal(hybrid.image, exact.image)
     assert (exact.error == 0).all()
     assert hybrid.error.max() < 1e-4  # what float32 rounds
+
+
+@pytest.mark.parametrize("sigma", [1e-2, 1e-3, 1e-4])
+def test_the_variance_that_little_noise_leaves(scene, sigma):
+    x = smooth(83, 5, 5, 1)
+    y = (x + sigma * np.random.default_rng(5).standard_normal(x.shape)).astype(np.float32)
+    s, mixture = np.full(y.shape, sigma), scene.index.mixture
+    told = scene.reconstruct(y, sigma=sigma, gaussian_share=1, maps=["variance"]).variance
+    known = {"mixture": mixture, "gaussian_share": 1}
+    oracle = quality_oracle([], y.astype(np.float64), s, 5, **known)
+    np.testing.assert_allclose(told, oracle.variance, rtol=0.01)
 
 
 def test_a_share_makes_the_error_of_hybrid_smaller(scene):

@@ -92,6 +92,9 @@ def test_mode_that_was_not_given_is_auto(stub):
         ({"aggregate": 99}, ["aggregate"]),
         ({"bandwidth": -1}, ["bandwidth"]),
         ({"bandwidth": float("nan")}, ["bandwidth"]),
+        ({"gaussian_share": -0.1}, ["gaussian_share"]),
+        ({"gaussian_share": 2}, ["gaussian_share"]),
+        ({"gaussian_share": float("nan")}, ["gaussian_share"]),
         ({"quality": 99}, ["quality"]),
     ],
 )
@@ -102,8 +105,8 @@ def test_bad_request_names_the_field(stub, changes, fields):
 
 
 def test_what_was_not_given_of_quality_is_that_of_the_paper(stub):
-    diagnostics = stub.Reconstruct(request()).diagnostics
-    assert (diagnostics.aggregate, diagnostics.bandwidth) == (pb.AGGREGATE_CENTRE, 0)
+    said = stub.Reconstruct(request()).diagnostics
+    assert (said.aggregate, said.bandwidth, said.gaussian_share) == (pb.AGGREGATE_CENTRE, 0, 0)
     assert stub.Reconstruct(request(quality=pb.QUALITY_PAPER)).diagnostics.aggregate == pb.AGGREGATE_CENTRE
 
 

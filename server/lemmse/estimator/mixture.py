@@ -94,11 +94,12 @@ class Gaussians:
         log_w = torch.stack(parts, dim=1).double() + self._log_weights
         log_max = log_w.amax(dim=1)
         w = (log_w - log_max[:, None]).exp()
+        w = torch.where(w > _LEAST, w, 0.0)  # from all sums, or what they say would not fit together
         patch = torch.zeros(queries.u.shape, dtype=torch.float64, device=queries.u.device)
         square = torch.zeros_like(patch)
         for g in range(len(self.means)):
             stop_if(cancelled)
-            rows = (w[:, g] > _LEAST).nonzero()[:, 0]
+            rows = w[:, g].nonzero()[:, 0]
             if len(rows):
                 mean, variance = (part.double() for part in given.clean(g, rows))
                 patch[rows] += w[rows, g, None] * mean
