@@ -88,7 +88,7 @@ def ask(data: Data, cache: Path, *, setting: Setting) -> Iterator[Opened]:
 
         def ready(sigma: float) -> Ready:
             def answer(y: Any) -> Any:
-                result = lemmse.reconstruct(y, sigma=sigma, mode="hybrid", **setting.asked)
+                result = lemmse.reconstruct(y, sigma=sigma, mode="hybrid", accuracy_db=45, **setting.asked)
                 return result.image.astype(np.float64)
 
             answer(np.zeros((WARM_UP, WARM_UP, data.training.shape[3])))
