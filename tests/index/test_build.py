@@ -135,6 +135,7 @@ def test_progress_reaches_the_end_of_each_stage(source, tmp_path):
         "fit cells": (1, 1),
         "assign keys": (90, 90),
         "cut leaves": (90, 90),
+        "fit Gaussians": (6, 6),
         "write keys": (90, 90),
         "write targets": (90, 90),
     }
