@@ -20,11 +20,11 @@ from benchmarks.quality.classical import CLASSICAL
 from benchmarks.quality.data import DATASETS
 from benchmarks.quality.mixture import GMM
 from benchmarks.quality.settings import OURS
+from lemmse.builder.pictures import PICTURE_SIGMAS
 from lemmse.client import LemmseError
 from lemmse.index.errors import EngineError
 
 METHODS = {method.name: method for method in (*CLASSICAL, *GMM, *OURS)}
-SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def parsed() -> argparse.Namespace:
@@ -33,7 +33,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and tables.md")
     parser.add_argument("--images", type=int, default=64, help="held-out images (default %(default)s)")
     parser.add_argument("--limit", type=int, default=10_000, help="training images (default %(default)s)")
-    parser.add_argument("--sigmas", type=float, nargs="+", default=SIGMAS, help="(default %(default)s)")
+    parser.add_argument(
+        "--sigmas", type=float, nargs="+", default=PICTURE_SIGMAS, help="(default %(default)s)"
+    )
     for name, known in (("datasets", DATASETS), ("methods", METHODS)):
         parser.add_argument(
             f"--{name}",

@@ -17,14 +17,12 @@ import numpy as np
 from benchmarks.quality.data import Data
 from benchmarks.quality.methods import Method, Opened, Ready, digest
 from lemmse.builder.calibrate import calibrate
-from lemmse.builder.pictures import measure_pictures
+from lemmse.builder.pictures import PICTURE_SIGMAS, measure_pictures
 from lemmse.client import connect
 from lemmse.index import build, open_index
 
 NUMBERS_MAX = 1_000_000_000
 """Numbers in the training patches of an index at most: 4 GB."""
-SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Where indexes of which the best is asked for are calibrated."""
 WARM_UP = 8
 """Side of the part of an image that is reconstructed before time is taken, for what is compiled once."""
 
@@ -108,7 +106,7 @@ def prepared(arguments: Build, data: Data, cache: Path, compared: bool) -> Path:
         source.unlink()
     index = open_index(folder)
     if compared and index.manifest.pictures is None:
-        calibration = calibrate(index, sigmas=SIGMAS)
+        calibration = calibrate(index, sigmas=PICTURE_SIGMAS)
         pictures = measure_pictures(index, calibration)
         replace(index.manifest, calibration=calibration, pictures=pictures).write(index.folder)
     return folder

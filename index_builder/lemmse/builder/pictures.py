@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lemmse.builder.calibrate import held_out
 from lemmse.estimator import Reconstructor
-from lemmse.index import Calibration, Index, Pictures, Progress, Refinement
+from lemmse.index import PAPER, Calibration, Index, Pictures, Progress, Refinement
 from lemmse.index.sources import intensities
 
 __all__ = ["PICTURE_SIGMAS", "measure_pictures"]
@@ -25,7 +25,6 @@ _IMAGES = 16
 _SIDE = 32
 """Of larger images the middle is measured."""
 
-_PAPER = Refinement()
 _Picture = NDArray[np.float32]
 
 
@@ -65,7 +64,7 @@ def measure_pictures(
     stack = index.images()
     images = [_middle(intensities(stack[k])) for k in view.images_out]
     shares = _GAUSSIAN_SHARES if index.manifest.gaussians else (0.0,)
-    ways = [_PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
+    ways = [PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
     rows = []
     for done, sigma in enumerate(sigmas):
         noisy = [(x + sigma * rng.standard_normal(x.shape)).astype(np.float32) for x in images]
@@ -82,7 +81,7 @@ def measure_pictures(
             if found[wider] <= found[best]:
                 break
             best = wider
-        rows.append((best, found[best], found[_PAPER], _psnr(noisy, images)))
+        rows.append((best, found[best], found[PAPER], _psnr(noisy, images)))
         progress("measure pictures", done + 1, len(sigmas))
     refinements, best_db, paper_db, noisy_db = zip(*rows, strict=True)
     return Pictures(len(images), tuple(sigmas), refinements, best_db, paper_db, noisy_db)

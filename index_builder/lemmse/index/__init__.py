@@ -7,7 +7,7 @@ from lemmse.index.manifest import FORMAT, Manifest
 from lemmse.index.mixture import Mixture
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
-from lemmse.index.pictures import Pictures, Refinement
+from lemmse.index.pictures import PAPER, Pictures, Refinement
 from lemmse.index.reader import Index, open_index
 from lemmse.index.strata import Strata
 
@@ -16,6 +16,7 @@ __all__ = [
     "BOUNDARIES",
     "EQUIVARIANCES",
     "FORMAT",
+    "PAPER",
     "Basis",
     "Calibration",
     "Images",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Pictures", "Refinement"]
+__all__ = ["PAPER", "Pictures", "Refinement"]
 
 Row = tuple[float, ...]
 
@@ -24,6 +24,10 @@ class Refinement:
     """Standard deviation τ of a Gaussian about each patch of the prior, intensities."""
     gaussian_share: float = 0.0
     """Share of the prior that the mixture of Gaussians has; the training patches have the rest."""
+
+
+PAPER = Refinement()
+"""The formula untouched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Gaussians:
         for g in range(len(self.means)):
             stop_if(cancelled)
             parts.append(given.log_density(g))
-        log_w = torch.stack(parts, dim=1).double() + self._log_weights
+        log_w = torch.stack(parts, dim=1) + self._log_weights
         log_max = log_w.amax(dim=1)
         w = (log_w - log_max[:, None]).exp()
         w = torch.where(w > _LEAST, w, 0.0)  # from all sums, or what they say would not fit together

@@ -32,10 +32,10 @@ from lemmse.estimator.arguments import (
 from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, Local, Method
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
 from lemmse.estimator.sums import Posterior, Want
-from lemmse.estimator.views import PAPER, View, view_of
+from lemmse.estimator.views import View, view_of
 from lemmse.estimator.whole import WholeImages
 from lemmse.estimator.work import Cancel, never
-from lemmse.index import Index, Plan, Refinement
+from lemmse.index import PAPER, Index, Plan, Refinement
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
 from lemmse.index.symmetries import SYMMETRIES

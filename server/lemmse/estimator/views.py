@@ -19,13 +19,11 @@ from lemmse.estimator.local import Local, Method
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import Posterior, PosteriorSums, Want
 from lemmse.estimator.work import Cancel
-from lemmse.index import Refinement
+from lemmse.index import PAPER, Refinement
 from lemmse.index.errors import InvalidArgument
 
-__all__ = ["PAPER", "View", "WhitenedView", "view_of"]
+__all__ = ["View", "WhitenedView", "view_of"]
 
-PAPER = Refinement()
-"""The formula untouched."""
 _WHITENESS = 1e-2
 """How far the whitened noise of an image of another size may be from white, in each entry of covariance."""
 
