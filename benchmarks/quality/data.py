@@ -38,6 +38,8 @@ class Data:
     """For people, and for the option --datasets."""
     training: NDArray[np.uint8]
     """(K, H, W, C)."""
+    scenes: NDArray[np.int64]
+    """The photograph or the person that each shows, (K,); zeros where that is not known."""
     held_out: list[Image]
     """Of any size."""
     split: str
@@ -45,9 +47,11 @@ class Data:
 
 
 def fashion(arguments: argparse.Namespace) -> Data:
-    training = _first(arguments.fashion / "train-images-idx3-ubyte.gz", arguments.limit)
+    training = np.stack(_first(arguments.fashion / "train-images-idx3-ubyte.gz", arguments.limit))
     test = _first(arguments.fashion / "t10k-images-idx3-ubyte.gz")
-    return Data("fashion", np.stack(training), _sample(test, arguments.images), "its own test images")
+    return Data(
+        "fashion", training, _unknown(training), _sample(test, arguments.images), "its own test images"
+    )
 
 
 def colour(arguments: argparse.Namespace) -> Data:
@@ -57,7 +61,13 @@ def colour(arguments: argparse.Namespace) -> Data:
     training = np.stack(_first(path, arguments.limit))
     with np.load(path, allow_pickle=False) as archive:
         test = archive["test"]
-    return Data("colour", training, _sample(list(test), arguments.images), "the array test of the file")
+    return Data(
+        "colour",
+        training,
+        _unknown(training),
+        _sample(list(test), arguments.images),
+        "the array test of the file",
+    )
 
 
 def faces(arguments: argparse.Namespace) -> Data:
@@ -73,22 +83,22 @@ def faces(arguments: argparse.Namespace) -> Data:
     people = [person(number) for number in range(1, PEOPLE + 1)]
     # One pose of everybody after the other, so that a limit leaves out poses, not people.
     training = np.stack([face for poses in zip(*people[:-PEOPLE_OUT], strict=True) for face in poses])
+    training = training[: arguments.limit]
+    scenes = np.arange(len(training)) % (PEOPLE - PEOPLE_OUT)
     held_out = [face for poses in people[-PEOPLE_OUT:] for face in poses]
     split = f"by person: the last {PEOPLE_OUT} of {PEOPLE}"
-    return Data("faces", training[: arguments.limit], _sample(held_out, arguments.images), split)
+    return Data("faces", training, scenes, _sample(held_out, arguments.images), split)
 
 
 def photographs(arguments: argparse.Namespace) -> Data:
     source = open_source("sample:photos")
-    training = [
-        source[k]
-        for k in range(len(source))
-        if not source.label(k).startswith(f"photos/{PHOTOGRAPHS_OUT[-1]}")
-    ]
+    shown = np.array([source.label(k).partition("[")[0] for k in range(len(source))])
+    left = np.flatnonzero(shown != f"photos/{PHOTOGRAPHS_OUT[-1]}")[: arguments.limit]
     held_out = [tile for name in PHOTOGRAPHS_OUT for tile in _tiles(photograph(name))]
     return Data(
         "photographs",
-        np.stack(training[: arguments.limit]),
+        np.stack([source[int(k)] for k in left]),
+        np.unique(shown[left], return_inverse=True)[1],
         _sample(held_out, arguments.images),
         f"by photograph: {SIDE}×{SIDE} tiles of {' and '.join(PHOTOGRAPHS_OUT)}",
     )
@@ -101,6 +111,10 @@ DATASETS: dict[str, Callable[[argparse.Namespace], Data]] = {
 
 def _first(path: Path, limit: int | None = None) -> list[NDArray[Any]]:
     return [image for image, _ in islice(iterate(open_source(path)), limit)]
+
+
+def _unknown(training: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.zeros(len(training), np.int64)
 
 
 def _sample(images: list[NDArray[np.uint8]], count: int) -> list[Image]:

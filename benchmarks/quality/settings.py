@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -97,13 +98,15 @@ def ask(data: Data, cache: Path, *, setting: Setting) -> Iterator[Opened]:
 
 def prepared(arguments: Build, data: Data, cache: Path, compared: bool) -> Path:
     """The index folder, the one that is there or a new one; measured if it is to be compared with others."""
-    training = data.training[: _images(data, arguments)]
-    folder = cache / f"index-{digest(training, dict(arguments))}"
+    count = _images(data, arguments)
+    training, scenes = data.training[:count], data.scenes[:count]
+    folder = cache / f"index-{digest(training, scenes, dict(arguments))}"
     if not folder.exists():
-        source = folder.with_suffix(".npy")
-        np.save(source, training)
-        build([source], folder, **arguments)
-        source.unlink()
+        with TemporaryDirectory(dir=cache) as scratch:
+            sources = [Path(scratch) / f"{scene}.npy" for scene in np.unique(scenes)]
+            for source in sources:  # images of one file leave it together when some are held out
+                np.save(source, training[scenes == int(source.stem)])
+            build(sources, folder, **arguments)
     index = open_index(folder)
     if compared and index.manifest.pictures is None:
         calibration = calibrate(index, sigmas=PICTURE_SIGMAS)

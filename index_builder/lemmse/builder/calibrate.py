@@ -7,15 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lemmse.builder.held_out import hold_out
 from lemmse.estimator import Want, never
 from lemmse.estimator.local import Local, Method
 from lemmse.estimator.views import WhitenedView
 from lemmse.index import Calibration, Index, Progress
-from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
-from lemmse.index.without import Without, without
 
-__all__ = ["SIGMAS", "THRESHOLDS", "calibrate", "held_out"]
+__all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """The noise levels of the paper, and one between where the posterior changes most."""
@@ -94,10 +93,10 @@ def calibrate(
     >>> folder.cleanup()
     """
     rng = np.random.default_rng(seed)
-    view = held_out(index, rng, _IMAGES)
+    view, numbers = hold_out(index, rng, _IMAGES)
     local = Local(view, torch.device("cpu"))
     stack = index.images()
-    images = [intensities(stack[k]) for k in view.images_out]
+    images = [intensities(stack[k]) for k in numbers]
     _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # what is compiled once must not count
     rows = []
     for done, sigma in enumerate(sigmas):
@@ -116,24 +115,6 @@ def calibrate(
         error_scale=scale,
         overlap_error_scale=overlap_scale,
     )
-
-
-def held_out(index: Index, rng: np.random.Generator, most: int) -> Without:
-    """The index without some images, at most so many, and as many as leave keys in every stratum.
-
-    Raises
-    ------
-    InvalidArgument
-        The index has too few images to hold one out.
-    """
-    count = index.manifest.images
-    images = rng.permutation(count)[: min(most, count // 2)]
-    while len(images):
-        view = without(index, np.sort(images))
-        if np.diff(view.cells[view.strata_cells]).all():
-            return view
-        images = images[:-1]
-    raise InvalidArgument("index", "expected training images of which one can be held out, got too few")
 
 
 def _row(

@@ -111,7 +111,8 @@ def build(sources: tuple[str, ...], out: Path, calibrated: bool, as_json: bool, 
 def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
     """Measure what mode hybrid gives for its work and which pictures are best, and store it in the index.
 
-    Some training images are taken out of the index for the measurement. On patches of these hybrid is
+    Some training images are taken out of the index for the measurement, those of one file of up to 64 together.
+    On patches of these hybrid is
     compared with the sum over all keys, at noise levels from 0.001 to 1; and they are reconstructed in
     several ways, at noise levels from 0.02 to 0.8, for --quality best. Several indexes of the same training
     images are compared with each other.

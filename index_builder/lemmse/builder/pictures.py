@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.builder.calibrate import held_out
+from lemmse.builder.held_out import hold_out
 from lemmse.estimator import Reconstructor
 from lemmse.index import PAPER, Calibration, Index, Pictures, Progress, Refinement
 from lemmse.index.sources import intensities
@@ -59,10 +59,10 @@ def measure_pictures(
         The index has too few images to hold one out.
     """
     rng = np.random.default_rng(seed)
-    view = held_out(index, rng, _IMAGES)
+    view, numbers = hold_out(index, rng, _IMAGES)
     reconstructor = Reconstructor(replace(view, manifest=replace(view.manifest, calibration=calibration)))
     stack = index.images()
-    images = [_middle(intensities(stack[k])) for k in view.images_out]
+    images = [_middle(intensities(stack[k])) for k in numbers]
     shares = _GAUSSIAN_SHARES if index.manifest.gaussians else (0.0,)
     ways = [PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
     rows = []
