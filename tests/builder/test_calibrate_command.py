@@ -6,13 +6,12 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from lemmse.builder.calibrate import SIGMAS, THRESHOLDS, calibrate
 from lemmse.builder.pictures import PICTURE_SIGMAS
-from lemmse.client import cli
 from lemmse.index import build, open_index
 from lemmse.index.errors import InvalidArgument
+from tests.commands import invoke
 from tests.estimator.cases import smooth
 
 TABLES = ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale")
@@ -128,11 +127,6 @@ def test_every_problem_can_be_measured(tmp_path, problem):
     assert min(row[-1] for row in curve.accuracy_db) >= 60
     for name in TABLES:
         assert np.isfinite(getattr(curve, name)).all(), name
-
-
-def invoke(*arguments):
-    result = CliRunner().invoke(cli.main, list(map(str, arguments)))
-    return result.exit_code, result.stdout, result.stderr
 
 
 def strictly(text):

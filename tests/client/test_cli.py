@@ -17,11 +17,7 @@ from lemmse.client import cli
 from lemmse.client.errors import NotFound, Unavailable
 from lemmse.client.exits import exit_status
 from lemmse.index import errors as engine
-
-
-def invoke(*arguments):
-    result = CliRunner().invoke(cli.main, list(map(str, arguments)))
-    return result.exit_code, result.stdout, result.stderr
+from tests.commands import invoke
 
 
 def test_version_and_help():
@@ -141,17 +137,17 @@ def test_a_closed_pipe_is_quiet():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_build_that_is_ended_leaves_nothing(tmp_path, number):
+def test_a_build_that_is_ended_leaves_no_index(tmp_path, number):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((60, 64, 64), np.float32))
     command = [sys.executable, "-m", "lemmse.client.cli", "build", "x.npy", "--out", "index"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
-        while not list(tmp_path.glob(".index.staging-*/*")):
+        while not list(tmp_path.glob(".index.building/*")):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (128 + number, b"")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".index.building", "x.npy"]
 
 
 def test_signals_are_given_back_and_what_is_ignored_stays_so():

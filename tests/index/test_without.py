@@ -30,6 +30,7 @@ class Case:
     pre_inverse: str = "identity"
     boundary: str = "circular"
     equal: int = 0
+    several_shards: bool = False
 
     @property
     def images(self) -> list[np.ndarray]:
@@ -49,7 +50,15 @@ class Case:
                 sources.append(folder / f"{k}.npy")
                 np.save(sources[-1], image[None])
         options = {"physics": self.physics, "pre_inverse": self.pre_inverse, "boundary": self.boundary}
-        return open_index(build(sources, folder / "index", patch_size=P, **options))
+        with pytest.MonkeyPatch.context() as patched:
+            if self.several_shards:
+                few_at_a_time(patched, keys=200)
+            return open_index(build(sources, folder / "index", patch_size=P, **options))
+
+
+def few_at_a_time(patched, keys: int) -> None:
+    """Have a build hold so many keys at a time."""
+    patched.setattr("lemmse.index.building.work.Work._held", lambda work, channels: keys)
 
 
 UNEQUAL = ((12, 9), (7, 10), (16, 16), (5, 3), (9, 9))
@@ -75,6 +84,16 @@ CASES = [
     ),
     Case("blur with equal keys", ((10, 10),) * 5, (3,), physics="blur:gaussian:1.0", equal=2),
     Case("all but one", ((8, 8),) * 4, (0, 1, 3)),
+    Case("several shards", ((12, 9), (7, 10), (16, 16), (9, 9)), (1,), several_shards=True),
+    Case("several shards of equal keys", ((12, 9),) * 6, (0, 4), equal=3, several_shards=True),
+    Case(
+        "strata in several shards",
+        ((6, 6),) * 6,
+        (0, 3),
+        physics="inpaint:random:20",
+        pre_inverse="mask",
+        several_shards=True,
+    ),
 ]
 
 
@@ -117,15 +136,20 @@ def everything(index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return keys, index.targets(0, m), index.ids(0, m)
 
 
-def cell_of_each_key(neighbours) -> dict[int, int]:
-    """Cell of each key by number, as FAISS has them."""
-    found = {}
-    for cell in range(neighbours.nlist):
-        size = neighbours.invlists.list_size(cell)
-        if size:
-            ids = faiss.rev_swig_ptr(neighbours.invlists.get_ids(cell), size)
-            found |= dict.fromkeys(ids.tolist(), cell)
-    return found
+def keys_of_cell(neighbours, cell) -> np.ndarray:
+    """The keys of a cell, as FAISS has them."""
+    lists = neighbours.invlists
+    size = lists.list_size(cell)
+    codes = (
+        faiss.rev_swig_ptr(lists.get_codes(cell), size * lists.code_size) if size else np.zeros(0, np.uint8)
+    )
+    return codes.view(np.float32).reshape(size, neighbours.d)
+
+
+def assert_same_lists(found, wanted) -> None:
+    assert found.nlist == wanted.nlist
+    for cell in range(found.nlist):
+        np.testing.assert_array_equal(keys_of_cell(found, cell), keys_of_cell(wanted, cell))
 
 
 def test_cells_and_leaves_tile_the_keys(index):
@@ -164,16 +188,18 @@ def test_patches_of_a_key_are_in_order(index):
 
 def test_neighbours_have_the_keys_of_each_cell(index):
     keys = index.keys(0, index.manifest.distinct)
-    cell = cell_of_each_key(index.neighbours)
-    assert sorted(cell) == list(range(index.manifest.distinct))
-    for number, (start, stop) in enumerate(pairwise(index.cells)):
-        assert {cell[key] for key in range(start, stop)} <= {number}
-    index.neighbours.make_direct_map()
-    np.testing.assert_array_equal(index.neighbours.reconstruct_n(0, len(keys)), keys)
+    for cell, (start, stop) in enumerate(pairwise(index.cells)):
+        # In the order of the keys, since a key is named by its cell and its place there.
+        np.testing.assert_array_equal(keys_of_cell(index.neighbours, cell), keys[start:stop])
     index.neighbours.nprobe = index.neighbours.nlist
-    squared, found = index.neighbours.search(keys[::7], 1)
+    squared, _ = index.neighbours.search(keys[::7], 1)
     assert (squared == 0).all()
-    np.testing.assert_array_equal(keys[found[:, 0]], keys[::7])
+
+
+def test_shards_are_as_many_as_are_there(case, whole):
+    folders = sorted(path.name for path in (whole.folder / "shards").iterdir())
+    assert folders == [f"{number:04}" for number in range(whole.manifest.shards)]
+    assert (whole.manifest.shards > 1) == case.several_shards
 
 
 def test_moments_of_leaves_are_those_of_the_stored_keys(index):
@@ -259,7 +285,7 @@ def test_the_same_over_many_shards(tmp_path, monkeypatch):
         np.testing.assert_array_equal(found.counts, wanted.counts)
         for a, b in zip(everything(found), everything(wanted), strict=True):
             np.testing.assert_array_equal(a, b)
-        assert cell_of_each_key(found.neighbours) == cell_of_each_key(wanted.neighbours)
+        assert_same_lists(found.neighbours, wanted.neighbours)
         for field in fields(Moments):
             a, b = (getattr(index.moments(), field.name) for index in (found, wanted))
             np.testing.assert_allclose(a, b, rtol=0, atol=16 * EPS, err_msg=field.name)
@@ -270,7 +296,7 @@ def test_without_no_image_is_the_index(whole):
     for a, b in zip(everything(view), everything(whole), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(view.leaves, whole.leaves)
-    assert cell_of_each_key(view.neighbours) == cell_of_each_key(whole.neighbours)
+    assert_same_lists(view.neighbours, whole.neighbours)
 
 
 @pytest.mark.parametrize("options", [{"mode": "exact"}, {"mode": "topk", "k": 10**6}], ids=["exact", "topk"])

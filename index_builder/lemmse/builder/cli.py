@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
@@ -16,10 +17,12 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from lemmse.builder.amounts import to_bytes
 from lemmse.builder.calibrate import calibrate as measure
 from lemmse.builder.pictures import PICTURE_SIGMAS, measure_pictures
 from lemmse.index import AUGMENTS, BOUNDARIES, EQUIVARIANCES, Calibration, Pictures, Progress, open_index
 from lemmse.index import build as build_index
+from lemmse.index import update as update_index
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.reader import Index
 
@@ -76,6 +79,18 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
 @click.option("--limit", type=int, help="Use only the first LIMIT images.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the clustering and of samples.")
 @click.option(
+    "--memory",
+    callback=to_bytes,
+    default="4GB",
+    show_default=True,
+    help="What a process of the build may hold, 1GB at least; calibrating holds all keys.",
+)
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Add the images to the index at --out, as a new version of it, built as it was.",
+)
+@click.option(
     "--calibrate/--no-calibrate",
     "calibrated",
     default=True,
@@ -83,18 +98,26 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
     help="Measure what hybrid gives for its work and which pictures are best, as lemmse calibrate does.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Describe the index in JSON.")
-def build(sources: tuple[str, ...], out: Path, calibrated: bool, as_json: bool, **options: Any) -> None:
+def build(
+    sources: tuple[str, ...], out: Path, update: bool, calibrated: bool, as_json: bool, **options: Any
+) -> None:
     """Build an index from training images.
 
     SOURCE is a folder of images or one image; a .npy or .npz file of shape (N, H, W[, C]), uint8, uint16 or
     float in [0, 1]; an idx-ubyte[.gz] file (MNIST, FashionMNIST); CIFAR-10 batches; a Zarr array; or
     sample:photos, tiles of the photographs that scikit-image ships.
+
+    A build that was ended goes on when it is started again with the same arguments.
     """
     with _progress_bar() as progress:
-        index = open_index(build_index(sources, out, progress=progress, **options))
+        if update:
+            update_index(sources, out, progress=progress, **_of_updates(options))
+        else:
+            build_index(sources, out, progress=progress, **options)
+        index = open_index(out)
         if calibrated:
             with suppress(InvalidArgument):  # there are too few images to hold one out
-                _calibrate(index, options["seed"], progress)
+                _calibrate(index, index.manifest.seed, progress)
     _describe(open_index(out), as_json)
 
 
@@ -111,11 +134,10 @@ def build(sources: tuple[str, ...], out: Path, calibrated: bool, as_json: bool, 
 def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
     """Measure what mode hybrid gives for its work and which pictures are best, and store it in the index.
 
-    Some training images are taken out of the index for the measurement, those of one file of up to 64 together.
-    On patches of these hybrid is
-    compared with the sum over all keys, at noise levels from 0.001 to 1; and they are reconstructed in
-    several ways, at noise levels from 0.02 to 0.8, for --quality best. Several indexes of the same training
-    images are compared with each other.
+    Some training images are taken out of the index for the measurement, those of one file of up to 64
+    together. On patches of these hybrid is compared with the sum over all keys, at noise levels from 0.001 to
+    1; and they are reconstructed in several ways, at noise levels from 0.02 to 0.8, for --quality best.
+    Several indexes of the same training images are compared with each other.
     """
     opened = [open_index(folder) for folder in indexes]
     measured: dict[str, Pictures] = {}
@@ -144,11 +166,22 @@ def inspect(index: Path, as_json: bool) -> None:
     _describe(open_index(index), as_json)
 
 
+def _of_updates(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that an update has; the others are as the index was built, and may not be given."""
+    context = click.get_current_context()
+    for name in options.keys() - {"memory"}:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InvalidArgument(
+                name.replace("_", "-"), "expected none with --update, which builds as the index was built"
+            )
+    return {"memory": options["memory"]}
+
+
 def _calibrate(index: Index, seed: int, progress: Progress) -> tuple[Calibration, Pictures | None]:
     """Calibrate an index and write the result into its manifest."""
     calibration = measure(index, seed=seed, progress=progress)
     manifest, pictures = index.manifest, None
-    if manifest.denoises:
+    if index.problem.denoises:
         pictures = measure_pictures(index, calibration, seed=seed, progress=progress)
     replace(manifest, calibration=calibration, pictures=pictures).write(index.folder)
     return calibration, pictures

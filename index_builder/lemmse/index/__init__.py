@@ -1,6 +1,6 @@
 """The index: image sources, patch geometry, physics, and the folder that holds the training patches."""
 
-from lemmse.index.build import AUGMENTS, EQUIVARIANCES, Progress, build
+from lemmse.index.building import AUGMENTS, EQUIVARIANCES, MEMORY, build, update
 from lemmse.index.calibration import Calibration, Plan
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
@@ -8,6 +8,7 @@ from lemmse.index.mixture import Mixture
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
 from lemmse.index.pictures import PAPER, Pictures, Refinement
+from lemmse.index.progress import Progress
 from lemmse.index.reader import Index, open_index
 from lemmse.index.strata import Strata
 
@@ -16,6 +17,7 @@ __all__ = [
     "BOUNDARIES",
     "EQUIVARIANCES",
     "FORMAT",
+    "MEMORY",
     "PAPER",
     "Basis",
     "Calibration",
@@ -32,4 +34,5 @@ __all__ = [
     "Strata",
     "build",
     "open_index",
+    "update",
 ]

@@ -5,11 +5,13 @@ component of their centroids, so that keys that follow each other in cell order 
 sum centres each run of keys on its own mean, which is what keeps its float32 products precise.
 """
 
+from collections.abc import Sequence
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SAMPLE_PER_CELL", "add", "cell_count", "empty_index", "fit", "nearest"]
+__all__ = ["SAMPLE_PER_CELL", "add", "cell_count", "empty_index", "fit", "nearest", "stack"]
 
 SAMPLE_PER_CELL = 64
 """Keys in the k-means sample, for each cell; FAISS warns below 39."""
@@ -60,6 +62,19 @@ def empty_index(centroids: NDArray[np.float32]) -> faiss.IndexIVFFlat:
     quantizer.add(centroids)
     index = faiss.IndexIVFFlat(quantizer, centroids.shape[1], len(centroids))
     index.is_trained = True
+    return index
+
+
+def stack(parts: Sequence[faiss.IndexIVFFlat]) -> faiss.IndexIVFFlat:
+    """One index over the cells of several, which each number their keys from 0; it holds no key itself."""
+    index = empty_index(np.concatenate([part.quantizer.reconstruct_n(0, part.nlist) for part in parts]))
+    lists = faiss.InvertedListsPtrVector()
+    for part in parts:
+        lists.push_back(part.invlists)
+    stacked = faiss.VStackInvertedLists(lists.size(), lists.data())
+    index.replace_invlists(stacked, False)
+    index.ntotal = sum(part.ntotal for part in parts)
+    index.referenced_objects = [*index.referenced_objects, stacked, *parts]  # FAISS does not keep them alive
     return index
 
 

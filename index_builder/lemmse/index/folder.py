@@ -3,61 +3,93 @@
     DIR/CURRENT              the version that readers open, one line
     DIR/1/manifest.json      see manifest.py; written last
     DIR/1/arrays.zarr        see store.py
-    DIR/1/neighbours.faiss   see cells.py
+    DIR/1/shards/…           the keys, see shards.py
     DIR/1/sources.json       where each training image came from
 
 A build goes to a hidden folder beside DIR, is synced to disk, and renamed.
 """
 
-import os
+import fcntl
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lemmse.index.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
+from lemmse.index.durable import sync, sync_tree, write_atomically
+from lemmse.index.errors import AlreadyExists, DataLoss, EngineError, InvalidArgument, NotFound
 from lemmse.index.manifest import MANIFEST
 
-__all__ = ["ARRAYS", "NEIGHBOURS", "SOURCES", "current_version", "publishing"]
+__all__ = ["ARRAYS", "SOURCES", "STAGED", "current_version", "next_version", "publish", "staging"]
 
 ARRAYS = "arrays.zarr"
-NEIGHBOURS = "neighbours.faiss"
 SOURCES = "sources.json"
+STAGED = "index"
+"""What is published, in the folder of a build."""
 _CURRENT = "CURRENT"
-_FIRST = "1"
+_LOCK = "lock"
 
 
 @contextmanager
-def publishing(out: Path) -> Iterator[Path]:
-    """Give an empty folder for the first version of a new index; publish it when the block ends.
+def staging(out: Path, *, update: bool) -> Iterator[Path]:
+    """Give the folder beside an index that a build works in, locked; what was done there before is kept.
 
-    When the block raises, nothing is left behind.
+    When the block raises what its caller can mend, and nothing was there before, the folder is removed.
 
     Raises
     ------
     AlreadyExists
-        There is something at `out`.
+        There is something at `out`, and no update was asked for; or another process builds there.
     InvalidArgument
         The folder that is to hold `out` is not there or cannot be written to.
     """
-    _require_free(out)
+    folder = out.parent / f".{out.name}.building"
+    if not update:
+        _require_free(out)
+    fresh = not folder.exists()
     try:
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.staging-", dir=out.parent))
+        folder.mkdir(exist_ok=True)
+        lock = (folder / _LOCK).open("a")
     except OSError as error:
         raise InvalidArgument("out", f"expected a folder to write to, got {out}: {error.strerror}") from error
-    try:
-        version = staging / _FIRST
-        version.mkdir()
-        yield version
-        (staging / _CURRENT).write_text(f"{_FIRST}\n")
-        staging.chmod(0o755)
-        _sync(staging)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyExists(f"out: another process builds {out}; wait for it, or end it") from error
+        try:
+            yield folder
+        except EngineError:
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def publish(folder: Path, out: Path, version: str) -> None:
+    """Make the version that a build finished the one that readers open, and remove the build's folder.
+
+    It may be repeated where it was cut short: readers always see the index as it was, or as it is to be.
+    """
+    staged = folder / STAGED
+    if not out.exists():
+        (staged / _CURRENT).write_text(f"{version}\n")
+        sync_tree(staged)
         _require_free(out)
-        staging.rename(out)
-        _sync_entry(out.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        staged.rename(out)
+    else:
+        if (staged / version).exists():
+            sync_tree(staged / version)
+            (staged / version).rename(out / version)
+            sync(out)
+        write_atomically(out / _CURRENT, f"{version}\n")
+        sync(out)
+    sync(out.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def next_version(path: Path) -> str:
+    """Name of the version after all that an index has."""
+    versions = [int(entry.name) for entry in path.iterdir() if entry.name.isdigit()] if path.exists() else []
+    return str(max(versions, default=0) + 1)
 
 
 def current_version(path: Path) -> tuple[str, Path]:
@@ -90,18 +122,3 @@ def _require_free(out: Path) -> None:
         raise AlreadyExists(
             f"out: expected a new folder, got {out}, which is there; remove it or choose another"
         )
-
-
-def _sync(folder: Path) -> None:
-    for root, _, files in os.walk(folder):
-        for name in files:
-            _sync_entry(Path(root, name))
-        _sync_entry(Path(root))
-
-
-def _sync_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

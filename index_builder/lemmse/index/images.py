@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BOUNDARIES", "Images"]
+__all__ = ["BOUNDARIES", "Images", "centres"]
 
 BOUNDARIES = ("circular", "reflect", "valid")
 
@@ -92,15 +92,19 @@ class Images(Generic[Pixel]):
         cut: NDArray[Pixel] = self.pixels[index].reshape(len(n), -1)
         return cut
 
-    def centres(self, p: int, boundary: str = "circular") -> NDArray[np.int64]:
-        """Positions that training patches of side p are centred at, in order."""
-        n = np.arange(self.positions)
-        if boundary != "valid":
-            return n
-        k, row, column = self.locate(n).T
-        top_left = np.stack([row, column], axis=1) - p // 2
-        inside: NDArray[np.bool_] = ((top_left >= 0) & (top_left + p <= self.sizes[k])).all(axis=1)
-        return n[inside]
+
+def centres(height: int, width: int, p: int, boundary: str = "circular") -> NDArray[np.int64]:
+    """Positions in an image that its training patches of side p are centred at, in order.
+
+    Examples
+    --------
+    >>> centres(3, 4, 3, "valid")
+    array([5, 6])
+    """
+    if boundary != "valid":
+        return np.arange(height * width)
+    row, column = (p // 2 + np.arange(max(0, length - p + 1)) for length in (height, width))
+    return (row[:, None] * width + column).ravel()
 
 
 def _wrapped(i: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:

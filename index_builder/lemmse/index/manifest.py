@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lemmse.index.calibration import Calibration
+from lemmse.index.durable import write_atomically
 from lemmse.index.errors import DataLoss, UnsupportedFormat
 from lemmse.index.pictures import Pictures
 
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 4
+FORMAT = 5
 """The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"
@@ -46,7 +47,7 @@ class Manifest:
     sources: tuple[str, ...]
     """Image sources, as given to the builder."""
     digest: str
-    """SHA-256 over dtype, sizes and pixels of the training images."""
+    """SHA-256 over dtype, pixels and sizes of the training images."""
     images: int
     """Training images, K."""
     channels: int
@@ -71,6 +72,8 @@ class Manifest:
     """Distinct keys among them, U."""
     cells: int
     """Cells that the distinct keys are searched by."""
+    shards: int
+    """Folders that the cells are stored in."""
     leaves: int
     """Groups of some tens of distinct keys, of which moments are stored."""
     strata: int
@@ -88,18 +91,11 @@ class Manifest:
     pictures: Pictures | None = None
     """Which pictures are best, where that was measured."""
 
-    @property
-    def denoises(self) -> bool:
-        """Whether A = B = I: the keys are patches of the clean images."""
-        return (self.physics, self.pre_inverse) == ("identity", "identity")
-
     def write(self, folder: Path) -> None:
         """Write the manifest into a version's folder."""
         content = asdict(self)
         content["manifest_sha256"] = _self_checksum(json.loads(json.dumps(content)))
-        staged = folder / f".{MANIFEST}"
-        staged.write_text(json.dumps(content, indent=1) + "\n")
-        staged.replace(folder / MANIFEST)  # there is always a whole one
+        write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":

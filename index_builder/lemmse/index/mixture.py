@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import cells
-from lemmse.index.patches import Patches
+from lemmse.index.corpus import Corpus
 
 __all__ = ["COMPONENTS", "Mixture", "fit_mixture"]
 
@@ -109,24 +109,24 @@ class Mixture:
 
 
 def fit_mixture(
-    patches: Patches, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
+    corpus: Corpus, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Mixture | None:
     """Fit the mixture of an index to a sample of its patches, of one stratum.
 
     None where P is too large, and where patches are their level and nothing else.
     """
-    most, constants = _NUMBERS // patches.length**2, patches.strata.constants
-    if not most or (constants is not None and constants.shape[1] == patches.length):
+    most, constants = _NUMBERS // corpus.length**2, corpus.strata.constants
+    if not most or (constants is not None and constants.shape[1] == corpus.length):
         return None
-    enough = _PATCHES_PER_AXIS * patches.length
-    components = max(1, min(COMPONENTS, most, len(patches) // enough))
-    count = min(len(patches), components * max(_PATCHES, enough))
-    rows = np.random.default_rng(seed).choice(len(patches), count, replace=False)
-    sample = np.concatenate([patches.keys(rows[i : i + _BLOCK]) for i in range(0, count, _BLOCK)])
+    enough = _PATCHES_PER_AXIS * corpus.length
+    components = max(1, min(COMPONENTS, most, len(corpus) // enough))
+    count = min(len(corpus), components * max(_PATCHES, enough))
+    rows = np.random.default_rng(seed).choice(len(corpus), count, replace=False)
+    sample = corpus.keys(rows)
     if constants is None:
         return Mixture.fit(sample, components, seed, progress)
     # Without their level patches have no variance along the constants, and no density but beside them.
-    beside = patches.strata.beside_constants.astype(np.float32)  # (P, R)
+    beside = corpus.strata.beside_constants.astype(np.float32)  # (P, R)
     mixture = Mixture.fit(sample @ beside, components, seed, progress)
     return Mixture(mixture.weights, mixture.means @ beside.T, mixture.variances, beside @ mixture.axes)
 

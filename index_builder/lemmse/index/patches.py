@@ -1,4 +1,4 @@
-"""The translated training patches of an index, cut and whitened when they are asked for."""
+"""The translated training patches of a block of images, cut and whitened when they are asked for."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,21 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import store
-from lemmse.index.errors import InvalidArgument
-from lemmse.index.images import Images
+from lemmse.index.images import Images, centres
 from lemmse.index.physics import InverseProblem
-from lemmse.index.strata import Strata, find_strata
-from lemmse.index.symmetries import SYMMETRIES, apply, origin
+from lemmse.index.strata import Layout, Strata
+from lemmse.index.symmetries import apply, origin
 
 __all__ = ["Patches"]
 
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """The M training patches, numbered by image, symmetry, row and column."""
+    """Training patches, numbered by image, symmetry, row and column."""
 
+    first_image: int
+    """Number of the first of the images among all."""
     clean: Images[np.float32]
-    """The training images x, or all symmetric copies of the first, of the second, and so on."""
+    """The images x, or all symmetric copies of the first, of the second, and so on."""
     symmetries: int
     """How many copies there are of each image: itself, or all."""
     measured: Images[Any]
@@ -38,45 +39,44 @@ class Patches:
     def of(
         cls,
         problem: InverseProblem,
-        clean: Images[np.float32],
+        images: Images[np.float32],
+        first_image: int,
+        layout: Layout,
+        symmetries: int,
         p: int,
         boundary: str,
-        *,
-        equivariance: str,
-        augment: str,
-    ) -> tuple["Patches", float]:
-        """The patches of training images, and the condition number of their noise."""
-        symmetries = len(SYMMETRIES) if augment == "dihedral" else 1
+    ) -> "Patches":
+        """The patches of some images, of sizes that were laid out."""
+        clean = images
         if symmetries > 1:
-            clean = Images.stack(apply(clean[k], s) for k in range(len(clean)) for s in range(symmetries))
-        for size in np.unique(clean.sizes, axis=0):
-            problem.check((*size.tolist(), clean.pixels.shape[1]))
-        measured = Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean)))
-        n = clean.centres(p, boundary)
-        if not len(n):
-            height, width = clean.sizes.max(axis=0)
-            raise InvalidArgument(
-                "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
-            )
-        strata, stratum, condition = find_strata(problem, clean, n, p, boundary, equivariance)
-        return cls(clean, symmetries, measured, n, strata, stratum, p, boundary), condition
+            clean = Images.stack(apply(images[k], s) for k in range(len(images)) for s in range(symmetries))
+        sizes = [(height, width) for height, width in clean.sizes.tolist()]
+        own = {size: centres(*size, p, boundary) for size in dict.fromkeys(sizes)}
+        return cls(
+            first_image=first_image,
+            clean=clean,
+            symmetries=symmetries,
+            measured=Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean))),
+            n=np.concatenate([first + own[size] for first, size in zip(clean.first, sizes, strict=False)]),
+            strata=layout.strata,
+            stratum=np.concatenate([layout.numbers[size] for size in sizes]),
+            p=p,
+            boundary=boundary,
+        )
 
     def __len__(self) -> int:
-        """Number of patches, M."""
+        """Number of patches."""
         return len(self.n)
-
-    @property
-    def length(self) -> int:
-        """Length of a key, P."""
-        return int(self.strata.scale.shape[1])
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Keys v of patches by number, white, (len(rows), P)."""
-        patches = self._cut(rows)
-        white = np.empty(patches.shape, np.float32)
-        for stratum in np.unique(self.stratum[rows]):
-            own = self.stratum[rows] == stratum
-            white[own] = self.strata.whiten(patches[own], stratum)
+        white = np.empty((len(rows), self.strata.scale.shape[1]), np.float32)
+        for start in range(0, len(rows), store.CHUNK):
+            some, out = rows[start : start + store.CHUNK], white[start : start + store.CHUNK]
+            patches, stratum = self._cut(some), self.stratum[some]
+            for number in np.unique(stratum):
+                own = stratum == number
+                out[own] = self.strata.whiten(patches[own], number)
         white += np.float32(0)  # −0 becomes 0, so that equal keys have equal bytes
         return white
 
@@ -93,8 +93,8 @@ class Patches:
         """Training image, row and column of the centres of patches by number, (len(rows), 3)."""
         copy, row, column = self.clean.locate(self.n[rows]).T
         image, symmetry = np.divmod(copy, self.symmetries)
-        size = self.clean.sizes[image * self.symmetries]
-        return np.stack([image, *origin(symmetry, row, column, size)], axis=1).astype(np.int32)
+        place = origin(symmetry, row, column, self.clean.sizes[image * self.symmetries])
+        return np.stack([self.first_image + image, *place], axis=1).astype(np.int32)
 
     def symmetry(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Number of the symmetric copy that patches were cut from, (len(rows),)."""

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from lemmse.index import store
 from lemmse.index.errors import DataLoss, UnsupportedFormat
-from lemmse.index.folder import ARRAYS, NEIGHBOURS, SOURCES, current_version
+from lemmse.index.folder import ARRAYS, SOURCES, current_version
 from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
 from lemmse.index.mixture import Mixture
 from lemmse.index.moments import Basis, Moments
 from lemmse.index.physics import InverseProblem
+from lemmse.index.shards import Shards, folder_of
 from lemmse.index.sources import intensities
 from lemmse.index.strata import Strata
 
@@ -42,51 +43,52 @@ class Index:
     @cached_property
     def problem(self) -> InverseProblem:
         """The inverse problem that it was built for."""
-        stored = {name: np.asarray(array[:]) for name, array in self._members("physics").items()}
+        stored = store.read_group(self._arrays, "physics")
         return InverseProblem.restore(self.manifest.physics, self.manifest.pre_inverse, stored)
 
     @cached_property
     def strata(self) -> Strata:
         """The strata of its keys."""
-        arrays = {name: np.asarray(array[:]) for name, array in self._members("strata").items()}
+        arrays = store.read_group(self._arrays, "strata")
         return Strata(arrays["scale"], arrays.get("whitener"), arrays.get("constants"))
 
     @cached_property
     def strata_cells(self) -> NDArray[np.int64]:
         """First cell of each stratum, and the number of cells, (S + 1,)."""
-        return np.asarray(self._members("strata")["cells"][:])
+        return store.read_all(self._arrays, "strata/cells")
 
     @cached_property
     def cells(self) -> NDArray[np.int64]:
         """First key of each cell, and the number of keys, (cells + 1,)."""
-        return np.asarray(self._members("cells")["keys"][:])
+        return self._shards.edges("cells/keys")
 
     @cached_property
     def cell_leaves(self) -> NDArray[np.int64]:
         """First leaf of each cell, and the number of leaves, (cells + 1,)."""
-        return np.asarray(self._members("cells")["leaves"][:])
+        return self._shards.edges("cells/leaves")
 
     @cached_property
     def leaves(self) -> NDArray[np.int64]:
         """First key of each leaf, and the number of keys, (leaves + 1,)."""
-        return np.asarray(self._members("leaves")["keys"][:])
+        return self._shards.edges("leaves/keys")
 
     @cached_property
     def basis(self) -> Basis:
         """The principal axes that the moments of the leaves are along."""
-        return Basis(**{name: np.asarray(array[:]) for name, array in self._members("basis").items()})
+        return Basis(**store.read_group(self._arrays, "basis"))
 
     def moments(self) -> Moments:
         """Moments of the leaves."""
-        arrays = self._members("leaves")
-        return Moments(**{field.name: np.asarray(arrays[field.name][:]) for field in fields(Moments)})
+        return Moments(
+            **{field.name: self._shards.read_all(f"leaves/{field.name}") for field in fields(Moments)}
+        )
 
     @cached_property
     def mixture(self) -> Mixture | None:
         """The mixture of Gaussians that was fitted to the patches, where there is one."""
         if not self.manifest.gaussians:
             return None
-        return Mixture(**{name: np.asarray(array[:]) for name, array in self._members("mixture").items()})
+        return Mixture(**store.read_group(self._arrays, "mixture"))
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
@@ -94,18 +96,22 @@ class Index:
         height, width = self._sizes[0].tolist() if (self._sizes == self._sizes[0]).all() else (0, 0)
         return height, width
 
+    def image(self, k: int) -> NDArray[Any]:
+        """A training image, in the source's dtype, (H, W, C)."""
+        start, stop = self._first_pixels[k : k + 2].tolist()
+        return store.read(self._arrays, "images/pixels", start, stop).reshape(*self._sizes[k], -1)
+
     def images(self) -> Images[Any]:
         """The training images, in the source's dtype."""
-        return Images(np.asarray(self._members("images")["pixels"][:]), self._sizes)
+        return Images(store.read_all(self._arrays, "images/pixels"), self._sizes)
 
     @cached_property
     def _arrays(self) -> zarr.Group:
         return store.open_arrays(self.folder / ARRAYS)
 
-    def _members(self, name: str) -> dict[str, "zarr.Array[Any]"]:
-        """The arrays of a group by name; none where there is no such group."""
-        group = self._arrays.get(name)
-        return dict(group.arrays()) if isinstance(group, zarr.Group) else {}
+    @cached_property
+    def _shards(self) -> Shards:
+        return Shards([folder_of(self.folder, number) for number in range(self.manifest.shards)])
 
     @property
     def patch_length(self) -> int:
@@ -114,12 +120,12 @@ class Index:
 
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
         """Distinct keys v in leaf order, float32, shape (stop − start, P)."""
-        return store.read(self._arrays, "keys", start, stop)
+        return self._shards.read("keys", start, stop)
 
     @cached_property
     def counts(self) -> NDArray[np.integer]:
         """How many training patches have each key, (U,)."""
-        return store.read(self._arrays, "counts", 0, self.manifest.distinct)
+        return self._shards.read("counts", 0, self.manifest.distinct)
 
     @cached_property
     def copies(self) -> NDArray[np.int64]:
@@ -131,17 +137,17 @@ class Index:
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
         """Targets t of training patches in the order of their keys, float32, shape (stop − start, C)."""
-        return store.read(self._arrays, "targets", start, stop)
+        return self._shards.read("targets", start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
         """Training image, row and column of patches in the order of their keys, shape (stop − start, 3)."""
-        return store.read(self._arrays, "ids", start, stop)
+        return self._shards.read("ids", start, stop)
 
     def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Which copy of the image these were cut from, see `symmetries.py`, shape (stop − start,)."""
         if self.manifest.augment == "none":
             return np.zeros(stop - start, np.uint8)
-        return store.read(self._arrays, "symmetries", start, stop)
+        return self._shards.read("symmetries", start, stop)
 
     def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
         """A pixel of a training image, intensities, shape (C,)."""
@@ -151,7 +157,7 @@ class Index:
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
         """Heights and widths of the training images, (K, 2)."""
-        return np.asarray(self._members("images")["sizes"][:])
+        return store.read_all(self._arrays, "images/sizes")
 
     @cached_property
     def _first_pixels(self) -> NDArray[np.int64]:
@@ -166,8 +172,8 @@ class Index:
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVFFlat:
-        """The FAISS index; it numbers the keys in leaf order."""
-        return faiss.read_index(str(self.folder / NEIGHBOURS))
+        """The FAISS index over all cells; a key is named by its cell and its place there."""
+        return self._shards.neighbours()
 
 
 def open_index(path: str | os.PathLike[str]) -> Index:

@@ -1,24 +1,19 @@
-"""The Zarr arrays of an index version: names, shapes, codecs.
+"""The Zarr arrays of an index version: how they are laid out on disk.
 
     images/pixels  (N, C)  source dtype  the pixels of all training images, see images.py
     images/sizes   (K, 2)  int64         their heights and widths
-    keys           (U, P)  float32       the distinct v_km, in leaf order, which is within cell order
-    counts         (U,)    int32         how many training patches have each
-    targets        (M, C)  float32       t_km, the clean centre pixels, in the order of the keys
-    ids            (M, 3)  int32         training image, row, column of each patch, in the same order
-    symmetries     (M,)    uint8         the copy of the image that it was cut from, see symmetries.py; only
-                                         where there is more than one
-    cells/keys     (n+1,)  int64         cell c holds the keys cells/keys[c] … cells/keys[c + 1] − 1
-    cells/leaves   (n+1,)  int64         and the leaves cells/leaves[c] … cells/leaves[c + 1] − 1
-    leaves/keys    (L+1,)  int64         leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
-    leaves/…       (L, …)  float32       moments of the leaves, see moments.py
+    strata/cells   (S+1,)  int64         stratum s holds the cells strata/cells[s] … strata/cells[s + 1] − 1
+    strata/…               float64       see strata.py
     basis/…                float32       the principal axes that the moments are along, see moments.py
     mixture/…      (G, …)  float32       the Gaussians of a mixture, see mixture.py; only where A = B = I
+    physics/…              float64       what a FILE held
 
-Every chunk is compressed by Zstandard with its checksum, so that Zarr itself notices a flipped bit; the
-chunks lie in few large shards, so that a version is some tens of files whatever its size.
+The keys lie in shards of their own, see shards.py. Every chunk is compressed by Zstandard with its
+checksum, so that Zarr itself notices a flipped bit; the chunks lie in few large shards, so that a version
+is some tens of files whatever its size.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +22,20 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import ZstdCodec
 
-__all__ = ["CHUNK", "SHARD", "create", "create_array", "open_arrays", "read"]
+__all__ = [
+    "CHUNK",
+    "SHARD",
+    "create",
+    "create_array",
+    "dtype",
+    "open_arrays",
+    "read",
+    "read_all",
+    "read_group",
+    "rows",
+    "write",
+    "write_blocks",
+]
 
 CHUNK = 16_384
 """Rows in a chunk, the unit of reading."""
@@ -52,17 +60,75 @@ def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DT
         chunks=(chunk, *shape[1:]),
         shards=(shard, *shape[1:]),
         compressors=ZstdCodec(level=1, checksum=True),
+        overwrite=True,  # what an ended build left of it
     )
 
 
-def open_arrays(path: Path) -> zarr.Group:
-    """Open a group for reading."""
-    return zarr.open_group(store=str(path), mode="r")
+def write(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+    """Create an array in a group and fill it, shard by shard."""
+    array = create_array(group, name, values.shape, values.dtype)
+    for start in range(0, len(values), SHARD):
+        array[start : start + SHARD] = values[start : start + SHARD]
+
+
+def write_blocks(group: zarr.Group, name: str, blocks: Iterable[NDArray[Any]]) -> None:
+    """Create an array of rows that come in blocks of any length, and fill it, shard by shard."""
+    array: zarr.Array[Any] | None = None
+    held: list[NDArray[Any]] = []
+
+    def flush(count: int) -> None:
+        nonlocal array, held
+        rows = np.concatenate(held)
+        held = [rows[count:]]
+        if array is None:
+            array = create_array(group, name, (count, *rows.shape[1:]), rows.dtype)
+        else:
+            array.resize((array.shape[0] + count, *rows.shape[1:]))
+        array[array.shape[0] - count :] = rows[:count]
+
+    for block in blocks:
+        held.append(block)
+        while (count := sum(map(len, held))) >= SHARD:
+            flush(min(count, SHARD))
+    if count := sum(map(len, held)):
+        flush(count)
+
+
+def open_arrays(path: Path, *, writing: bool = False) -> zarr.Group:
+    """Open a group, for reading unless told otherwise."""
+    return zarr.open_group(store=str(path), mode="r+" if writing else "r")
 
 
 def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
     """Rows start … stop − 1 of an array."""
+    return np.asarray(_array(group, name)[start:stop])
+
+
+def read_all(group: zarr.Group, name: str) -> NDArray[Any]:
+    """All rows of an array."""
+    return np.asarray(_array(group, name)[:])
+
+
+def read_group(group: zarr.Group, name: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a group within; none where there is no such group."""
+    inner = group.get(name)
+    if not isinstance(inner, zarr.Group):
+        return {}
+    return {name: np.asarray(array[:]) for name, array in inner.arrays()}
+
+
+def dtype(group: zarr.Group, name: str) -> str:
+    """Element type of an array."""
+    return str(_array(group, name).dtype)
+
+
+def rows(group: zarr.Group, name: str) -> int:
+    """Number of rows of an array."""
+    return int(_array(group, name).shape[0])
+
+
+def _array(group: zarr.Group, name: str) -> "zarr.Array[Any]":
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise KeyError(name)
-    return np.asarray(array[start:stop])
+    return array

@@ -17,17 +17,20 @@ only if both observe the same ones: a query belongs to the stratum of its own pa
 counts for every query, each with the density of its own stratum.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
+from lemmse.index import store
 from lemmse.index.errors import InvalidArgument
-from lemmse.index.images import Images
+from lemmse.index.images import Images, centres
 from lemmse.index.physics import InverseProblem
 
-__all__ = ["Strata", "find_strata"]
+__all__ = ["Layout", "Strata", "lay_out"]
 
 _ROUNDING = 1e-9
 """What a constant image may be off by, of its level, once it was measured and pre-inverted."""
@@ -43,6 +46,13 @@ class Strata:
     """W with W S Wᵀ = I, (P, P), where B is a convolution."""
     constants: NDArray[np.float64] | None
     """E, what a 1 in each channel of x adds to a white patch, (P, C), where patches lose their level."""
+
+    def write(self, group: zarr.Group) -> None:
+        """Store them."""
+        for field in fields(self):
+            array = getattr(self, field.name)
+            if array is not None:
+                store.write(group, f"strata/{field.name}", array)
 
     def __len__(self) -> int:
         """Number of strata, S."""
@@ -148,34 +158,50 @@ class Strata:
         return {row.tobytes(): number for number, row in enumerate(self.scale)}
 
 
-def find_strata(
+@dataclass(frozen=True)
+class Layout:
+    """Which stratum every patch of the training images is in: that depends on their sizes only."""
+
+    strata: Strata
+    channels: int
+    """Channels of the images, C."""
+    numbers: Mapping[tuple[int, int], NDArray[np.int64]]
+    """Stratum of each patch of an image, by height and width of the image."""
+    condition: float
+    """Condition number of S; 1 without a convolution."""
+
+
+def lay_out(
     problem: InverseProblem,
-    images: Images[np.float32],
-    n: NDArray[np.int64],
+    sizes: Sequence[tuple[int, int]],
+    channels: int,
     p: int,
     boundary: str,
     equivariance: str,
-) -> tuple[Strata, NDArray[np.int64], float]:
-    """Tell the strata of the training patches at positions n.
-
-    Returns
-    -------
-    the strata, the stratum of each position (len(n),), the condition number of S (1 without a convolution)
+) -> Layout:
+    """Tell the strata of the training patches of images of these sizes.
 
     Raises
     ------
     InvalidArgument
-        B is a convolution, and the images differ in size or the noise cannot be whitened; or a constant is
-        not seen the same at every position, where the estimator is to commute with offsets.
+        A size cannot be meant, or none has a patch; B is a convolution, and the images differ in size or the
+        noise cannot be whitened; or a constant is not seen the same at every position, where the estimator is
+        to commute with offsets.
     """
-    channels = images.pixels.shape[1]
-    p_length = p * p * channels
-    sizes, size_of = np.unique(images.sizes, axis=0, return_inverse=True)
-    shapes = [(int(height), int(width), channels) for height, width in sizes]
+    shapes = [(height, width, channels) for height, width in sizes]
+    for shape in shapes:
+        problem.check(shape)
+    own = [centres(height, width, p, boundary) for height, width in sizes]
+    if not sum(map(len, own)):
+        height, width = np.max(sizes, axis=0)
+        raise InvalidArgument(
+            "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
+        )
     constants = _constants(problem, shapes[0], p) if equivariance == "offset" else None
-    one, same = np.ones((1, p_length)), np.zeros(len(n), np.int64)
+    one = np.ones((1, p * p * channels))
+    same = {size: np.zeros(len(n), np.int64) for size, n in zip(sizes, own, strict=True)}
     if problem.white:
-        return Strata(one, None, constants), same, 1.0
+        return Layout(Strata(one, None, constants), channels, same, 1.0)
     if problem.stationary:
         if len(shapes) > 1:
             raise InvalidArgument(
@@ -184,16 +210,15 @@ def find_strata(
             )
         white = problem.whitening(shapes[0], p)
         constants = None if constants is None else white.matrix @ constants
-        return Strata(one, white.matrix, constants), same, white.condition
+        return Layout(Strata(one, white.matrix, constants), channels, same, white.condition)
     # A pattern for each position of each size; equal patterns are one stratum.
-    diagonals = [Images.stack([problem.scale(shape)]) for shape in shapes]
-    patterns = [d.patches(np.arange(d.positions), p, boundary) for d in diagonals]
-    first = np.cumsum([0, *(len(rows) for rows in patterns)])
-    image = images.locate(n)[:, 0]
-    row = first[size_of[image]] + n - images.first[image]
-    used, row = np.unique(row, return_inverse=True)
-    scale, number = np.unique(np.concatenate(patterns)[used], axis=0, return_inverse=True)
-    return Strata(scale, None, None), number.reshape(-1)[row], 1.0
+    patterns = [
+        Images.stack([problem.scale(shape)]).patches(n, p, boundary)
+        for shape, n in zip(shapes, own, strict=True)
+    ]
+    scale, number = np.unique(np.concatenate(patterns), axis=0, return_inverse=True)
+    parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own])[:-1])
+    return Layout(Strata(scale, None, None), channels, dict(zip(sizes, parts, strict=True)), 1.0)
 
 
 def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:

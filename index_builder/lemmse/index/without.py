@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import cells, store
+from lemmse.index.corpus import Corpus
 from lemmse.index.images import Images
 from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Moments
-from lemmse.index.patches import Patches
 from lemmse.index.reader import Index
 from lemmse.index.sources import intensities
 
@@ -105,15 +105,18 @@ class Without(Index):
             return None
         manifest, stack = self.manifest, self.images()
         left = np.setdiff1d(np.arange(len(stack)), self.images_out)
-        patches, _ = Patches.of(
+        corpus = Corpus.of(
             self.problem,
-            Images.stack(intensities(stack[k]) for k in left),
-            manifest.patch_size,
-            manifest.boundary,
+            lambda first, end: Images.stack(intensities(stack[k]) for k in left[first:end]),
+            stack.sizes[left],
+            manifest.channels,
+            patch_size=manifest.patch_size,
+            boundary=manifest.boundary,
             equivariance=manifest.equivariance,
             augment=manifest.augment,
+            block=store.SHARD,
         )
-        return fit_mixture(patches, manifest.seed)
+        return fit_mixture(corpus, manifest.seed)
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         """Ranges of whole leaves, some shard of keys each."""

@@ -126,7 +126,7 @@ class Local:
             The index was built for another problem than denoising.
         """
         manifest = self.index.manifest
-        if not manifest.denoises:
+        if not self.index.problem.denoises:
             raise InvalidArgument(
                 argument,
                 f"{what} needs an index of physics identity and pre-inverse identity, got an index of "

@@ -336,7 +336,7 @@ class Reconstructor:
     def _best(self, measurement: Measurement) -> Refinement:
         """What was found best for the noise of a measurement."""
         manifest = self.index.manifest
-        if not manifest.denoises:
+        if not self.index.problem.denoises:
             return PAPER  # there is nothing else
         if manifest.pictures is None:
             raise InvalidArgument(

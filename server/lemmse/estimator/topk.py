@@ -60,6 +60,11 @@ class Neighbours:
         sizes = [self.index.invlists.list_size(cell) for cell in range(self.index.nlist)]
         return np.array([*sizes, 0], np.int64)
 
+    @cached_property
+    def _edges(self) -> NDArray[np.int64]:
+        """First key of each cell, their number, and what stands for no cell."""
+        return np.concatenate([[0], np.cumsum(self._sizes)])
+
     def search(
         self, u: NDArray[np.float32], k: int, nprobe: int, stratum: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
@@ -83,10 +88,11 @@ class Neighbours:
             faiss.swig_ptr(u),
             k,
             *(faiss.swig_ptr(x) for x in (cells, of_cells, squared, found)),
-            False,
+            True,  # a key is its cell and its place there
             faiss.IVFSearchParameters(nprobe=cells.shape[1]),
         )
-        return squared, found, touched
+        cell, place = found >> 32, found & 0xFFFFFFFF
+        return squared, np.where(found < 0, -1, self._edges[cell] + place), touched
 
     def search_weighted(self, keys: Keys, queries: Queries, k: int, nprobe: int) -> Found:
         """Find the k keys of largest log w, where each query has a precision for each coordinate."""
@@ -98,10 +104,9 @@ class Neighbours:
         )
         best = torch.full((len(u), k), -torch.inf, dtype=torch.float64, device=u.device)
         key = torch.full((len(u), k), -1, device=u.device)
-        edges = np.cumsum([0, *self._sizes])  # first key of each cell
         for cell in np.unique(cells[cells >= 0]):
             rows = torch.from_numpy(np.flatnonzero((cells == cell).any(axis=1))).to(u.device)
-            tile = keys.run(int(edges[cell]), int(edges[cell + 1]))
+            tile = keys.run(int(self._edges[cell]), int(self._edges[cell + 1]))
             scores, of_query = queries.rows(rows).scorer(tile.features.shape[1])(tile)
             candidates = torch.cat([best[rows], (scores + of_query[:, None]) / LOG2_E], dim=1)
             numbers = torch.arange(tile.first, tile.first + scores.shape[1], device=u.device)

@@ -1,5 +1,6 @@
 """The inverse problem of an index: the operators that its two specifications name."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,19 @@ class InverseProblem:
             The identity returns y itself.
         """
         return self._backward.apply(y)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the specifications and the arrays."""
+        digest = hashlib.sha256(f"{self.physics} {self.pre_inverse}".encode())
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def denoises(self) -> bool:
+        """Whether A = B = I: the keys are patches of the clean images."""
+        return (self.physics, self.pre_inverse) == ("identity", "identity")
 
     @property
     def white(self) -> bool:

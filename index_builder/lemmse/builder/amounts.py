@@ -1,0 +1,27 @@
+"""Amounts of memory, as people write them."""
+
+import re
+
+import click
+
+__all__ = ["to_bytes"]
+
+_UNITS = {"": 1} | {
+    f"{letter}{suffix}": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for suffix, base in (("", 1000), ("B", 1000), ("IB", 1024))
+}
+
+
+def to_bytes(context: click.Context | None, parameter: click.Parameter | None, text: str) -> int:
+    """Read a number of bytes, or of kB, MB, GB, TB, KiB, MiB, GiB, TiB; a callback of click.
+
+    Examples
+    --------
+    >>> [to_bytes(None, None, text) for text in ("2GB", "1.5 MiB", "300")]
+    [2000000000, 1572864, 300]
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    if found is None or found[2].upper() not in _UNITS:
+        raise click.BadParameter(f"expected a number of bytes, as 300MB, 2GB or 1.5GiB, got {text!r}")
+    return int(float(found[1]) * _UNITS[found[2].upper()])

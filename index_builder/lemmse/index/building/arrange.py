@@ -1,0 +1,165 @@
+"""Arrange a shard: gather the patches of some cells, cut these into leaves, and write it all."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index import cells, leaves, shards, store
+from lemmse.index.building.assign import Assignment
+from lemmse.index.corpus import Corpus
+from lemmse.index.distinct import first_equal
+from lemmse.index.moments import Basis, Moments
+
+__all__ = ["Gathered", "gather", "write_shard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The patches of some cells, by cell; those of one key are neighbours, ascending."""
+
+    v: NDArray[np.float32]
+    """Distinct keys, by cell, (U, P)."""
+    cells: NDArray[np.int64]
+    """First of the keys of each cell, and U."""
+    copies: NDArray[np.int64]
+    """First of the patches of each key, and M, (U + 1,)."""
+    columns: dict[str, NDArray[Any]]
+    """Targets, ids and symmetries of the patches, each of M rows."""
+
+
+def gather(
+    corpus: Corpus, assigned: Callable[[int], Assignment], first: int, end: int, held: int
+) -> Gathered:
+    """Gather the patches of the cells first … end − 1, so many keys at a time."""
+    keys: list[NDArray[np.float32]] = []
+    key_cells: list[NDArray[np.int64]] = []
+    key_of: list[NDArray[np.int64]] = []
+    columns: dict[str, list[NDArray[Any]]] = {"targets": [], "ids": []}
+    if corpus.symmetries > 1:
+        columns["symmetries"] = []
+    known = 0
+    for block in range(len(corpus.blocks) - 1):
+        edges = assigned(block).edges[first : end + 1]
+        if edges[0] == edges[-1]:
+            continue
+        patches = corpus.block(block)
+        rows = assigned(block).rows(edges[0], edges[-1])
+        cell = np.repeat(np.arange(first, end), np.diff(edges))
+        for start in range(0, len(rows), held):
+            some, own = rows[start : start + held], cell[start : start + held]
+            v = patches.keys(some)
+            same_as = first_equal(v, own)
+            new, number = np.unique(same_as, return_inverse=True)
+            keys.append(v[new])
+            key_cells.append(own[new])
+            key_of.append(known + number)
+            known += len(new)
+            columns["targets"].append(patches.targets(some))
+            columns["ids"].append(patches.ids(some))
+            if corpus.symmetries > 1:
+                columns["symmetries"].append(patches.symmetry(some))
+    v, cell = np.concatenate(keys), np.concatenate(key_cells)
+    del keys
+    same_as = first_equal(v, cell)
+    distinct = np.flatnonzero(same_as == np.arange(len(v)))
+    order = distinct[np.argsort(cell[distinct], kind="stable")]
+    place = np.empty(len(v), np.int64)
+    place[order] = np.arange(len(order))
+    of_key = place[same_as][np.concatenate(key_of)]
+    by_key = np.argsort(of_key, kind="stable")
+    return Gathered(
+        v=v[order],
+        cells=np.searchsorted(cell[order], np.arange(first, end + 1)),
+        copies=np.searchsorted(of_key[by_key], np.arange(len(order) + 1)),
+        columns={name: np.concatenate(parts)[by_key] for name, parts in columns.items()},
+    )
+
+
+def write_shard(
+    folder: Path, gathered: Gathered, centroids: NDArray[np.float32], basis: Basis, seed: int, held: int
+) -> int:
+    """Cut the cells into leaves and write a shard; gives the number of leaves."""
+    order, leaf_keys, cell_leaves = _cut_leaves(gathered, basis, seed)
+    counts = np.diff(gathered.copies)[order]
+    copies = np.concatenate([[0], np.cumsum(counts)])
+    by_copy = np.arange(copies[-1]) + np.repeat(gathered.copies[order] - copies[:-1], counts)
+    v = gathered.v[order]
+    columns = {name: column[by_copy] for name, column in gathered.columns.items()}
+    folder.mkdir(parents=True)
+    group = store.create(folder / shards.ARRAYS)
+    store.write(group, "keys", v)
+    store.write(group, "counts", counts.astype(np.int32))
+    for name, column in columns.items():
+        store.write(group, name, column)
+    store.write(group, "cells/keys", gathered.cells)
+    store.write(group, "cells/leaves", cell_leaves)
+    store.write(group, "leaves/keys", leaf_keys)
+    parts = []
+    for first, end in _runs(leaf_keys, held):
+        start, stop = leaf_keys[[first, end]].tolist()
+        t = columns["targets"][copies[start] : copies[stop]]
+        edges, own = leaf_keys[first : end + 1] - start, copies[start : stop + 1] - copies[start]
+        parts.append(Moments.of(basis.rotate(v[start:stop]), t, edges, own))
+    moments = Moments.join(parts)
+    for field in fields(Moments):
+        store.write(group, f"leaves/{field.name}", getattr(moments, field.name))
+    index = cells.empty_index(centroids)
+    cells.add(index, v, 0, np.repeat(np.arange(len(centroids)), np.diff(gathered.cells)))
+    path = folder / shards.NEIGHBOURS
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        # FAISS has no class for it; Zarr, which wrote before, raises OSError by itself.
+        raise OSError(f"cannot write {path.name}; is the disk full?") from error
+    return len(leaf_keys) - 1
+
+
+def _cut_leaves(
+    gathered: Gathered, basis: Basis, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Cut the cells into leaves.
+
+    Returns
+    -------
+    key at each place of the order by cell and leaf (U,), first place of each leaf and U, first leaf of each
+    cell and their number
+    """
+    order = np.arange(len(gathered.v))
+    sizes: list[NDArray[np.int64]] = []  # of the leaves of each cell
+
+    def cut(start: int, stop: int) -> NDArray[np.int64]:
+        if start == stop:  # k-means may leave a cell empty
+            return np.zeros(0, np.int64)
+        return leaves.split(basis.rotate(gathered.v[start:stop]), seed)
+
+    # Cells are small: one thread for each is faster than all threads for one after the other.
+    with ThreadPoolExecutor(
+        faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
+    ) as pool:
+        for start, leaf in zip(
+            gathered.cells, pool.map(cut, gathered.cells[:-1], gathered.cells[1:]), strict=False
+        ):
+            order[start : start + len(leaf)] = start + np.argsort(leaf, kind="stable")
+            sizes.append(np.bincount(leaf))
+    return (
+        order,
+        np.concatenate([[0], *sizes]).cumsum(),
+        np.array([0, *map(len, sizes)]).cumsum(),
+    )
+
+
+def _runs(leaf_keys: NDArray[np.int64], held: int) -> list[tuple[int, int]]:
+    """Ranges of whole leaves, so many keys each, or one leaf."""
+    edges = [0]
+    while edges[-1] < len(leaf_keys) - 1:
+        first = edges[-1]
+        end = int(np.searchsorted(leaf_keys, leaf_keys[first] + held, side="right")) - 1
+        edges.append(max(first + 1, end))
+    return list(pairwise(edges))

@@ -1,0 +1,71 @@
+"""Assign the patches of a block of images to cells: the first of the two passes over all patches."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index import cells, store
+from lemmse.index.building.groundwork import Groundwork
+from lemmse.index.distinct import first_equal
+from lemmse.index.patches import Patches
+
+__all__ = ["Assignment", "assign"]
+
+
+class Assignment:
+    """The patches of a block by cell, as they lie in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    block : int
+        Number of the block.
+    """
+
+    def __init__(self, folder: Path, block: int) -> None:
+        self._edges = folder / f"{block:06}.edges.npy"
+        self._rows = folder / f"{block:06}.rows.npy"
+
+    @property
+    def done(self) -> bool:
+        """Whether it is there."""
+        return self._edges.exists()
+
+    @property
+    def edges(self) -> NDArray[np.int64]:
+        """First place of each cell, and the number of patches of the block, (n + 1,)."""
+        edges: NDArray[np.int64] = np.load(self._edges)
+        return edges
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Numbers in the block of the patches at places start … stop − 1, those of one cell ascending."""
+        rows = np.load(self._rows, mmap_mode="r")[start:stop]
+        return np.asarray(rows, np.int64)
+
+    def write(self, cell: NDArray[np.int64], count: int) -> None:
+        """Store the cell of each patch, of so many cells."""
+        order = np.argsort(cell, kind="stable")
+        edges = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
+        for path, array in ((self._rows, order.astype(np.uint32)), (self._edges, edges)):  # the edges last
+            staged = path.with_suffix(".new")
+            with staged.open("wb") as file:
+                np.save(file, array)
+            staged.replace(path)
+
+
+def assign(patches: Patches, groundwork: Groundwork) -> NDArray[np.int64]:
+    """The cell of each patch, (len(patches),)."""
+    cell = np.empty(len(patches), np.int64)
+    for start in range(0, len(patches), store.CHUNK):
+        rows = np.arange(start, min(start + store.CHUNK, len(patches)))
+        v, stratum = patches.keys(rows), patches.stratum[rows]
+        # Equal keys are looked up once, and can come to no two cells.
+        first = first_equal(v, stratum)
+        for number in np.unique(stratum):
+            own = np.flatnonzero((stratum == number) & (first == np.arange(len(rows))))
+            begin, end = groundwork.strata_cells[number : number + 2]
+            cell[rows[own]] = begin + cells.nearest(v[own], groundwork.centroids[begin:end])
+        cell[rows] = cell[rows[first]]
+    return cell

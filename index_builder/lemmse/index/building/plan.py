@@ -1,0 +1,71 @@
+"""What a build was asked for: the same plan, for the same images, gives the same index."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+
+from lemmse.index.durable import write_atomically
+from lemmse.index.errors import InvalidArgument
+from lemmse.index.manifest import FORMAT
+
+__all__ = ["Plan"]
+
+_FILE = "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The arguments of a build, and what else its index depends on."""
+
+    kept: tuple[str, ...] = ()
+    """Sources of the images of the version that is added to."""
+    based_on: str | None = None
+    """That version."""
+    sources: tuple[str, ...]
+    """Sources of the images to read."""
+    patch_size: int
+    physics: str
+    pre_inverse: str
+    boundary: str
+    equivariance: str
+    augment: str
+    limit: int | None
+    seed: int
+    memory: int
+    """Bytes that a process of the build may hold."""
+    version: str = ""
+    """Name of the version to make, chosen when the build begins."""
+    format: int = FORMAT
+    lemmse: str = metadata.version("lemmse")
+
+    def write(self, folder: Path) -> None:
+        """Note the plan in the folder of a build."""
+        write_atomically(folder / _FILE, json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan | None":
+        """The plan that was noted in the folder of a build, if one was."""
+        try:
+            content = json.loads((folder / _FILE).read_text())
+        except FileNotFoundError:
+            return None
+        return cls(**content | {name: tuple(content[name]) for name in ("kept", "sources")})
+
+    def require_same(self, unfinished: "Plan", folder: Path) -> None:
+        """Refuse to go on with a build that was asked for something else.
+
+        Raises
+        ------
+        InvalidArgument
+            An argument is not that of the unfinished build.
+        """
+        for field in fields(self):
+            ours, theirs = getattr(self, field.name), getattr(unfinished, field.name)
+            if ours != theirs:
+                ours, theirs = (" ".join(x) if isinstance(x, tuple) else x for x in (ours, theirs))
+                raise InvalidArgument(
+                    field.name.replace("_", "-"),
+                    f"expected {theirs} to go on with the unfinished build in {folder}, got {ours}; "
+                    "remove that folder to begin anew",
+                )

@@ -1,0 +1,91 @@
+"""Shards: the keys of some of the cells, with all that belongs to them, in a folder that stands by itself.
+
+    shards/0000/arrays.zarr
+      keys         (U, P)  float32  the distinct v_km, in leaf order, which is within cell order
+      counts       (U,)    int32    how many training patches have each
+      targets      (M, C)  float32  t_km, the clean centre pixels, in the order of the keys
+      ids          (M, 3)  int32    training image, row, column of each patch, in the same order
+      symmetries   (M,)    uint8    the copy of the image that it was cut from, see symmetries.py; only where
+                                    there is more than one
+      cells/keys   (n+1,)  int64    cell c of the shard holds its keys cells/keys[c] … cells/keys[c + 1] − 1
+      cells/leaves (n+1,)  int64    and its leaves cells/leaves[c] … cells/leaves[c + 1] − 1
+      leaves/keys  (L+1,)  int64    leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
+      leaves/…     (L, …)  float32  moments of the leaves, see moments.py
+    shards/0000/neighbours.faiss    the FAISS index of its keys, see cells.py
+
+The cells of an index are those of its shards, one shard after the other, and so are its leaves and keys.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from lemmse.index import cells, store
+
+__all__ = ["ARRAYS", "NEIGHBOURS", "Shards", "folder_of"]
+
+ARRAYS = "arrays.zarr"
+NEIGHBOURS = "neighbours.faiss"
+
+
+def folder_of(version: Path, number: int) -> Path:
+    """Where a shard lies."""
+    return version / "shards" / f"{number:04}"
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of an index version."""
+
+    folders: Sequence[Path]
+
+    @cached_property
+    def _groups(self) -> list[zarr.Group]:
+        return [store.open_arrays(folder / ARRAYS) for folder in self.folders]
+
+    @cached_property
+    def _known(self) -> dict[str, NDArray[np.int64]]:
+        return {}
+
+    def _first_rows(self, name: str) -> NDArray[np.int64]:
+        """First row of an array in each shard, and the number of rows."""
+        if name not in self._known:
+            counts = [store.rows(group, name) for group in self._groups]
+            self._known[name] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        return self._known[name]
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows start … stop − 1 of an array, over all shards."""
+        parts = [
+            store.read(group, name, max(start, first) - first, min(stop, end) - first)
+            for group, (first, end) in zip(
+                self._groups, pairwise(self._first_rows(name).tolist()), strict=True
+            )
+            if start < end and first < stop
+        ]
+        return np.concatenate(parts or [store.read(self._groups[0], name, 0, 0)])
+
+    def read_all(self, name: str) -> NDArray[Any]:
+        """All rows of an array."""
+        return self.read(name, 0, int(self._first_rows(name)[-1]))
+
+    def edges(self, name: str) -> NDArray[np.int64]:
+        """First of each, and their number, of what counts anew in each shard."""
+        parts, done = [np.zeros(1, np.int64)], 0
+        for group in self._groups:
+            own = store.read_all(group, name)
+            parts.append(own[1:] + done)
+            done += int(own[-1])
+        return np.concatenate(parts)
+
+    def neighbours(self) -> faiss.IndexIVFFlat:
+        """The FAISS index over all cells; each shard numbers its own keys."""
+        return cells.stack([faiss.read_index(str(folder / NEIGHBOURS)) for folder in self.folders])

@@ -1,0 +1,54 @@
+"""`lemmse build` in bounded memory, and `--update`."""
+
+import numpy as np
+import pytest
+
+from lemmse.index import open_index
+from tests.commands import invoke
+from tests.estimator.cases import smooth
+
+
+@pytest.fixture
+def images(tmp_path):
+    for name, seeds in (("x", range(3)), ("y", range(5, 7))):
+        np.save(tmp_path / f"{name}.npy", np.stack([smooth(seed, 9, 8, 1) for seed in seeds]))
+    return tmp_path / "x.npy", tmp_path / "y.npy"
+
+
+def test_update_adds_images_and_calibrates(images, tmp_path):
+    first, second = images
+    out = tmp_path / "index"
+    assert invoke("build", first, "--out", out, "--patch-size", 3, "--seed", 2, "--no-calibrate")[0] == 0
+    status, stdout, stderr = invoke("build", second, "--out", out, "--update", "--memory", "1.5GB")
+    assert (status, stderr) == (0, "")
+    assert "version" in stdout
+    index = open_index(out)
+    assert (index.version, index.manifest.images, index.manifest.patch_size) == ("2", 5, 3)
+    assert (index.manifest.seed, index.manifest.sources) == (2, (str(first), str(second)))
+    assert index.manifest.calibration is not None
+
+
+@pytest.mark.parametrize("option", [("--patch-size", 3), ("--seed", 0), ("--limit", 1)])
+def test_an_update_takes_no_option_of_the_build(images, tmp_path, option):
+    out = tmp_path / "index"
+    assert invoke("build", images[0], "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
+    status, stdout, stderr = invoke("build", images[1], "--out", out, "--update", *option)
+    assert (status, stdout) == (2, "")
+    assert stderr == (
+        f"lemmse: error: {option[0][2:]}: expected none with --update, which builds as the index was built\n"
+    )
+    assert open_index(out).version == "1"
+
+
+@pytest.mark.parametrize("amount", ["much", "-1", "2XB", "1e9"])
+def test_memory_that_is_no_amount(images, tmp_path, amount):
+    status, stdout, stderr = invoke("build", images[0], "--out", tmp_path / "index", "--memory", amount)
+    assert (status, stdout) == (2, "")
+    assert f"expected a number of bytes, as 300MB, 2GB or 1.5GiB, got {amount!r}" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_too_little_memory(images, tmp_path):
+    status, _, stderr = invoke("build", images[0], "--out", tmp_path / "index", "--memory", "10MB")
+    assert status == 2
+    assert stderr == "lemmse: error: memory: expected a whole number >= 1000000000, got 10000000\n"
