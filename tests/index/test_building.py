@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -287,3 +288,8 @@ def test_a_build_holds_no_more_than_it_was_given(tmp_path):
     peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert open_index(tmp_path / "index").manifest.shards > 2
     assert peak < 10**9
+
+
+def test_errors_travel_between_processes():
+    error = pickle.loads(pickle.dumps(InvalidArgument("sigma", "expected a number > 0")))
+    assert (str(error), error.argument) == ("sigma: expected a number > 0", "sigma")

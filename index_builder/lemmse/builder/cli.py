@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,19 @@ from rich.text import Text
 
 from lemmse.builder.amounts import to_bytes
 from lemmse.builder.calibrate import calibrate as measure
+from lemmse.builder.cluster import on_local_workers, on_scheduler
 from lemmse.builder.pictures import PICTURE_SIGMAS, measure_pictures
-from lemmse.index import AUGMENTS, BOUNDARIES, EQUIVARIANCES, Calibration, Pictures, Progress, open_index
+from lemmse.index import (
+    AUGMENTS,
+    BOUNDARIES,
+    EQUIVARIANCES,
+    Calibration,
+    Pictures,
+    Progress,
+    Run,
+    one_after_the_other,
+    open_index,
+)
 from lemmse.index import build as build_index
 from lemmse.index import update as update_index
 from lemmse.index.errors import InvalidArgument
@@ -85,6 +96,12 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
     show_default=True,
     help="What a process of the build may hold, 1GB at least; calibrating holds all keys.",
 )
+@click.option("--workers", type=int, help="Build in so many processes of this machine, each within --memory.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Build on the workers of a Dask cluster, which all see the folder around --out under one path.",
+)
 @click.option(
     "--update",
     is_flag=True,
@@ -99,7 +116,14 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
 )
 @click.option("--json", "as_json", is_flag=True, help="Describe the index in JSON.")
 def build(
-    sources: tuple[str, ...], out: Path, update: bool, calibrated: bool, as_json: bool, **options: Any
+    sources: tuple[str, ...],
+    out: Path,
+    workers: int | None,
+    scheduler: str | None,
+    update: bool,
+    calibrated: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Build an index from training images.
 
@@ -110,10 +134,11 @@ def build(
     A build that was ended goes on when it is started again with the same arguments.
     """
     with _progress_bar() as progress:
-        if update:
-            update_index(sources, out, progress=progress, **_of_updates(options))
-        else:
-            build_index(sources, out, progress=progress, **options)
+        with _runner(workers, scheduler) as run:
+            if update:
+                update_index(sources, out, progress=progress, run=run, **_of_updates(options))
+            else:
+                build_index(sources, out, progress=progress, run=run, **options)
         index = open_index(out)
         if calibrated:
             with suppress(InvalidArgument):  # there are too few images to hold one out
@@ -164,6 +189,15 @@ def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
 def inspect(index: Path, as_json: bool) -> None:
     """Verify an index and say what it holds."""
     _describe(open_index(index), as_json)
+
+
+def _runner(workers: int | None, scheduler: str | None) -> AbstractContextManager[Run]:
+    """Who does the parts of a build."""
+    if workers is not None and scheduler is not None:
+        raise InvalidArgument("workers", "expected none beside --scheduler, whose workers they are")
+    if workers is not None:
+        return on_local_workers(workers)
+    return nullcontext(one_after_the_other) if scheduler is None else on_scheduler(scheduler)
 
 
 def _of_updates(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,16 @@
 """The index: image sources, patch geometry, physics, and the folder that holds the training patches."""
 
-from lemmse.index.building import AUGMENTS, EQUIVARIANCES, MEMORY, build, update
+from lemmse.index.building import (
+    AUGMENTS,
+    EQUIVARIANCES,
+    MEMORY,
+    Part,
+    Run,
+    build,
+    do,
+    one_after_the_other,
+    update,
+)
 from lemmse.index.calibration import Calibration, Plan
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
@@ -27,12 +37,16 @@ __all__ = [
     "Manifest",
     "Mixture",
     "Moments",
+    "Part",
     "Pictures",
     "Plan",
     "Progress",
     "Refinement",
+    "Run",
     "Strata",
     "build",
+    "do",
+    "one_after_the_other",
     "open_index",
     "update",
 ]

@@ -54,6 +54,10 @@ class InvalidArgument(EngineError, ValueError):
         self.argument = argument
         self.expected = expected
 
+    def __reduce__(self) -> tuple[type["InvalidArgument"], tuple[str, str]]:
+        """Have another process make it of the same parts."""
+        return type(self), (self.argument, self.expected)
+
 
 class NotFound(EngineError, LookupError):
     """What was named is not there."""

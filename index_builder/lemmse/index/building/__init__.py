@@ -16,7 +16,7 @@ from lemmse.index import store
 from lemmse.index.building.intake import take_in
 from lemmse.index.building.plan import Plan
 from lemmse.index.building.stored import StoredImages
-from lemmse.index.building.work import MEMORY_MIN, Part, Run, Work, one_after_the_other
+from lemmse.index.building.work import MEMORY_MIN, Part, Run, Work, do, one_after_the_other
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.folder import ARRAYS, SOURCES, STAGED, next_version, publish, staging
 from lemmse.index.images import BOUNDARIES
@@ -26,7 +26,18 @@ from lemmse.index.progress import Progress, silent
 from lemmse.index.reader import open_index
 from lemmse.index.sources import ImageSource, concatenate, open_source
 
-__all__ = ["AUGMENTS", "EQUIVARIANCES", "MEMORY", "PATCH_SIZE_MAX", "build", "update"]
+__all__ = [
+    "AUGMENTS",
+    "EQUIVARIANCES",
+    "MEMORY",
+    "PATCH_SIZE_MAX",
+    "Part",
+    "Run",
+    "build",
+    "do",
+    "one_after_the_other",
+    "update",
+]
 
 AUGMENTS = ("none", "dihedral")
 EQUIVARIANCES = ("none", "offset")

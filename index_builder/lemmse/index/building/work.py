@@ -29,6 +29,7 @@ from lemmse.index.building.groundwork import Groundwork, lay_groundwork
 from lemmse.index.building.plan import Plan
 from lemmse.index.corpus import Corpus
 from lemmse.index.durable import write_atomically
+from lemmse.index.errors import NotFound
 from lemmse.index.folder import ARRAYS, STAGED
 from lemmse.index.images import Images
 from lemmse.index.manifest import FileEntry, checksum
@@ -230,7 +231,9 @@ def do(folder: Path, part: Part) -> None:
     """Do a part of the work in a folder, in whatever process."""
     work = Work.open(folder)
     if work is None:
-        raise FileNotFoundError(f"there is no build in {folder}")
+        raise NotFound(
+            f"expected the folder of a build, got {folder}: every worker must see it under this path"
+        )
     work.do(part)
 
 
