@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -293,3 +294,39 @@ def test_a_build_holds_no_more_than_it_was_given(tmp_path):
 def test_errors_travel_between_processes():
     error = pickle.loads(pickle.dumps(InvalidArgument("sigma", "expected a number > 0")))
     assert (str(error), error.argument) == ("sigma: expected a number > 0", "sigma")
+
+
+def test_a_build_ended_before_it_tidied_up_is_done(source, more, tmp_path, monkeypatch):
+    def end(path):
+        raise Ended
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lemmse.index.folder.sync", end)  # which the new name in its folder takes last
+        with pytest.raises(Ended):
+            build([source], tmp_path / "index", patch_size=3)
+    assert open_index(tmp_path / "index").version == "1"
+    with pytest.raises(AlreadyExists):
+        build([source], tmp_path / "index", patch_size=3)
+    update([more], tmp_path / "index")
+    assert open_index(tmp_path / "index").version == "2"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_readers_find_a_whole_version_while_another_is_published(source, more, tmp_path):
+    index = build([source], tmp_path / "index", patch_size=3)
+    update([more], shutil.copytree(index, tmp_path / "other"))
+    expected = {"1": contents(index / "1"), "2": contents(tmp_path / "other" / "2")}
+    seen = []
+
+    def read():
+        while not seen or seen[-1] != "2":
+            opened = open_index(index)
+            assert contents(opened.folder) == expected[opened.version]
+            seen.append(opened.version)
+
+    with ThreadPoolExecutor() as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        update([more], index)
+        for reader in readers:
+            reader.result()
+    assert set(seen) == {"1", "2"}

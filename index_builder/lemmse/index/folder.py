@@ -19,7 +19,17 @@ from lemmse.index.durable import sync, sync_tree, write_atomically
 from lemmse.index.errors import AlreadyExists, DataLoss, EngineError, InvalidArgument, NotFound
 from lemmse.index.manifest import MANIFEST
 
-__all__ = ["ARRAYS", "SOURCES", "STAGED", "current_version", "next_version", "publish", "staging"]
+__all__ = [
+    "ARRAYS",
+    "SOURCES",
+    "STAGED",
+    "clear",
+    "current_version",
+    "is_published",
+    "next_version",
+    "publish",
+    "staging",
+]
 
 ARRAYS = "arrays.zarr"
 SOURCES = "sources.json"
@@ -84,6 +94,24 @@ def publish(folder: Path, out: Path, version: str) -> None:
         sync(out)
     sync(out.parent)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_published(path: Path, version: str) -> bool:
+    """Whether readers open this version of an index, or a later one."""
+    try:
+        current = (path / _CURRENT).read_text().strip()
+    except OSError:
+        return False
+    return current.isdigit() and int(current) >= int(version)
+
+
+def clear(folder: Path) -> None:
+    """Empty the folder of a build, but for its lock."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
 
 
 def next_version(path: Path) -> str:

@@ -18,7 +18,16 @@ from lemmse.index.building.plan import Plan
 from lemmse.index.building.stored import StoredImages
 from lemmse.index.building.work import MEMORY_MIN, Part, Run, Work, do, one_after_the_other
 from lemmse.index.errors import InvalidArgument
-from lemmse.index.folder import ARRAYS, SOURCES, STAGED, next_version, publish, staging
+from lemmse.index.folder import (
+    ARRAYS,
+    SOURCES,
+    STAGED,
+    clear,
+    is_published,
+    next_version,
+    publish,
+    staging,
+)
 from lemmse.index.images import BOUNDARIES
 from lemmse.index.manifest import FORMAT, MANIFEST, Manifest, checksum
 from lemmse.index.physics import InverseProblem
@@ -210,6 +219,9 @@ def _build(
     _require_in("memory", plan.memory, MEMORY_MIN)
     with staging(out, update=plan.based_on is not None) as folder:
         unfinished = Plan.read(folder)
+        if unfinished is not None and is_published(out, unfinished.version):
+            clear(folder)  # all that was left of it was to remove this
+            unfinished = None
         if unfinished is None:
             plan = replace(plan, version=next_version(out))
             plan.write(folder)
