@@ -1,0 +1,135 @@
+"""What a network learns and the formula knows: training images, a physics, a pre-inverse, a patch size."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.data import DATASETS, PHOTOGRAPHS_OUT, Data, Image
+from benchmarks.quality.methods import digest
+from benchmarks.quality.scores import add_noise
+from lemmse.index import InverseProblem
+from lemmse.index.errors import InvalidArgument
+from lemmse.index.sources import intensities, photograph
+
+COLOUR = "colour"
+"""The data set that is a file."""
+SEED = 0
+"""Seed of the noise that all methods see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A forward operator and a pre-inverse, as `lemmse build` takes them."""
+
+    physics: str
+    """Specification of A."""
+    pre_inverse: str = "identity"
+    """Specification of B."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Problem":
+        """Read `PHYSICS` or `PHYSICS,PRE-INVERSE`.
+
+        Raises
+        ------
+        InvalidArgument
+            A specification cannot be meant, or the two do not go together.
+        """
+        problem = cls(*text.split(",", 1))
+        InverseProblem.parse(problem.physics, problem.pre_inverse)
+        return problem
+
+    @property
+    def aware(self) -> bool:
+        """Whether the estimator is told the physics."""
+        return self.pre_inverse != "identity"
+
+    def __str__(self) -> str:
+        return f"{self.physics}, {self.pre_inverse}" if self.aware else self.physics
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One estimation, for the formula and for every network."""
+
+    data: Data
+    """Of which all training images are used."""
+    problem: Problem
+    """What is measured and what is seen of it."""
+    patch_size: int
+    """Side p of the patch, in pixels."""
+
+    @property
+    def operators(self) -> InverseProblem:
+        """A and B."""
+        return InverseProblem.parse(self.problem.physics, self.problem.pre_inverse)
+
+    @property
+    def key(self) -> str:
+        """Name all that an answer depends on, but for the measurement."""
+        problem = self.problem
+        return digest(self.data.training, problem.physics, problem.pre_inverse, self.patch_size)
+
+    def __str__(self) -> str:
+        return f"{self.data.name}, {len(self.data.training)} images, {self.problem}, p = {self.patch_size}"
+
+    def measured(self, clean: Sequence[Image], sigma: float) -> list[Image]:
+        """Measure images: of a number and σ the noise is the same in all tasks."""
+        operators = self.operators
+        return [
+            add_noise(operators.measure(x), sigma, [SEED, round(sigma * 1e6), number])
+            for number, x in enumerate(clean)
+        ]
+
+
+def load(name: str, limit: int, images: int, fashion: Path) -> Data:
+    """Load a data set of `benchmarks.quality`, or the file .npz that is named.
+
+    Raises
+    ------
+    InvalidArgument
+        It is neither, or its images differ in size.
+    """
+    file = Path(name) if name.endswith(".npz") else None
+    known = [known for known in DATASETS if known != COLOUR]
+    if file is None and name not in known:
+        raise InvalidArgument("data", f"expected {', '.join(known)} or a FILE.npz, got {name!r}")
+    arguments = argparse.Namespace(limit=limit, images=images, fashion=fashion, colour=file)
+    data = DATASETS[COLOUR if file else name](arguments)
+    return replace(data, name=file.stem) if file else data
+
+
+def first(data: Data, limit: int) -> Data:
+    """Keep the first training images only."""
+    return replace(data, training=data.training[:limit], scenes=data.scenes[:limit])
+
+
+def inputs(data: Data, count: int) -> dict[str, list[Image]]:
+    """The images that are measured: some that were trained on, some held out, and two kinds unlike either.
+
+    All have the size of the training images, as masks and filters want it.
+    """
+    height, width, channels = data.training.shape[1:]
+    chosen = np.random.default_rng(SEED).permutation(len(data.training))[:count]
+    held_out = [x for x in data.held_out if x.shape == data.training.shape[1:]][:count]
+    sets = {
+        "training": [intensities(data.training[k]).astype(np.float64) for k in chosen],
+        "held-out": held_out,
+        "inverted": [1 - x for x in held_out],
+        "photographs": _tiles(height, width, channels)[:count],
+    }
+    return {name: images for name, images in sets.items() if images}
+
+
+def _tiles(height: int, width: int, channels: int) -> list[Image]:
+    """Tiles from the middle rows of a photograph that no data set is trained on."""
+    picture: Any = intensities(photograph(PHOTOGRAPHS_OUT[0])).astype(np.float64)
+    if channels == 1:
+        picture = picture.mean(axis=2, keepdims=True)
+    top = (picture.shape[0] - height) // 2
+    columns = range(0, picture.shape[1] - width + 1, width)
+    return [picture[top : top + height, left : left + width] for left in columns]
