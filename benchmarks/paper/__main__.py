@@ -12,7 +12,7 @@ not computed again: a run that is stopped goes on where it was, and one with oth
 
 import argparse
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from benchmarks.paper import formula, report
 from benchmarks.paper.networks import NETWORKS, PATCH_SIZES
-from benchmarks.paper.table import Rows, compare, key
-from benchmarks.paper.tasks import Problem, Task, first, inputs, load
+from benchmarks.paper.table import Rows, compare
+from benchmarks.paper.tasks import Measurements, Problem, Task, first, inputs, load
 from benchmarks.paper.training import Schedule, Trained, train
 from benchmarks.quality.methods import digest
 from lemmse.client import LemmseError
@@ -69,7 +69,7 @@ class Study:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.out: Path = arguments.out
-        self.cache = self.out / "cache"
+        self.cache: Path = self.out / "cache"
         self.cache.mkdir(parents=True, exist_ok=True)
         self.sigmas: list[float] = sorted(arguments.sigmas)
         self.images: int = arguments.images
@@ -107,24 +107,30 @@ class Study:
         rows = Rows(self.cache)
         for task in self.tasks:
             networks = {network: self.trained(task, network) for network in self.networks}
-            index = formula.index_of(task, self.sigmas, self.cache)
-            with formula.serving(index, self.cache / "server.log") as client:
-                for (name, clean), sigma in itertools.product(
-                    inputs(task.data, self.images).items(), self.sigmas
-                ):
-                    measured = task.measured(clean, sigma)
-                    kept = self.cache / f"answers-{key(task, clean, sigma)}.npz"
-                    if not kept.exists():
-                        formula.save(formula.ask(client, task, measured, sigma), kept)
-                    answers = formula.read(kept)
-                    seen = [task.operators.pre_invert(y) for y in measured]
-                    for network, trained in networks.items():
-                        answered = trained.answer(seen, sigma)
-                        row = compare(task, name, sigma, clean, answers, network, trained, answered)
-                        rows.rows[key(task, clean, sigma, network, asdict(self.schedule))] = row
-                    rows.save()
-                    self.console.log(f"{task}: {len(clean)} {name} images, σ = {sigma:g}")
+            images = inputs(task.data, self.images)
+            measurements = [
+                Measurements.of(task, kind, images[kind], sigma)
+                for kind, sigma in itertools.product(images, self.sigmas)
+            ]
+            self.ask(task, measurements)
+            for measured in measurements:
+                answers = formula.read(self.kept(measured))
+                for network, trained in networks.items():
+                    row = compare(measured, answers, network, trained)
+                    rows.rows[measured.key(network, asdict(self.schedule))] = row
+            rows.save()
         report.show(list(rows.rows.values()), Console(width=120))
+
+    def ask(self, task: Task, measurements: Sequence[Measurements]) -> None:
+        """Have the formula answer what it has not answered yet."""
+        missing = [measured for measured in measurements if not self.kept(measured).exists()]
+        if not missing:
+            return
+        index = formula.index_of(task, self.sigmas, self.cache)
+        with formula.serving(index, self.cache / "server.log") as client:
+            for measured in missing:
+                formula.save(formula.ask(client, measured), self.kept(measured))
+                self.console.log(f"{task}: {measured.kind} images, σ = {measured.sigma:g}")
 
     def report(self) -> None:
         """Write the page of all rows that are kept."""
@@ -136,6 +142,10 @@ class Study:
     def checkpoint(self, task: Task, network: str) -> Path:
         """The file that a training is kept in."""
         return self.cache / f"{network}-{digest(task.key, asdict(self.schedule))}.pt"
+
+    def kept(self, measured: Measurements) -> Path:
+        """The file that the formula's answers are kept in."""
+        return self.cache / f"answers-{measured.key()}.npz"
 
     def trained(self, task: Task, network: str) -> Trained:
         """Read a network that was trained."""

@@ -5,9 +5,8 @@ A finding whose rows are not there is left out.
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,9 +74,9 @@ def aware(rows: Sequence[Row]) -> Finding | None:
         "aware",
         "Aware and agnostic",
         f"Seen through a pre-inverse the formula gains from {worst[1]:+.1f} dB ({_seen(worst[0])}, "
-        f"σ = {worst[0].sigma:g}) to {best[1]:+.1f} dB ({_seen(best[0])}, σ = {best[0].sigma:g}) on held-out images. "
-        f"The networks gain where the formula does, and lose where it does, in {same} of {len(gains)} comparisons; "
-        f"their gains are {off:.1f} dB apart in the mean.",
+        f"σ = {worst[0].sigma:g}) to {best[1]:+.1f} dB ({_seen(best[0])}, σ = {best[0].sigma:g}) on "
+        f"held-out images. The networks gain where the formula does, and lose where it does, in {same} of "
+        f"{len(gains)} comparisons; their gains are {off:.1f} dB apart in the mean.",
         figure,
     )
 
@@ -99,10 +98,10 @@ def density(rows: Sequence[Row]) -> Finding | None:
     return Finding(
         "density",
         "Agreement and density",
-        f"In the tenth of the held-out pixels whose patches are least likely under the training set, networks and "
-        f"formula agree to {low:.1f} dB in the mean, in the likeliest tenth to {high:.1f} dB. The likeliest tenth "
-        f"agrees better in {rising} of {len(own)} rows, and the rank correlation of log density and agreement is "
-        f"{statistics.fmean(ranks):+.2f} in the mean.",
+        f"In the tenth of the held-out pixels whose patches are least likely under the training set, "
+        f"networks and formula agree to {low:.1f} dB in the mean, in the likeliest tenth to {high:.1f} dB. "
+        f"The likeliest tenth agrees better in {rising} of {len(own)} rows, and the rank correlation of log "
+        f"density and agreement is {statistics.fmean(ranks):+.2f} in the mean.",
         figure,
     )
 
@@ -124,15 +123,11 @@ def influence(rows: Sequence[Row]) -> Finding | None:
             panel.set_xscale("log")
         said.append(f"from {_ends(names[name], means)}")
     unsaid = [names[name] for name in names if name not in found]
-    rest = (
-        f"{' and '.join(unsaid)} did not vary."
-        if unsaid
-        else "Each mean is over what was run at every value."
-    )
+    rest = f"Not varied: {', '.join(unsaid)}." if unsaid else "All means are over what was run at each value."
     return Finding(
         "influence",
         "Noise, patch size and number of training images",
-        f"The mean agreement of all networks on held-out images goes {'; '.join(said)}. {rest[0].upper()}{rest[1:]}",
+        f"The mean agreement of all networks on held-out images goes {'; '.join(said)}. {rest}",
         figure,
     )
 
@@ -162,10 +157,10 @@ def memory(rows: Sequence[Row]) -> Finding | None:
     return Finding(
         "memory",
         "Memorisation and generalisation",
-        f"At σ = {sigma:g} the formula is {formula:+.1f} dB better on images that it was built from than on held-out "
-        f"ones, the networks {network_gain:+.1f} dB. On held-out pixels with an effective sample size of {_range(few)} "
-        f"the networks are {gains[few]:+.1f} dB nearer to the truth than the formula, with {_range(many)} "
-        f"{gains[many]:+.1f} dB.",
+        f"At σ = {sigma:g} the formula is {formula:+.1f} dB better on images that it was built from than on "
+        f"held-out ones, the networks {network_gain:+.1f} dB. On held-out pixels with an effective sample "
+        f"size of {_range(few)} the networks are {gains[few]:+.1f} dB nearer to the truth than the formula, "
+        f"with {_range(many)} {gains[many]:+.1f} dB.",
         figure,
     )
 
@@ -184,18 +179,18 @@ def unlike(rows: Sequence[Row]) -> Finding | None:
     left.set(xlabel="σ", ylabel="agreement (dB)", xscale="log")
     right.set(xlabel="σ", ylabel="PSNR, network − formula (dB)", xscale="log")
     left.legend(fontsize=7)
-    agreement = {
-        kind: statistics.fmean(row.agreement for row in rows if row.inputs == kind) for kind in kinds
-    }
-    gain = {
-        kind: statistics.fmean(row.network_psnr - row.formula_psnr for row in rows if row.inputs == kind)
-        for kind in kinds
-    }
+    agreement, gain = {}, {}
+    for kind in kinds:
+        own = [row for row in rows if row.inputs == kind]
+        agreement[kind] = f"{statistics.fmean(row.agreement for row in own):.1f} dB on {kind}"
+        gain[kind] = (
+            f"{statistics.fmean(row.network_psnr - row.formula_psnr for row in own):+.1f} dB on {kind}"
+        )
     return Finding(
         "unlike",
         "Images unlike the training set",
-        f"Networks and formula agree to {_listed(agreement, '.1f')} dB ({', '.join(kinds)}) in the mean. "
-        f"The networks are nearer to the truth than the formula by {_listed(gain, '+.1f')} dB.",
+        f"Networks and formula agree in the mean to {', '.join(agreement.values())} images. The networks are "
+        f"nearer to the truth than the formula by {', '.join(gain.values())} images.",
         figure,
     )
 
@@ -246,11 +241,7 @@ def _range(k: int) -> str:
 
 def _ends(name: str, means: dict[float, float]) -> str:
     (low, first), *_, (high, last) = means.items()
-    return f"{first:.1f} dB at {name} = {low:g} to {last:.1f} dB at {high:g}"
-
-
-def _listed(values: dict[str, float], digits: str) -> str:
-    return ", ".join(f"{value:{digits}}" for value in values.values())
+    return f"{first:.1f} dB at {name} = {low:g} to {last:.1f} dB at {name} = {high:g}"
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float]], label: str) -> None:

@@ -11,10 +11,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paper.tasks import Task
+from benchmarks.paper.tasks import Measurements, Task
 from benchmarks.quality.data import Image
 from lemmse.builder.calibrate import calibrate
-from lemmse.client import Client, LemmseError, Unavailable, connect
+from lemmse.client import Client, LemmseError, connect
+from lemmse.client.errors import Unavailable
 from lemmse.index import build, open_index
 
 EXACT_IMAGES = 2000
@@ -43,7 +44,7 @@ class Answers:
 
 
 def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
-    """The index folder of a task: the one that is there, or a new one; calibrated if hybrid is to be asked."""
+    """The index folder of a task: the one that is there, or a new one, calibrated if hybrid is asked."""
     index = folder / f"index-{task.key}"
     if not index.exists():
         with TemporaryDirectory(dir=folder) as scratch:
@@ -96,7 +97,7 @@ def serving(index: Path, log: Path) -> Iterator[Client]:
             process.communicate()
 
 
-def ask(client: Client, task: Task, measured: Sequence[Image], sigma: float) -> Answers:
+def ask(client: Client, measurements: Measurements) -> Answers:
     """Reconstruct images; the one that fails ends it.
 
     Raises
@@ -104,12 +105,13 @@ def ask(client: Client, task: Task, measured: Sequence[Image], sigma: float) -> 
     LemmseError
         An image has no answer.
     """
+    mode = _mode(measurements.task)
     results = []
     for result in client.reconstruct_many(
-        measured,
-        sigma=sigma,
-        mode=_mode(task),
-        accuracy_db=ACCURACY_DB if _mode(task) == "hybrid" else None,
+        measurements.measured,
+        sigma=measurements.sigma,
+        mode=mode,
+        accuracy_db=ACCURACY_DB if mode == "hybrid" else None,
         maps=("ess", "log_density"),
     ):
         if isinstance(result, LemmseError):

@@ -1,11 +1,11 @@
-"""The networks that are compared with the formula: each a function of a p×p patch, the same at every position.
+"""The networks that are compared with the formula: each a function of a p×p patch, the same everywhere.
 
 A network pads its input once, by wrapping around, with ⌊p/2⌋ pixels on each side; no layer pads after that.
 So it sees p×p pixels and no more, commutes with every circular shift, and a window of an image that is
 ⌊p/2⌋ pixels wider on each side gives the same answer inside as the image does. None decimates, which would
 commute with some shifts only: the coarse scales of the U-Net are those of convolutions with gaps.
 
-The noise is told as constant channels beside the image: σ, and its logarithm for what differs between small σ.
+The noise is told as constant channels beside the image: σ, and its logarithm, which tells small σ apart.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 GAPS = {5: (1, 1), 7: (1, 2), 9: (1, 1, 2), 11: (1, 2, 2)}
-"""Dilations of the U-Net's convolutions, from the finest scale down: together they reach every pixel of p×p."""
+"""Dilations of the U-Net's convolutions, from the finest scale down: together they see all of p×p."""
 PATCH_SIZES = tuple(GAPS)
 """Sides of the receptive fields that all networks have."""
 SPREAD = 0.35
@@ -63,7 +63,7 @@ class Network(nn.Module):
         # Both channels are between −2 and 2.
         level = torch.cat([2 * sigma, sigma.clamp(min=SIGMA_LEAST).log() / 2 + 1], dim=1)
         seen = torch.cat([z * scale, level.expand(-1, -1, *z.shape[2:])], dim=1)
-        # What the noisy pixel alone says under a Gaussian prior; the body adds what it is off by, of unit size.
+        # What the noisy pixel alone says under a Gaussian prior; the body adds what it is off by.
         pixel = cropped(z, self.reach) * (SPREAD * scale).square()
         result: Tensor = pixel + SPREAD * sigma * scale * self.body(seen)
         return result
@@ -86,8 +86,8 @@ class Residual(nn.Module):
 class Scales(nn.Module):
     """The body of a U-Net without decimation.
 
-    On the way down a 3×3 convolution looks at each scale, with larger gaps the coarser it is; on the way up, what
-    the finer scale had is joined and mixed, pixel by pixel.
+    On the way down a 3×3 convolution looks at each scale, with larger gaps the coarser it is; on the way up,
+    what the finer scale had is joined and mixed, pixel by pixel.
     """
 
     def __init__(self, gaps: tuple[int, ...], channels: int, width: int) -> None:

@@ -20,8 +20,9 @@ def write(rows: Sequence[Row], out: Path) -> None:
     """Write OUT/report.md and the figures beside it."""
     parts = [
         "# Networks beside the formula",
-        "Networks were trained to reconstruct, and LE-MMSE was asked the same: the same patches, training images, "
-        "physics, pre-inverse and noise. All numbers are PSNR in dB for a peak of 1, means over images.",
+        "Networks were trained to reconstruct, and LE-MMSE was asked the same: the same patches, training "
+        "images, physics, pre-inverse and noise. All numbers are PSNR in dB for a peak of 1, means over "
+        "images.",
         f"## Agreement\n\n{_overview(rows)}",
     ]
     for finding in findings(rows):
@@ -29,8 +30,8 @@ def write(rows: Sequence[Row], out: Path) -> None:
         parts.append(f"## {finding.title}\n\n{finding.sentences}\n\n![{finding.title}]({finding.name}.png)")
     parts += [
         "## Tables",
-        "In bold the agreement of network and formula; in brackets how near to the truth the network is, and the "
-        "formula.",
+        "In bold the agreement of network and formula; in brackets how near to the truth the network is, and "
+        "the formula.",
         text(rows),
     ]
     (out / "report.md").write_text("\n\n".join(part.rstrip("\n") for part in parts) + "\n")

@@ -1,4 +1,4 @@
-"""How near each network is to the formula, and both to the truth: one row for a task, network, σ and input."""
+"""How near each network is to the formula, and both to the truth: a row for a task, network, σ and input."""
 
 import json
 import math
@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.formula import Answers
-from benchmarks.paper.tasks import Task
+from benchmarks.paper.tasks import Measurements
 from benchmarks.paper.training import Trained
-from benchmarks.quality.data import Image
-from benchmarks.quality.methods import digest
 from benchmarks.quality.report import markdown
 
 ERROR_LEAST = 1e-10
@@ -69,8 +67,8 @@ class Row:
     by_density: list[float]
     """PSNR between network and formula in each tenth."""
     by_size: list[list[float] | None]
-    """For each range of effective sample sizes the share of the pixels, and the PSNR between network and formula,
-    network and clean image, formula and clean image; None where no pixel is."""
+    """For each range of effective sample sizes the share of the pixels, and the PSNR between network and
+    formula, network and clean image, formula and clean image; None where no pixel is."""
 
 
 class Rows:
@@ -89,22 +87,10 @@ class Rows:
         scratch.replace(self.path)
 
 
-def key(task: Task, clean: Sequence[Image], sigma: float, *parts: Any) -> str:
-    """Name a row, or the formula's answers, by all that it depends on."""
-    return digest(*clean, task.key, sigma, *parts)
-
-
-def compare(
-    task: Task,
-    inputs: str,
-    sigma: float,
-    clean: Sequence[Image],
-    formula: Answers,
-    network: str,
-    trained: Trained,
-    answered: Sequence[Image],
-) -> Row:
-    """Make a row of the answers of formula and network."""
+def compare(measurements: Measurements, formula: Answers, network: str, trained: Trained) -> Row:
+    """Have a network answer, and make a row of that and the formula's answers."""
+    task, clean, sigma = measurements.task, measurements.clean, measurements.sigma
+    answered = trained.answer(measurements.seen, sigma)
     pixels = [np.stack(images) for images in (answered, formula.images, clean)]
     agreement, network_psnr, formula_psnr = (
         statistics.fmean(decibels(_square(x, y)) for x, y in zip(a, b, strict=True))
@@ -125,7 +111,7 @@ def compare(
         parameters=trained.parameters,
         steps=trained.steps,
         seconds=trained.seconds,
-        inputs=inputs,
+        inputs=measurements.kind,
         images=len(clean),
         sigma=sigma,
         agreement=agreement,

@@ -77,13 +77,37 @@ class Task:
     def __str__(self) -> str:
         return f"{self.data.name}, {len(self.data.training)} images, {self.problem}, p = {self.patch_size}"
 
-    def measured(self, clean: Sequence[Image], sigma: float) -> list[Image]:
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What formula and networks are given."""
+
+    task: Task
+    """Of which estimation."""
+    kind: str
+    """Which images were measured, for people."""
+    sigma: float
+    """Noise standard deviation, in intensities."""
+    clean: Sequence[Image]
+    """x, of the training images' size."""
+    measured: Sequence[Image]
+    """y, which the formula is given."""
+    seen: Sequence[Image]
+    """B y, which the networks are given."""
+
+    @classmethod
+    def of(cls, task: Task, kind: str, clean: Sequence[Image], sigma: float) -> "Measurements":
         """Measure images: of a number and σ the noise is the same in all tasks."""
-        operators = self.operators
-        return [
+        operators = task.operators
+        measured = [
             add_noise(operators.measure(x), sigma, [SEED, round(sigma * 1e6), number])
             for number, x in enumerate(clean)
         ]
+        return cls(task, kind, sigma, clean, measured, [operators.pre_invert(y) for y in measured])
+
+    def key(self, *parts: Any) -> str:
+        """Name an answer by all that it depends on, the parts being what answers."""
+        return digest(*self.clean, self.task.key, self.sigma, *parts)
 
 
 def load(name: str, limit: int, images: int, fashion: Path) -> Data:

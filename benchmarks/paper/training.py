@@ -10,7 +10,7 @@ All that a run depends on is in its checkpoint: one that is stopped goes on as i
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ class Schedule:
     """Length of the training, in steps."""
     minutes: float | None = None
     """Length of the training, in minutes of wall time."""
-    windows: int = 64
+    windows: int = 128
     """Windows in a step."""
     side: int = 4
     """Side of what is learned in a window, in pixels."""
-    rate: float = 4e-3
+    rate: float = 8e-3
     """Highest learning rate; it falls to 0 along a cosine."""
-    decay: float = 0.998
+    decay: float = 0.999
     """Of the moving average of the weights, which is the network that is kept."""
     seed: int = 0
     """Of the first weights, the windows and the noise."""
@@ -86,7 +86,7 @@ class Trained:
     losses: list[float]
     """Mean square error of each step."""
 
-    def answer(self, images: list[NDArray[np.float64]], sigma: float) -> list[NDArray[np.float64]]:
+    def answer(self, images: Sequence[NDArray[np.float64]], sigma: float) -> list[NDArray[np.float64]]:
         """Reconstruct images with the pre-inverse applied, (H, W, C)."""
         with torch.inference_mode():
             batches = [torch.from_numpy(z).float().permute(2, 0, 1)[None] for z in images]
@@ -158,7 +158,7 @@ class Run:
         z, sigma, x = self.windows.draw()
         loss = (self.network.inside(z, sigma) - x).square().mean()
         self.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         # At first the average forgets sooner, or it would remember the weights that were drawn.
         decay = min(self.schedule.decay, number / (number + 9))

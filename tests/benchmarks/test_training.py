@@ -77,7 +77,7 @@ def test_the_length_is_told_once():
 
 @pytest.mark.parametrize("problem", ["identity", "inpaint:center:3,mask", "blur:gaussian:1.0,wiener:0.05"])
 def test_a_window_is_a_patch_of_what_the_estimator_sees(problem):
-    """Without its noise each window is cut from B A x, wrapping around, and its middle from x at that place."""
+    """Without its noise each window is cut from B A x, wrapping around, and its middle from x there."""
     own = task(problem, channels=2)
     windows = Windows(own, Schedule(steps=1, windows=30, side=2))
     seen = [own.operators.pre_invert(own.operators.measure(x / 255)) for x in own.data.training]
