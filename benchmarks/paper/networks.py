@@ -9,6 +9,7 @@ The noise is told as constant channels beside the image: σ, and its logarithm, 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,33 @@ GAPS = {5: (1, 1), 7: (1, 2), 9: (1, 1, 2), 11: (1, 2, 2)}
 """Dilations of the U-Net's convolutions, from the finest scale down: together they see all of p×p."""
 PATCH_SIZES = tuple(GAPS)
 """Sides of the receptive fields that all networks have."""
-SPREAD = 0.35
-"""About the standard deviation of intensities: noise of this σ hides as much of a pixel as is known of it."""
 SIGMA_LEAST = 0.01
 """Below it the logarithm of σ tells no difference."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pixel:
+    """What is known of a clean pixel x from the pixel of B y at the same place alone, to second order."""
+
+    mean: float
+    """Of x."""
+    variance: float
+    """Of x."""
+    mean_seen: float
+    """Of B A x."""
+    variance_seen: float
+    """Of B A x."""
+    covariance: float
+    """Of x and B A x."""
+    noise: float
+    """Variance that noise of σ = 1 leaves in B y."""
+
+
 class Network(nn.Module):
     """A function of p×p patches and σ.
+
+    It starts from the best linear estimate from the pixel alone; the body sees its input, and is asked for
+    what that estimate is off by, in units of their standard deviations, whatever σ is.
 
     Parameters
     ----------
@@ -33,12 +53,15 @@ class Network(nn.Module):
         Takes (n, C + 2, h + p − 1, w + p − 1) to (n, C, h, w).
     p : int
         Side of the receptive field, in pixels, odd.
+    pixel : Pixel
+        Of the training images.
     """
 
-    def __init__(self, body: nn.Module, p: int) -> None:
+    def __init__(self, body: nn.Module, p: int, pixel: Pixel) -> None:
         super().__init__()
         self.body = body
         self.reach = p // 2
+        self.pixel = pixel
 
     def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
         """Reconstruct images.
@@ -58,14 +81,15 @@ class Network(nn.Module):
 
     def inside(self, z: Tensor, sigma: Tensor) -> Tensor:
         """Reconstruct the pixels whose patches lie inside of windows, (n, C, h + p − 1, w + p − 1)."""
-        sigma = sigma[:, None, None, None]
-        scale = (sigma.square() + SPREAD**2).rsqrt()
+        sigma, pixel = sigma[:, None, None, None], self.pixel
+        scale = (pixel.variance_seen + pixel.noise * sigma.square()).rsqrt()
+        unit = (z - pixel.mean_seen) * scale
         # Both channels are between −2 and 2.
         level = torch.cat([2 * sigma, sigma.clamp(min=SIGMA_LEAST).log() / 2 + 1], dim=1)
-        seen = torch.cat([z * scale, level.expand(-1, -1, *z.shape[2:])], dim=1)
-        # What the noisy pixel alone says under a Gaussian prior; the body adds what it is off by.
-        pixel = cropped(z, self.reach) * (SPREAD * scale).square()
-        result: Tensor = pixel + SPREAD * sigma * scale * self.body(seen)
+        seen = torch.cat([unit, level.expand(-1, -1, *z.shape[2:])], dim=1)
+        slope = pixel.covariance * scale
+        spread = (pixel.variance - slope.square()).clamp(min=0).sqrt()
+        result: Tensor = pixel.mean + slope * cropped(unit, self.reach) + spread * self.body(seen)
         return result
 
 
@@ -114,31 +138,31 @@ class Scales(nn.Module):
         return result
 
 
-def patch_mlp(p: int, channels: int, width: int = 128, depth: int = 3) -> Network:
+def patch_mlp(p: int, channels: int, pixel: Pixel, width: int = 128, depth: int = 3) -> Network:
     """Make a perceptron of the patch: one p×p convolution, then residual blocks of single pixels."""
     blocks = (pixelwise(width) for _ in range(depth))
     last = (nn.SiLU(), nn.Conv2d(width, channels, 1))
-    return Network(nn.Sequential(nn.Conv2d(channels + 2, width, p), *blocks, *last), p)
+    return Network(nn.Sequential(nn.Conv2d(channels + 2, width, p), *blocks, *last), p, pixel)
 
 
-def resnet(p: int, channels: int, width: int = 64) -> Network:
+def resnet(p: int, channels: int, pixel: Pixel, width: int = 64) -> Network:
     """Make residual blocks, of 3×3 pixels and of single ones in turn."""
     blocks = [block(width) for _ in range(p // 2) for block in (spatial, pixelwise)]
     last = (nn.SiLU(), nn.Conv2d(width, channels, 1))
-    return Network(nn.Sequential(nn.Conv2d(channels + 2, width, 1), *blocks, *last), p)
+    return Network(nn.Sequential(nn.Conv2d(channels + 2, width, 1), *blocks, *last), p, pixel)
 
 
-def unet(p: int, channels: int, width: int = 64) -> Network:
+def unet(p: int, channels: int, pixel: Pixel, width: int = 64) -> Network:
     """Make a U-Net whose scales are those of `GAPS`."""
-    return Network(Scales(GAPS[p], channels, width), p)
+    return Network(Scales(GAPS[p], channels, width), p, pixel)
 
 
-NETWORKS: Mapping[str, Callable[[int, int], Network]] = {
+NETWORKS: Mapping[str, Callable[[int, int, Pixel], Network]] = {
     "PatchMLP": patch_mlp,
     "ResNet": resnet,
     "U-Net": unet,
 }
-"""Each is made of p and the number of channels."""
+"""Each is made of p, the number of channels, and what a pixel tells."""
 
 
 def pixelwise(width: int) -> Residual:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.paper.networks import NETWORKS, Network
+from benchmarks.paper.networks import NETWORKS, Network, Pixel
 from benchmarks.paper.tasks import Task
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
@@ -106,6 +106,24 @@ class Windows:
         self.count, self.side, self.reach = schedule.windows, schedule.side, task.patch_size // 2
         self.random = np.random.default_rng(schedule.seed)
 
+    def pixel(self) -> Pixel:
+        """What a pixel of B y tells of the clean one."""
+        shape = self.clean.shape[1:]
+        x, v = (images.ravel().astype(np.float64) for images in (self.clean, self.seen))
+        (variance, covariance), (_, variance_seen) = np.cov(x, v, bias=True)
+        if self.operators.stationary:
+            noise = self.operators.covariance(shape, 1)[0, 0]
+        else:
+            noise = np.mean(np.square(self.operators.scale(shape)))
+        return Pixel(
+            x.mean().item(),
+            float(variance),
+            v.mean().item(),
+            float(variance_seen),
+            float(covariance),
+            float(noise),
+        )
+
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return z, (n, C, side + p − 1, side + p − 1); σ, (n,); and clean pixels, (n, C, side, side)."""
         k_all, height, width, _ = self.clean.shape
@@ -132,14 +150,14 @@ class Run:
     """A training in progress; what it depends on goes to a checkpoint and comes back."""
 
     def __init__(self, task: Task, network: str, schedule: Schedule) -> None:
-        channels = task.data.training.shape[3]
+        self.windows = Windows(task, schedule)
+        channels, pixel = task.data.training.shape[3], self.windows.pixel()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(schedule.seed)
-            self.network = NETWORKS[network](task.patch_size, channels)
+            self.network = NETWORKS[network](task.patch_size, channels, pixel)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), betas=BETAS, weight_decay=0)
-        self.windows = Windows(task, schedule)
         self.schedule = schedule
         self.losses: list[float] = []
         self.seconds = 0.0

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from benchmarks.paper.networks import NETWORKS, PATCH_SIZES
+from benchmarks.paper.networks import NETWORKS, PATCH_SIZES, Pixel
 
 SIDE = 16
 CENTRE = SIDE // 2
+PIXEL = Pixel(mean=0.3, variance=0.1, mean_seen=0.2, variance_seen=0.08, covariance=0.07, noise=1.5)
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 every_size = pytest.mark.parametrize("p", PATCH_SIZES)
@@ -15,7 +16,7 @@ every_size = pytest.mark.parametrize("p", PATCH_SIZES)
 def made(name, p, channels=2):
     with torch.random.fork_rng():
         torch.manual_seed(p)
-        return NETWORKS[name](p, channels).double()
+        return NETWORKS[name](p, channels, PIXEL).double()
 
 
 def images(count, channels=2):
@@ -81,3 +82,15 @@ def noisy_input(network, z, sigmas):
     network.body.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     network(z, torch.tensor(sigmas).double())
     return torch.cat([seen[0][:1, :-2].expand(2, -1, -1, -1), seen[0][:, -2:]], dim=1)
+
+
+def test_a_body_of_nothing_leaves_the_linear_estimate():
+    """Of x = 0.3 + 0.5 (v − 0.2), v of variance 0.04, and z = v + noise of variance 2 σ²."""
+    pixel = Pixel(mean=0.3, variance=0.01, mean_seen=0.2, variance_seen=0.04, covariance=0.02, noise=2)
+    network = NETWORKS["PatchMLP"](5, 1, pixel).double()
+    torch.nn.init.zeros_(network.body[-1].weight)
+    torch.nn.init.zeros_(network.body[-1].bias)
+    z = images(2, channels=1)
+    low, high = network(z, torch.tensor([1e-9, 0.4]).double())
+    torch.testing.assert_close(low, 0.3 + 0.5 * (z[0] - 0.2))
+    torch.testing.assert_close(high, 0.3 + 0.02 / (0.04 + 2 * 0.16) * (z[1] - 0.2))

@@ -119,6 +119,21 @@ def test_the_noise_goes_through_the_pre_inverse(problem, gain):
     assert (z / sigma[:, None, None, None]).std() == pytest.approx(gain, rel=0.02)
 
 
+@pytest.mark.parametrize("problem", ["identity", "inpaint:center:4,mask", "blur:gaussian:1.0,wiener:0.05"])
+def test_a_pixel_tells_what_its_moments_say(problem):
+    """Of 4000 windows the pixels in the middle, at one σ."""
+    windows = Windows(task(problem), Schedule(steps=1, windows=4000))
+    pixel = windows.pixel()
+    z, sigma, x = windows.draw()
+    z = z[..., 2:-2, 2:-2]
+    assert x.mean() == pytest.approx(pixel.mean, abs=0.01)
+    assert z.mean() == pytest.approx(pixel.mean_seen, abs=0.01)
+    assert x.var() == pytest.approx(pixel.variance, rel=0.03)
+    expected = pixel.variance_seen + pixel.noise * sigma.square().mean().item()
+    assert z.var() == pytest.approx(expected, rel=0.03)
+    assert ((x - x.mean()) * (z - z.mean())).mean() == pytest.approx(pixel.covariance, abs=0.003)
+
+
 def test_noise_is_learned_to_be_taken_away(tmp_path):
     """On a single grey level the posterior mean is that level, whatever the noise."""
     flat = task()
