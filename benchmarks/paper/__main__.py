@@ -37,9 +37,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("train", "table", "report", "all"))
     parser.add_argument("--out", type=Path, required=True, help="folder for the report and all that is kept")
-    parser.add_argument(
-        "--data", default="fashion", help="fashion, faces, photographs, or a .npz with train and test"
-    )
+    parser.add_argument("--data", default="fashion", help="fashion, faces, or a .npz with train and test")
     parser.add_argument(
         "--fashion",
         type=Path,

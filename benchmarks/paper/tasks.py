@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.data import DATASETS, PHOTOGRAPHS_OUT, Data, Image
+from benchmarks.quality import data
+from benchmarks.quality.data import PHOTOGRAPHS_OUT, Data, Image
 from benchmarks.quality.methods import digest
 from benchmarks.quality.scores import add_noise
 from lemmse.index import InverseProblem
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities, photograph
 
-COLOUR = "colour"
-"""The data set that is a file."""
+NAMED = {"fashion": data.fashion, "faces": data.faces}
+"""Data sets that are not a file."""
 SEED = 0
 """Seed of the noise that all methods see."""
 
@@ -111,42 +112,41 @@ class Measurements:
 
 
 def load(name: str, limit: int, images: int, fashion: Path) -> Data:
-    """Load a data set of `benchmarks.quality`, or the file .npz that is named.
+    """Load a data set of `benchmarks.quality` whose images have one size, or the file .npz that is named.
 
     Raises
     ------
     InvalidArgument
-        It is neither, or its images differ in size.
+        It is neither.
     """
     file = Path(name) if name.endswith(".npz") else None
-    known = [known for known in DATASETS if known != COLOUR]
-    if file is None and name not in known:
-        raise InvalidArgument("data", f"expected {', '.join(known)} or a FILE.npz, got {name!r}")
     arguments = argparse.Namespace(limit=limit, images=images, fashion=fashion, colour=file)
-    data = DATASETS[COLOUR if file else name](arguments)
-    return replace(data, name=file.stem) if file else data
+    if file:
+        return replace(data.colour(arguments), name=file.stem)
+    if name not in NAMED:
+        raise InvalidArgument("data", f"expected {', '.join(NAMED)} or a FILE.npz, got {name!r}")
+    return NAMED[name](arguments)
 
 
-def first(data: Data, limit: int) -> Data:
+def first(whole: Data, limit: int) -> Data:
     """Keep the first training images only."""
-    return replace(data, training=data.training[:limit], scenes=data.scenes[:limit])
+    return replace(whole, training=whole.training[:limit], scenes=whole.scenes[:limit])
 
 
-def inputs(data: Data, count: int) -> dict[str, list[Image]]:
+def inputs(whole: Data, count: int) -> dict[str, list[Image]]:
     """The images that are measured: some that were trained on, some held out, and two kinds unlike either.
 
     All have the size of the training images, as masks and filters want it.
     """
-    height, width, channels = data.training.shape[1:]
-    chosen = np.random.default_rng(SEED).permutation(len(data.training))[:count]
-    held_out = [x for x in data.held_out if x.shape == data.training.shape[1:]][:count]
-    sets = {
-        "training": [intensities(data.training[k]).astype(np.float64) for k in chosen],
+    height, width, channels = whole.training.shape[1:]
+    chosen = np.random.default_rng(SEED).permutation(len(whole.training))[:count]
+    held_out = whole.held_out[:count]
+    return {
+        "training": [intensities(whole.training[k]).astype(np.float64) for k in chosen],
         "held-out": held_out,
         "inverted": [1 - x for x in held_out],
         "photographs": _tiles(height, width, channels)[:count],
     }
-    return {name: images for name, images in sets.items() if images}
 
 
 def _tiles(height: int, width: int, channels: int) -> list[Image]:

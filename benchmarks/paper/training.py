@@ -124,6 +124,18 @@ class Windows:
             float(noise),
         )
 
+    def seen_noise(self, e: NDArray[np.float32]) -> NDArray[np.float32]:
+        """B e, (n, H, W, C)."""
+        if self.operators.white:
+            return e
+        n, height, width, channels = e.shape
+        if not self.operators.stationary:
+            return e * self.operators.scale((height, width, channels)).astype(np.float32)
+        # A convolution treats all channels alike: one call for all images.
+        stacked = self.operators.pre_invert(e.transpose(1, 2, 0, 3).reshape(height, width, -1))
+        noise = stacked.reshape(height, width, n, channels).transpose(2, 0, 1, 3)
+        return noise.astype(np.float32)
+
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return z, (n, C, side + p − 1, side + p − 1); σ, (n,); and clean pixels, (n, C, side, side)."""
         k_all, height, width, _ = self.clean.shape
@@ -132,9 +144,7 @@ class Windows:
         sigma = self.random.random(n, np.float32)
         rows = _span(self.random.integers(height, size=n), self.side + 2 * r, height)
         columns = _span(self.random.integers(width, size=n), self.side + 2 * r, width)
-        noise = self.random.standard_normal(self.clean[k].shape, np.float32)
-        if not self.operators.white:
-            noise = np.stack([self.operators.pre_invert(e) for e in noise]).astype(np.float32)
+        noise = self.seen_noise(self.random.standard_normal(self.clean[k].shape, np.float32))
         images, pixels = np.arange(n)[:, None, None], (rows[:, :, None], columns[:, None, :])
         z = self.seen[k[:, None, None], *pixels] + sigma[:, None, None, None] * noise[images, *pixels]
         inner = (rows[:, r : r + self.side, None], columns[:, None, r : r + self.side])

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.paper import formula
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.findings import findings
 from benchmarks.paper.formula import Answers
-from benchmarks.paper.table import compare, decibels
+from benchmarks.paper.table import compare, decibels, text
 from benchmarks.paper.tasks import Measurements, Problem, Task
 from benchmarks.paper.training import Trained
 from benchmarks.quality.data import Data
+from lemmse.client import connect
 
 PROBLEM = "inpaint:center:3,mask"
 
@@ -83,6 +85,21 @@ def test_an_untrained_network_is_one_line(photos, tmp_path):
         match="PatchMLP was not trained for tiny, 4 images, inpaint:center:3, mask, p = 5: run train",
     ):
         run(photos, tmp_path, "table")
+
+
+@pytest.mark.parametrize("problem", ["identity", "blur:gaussian:1.0,wiener:0.05"])
+def test_of_many_images_the_answer_is_hybrid_and_says_how_near_it_is(problem, tmp_path, monkeypatch):
+    training = np.random.default_rng(3).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    own = Task(Data("tiny", training, np.zeros(8, np.int64), [], "none"), Problem.parse(problem), 5)
+    measurements = Measurements.of(own, "training", [training[0] / 255], 0.3)
+    monkeypatch.setattr(formula, "EXACT_IMAGES", 7)
+    with connect(formula.index_of(own, [0.1, 0.5], tmp_path)) as client:
+        answers = formula.ask(client, measurements)
+        exact = client.reconstruct(measurements.measured[0], sigma=0.3, mode="exact").image
+    assert (answers.mode, answers.expected_db is not None) == ("hybrid", True)
+    assert decibels(np.square(answers.images[0] - exact)) > 40
+    row = compare(measurements, answers, "PatchMLP", Trained(Same(), 7, 3, 1.5, []))
+    assert f"hybrid, within {answers.expected_db:.0f} dB of exact" in text([row])
 
 
 class Same(torch.nn.Module):

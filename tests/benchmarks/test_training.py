@@ -119,6 +119,16 @@ def test_the_noise_goes_through_the_pre_inverse(problem, gain):
     assert (z / sigma[:, None, None, None]).std() == pytest.approx(gain, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "problem", ["identity", "inpaint:random:30,epsilon:0.1", "blur:disk:1.5,wiener:0.05"]
+)
+def test_noise_is_seen_as_its_images_are(problem):
+    windows = Windows(task(problem, channels=2), SCHEDULE)
+    e = np.random.default_rng(1).standard_normal((3, 8, 8, 2)).astype(np.float32)
+    expected = [windows.operators.pre_invert(one) for one in e]
+    np.testing.assert_allclose(windows.seen_noise(e), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("problem", ["identity", "inpaint:center:4,mask", "blur:gaussian:1.0,wiener:0.05"])
 def test_a_pixel_tells_what_its_moments_say(problem):
     """Of 4000 windows the pixels in the middle, at one σ."""
