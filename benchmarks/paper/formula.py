@@ -62,7 +62,7 @@ def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
         opened = open_index(index)
         if opened.manifest.calibration is None:
             calibration = calibrate(opened, sigmas=sorted(sigmas))
-            replace(opened.manifest, calibration=calibration).write(index)
+            replace(opened.manifest, calibration=calibration).write(opened.folder)
     return index
 
 
