@@ -58,7 +58,8 @@ def aware(rows: Sequence[Row]) -> Finding | None:
     for name in dict.fromkeys(_seen(row) for row, _, _ in gains):
         own = [gain for gain in gains if _seen(gain[0]) == name]
         _line(left, [(row.sigma, formula) for row, formula, _ in own], name)
-    left.set(xlabel="σ", ylabel="PSNR, aware − agnostic (dB)", title="formula", xscale="log")
+    left.set(ylabel="PSNR, aware − agnostic (dB)", title="formula")
+    _noise(left, rows)
     left.axhline(0, color="grey", linewidth=0.8)
     left.legend(fontsize=7)
     right.plot([formula for _, formula, _ in gains], [network for _, _, network in gains], ".")
@@ -119,8 +120,7 @@ def influence(rows: Sequence[Row]) -> Finding | None:
     for panel, (name, means) in zip(axes, found.items(), strict=True):
         panel.plot(list(means), list(means.values()), "o-", markersize=3)
         panel.set(xlabel=names[name], ylabel="agreement (dB)")
-        if name != "patch_size":
-            panel.set_xscale("log")
+        _ticks(panel, list(means))
         said.append(f"from {_ends(names[name], means)}")
     unsaid = [names[name] for name in names if name not in found]
     rest = f"Not varied: {', '.join(unsaid)}." if unsaid else "All means are over what was run at each value."
@@ -142,13 +142,14 @@ def memory(rows: Sequence[Row]) -> Finding | None:
     for network in dict.fromkeys(a.network for a, _ in pairs):
         own = [(a.sigma, a.network_psnr - b.network_psnr) for a, b in pairs if a.network == network]
         _line(left, own, network)
-    left.set(xlabel="σ", ylabel="PSNR, training − held-out (dB)", xscale="log")
+    left.set(ylabel="PSNR, training − held-out (dB)")
+    _noise(left, rows)
     left.axhline(0, color="grey", linewidth=0.8)
     left.legend(fontsize=7)
     gains = _by_size([held_out for _, held_out in pairs])
     right.bar([_range(k) for k in gains], list(gains.values()))
     right.set(xlabel="effective sample size, held-out images", ylabel="PSNR, network − formula (dB)")
-    right.tick_params(axis="x", labelsize=7)
+    right.tick_params(axis="x", labelsize=6)
     sigma = min(a.sigma for a, _ in pairs)
     least = [(a, b) for a, b in pairs if a.sigma == sigma]
     formula = statistics.fmean(a.formula_psnr - b.formula_psnr for a, b in least)
@@ -176,8 +177,10 @@ def unlike(rows: Sequence[Row]) -> Finding | None:
         own = [row for row in rows if row.inputs == kind]
         _line(left, [(row.sigma, row.agreement) for row in own], kind)
         _line(right, [(row.sigma, row.network_psnr - row.formula_psnr) for row in own], kind)
-    left.set(xlabel="σ", ylabel="agreement (dB)", xscale="log")
-    right.set(xlabel="σ", ylabel="PSNR, network − formula (dB)", xscale="log")
+    left.set(ylabel="agreement (dB)")
+    right.set(ylabel="PSNR, network − formula (dB)")
+    for panel in (left, right):
+        _noise(panel, rows)
     left.legend(fontsize=7)
     agreement, gain = {}, {}
     for kind in kinds:
@@ -236,12 +239,25 @@ def _by_size(rows: Sequence[Row]) -> dict[int, float]:
 
 def _range(k: int) -> str:
     low, high = SIZES[k], SIZES[k + 1]
-    return f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"
+    return f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} or more"
 
 
 def _ends(name: str, means: dict[float, float]) -> str:
     (low, first), *_, (high, last) = means.items()
     return f"{first:.1f} dB at {name} = {low:g} to {last:.1f} dB at {name} = {high:g}"
+
+
+def _noise(axes: Axes, rows: Sequence[Row]) -> None:
+    """Make σ the axis."""
+    axes.set_xlabel("σ")
+    _ticks(axes, sorted({row.sigma for row in rows}))
+
+
+def _ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Mark the values alone, on a logarithmic axis."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+    axes.set_xticks([], minor=True)
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float]], label: str) -> None:
