@@ -110,7 +110,7 @@ def density(rows: Sequence[Row]) -> Finding | None:
 def influence(rows: Sequence[Row]) -> Finding | None:
     """Tell how the agreement depends on the noise, the patch size and the number of training images."""
     own = [row for row in rows if row.inputs == HELD_OUT]
-    names = {"sigma": "σ", "patch_size": "p", "training": "training images"}
+    names = {"sigma": "σ", "patch_size": "p", "training": "K"}
     found = {name: _varied(own, name) for name in names}
     found = {name: means for name, means in found.items() if len(means) > 1}
     if not found:
@@ -126,7 +126,7 @@ def influence(rows: Sequence[Row]) -> Finding | None:
     rest = f"Not varied: {', '.join(unsaid)}." if unsaid else "All means are over what was run at each value."
     return Finding(
         "influence",
-        "Noise, patch size and number of training images",
+        "Noise σ, patch size p and number K of training images",
         f"The mean agreement of all networks on held-out images goes {'; '.join(said)}. {rest}",
         figure,
     )

@@ -145,7 +145,7 @@ def inputs(whole: Data, count: int) -> dict[str, list[Image]]:
         "training": [intensities(whole.training[k]).astype(np.float64) for k in chosen],
         "held-out": held_out,
         "inverted": [1 - x for x in held_out],
-        "photographs": _tiles(height, width, channels)[:count],
+        "photographic": _tiles(height, width, channels)[:count],
     }
 
 

@@ -48,7 +48,7 @@ def run(photos, out, command):
 def test_a_row_for_every_task_network_noise_and_input(out):
     rows = json.loads((out / "cache" / "results.json").read_text()).values()
     assert len(rows) == 2 * 4
-    assert {row["inputs"] for row in rows} == {"training", "held-out", "inverted", "photographs"}
+    assert {row["inputs"] for row in rows} == {"training", "held-out", "inverted", "photographic"}
     assert {row["mode"] for row in rows} == {"exact"}
     assert {row["steps"] for row in rows} == {5}
 
@@ -62,7 +62,7 @@ def test_the_formula_gives_training_images_back_at_low_noise(out):
 
 def test_the_page_has_findings_tables_and_figures(out):
     page = (out / "report.md").read_text()
-    for title in ("Agreement and density", "Noise, patch size", "Memorisation", "unlike"):
+    for title in ("Agreement and density", "Noise σ, patch size p", "Memorisation", "unlike"):
         assert title in page
     for figure in ("density", "influence", "memory", "unlike"):
         assert f"({figure}.png)" in page
@@ -184,7 +184,7 @@ def test_influence_compares_only_what_was_run_at_every_value():
     rows += [known(agreement=10.0, physics="inpaint:center:3")]  # at one patch size only
     said = told(rows)["influence"]
     assert "from 30.0 dB at p = 5 to 26.0 dB at p = 7" in said
-    assert "Not varied: σ, training images." in said
+    assert "Not varied: σ, K." in said
 
 
 def test_unlike_images_are_compared_with_all_kinds():
