@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint stubs clean
+.PHONY: demo paper test lint stubs clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
+
+paper: $(VENV)/.demo
+	$(VENV)/bin/python -m benchmarks.paper all --out paper-out
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest
@@ -24,7 +27,7 @@ stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh
 
 clean:
-	rm -rf $(VENV) build demo-out
+	rm -rf $(VENV) build demo-out paper-out
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

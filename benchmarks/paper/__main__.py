@@ -1,0 +1,174 @@
+"""The paper's findings: networks of a p×p receptive field beside LE-MMSE, over a grid of problems.
+
+    python -m benchmarks.paper train|table|report|all --out FOLDER [--data NAME|FILE.npz] [--limits K…]
+        [--problems PHYSICS[,PRE-INVERSE]…] [--networks NAME…] [--patch-sizes P…] [--sigmas S…] [--images N]
+        [--minutes M | --steps N] [--threads T]
+
+`train` trains every network on every problem; `table` asks networks and formula to reconstruct the same
+measurements; `report` writes OUT/report.md of all that was compared in OUT; `all` does one after the other.
+Checkpoints, indexes, answers and results are kept in OUT/cache, and what is there for the same settings is
+not computed again: a run that is stopped goes on where it was, and one with other options adds to the report.
+"""
+
+import argparse
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from benchmarks.paper import formula, report
+from benchmarks.paper.networks import NETWORKS, PATCH_SIZES
+from benchmarks.paper.table import Rows, compare
+from benchmarks.paper.tasks import Measurements, Problem, Task, first, inputs, load
+from benchmarks.paper.training import Schedule, Trained, train
+from benchmarks.quality.methods import digest
+from lemmse.client import LemmseError
+from lemmse.index.errors import EngineError, NotFound
+
+PROBLEMS = ("identity", "blur:gaussian:1.0", "blur:gaussian:1.0,wiener:0.05")
+SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("train", "table", "report", "all"))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report and all that is kept")
+    parser.add_argument("--data", default="fashion", help="fashion, faces, or a .npz with train and test")
+    parser.add_argument(
+        "--fashion",
+        type=Path,
+        default=Path("/usr/share/datasets/fashion-mnist"),
+        help="folder of FashionMNIST's idx files (default %(default)s)",
+    )
+    for name, kind, default, what in (
+        ("limits", int, (1000,), "numbers of training images"),
+        ("problems", str, PROBLEMS, "PHYSICS or PHYSICS,PRE-INVERSE"),
+        ("sigmas", float, SIGMAS, "noise standard deviations"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=kind, nargs="+", default=default, help=f"{what} (default %(default)s)"
+        )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=tuple(NETWORKS))
+    parser.add_argument("--patch-sizes", type=int, nargs="+", choices=PATCH_SIZES, default=(5,))
+    parser.add_argument("--images", type=int, default=4, help="images of each kind (default %(default)s)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="of training for a network (default 1)")
+    length.add_argument("--steps", type=int, help="of training for a network")
+    parser.add_argument("--threads", type=int, help="of torch (default: as many as there are cores)")
+    return parser.parse_args()
+
+
+class Study:
+    """All that was asked for on the command line."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.out: Path = arguments.out
+        self.cache: Path = self.out / "cache"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.sigmas: list[float] = sorted(arguments.sigmas)
+        self.images: int = arguments.images
+        self.networks: list[str] = list(arguments.networks)
+        minutes = 1.0 if arguments.minutes is None and arguments.steps is None else arguments.minutes
+        self.schedule = Schedule(steps=arguments.steps, minutes=minutes)
+        self.console = Console(stderr=True)
+        data = load(arguments.data, max(arguments.limits), arguments.images, arguments.fashion)
+        problems = [Problem.parse(text) for text in arguments.problems]
+        self.tasks = [
+            Task(first(data, limit), problem, p)
+            for limit, problem, p in itertools.product(arguments.limits, problems, arguments.patch_sizes)
+        ]
+
+    def train(self) -> None:
+        """Train every network on every task."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        ) as bars:
+            for task, network in itertools.product(self.tasks, self.networks):
+                bar = bars.add_task(f"{task}: {network}", total=1.0, loss=float("nan"))
+                trained = train(
+                    task, network, self.schedule, self.checkpoint(task, network), _shown(bars, bar)
+                )
+                drawn = self.checkpoint(task, network).with_suffix(".png")
+                report.draw_losses(trained.losses, drawn, f"{task}: {network}")
+                bars.update(bar, completed=1.0, loss=trained.losses[-1])
+
+    def table(self) -> None:
+        """Ask the formula and every network for the same reconstructions."""
+        rows = Rows(self.cache)
+        for task in self.tasks:
+            networks = {network: self.trained(task, network) for network in self.networks}
+            images = inputs(task.data, self.images)
+            measurements = [
+                Measurements.of(task, kind, images[kind], sigma)
+                for kind, sigma in itertools.product(images, self.sigmas)
+            ]
+            self.ask(task, measurements)
+            for measured in measurements:
+                answers = formula.read(self.kept(measured))
+                for network, trained in networks.items():
+                    row = compare(measured, answers, network, trained)
+                    rows.rows[measured.key(network, asdict(self.schedule))] = row
+            rows.save()
+        report.show(list(rows.rows.values()), Console(width=120))
+
+    def ask(self, task: Task, measurements: Sequence[Measurements]) -> None:
+        """Have the formula answer what it has not answered yet."""
+        missing = [measured for measured in measurements if not self.kept(measured).exists()]
+        if not missing:
+            return
+        index = formula.index_of(task, self.sigmas, self.cache)
+        with formula.serving(index, self.cache / "server.log") as client:
+            for measured in missing:
+                formula.save(formula.ask(client, measured), self.kept(measured))
+                self.console.log(f"{task}: {measured.kind} images, σ = {measured.sigma:g}")
+
+    def report(self) -> None:
+        """Write the page of all rows that are kept."""
+        rows = list(Rows(self.cache).rows.values())
+        if not rows:
+            raise NotFound(f"nothing was compared in {self.out} yet: run table first")
+        report.write(rows, self.out)
+
+    def checkpoint(self, task: Task, network: str) -> Path:
+        """The file that a training is kept in."""
+        return self.cache / f"{network}-{digest(task.key, asdict(self.schedule))}.pt"
+
+    def kept(self, measured: Measurements) -> Path:
+        """The file that the formula's answers are kept in."""
+        return self.cache / f"answers-{measured.key()}.npz"
+
+    def trained(self, task: Task, network: str) -> Trained:
+        """Read a network that was trained."""
+        checkpoint = self.checkpoint(task, network)
+        if not checkpoint.exists():
+            raise NotFound(f"{network} was not trained for {task}: run train with the same options first")
+        return train(task, network, self.schedule, checkpoint)
+
+
+def _shown(bars: Progress, bar: TaskID) -> Callable[[float, float], None]:
+    return lambda done, loss: bars.update(bar, completed=done, loss=loss)
+
+
+def main() -> None:
+    arguments = parsed()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    try:
+        study = Study(arguments)
+        for command in ("train", "table", "report"):
+            if arguments.command in (command, "all"):
+                getattr(study, command)()
+    except (EngineError, LemmseError) as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""What the rows say: each finding is a figure and two sentences, made of the numbers alone.
+
+A finding whose rows are not there is left out.
+"""
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.paper.table import SIZES, TENTHS, Row
+
+HELD_OUT, TRAINING = "held-out", "training"
+SETTING = ("data", "training", "physics", "pre_inverse", "patch_size", "network", "inputs", "sigma")
+"""What tells rows apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding."""
+
+    name: str
+    """Of its figure's file."""
+    title: str
+    """For people."""
+    sentences: str
+    """What the numbers say."""
+    figure: Figure
+    """The numbers."""
+
+
+def findings(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Tell what the rows have enough numbers for."""
+    for find in (aware, density, influence, memory, unlike):
+        finding = find(rows)
+        if finding:
+            yield finding
+
+
+def aware(rows: Sequence[Row]) -> Finding | None:
+    """Compare each pre-inverse with none."""
+    gains = []
+    held_out = [row for row in rows if row.inputs == HELD_OUT]
+    agnostic = {_setting(row, "pre_inverse"): row for row in held_out if row.pre_inverse == "identity"}
+    for row in held_out:
+        plain = agnostic.get(_setting(row, "pre_inverse"))
+        if row.pre_inverse != "identity" and plain:
+            formula = row.formula_psnr - plain.formula_psnr
+            gains.append((row, formula, row.network_psnr - plain.network_psnr))
+    if not gains:
+        return None
+    figure, (left, right) = _figure(2)
+    for name in dict.fromkeys(_seen(row) for row, _, _ in gains):
+        own = [gain for gain in gains if _seen(gain[0]) == name]
+        _line(left, [(row.sigma, formula) for row, formula, _ in own], name)
+    left.set(ylabel="PSNR, aware − agnostic (dB)", title="formula")
+    _noise(left, rows)
+    left.axhline(0, color="grey", linewidth=0.8)
+    left.legend(fontsize=7)
+    right.plot([formula for _, formula, _ in gains], [network for _, _, network in gains], ".")
+    right.axline((0, 0), slope=1, color="grey", linewidth=0.8)
+    right.set(
+        xlabel="gain of the formula (dB)", ylabel="gain of the network (dB)", title="formula and networks"
+    )
+    best = max(gains, key=lambda gain: gain[1])
+    worst = min(gains, key=lambda gain: gain[1])
+    same = sum((formula > 0) == (network > 0) for _, formula, network in gains)
+    off = statistics.fmean(abs(formula - network) for _, formula, network in gains)
+    return Finding(
+        "aware",
+        "Aware and agnostic",
+        f"Seen through a pre-inverse the formula gains from {worst[1]:+.1f} dB ({_seen(worst[0])}, "
+        f"σ = {worst[0].sigma:g}) to {best[1]:+.1f} dB ({_seen(best[0])}, σ = {best[0].sigma:g}) on "
+        f"held-out images. The networks gain where the formula does, and lose where it does, in {same} of "
+        f"{len(gains)} comparisons; their gains are {off:.1f} dB apart in the mean.",
+        figure,
+    )
+
+
+def density(rows: Sequence[Row]) -> Finding | None:
+    """Compare the agreement where patches are likely with that where they are not."""
+    own = [row for row in rows if row.inputs == HELD_OUT]
+    if not own:
+        return None
+    figure, (axes,) = _figure(1)
+    for sigma in sorted({row.sigma for row in own}):
+        means = np.mean([row.by_density for row in own if row.sigma == sigma], axis=0)
+        axes.plot(range(1, TENTHS + 1), means, "o-", markersize=3, label=f"σ = {sigma:g}")
+    axes.set(xlabel="tenth of the pixels, by log density", ylabel="agreement (dB)")
+    axes.legend(fontsize=7)
+    low, high = (statistics.fmean(row.by_density[tenth] for row in own) for tenth in (0, -1))
+    ranks = [float(np.corrcoef(range(TENTHS), np.argsort(np.argsort(row.by_density)))[0, 1]) for row in own]
+    rising = sum(row.by_density[-1] > row.by_density[0] for row in own)
+    return Finding(
+        "density",
+        "Agreement and density",
+        f"In the tenth of the held-out pixels whose patches are least likely under the training set, "
+        f"networks and formula agree to {low:.1f} dB in the mean, in the likeliest tenth to {high:.1f} dB. "
+        f"The likeliest tenth agrees better in {rising} of {len(own)} rows, and the rank correlation of log "
+        f"density and agreement is {statistics.fmean(ranks):+.2f} in the mean.",
+        figure,
+    )
+
+
+def influence(rows: Sequence[Row]) -> Finding | None:
+    """Tell how the agreement depends on the noise, the patch size and the number of training images."""
+    own = [row for row in rows if row.inputs == HELD_OUT]
+    names = {"sigma": "σ", "patch_size": "p", "training": "K"}
+    found = {name: _varied(own, name) for name in names}
+    found = {name: means for name, means in found.items() if len(means) > 1}
+    if not found:
+        return None
+    figure, axes = _figure(len(found))
+    said = []
+    for panel, (name, means) in zip(axes, found.items(), strict=True):
+        panel.plot(list(means), list(means.values()), "o-", markersize=3)
+        panel.set(xlabel=names[name], ylabel="agreement (dB)")
+        _ticks(panel, list(means))
+        said.append(f"from {_ends(names[name], means)}")
+    unsaid = [names[name] for name in names if name not in found]
+    rest = f"Not varied: {', '.join(unsaid)}." if unsaid else "All means are over what was run at each value."
+    return Finding(
+        "influence",
+        "Noise σ, patch size p and number K of training images",
+        f"The mean agreement of all networks on held-out images goes {'; '.join(said)}. {rest}",
+        figure,
+    )
+
+
+def memory(rows: Sequence[Row]) -> Finding | None:
+    """Compare images that were trained on with held-out ones, and few deciding patches with many."""
+    pairs = _pairs(rows, TRAINING, HELD_OUT)
+    if not pairs:
+        return None
+    figure, (left, right) = _figure(2)
+    _line(left, [(a.sigma, a.formula_psnr - b.formula_psnr) for a, b in pairs], "formula")
+    for network in dict.fromkeys(a.network for a, _ in pairs):
+        own = [(a.sigma, a.network_psnr - b.network_psnr) for a, b in pairs if a.network == network]
+        _line(left, own, network)
+    left.set(ylabel="PSNR, training − held-out (dB)")
+    _noise(left, rows)
+    left.axhline(0, color="grey", linewidth=0.8)
+    left.legend(fontsize=7)
+    gains = _by_size([held_out for _, held_out in pairs])
+    right.bar([_range(k) for k in gains], list(gains.values()))
+    right.set(xlabel="effective sample size, held-out images", ylabel="PSNR, network − formula (dB)")
+    right.tick_params(axis="x", labelsize=6)
+    sigma = min(a.sigma for a, _ in pairs)
+    least = [(a, b) for a, b in pairs if a.sigma == sigma]
+    formula = statistics.fmean(a.formula_psnr - b.formula_psnr for a, b in least)
+    network_gain = statistics.fmean(a.network_psnr - b.network_psnr for a, b in least)
+    few, many = min(gains), max(gains)
+    return Finding(
+        "memory",
+        "Memorisation and generalisation",
+        f"At σ = {sigma:g} the formula is {formula:+.1f} dB better on images that it was built from than on "
+        f"held-out ones, the networks {network_gain:+.1f} dB. On held-out pixels with an effective sample "
+        f"size of {_range(few)} the networks are {gains[few]:+.1f} dB nearer to the truth than the formula, "
+        f"with {_range(many)} {gains[many]:+.1f} dB.",
+        figure,
+    )
+
+
+def unlike(rows: Sequence[Row]) -> Finding | None:
+    """Compare images of the data set with images unlike it."""
+    kinds = list(dict.fromkeys(row.inputs for row in rows))
+    others = [kind for kind in kinds if kind not in (TRAINING, HELD_OUT)]
+    if not others or HELD_OUT not in kinds:
+        return None
+    figure, (left, right) = _figure(2)
+    for kind in kinds:
+        own = [row for row in rows if row.inputs == kind]
+        _line(left, [(row.sigma, row.agreement) for row in own], kind)
+        _line(right, [(row.sigma, row.network_psnr - row.formula_psnr) for row in own], kind)
+    left.set(ylabel="agreement (dB)")
+    right.set(ylabel="PSNR, network − formula (dB)")
+    for panel in (left, right):
+        _noise(panel, rows)
+    left.legend(fontsize=7)
+    agreement, gain = {}, {}
+    for kind in kinds:
+        own = [row for row in rows if row.inputs == kind]
+        agreement[kind] = f"{statistics.fmean(row.agreement for row in own):.1f} dB on {kind}"
+        gain[kind] = (
+            f"{statistics.fmean(row.network_psnr - row.formula_psnr for row in own):+.1f} dB on {kind}"
+        )
+    return Finding(
+        "unlike",
+        "Images unlike the training set",
+        f"Networks and formula agree in the mean to {', '.join(agreement.values())} images. The networks are "
+        f"nearer to the truth than the formula by {', '.join(gain.values())} images.",
+        figure,
+    )
+
+
+def _setting(row: Row, *but: str) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in SETTING if name not in but)
+
+
+def _seen(row: Row) -> str:
+    return f"{row.physics}, {row.pre_inverse}"
+
+
+def _pairs(rows: Sequence[Row], one: str, other: str) -> list[tuple[Row, Row]]:
+    """Rows that differ in what was measured only."""
+    found = {_setting(row, "inputs"): row for row in rows if row.inputs == other}
+    return [
+        (row, found[_setting(row, "inputs")])
+        for row in rows
+        if row.inputs == one and _setting(row, "inputs") in found
+    ]
+
+
+def _varied(rows: Sequence[Row], name: str) -> dict[float, float]:
+    """Mean agreement for each value of a setting, over what was run at all of its values."""
+    groups: dict[tuple[Any, ...], dict[float, float]] = {}
+    for row in rows:
+        groups.setdefault(_setting(row, name), {})[getattr(row, name)] = row.agreement
+    most = max((set(group) for group in groups.values()), key=len, default=set())
+    full = [group for group in groups.values() if set(group) >= most]
+    return {value: statistics.fmean(group[value] for group in full) for value in sorted(most)}
+
+
+def _by_size(rows: Sequence[Row]) -> dict[int, float]:
+    """Mean gain of the networks over the formula, for each range of effective sample sizes."""
+    gains = {}
+    for k in range(len(SIZES) - 1):
+        own = [row.by_size[k] for row in rows]
+        found = [known[2] - known[3] for known in own if known is not None]
+        if found:
+            gains[k] = statistics.fmean(found)
+    return gains
+
+
+def _range(k: int) -> str:
+    low, high = SIZES[k], SIZES[k + 1]
+    return f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} or more"
+
+
+def _ends(name: str, means: dict[float, float]) -> str:
+    (low, first), *_, (high, last) = means.items()
+    return f"{first:.1f} dB at {name} = {low:g} to {last:.1f} dB at {name} = {high:g}"
+
+
+def _noise(axes: Axes, rows: Sequence[Row]) -> None:
+    """Make σ the axis."""
+    axes.set_xlabel("σ")
+    _ticks(axes, sorted({row.sigma for row in rows}))
+
+
+def _ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Mark the values alone, on a logarithmic axis."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+    axes.set_xticks([], minor=True)
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], label: str) -> None:
+    """Draw the mean of the points at each x."""
+    ordered = itertools.groupby(sorted(points), key=lambda point: point[0])
+    means = [(x, statistics.fmean(y for _, y in same)) for x, same in ordered]
+    axes.plot(*zip(*means, strict=True), "o-", markersize=3, label=label)
+
+
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.5 * panels, 3.2), layout="constrained")
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])

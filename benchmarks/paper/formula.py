@@ -1,0 +1,159 @@
+"""What the formula answers: an index of the task, served by `lemmse serve` and asked over gRPC."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.tasks import Measurements, Task
+from benchmarks.quality.data import Image
+from lemmse.builder.calibrate import calibrate
+from lemmse.client import Client, LemmseError, connect
+from lemmse.client.errors import Unavailable
+from lemmse.index import build, open_index
+
+EXACT_IMAGES = 2000
+"""Training images up to which all keys are summed; beyond, hybrid comes as close as ACCURACY_DB."""
+ACCURACY_DB = 50
+"""Far above any agreement of a network, so that what differs is the network."""
+LISTENING = "listening on "
+PATIENCE = 15.0
+"""Seconds that the server gets to end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Reconstructions of some images at one σ."""
+
+    images: list[Image]
+    """The posterior means, (H, W, C)."""
+    ess: list[NDArray[np.float32]]
+    """Effective sample size of each pixel, (H, W)."""
+    log_density: list[NDArray[np.float32]]
+    """Log density of each noisy patch, (H, W)."""
+    mode: str
+    """The mode that ran."""
+    expected_db: float | None
+    """Agreement with the exact sum that was to be expected, the least of the images; None where it ran."""
+
+
+def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
+    """The index folder of a task: the one that is there, or a new one, calibrated if hybrid is asked."""
+    index = folder / f"index-{task.key}"
+    if not index.exists():
+        with TemporaryDirectory(dir=folder) as scratch:
+            source = Path(scratch) / "training.npy"
+            np.save(source, task.data.training)
+            problem = task.problem
+            build(
+                [source],
+                index,
+                patch_size=task.patch_size,
+                physics=problem.physics,
+                pre_inverse=problem.pre_inverse,
+            )
+    if _mode(task) == "hybrid":
+        opened = open_index(index)
+        if opened.manifest.calibration is None:
+            calibration = calibrate(opened, sigmas=sorted(sigmas))
+            replace(opened.manifest, calibration=calibration).write(opened.folder)
+    return index
+
+
+@contextmanager
+def serving(index: Path, log: Path) -> Iterator[Client]:
+    """Serve an index on a free port of this machine, and ask there.
+
+    Raises
+    ------
+    Unavailable
+        The server ended before it listened.
+    """
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lemmse.client.cli", "serve", str(index), "--listen", "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        if not line.startswith(LISTENING):
+            raise Unavailable(f"the server ended before it listened; {log} says why")
+        with connect(f"grpc://{line.removeprefix(LISTENING).strip()}") as client:
+            yield client
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def ask(client: Client, measurements: Measurements) -> Answers:
+    """Reconstruct images; the one that fails ends it.
+
+    Raises
+    ------
+    LemmseError
+        An image has no answer.
+    """
+    mode = _mode(measurements.task)
+    results = []
+    for result in client.reconstruct_many(
+        measurements.measured,
+        sigma=measurements.sigma,
+        mode=mode,
+        accuracy_db=ACCURACY_DB if mode == "hybrid" else None,
+        maps=("ess", "log_density"),
+    ):
+        if isinstance(result, LemmseError):
+            raise result
+        results.append(result)
+    expected = [result.diagnostics.expected_accuracy_db for result in results]
+    known = [accuracy for accuracy in expected if accuracy is not None]
+    return Answers(
+        images=[result.image.astype(np.float64) for result in results],
+        ess=[result.ess for result in results if result.ess is not None],
+        log_density=[result.log_density for result in results if result.log_density is not None],
+        mode=results[0].diagnostics.mode,
+        expected_db=min(known, default=None),
+    )
+
+
+def save(answers: Answers, path: Path) -> None:
+    """Keep answers in a file, the whole of it or none."""
+    scratch = path.with_suffix(".new.npz")
+    np.savez(
+        scratch,
+        images=np.stack(answers.images),
+        ess=np.stack(answers.ess),
+        log_density=np.stack(answers.log_density),
+        mode=answers.mode,
+        expected_db=np.nan if answers.expected_db is None else answers.expected_db,
+    )
+    scratch.replace(path)
+
+
+def read(path: Path) -> Answers:
+    """Read answers back."""
+    with np.load(path, allow_pickle=False) as arrays:
+        expected = float(arrays["expected_db"])
+        return Answers(
+            images=list(arrays["images"]),
+            ess=list(arrays["ess"]),
+            log_density=list(arrays["log_density"]),
+            mode=str(arrays["mode"]),
+            expected_db=None if np.isnan(expected) else expected,
+        )
+
+
+def _mode(task: Task) -> str:
+    return "exact" if len(task.data.training) <= EXACT_IMAGES else "hybrid"

@@ -1,0 +1,94 @@
+"""What the benchmark leaves: a page with the findings and the tables, and its figures."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.paper.findings import findings
+from benchmarks.paper.table import Row, text
+from benchmarks.quality.report import markdown
+
+SMOOTHED = 0.98
+"""How much of the last value the drawn loss keeps at each step."""
+
+
+def write(rows: Sequence[Row], out: Path) -> None:
+    """Write OUT/report.md and the figures beside it."""
+    parts = [
+        "# Networks beside the formula",
+        "Networks were trained to reconstruct, and LE-MMSE was asked the same: the same patches, training "
+        "images, physics, pre-inverse and noise. All numbers are PSNR in dB for a peak of 1, means over "
+        "images.",
+        f"## Agreement\n\n{_overview(rows)}",
+    ]
+    for finding in findings(rows):
+        finding.figure.savefig(out / f"{finding.name}.png", dpi=110)
+        parts.append(f"## {finding.title}\n\n{finding.sentences}\n\n![{finding.title}]({finding.name}.png)")
+    parts += [
+        "## Tables",
+        "In bold the agreement of network and formula; in brackets how near to the truth the network is, and "
+        "the formula.",
+        text(rows),
+    ]
+    (out / "report.md").write_text("\n\n".join(part.rstrip("\n") for part in parts) + "\n")
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print the overview."""
+    table = Table(*OVERVIEW)
+    for line in _lines(rows):
+        table.add_row(*line)
+    console.print(table)
+
+
+def draw_losses(losses: Sequence[float], path: Path, title: str) -> None:
+    """Draw the loss of each step, smoothed."""
+    smooth, drawn = losses[0], []
+    for loss in losses:
+        smooth = SMOOTHED * smooth + (1 - SMOOTHED) * loss
+        drawn.append(smooth)
+    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.semilogy(range(1, len(drawn) + 1), drawn)
+    axes.set_xlabel("step")
+    axes.set_ylabel("mean square error, smoothed")
+    axes.set_title(title, fontsize=8)
+    figure.savefig(path, dpi=90)
+
+
+OVERVIEW = ("network", "p", "parameters", "steps", "minutes", "images", "mean", "least", "≥ 25 dB")
+
+
+def _overview(rows: Sequence[Row]) -> str:
+    return markdown(OVERVIEW, _lines(rows))
+
+
+def _lines(rows: Sequence[Row]) -> list[list[str]]:
+    """Return a line for each network, patch size and kind of images."""
+    lines = []
+    for group in dict.fromkeys((row.network, row.patch_size, row.inputs) for row in rows):
+        own = [row for row in rows if (row.network, row.patch_size, row.inputs) == group]
+        agreements = [row.agreement for row in own]
+        lines.append(
+            [
+                group[0],
+                str(group[1]),
+                _between([row.parameters for row in own]),
+                _between([row.steps for row in own]),
+                f"{statistics.fmean(row.seconds for row in own) / 60:.1f}",
+                group[2],
+                f"{statistics.fmean(agreements):.1f}",
+                f"{min(agreements):.1f}",
+                f"{sum(agreement >= 25 for agreement in agreements)} of {len(own)}",
+            ]
+        )
+    return lines
+
+
+def _between(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low}–{high}"

@@ -1,0 +1,182 @@
+"""How near each network is to the formula, and both to the truth: a row for a task, network, σ and input."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.paper.formula import Answers
+from benchmarks.paper.tasks import Measurements
+from benchmarks.paper.training import Trained
+from benchmarks.quality.report import markdown
+
+ERROR_LEAST = 1e-10
+"""Mean square errors below count as this, 100 dB: at low noise the formula gives training images back."""
+TENTHS = 10
+"""Parts of the pixels, by log density, of each of which the agreement is noted."""
+SIZES = (1.0, 2.0, 10.0, 100.0, 1e4, math.inf)
+"""Bounds of the effective sample sizes, of each range of which the errors are noted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One network beside the formula, on images of one kind at one σ; all dB are means over the images."""
+
+    data: str
+    """Name of the data set."""
+    training: int
+    """Training images."""
+    physics: str
+    """Specification of A."""
+    pre_inverse: str
+    """Specification of B."""
+    patch_size: int
+    """Side p, in pixels."""
+    network: str
+    """Name of the network."""
+    parameters: int
+    """Numbers that it learned."""
+    steps: int
+    """Steps of its training."""
+    seconds: float
+    """Wall time of its training."""
+    inputs: str
+    """Which images were measured."""
+    images: int
+    """How many."""
+    sigma: float
+    """Noise standard deviation."""
+    agreement: float
+    """PSNR between network and formula."""
+    network_psnr: float
+    """PSNR between network and clean image."""
+    formula_psnr: float
+    """PSNR between formula and clean image."""
+    mode: str
+    """How the formula was summed."""
+    expected_db: float | None
+    """Agreement with the exact sum that is to be expected where it was not exact."""
+    densities: list[float]
+    """Median log density of each tenth of the pixels, ascending."""
+    by_density: list[float]
+    """PSNR between network and formula in each tenth."""
+    by_size: list[list[float] | None]
+    """For each range of effective sample sizes the share of the pixels, and the PSNR between network and
+    formula, network and clean image, formula and clean image; None where no pixel is."""
+
+
+class Rows:
+    """The finished rows in a folder, each found by all that it depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "results.json"
+        self.rows: dict[str, Row] = {}
+        if self.path.exists():
+            self.rows = {key: Row(**row) for key, row in json.loads(self.path.read_text()).items()}
+
+    def save(self) -> None:
+        """Write them, all or none."""
+        scratch = self.path.with_suffix(".new")
+        scratch.write_text(json.dumps({key: asdict(row) for key, row in self.rows.items()}, indent=1))
+        scratch.replace(self.path)
+
+
+def compare(measurements: Measurements, formula: Answers, network: str, trained: Trained) -> Row:
+    """Have a network answer, and make a row of that and the formula's answers."""
+    task, clean, sigma = measurements.task, measurements.clean, measurements.sigma
+    answered = trained.answer(measurements.seen, sigma)
+    pixels = [np.stack(images) for images in (answered, formula.images, clean)]
+    agreement, network_psnr, formula_psnr = (
+        statistics.fmean(decibels(_square(x, y)) for x, y in zip(a, b, strict=True))
+        for a, b in _pairs(pixels)
+    )
+    errors = np.stack([_square(a, b).mean(axis=-1).ravel() for a, b in _pairs(pixels)])  # (3, pixels)
+    density, ess = (np.stack(maps).ravel() for maps in (formula.log_density, formula.ess))
+    tenths = np.array_split(np.argsort(density, kind="stable"), TENTHS)
+    size = np.searchsorted(SIZES, np.maximum(ess, 1), side="right") - 1
+    ranges = [size == k for k in range(len(SIZES) - 1)]
+    return Row(
+        data=task.data.name,
+        training=len(task.data.training),
+        physics=task.problem.physics,
+        pre_inverse=task.problem.pre_inverse,
+        patch_size=task.patch_size,
+        network=network,
+        parameters=trained.parameters,
+        steps=trained.steps,
+        seconds=trained.seconds,
+        inputs=measurements.kind,
+        images=len(clean),
+        sigma=sigma,
+        agreement=agreement,
+        network_psnr=network_psnr,
+        formula_psnr=formula_psnr,
+        mode=formula.mode,
+        expected_db=formula.expected_db,
+        densities=[float(np.median(density[tenth])) for tenth in tenths],
+        by_density=[decibels(errors[0, tenth]) for tenth in tenths],
+        by_size=[
+            [float(inside.mean()), *(decibels(error[inside]) for error in errors)] if inside.any() else None
+            for inside in ranges
+        ],
+    )
+
+
+def decibels(squares: NDArray[np.floating[Any]]) -> float:
+    """PSNR of square errors, for a peak of 1."""
+    return -10 * math.log10(max(float(np.mean(squares)), ERROR_LEAST))
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Return the tables in Markdown: a section for each task and input, a line for each network."""
+    sections = []
+    for section in dict.fromkeys(map(heading, rows)):
+        own = [row for row in rows if heading(row) == section]
+        sigmas = sorted({row.sigma for row in own})
+        header = ["network", *(f"σ = {sigma:g}" for sigma in sigmas), "mean agreement"]
+        lines = []
+        for network in dict.fromkeys(row.network for row in own):
+            found = {row.sigma: row for row in own if row.network == network}
+            mean = statistics.fmean(row.agreement for row in found.values())
+            cells = [_cell(found[sigma]) if sigma in found else "" for sigma in sigmas]
+            lines.append([network, *cells, f"{mean:.1f}"])
+        sections.append(f"### {section}\n\n{_summed(own)}\n\n{markdown(header, lines)}")
+    return "\n".join(sections)
+
+
+def heading(row: Row) -> str:
+    """Name the table that a row is in."""
+    seen = "" if row.pre_inverse == "identity" else f" seen through {row.pre_inverse}"
+    return (
+        f"{row.data}, {row.training} training images, {row.physics}{seen}, p = {row.patch_size}: "
+        f"{row.inputs} images"
+    )
+
+
+def _summed(rows: Sequence[Row]) -> str:
+    """Say how the formula was summed."""
+    images = max(row.images for row in rows)
+    expected = [row.expected_db for row in rows if row.expected_db is not None]
+    if not expected:
+        return f"{images} images; the formula is exact."
+    return f"{images} images; the formula is hybrid, within {min(expected):.0f} dB of exact as calibrated."
+
+
+def _cell(row: Row) -> str:
+    return f"**{row.agreement:.1f}** ({row.network_psnr:.1f} / {row.formula_psnr:.1f})"
+
+
+def _pairs(pixels: Sequence[NDArray[np.float64]]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    network, formula, clean = pixels
+    return [(network, formula), (network, clean), (formula, clean)]
+
+
+def _square(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    squares: NDArray[np.float64] = np.square(a - b)
+    return squares

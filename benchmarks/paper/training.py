@@ -1,0 +1,265 @@
+"""How a network is trained: windows of training images, fresh noise in each step, σ uniform in [0, 1].
+
+The loss is the mean square error to the clean image, so that what is learned is the posterior mean. A network
+is the same function at every position, so each window of an image stands for all of it, and many small ones
+from different images tell more in a step than few whole ones.
+
+All that a run depends on is in its checkpoint: one that is stopped goes on as if it had not been, bit by bit.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.paper.networks import NETWORKS, Network, Pixel
+from benchmarks.paper.tasks import Task
+from lemmse.index.errors import InvalidArgument
+from lemmse.index.sources import intensities
+
+Progress = Callable[[float, float], None]
+"""Called after each step with the part of the training that is done, in [0, 1], and the loss of the step."""
+
+WARM_UP = 50
+"""Steps in which the learning rate rises."""
+BETAS = (0.9, 0.99)
+"""Of AdamW: a short memory of squares, as trainings are short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how a network is trained.
+
+    Raises
+    ------
+    InvalidArgument
+        Not exactly one of steps and minutes is given.
+    """
+
+    steps: int | None = None
+    """Length of the training, in steps."""
+    minutes: float | None = None
+    """Length of the training, in minutes of wall time."""
+    windows: int = 128
+    """Windows in a step."""
+    side: int = 4
+    """Side of what is learned in a window, in pixels."""
+    rate: float = 8e-3
+    """Highest learning rate; it falls to 0 along a cosine."""
+    decay: float = 0.999
+    """Of the moving average of the weights, which is the network that is kept."""
+    seed: int = 0
+    """Of the first weights, the windows and the noise."""
+    kept: int = 200
+    """Steps after which a checkpoint is written, and at the end."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise InvalidArgument("steps", "expected one of steps and minutes, got both or none")
+
+    def done(self, step: int, seconds: float) -> float:
+        """The part of the training that lies behind, in [0, 1]."""
+        part = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 0))
+        return min(part, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network, and how it came about."""
+
+    network: Network
+    """Its moving average, to be asked, not to be trained."""
+    parameters: int
+    """Numbers that were learned."""
+    steps: int
+    """Steps of the training."""
+    seconds: float
+    """Wall time of the training."""
+    losses: list[float]
+    """Mean square error of each step."""
+
+    def answer(self, images: Sequence[NDArray[np.float64]], sigma: float) -> list[NDArray[np.float64]]:
+        """Reconstruct images with the pre-inverse applied, (H, W, C)."""
+        with torch.inference_mode():
+            batches = [torch.from_numpy(z).float().permute(2, 0, 1)[None] for z in images]
+            level = torch.tensor([sigma])
+            return [self.network(z, level)[0].permute(1, 2, 0).double().numpy() for z in batches]
+
+
+class Windows:
+    """Random windows of measured training images, and what they should become."""
+
+    def __init__(self, task: Task, schedule: Schedule) -> None:
+        self.operators = task.operators
+        clean = [intensities(image) for image in task.data.training]
+        seen = [self.operators.pre_invert(self.operators.measure(x)) for x in clean]
+        self.clean = np.stack(clean)  # (K, H, W, C)
+        self.seen = np.stack(seen).astype(np.float32)  # B A x
+        self.count, self.side, self.reach = schedule.windows, schedule.side, task.patch_size // 2
+        self.random = np.random.default_rng(schedule.seed)
+
+    def pixel(self) -> Pixel:
+        """What a pixel of B y tells of the clean one."""
+        shape = self.clean.shape[1:]
+        x, v = (images.ravel().astype(np.float64) for images in (self.clean, self.seen))
+        (variance, covariance), (_, variance_seen) = np.cov(x, v, bias=True)
+        if self.operators.stationary:
+            noise = self.operators.covariance(shape, 1)[0, 0]
+        else:
+            noise = np.mean(np.square(self.operators.scale(shape)))
+        return Pixel(
+            x.mean().item(),
+            float(variance),
+            v.mean().item(),
+            float(variance_seen),
+            float(covariance),
+            float(noise),
+        )
+
+    def seen_noise(self, e: NDArray[np.float32]) -> NDArray[np.float32]:
+        """B e, (n, H, W, C)."""
+        if self.operators.white:
+            return e
+        n, height, width, channels = e.shape
+        if not self.operators.stationary:
+            return e * self.operators.scale((height, width, channels)).astype(np.float32)
+        # A convolution treats all channels alike: one call for all images.
+        stacked = self.operators.pre_invert(e.transpose(1, 2, 0, 3).reshape(height, width, -1))
+        noise = stacked.reshape(height, width, n, channels).transpose(2, 0, 1, 3)
+        return noise.astype(np.float32)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z, (n, C, side + p − 1, side + p − 1); σ, (n,); and clean pixels, (n, C, side, side)."""
+        k_all, height, width, _ = self.clean.shape
+        n, r = self.count, self.reach
+        k = self.random.integers(k_all, size=n)
+        sigma = self.random.random(n, np.float32)
+        rows = _span(self.random.integers(height, size=n), self.side + 2 * r, height)
+        columns = _span(self.random.integers(width, size=n), self.side + 2 * r, width)
+        noise = self.seen_noise(self.random.standard_normal(self.clean[k].shape, np.float32))
+        images, pixels = np.arange(n)[:, None, None], (rows[:, :, None], columns[:, None, :])
+        z = self.seen[k[:, None, None], *pixels] + sigma[:, None, None, None] * noise[images, *pixels]
+        inner = (rows[:, r : r + self.side, None], columns[:, None, r : r + self.side])
+        x = self.clean[k[:, None, None], *inner]
+        return (
+            torch.from_numpy(z).permute(0, 3, 1, 2),
+            torch.from_numpy(sigma),
+            torch.from_numpy(x).permute(0, 3, 1, 2),
+        )
+
+
+class Run:
+    """A training in progress; what it depends on goes to a checkpoint and comes back."""
+
+    def __init__(self, task: Task, network: str, schedule: Schedule) -> None:
+        self.windows = Windows(task, schedule)
+        channels, pixel = task.data.training.shape[3], self.windows.pixel()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(schedule.seed)
+            self.network = NETWORKS[network](task.patch_size, channels, pixel)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), betas=BETAS, weight_decay=0)
+        self.schedule = schedule
+        self.losses: list[float] = []
+        self.seconds = 0.0
+
+    @property
+    def done(self) -> float:
+        """The part of the training that lies behind, in [0, 1]."""
+        return self.schedule.done(len(self.losses), self.seconds)
+
+    def step(self) -> None:
+        """Learn from one batch of windows."""
+        start, number = time.perf_counter(), len(self.losses) + 1
+        rate = self.schedule.rate * min(1, number / WARM_UP) * (1 + math.cos(math.pi * self.done)) / 2
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        z, sigma, x = self.windows.draw()
+        loss = (self.network.inside(z, sigma) - x).square().mean()
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        # At first the average forgets sooner, or it would remember the weights that were drawn.
+        decay = min(self.schedule.decay, number / (number + 9))
+        learned = [weight.detach() for weight in self.network.parameters()]
+        torch._foreach_lerp_(list(self.average.parameters()), learned, 1 - decay)
+        self.losses.append(loss.item())
+        self.seconds += time.perf_counter() - start
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, the whole of it or none."""
+        scratch = path.with_suffix(".new")
+        torch.save(
+            {
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "random": self.windows.random.bit_generator.state,
+                "losses": self.losses,
+                "seconds": self.seconds,
+            },
+            scratch,
+        )
+        scratch.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Go back to where a checkpoint was written."""
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.windows.random.bit_generator.state = state["random"]
+        self.losses, self.seconds = state["losses"], state["seconds"]
+
+
+def train(
+    task: Task,
+    network: str,
+    schedule: Schedule,
+    checkpoint: Path,
+    progress: Progress = lambda done, loss: None,
+) -> Trained:
+    """Train a network, or go on where its checkpoint is; one that is finished is only read.
+
+    Parameters
+    ----------
+    task : Task
+        What is learned.
+    network : str
+        Name in `NETWORKS`.
+    schedule : Schedule
+        How long and how.
+    checkpoint : Path
+        File that the run is kept in.
+    progress : callable
+        Called after each step.
+    """
+    run = Run(task, network, schedule)
+    if checkpoint.exists():
+        run.restore(checkpoint)
+    while run.done < 1:
+        run.step()
+        if len(run.losses) % schedule.kept == 0 or run.done == 1:
+            run.save(checkpoint)
+        progress(run.done, run.losses[-1])
+    return Trained(
+        run.average.eval(),
+        sum(weight.numel() for weight in run.average.parameters()),
+        len(run.losses),
+        run.seconds,
+        run.losses,
+    )
+
+
+def _span(start: NDArray[np.int64], length: int, size: int) -> NDArray[np.int64]:
+    """Positions from each start on, wrapping around, (n, length)."""
+    return (start[:, None] + np.arange(length)) % size

@@ -1,0 +1,192 @@
+"""From training to the page, through a server; and what rows and findings say of known numbers."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.paper import formula
+from benchmarks.paper.__main__ import main
+from benchmarks.paper.findings import findings
+from benchmarks.paper.formula import Answers
+from benchmarks.paper.table import compare, decibels, text
+from benchmarks.paper.tasks import Measurements, Problem, Task
+from benchmarks.paper.training import Trained
+from benchmarks.quality.data import Data
+from lemmse.client import connect
+
+PROBLEM = "inpaint:center:3,mask"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    images = np.random.default_rng(5).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, train=images[:4], test=images[4:])
+    return path
+
+
+@pytest.fixture(scope="module")
+def out(photos, tmp_path_factory):
+    """A whole study of 8×8 images."""
+    folder = tmp_path_factory.mktemp("paper")
+    run(photos, folder, "all")
+    return folder
+
+
+def run(photos, out, command):
+    options = ["--networks", "PatchMLP", "--steps", "5", "--sigmas", "0.05", "0.5", "--images", "2"]
+    arguments = [command, "--out", str(out), "--data", str(photos), *options, "--problems", PROBLEM]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["benchmarks.paper", *arguments])
+        main()
+
+
+def test_a_row_for_every_task_network_noise_and_input(out):
+    rows = json.loads((out / "cache" / "results.json").read_text()).values()
+    assert len(rows) == 2 * 4
+    assert {row["inputs"] for row in rows} == {"training", "held-out", "inverted", "photographic"}
+    assert {row["mode"] for row in rows} == {"exact"}
+    assert {row["steps"] for row in rows} == {5}
+
+
+def test_the_formula_gives_training_images_back_at_low_noise(out):
+    """At σ = 0.05 no other patch of random images is near; the server said so, not the network."""
+    rows = json.loads((out / "cache" / "results.json").read_text()).values()
+    found = {row["sigma"]: row["formula_psnr"] for row in rows if row["inputs"] == "training"}
+    assert found[0.05] > found[0.5] + 5
+
+
+def test_the_page_has_findings_tables_and_figures(out):
+    page = (out / "report.md").read_text()
+    for title in ("Agreement and density", "Noise σ, patch size p", "Memorisation", "unlike"):
+        assert title in page
+    for figure in ("density", "influence", "memory", "unlike"):
+        assert f"({figure}.png)" in page
+        assert (out / f"{figure}.png").stat().st_size > 1000
+    assert "### tiny, 4 training images, inpaint:center:3 seen through mask, p = 5: held-out" in page
+
+
+def test_what_is_there_is_not_computed_again(photos, out):
+    kept = sorted((out / "cache").glob("*.npz")) + sorted((out / "cache").glob("*.pt"))
+    before = [path.stat().st_mtime_ns for path in kept]
+    results = (out / "cache" / "results.json").read_text()
+    run(photos, out, "all")
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert (out / "cache" / "results.json").read_text() == results
+
+
+def test_an_untrained_network_is_one_line(photos, tmp_path):
+    with pytest.raises(
+        SystemExit,
+        match="PatchMLP was not trained for tiny, 4 images, inpaint:center:3, mask, p = 5: run train",
+    ):
+        run(photos, tmp_path, "table")
+
+
+@pytest.mark.parametrize("problem", ["identity", "blur:gaussian:1.0,wiener:0.05"])
+def test_of_many_images_the_answer_is_hybrid_and_says_how_near_it_is(problem, tmp_path, monkeypatch):
+    training = np.random.default_rng(3).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    own = Task(Data("tiny", training, np.zeros(8, np.int64), [], "none"), Problem.parse(problem), 5)
+    measurements = Measurements.of(own, "training", [training[0] / 255], 0.3)
+    monkeypatch.setattr(formula, "EXACT_IMAGES", 7)
+    with connect(formula.index_of(own, [0.1, 0.5], tmp_path)) as client:
+        answers = formula.ask(client, measurements)
+        exact = client.reconstruct(measurements.measured[0], sigma=0.3, mode="exact").image
+    assert (answers.mode, answers.expected_db is not None) == ("hybrid", True)
+    assert decibels(np.square(answers.images[0] - exact)) > 40
+    row = compare(measurements, answers, "PatchMLP", Trained(Same(), 7, 3, 1.5, []))
+    assert f"hybrid, within {answers.expected_db:.0f} dB of exact" in text([row])
+
+
+class Same(torch.nn.Module):
+    """A network that answers what it sees."""
+
+    def forward(self, z, sigma):
+        return z
+
+
+def answered(level, shape=(2, 4, 4, 1)):
+    return list(np.full(shape, level))
+
+
+def row_of(network, formula, clean, ess, log_density):
+    """A row of two 4×4 images."""
+    training = np.zeros((3, 4, 4, 1), np.uint8)
+    task = Task(Data("tiny", training, np.zeros(3, np.int64), [], "none"), Problem("identity"), 5)
+    answers = Answers(formula, list(ess), list(log_density), "exact", None)
+    measurements = Measurements(task, "held-out", 0.1, clean, clean, network)
+    return compare(measurements, answers, "PatchMLP", Trained(Same(), 7, 3, 1.5, []))
+
+
+def test_a_row_compares_each_two():
+    """Errors of 0.1, 0.01 and 0.11 are 20, 40 and 19.2 dB."""
+    one = np.ones((2, 4, 4))
+    row = row_of(answered(0.5), answered(0.6), answered(0.61), one, one)
+    assert row.agreement == pytest.approx(20)
+    assert row.formula_psnr == pytest.approx(40)
+    assert row.network_psnr == pytest.approx(-20 * np.log10(0.11))
+    assert (row.data, row.training, row.images, row.parameters, row.steps) == ("tiny", 3, 2, 7, 3)
+
+
+def test_what_is_equal_is_100_db():
+    assert decibels(np.zeros(3)) == 100
+
+
+def test_a_row_tells_the_agreement_by_density_and_by_sample_size():
+    """Densities are 0 to 31; in the first half the error is larger, and the sample smaller."""
+    number = np.arange(32.0).reshape(2, 4, 4)
+    network = list(np.where(number < 16, 0.1, 0.01)[..., None])
+    row = row_of(network, answered(0), answered(0), np.where(number < 16, 1.5, 1e6), number)
+    assert row.densities == sorted(row.densities)
+    assert row.densities[0] == 1.5  # 0, 1, 2, 3
+    np.testing.assert_allclose([row.by_density[k] for k in (0, 3, 6, 9)], [20, 20, 40, 40])
+    first, *between, last = row.by_size
+    assert between == [None] * 3
+    np.testing.assert_allclose(first, [0.5, 20, 20, 100])
+    np.testing.assert_allclose(last, [0.5, 40, 40, 100])
+
+
+def known(**changes):
+    zero = np.zeros((2, 4, 4))
+    return replace(row_of(answered(0.5), answered(0.6), answered(0.61), zero + 1, zero), **changes)
+
+
+def told(rows):
+    return {finding.name: finding.sentences for finding in findings(rows)}
+
+
+def test_findings_are_told_of_what_is_there():
+    assert set(told([known()])) == {"density"}
+
+
+def test_aware_is_compared_with_agnostic():
+    blur = known(physics="blur:gaussian:1.0", network_psnr=20.0, formula_psnr=22.0)
+    rows = [blur, replace(blur, pre_inverse="wiener:0.05", network_psnr=21.0, formula_psnr=24.5)]
+    said = told(rows)["aware"]
+    assert "from +2.5 dB (blur:gaussian:1.0, wiener:0.05, σ = 0.1) to +2.5 dB" in said
+    assert "in 1 of 1 comparisons; their gains are 1.5 dB apart" in said
+
+
+def test_memorisation_is_told_at_the_least_noise():
+    held_out = known(formula_psnr=25.0, network_psnr=30.0, sigma=0.1)
+    rows = [held_out, replace(held_out, inputs="training", formula_psnr=41.0, network_psnr=32.0)]
+    rows += [replace(row, sigma=0.8, formula_psnr=14.0) for row in rows]
+    assert "At σ = 0.1 the formula is +16.0 dB better" in told(rows)["memory"]
+    assert "the networks +2.0 dB" in told(rows)["memory"]
+
+
+def test_influence_compares_only_what_was_run_at_every_value():
+    rows = [known(agreement=30.0), known(agreement=26.0, patch_size=7)]
+    rows += [known(agreement=10.0, physics="inpaint:center:3")]  # at one patch size only
+    said = told(rows)["influence"]
+    assert "from 30.0 dB at p = 5 to 26.0 dB at p = 7" in said
+    assert "Not varied: σ, K." in said
+
+
+def test_unlike_images_are_compared_with_all_kinds():
+    rows = [known(inputs=kind, agreement=level) for kind, level in [("held-out", 30.0), ("inverted", 20.0)]]
+    assert "agree in the mean to 30.0 dB on held-out, 20.0 dB on inverted images" in told(rows)["unlike"]
