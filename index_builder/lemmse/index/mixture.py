@@ -30,6 +30,8 @@ _BLOCK = 1 << 11
 """Patches to treat at a time: few enough that their coordinates stay in the processor's cache."""
 _SHARE = 1e-4
 """A patch of which a Gaussian explains less than this says nothing about its covariance."""
+_NEVER = 1e-24
+"""A Gaussian that explains less than this of a patch will not come to explain it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +86,28 @@ class Mixture:
         centroids = cells.fit(patches[: components * cells.SAMPLE_PER_CELL], components, seed)
         shares = np.zeros((len(patches), len(centroids)), np.float32)
         shares[np.arange(len(patches)), cells.nearest(patches, centroids)] = 1
-        mixture = _most_likely(patches, shares)
+        mixture, _ = _most_likely(patches, shares)
+        near = np.ones((len(patches), len(mixture.weights)), np.bool_)
         for done in range(_ITERATIONS):
-            mixture = _most_likely(patches, mixture._shares(patches))
+            shares = mixture._shares(patches, near)
+            mixture, kept = _most_likely(patches, shares)
+            near = shares[:, kept] > _NEVER
             progress(done + 1, _ITERATIONS)
         return mixture
 
-    def _shares(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Posterior of the Gaussians given each patch, (n, G)."""
-        shares = np.empty((len(patches), len(self.weights)), np.float32)
+    def _shares(self, patches: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Posterior of the Gaussians given each patch, (n, G), if it is of one that is near."""
+        shares = np.full((len(patches), len(self.weights)), -np.inf, np.float32)
         constants = np.log(self.weights) - 0.5 * np.log(self.variances).sum(axis=1)
         whitening = self.axes / np.sqrt(self.variances)[:, None]
         offsets = np.einsum("gp,gpr->gr", self.means, whitening)
         for start in range(0, len(patches), _BLOCK):
             x, log_p = patches[start : start + _BLOCK], shares[start : start + _BLOCK]
             for g, (white, offset, constant) in enumerate(zip(whitening, offsets, constants, strict=True)):
-                z = x @ white
+                rows = np.flatnonzero(near[start : start + _BLOCK, g])
+                z = x[rows] @ white
                 z -= offset
-                log_p[:, g] = constant - 0.5 * np.einsum("nr,nr->n", z, z)
+                log_p[rows, g] = constant - 0.5 * np.einsum("nr,nr->n", z, z)
             log_p -= log_p.max(axis=1, keepdims=True)
             np.exp(log_p, out=log_p)
             log_p /= log_p.sum(axis=1, keepdims=True)
@@ -131,8 +137,10 @@ def fit_mixture(
     return Mixture(mixture.weights, mixture.means @ beside.T, mixture.variances, beside @ mixture.axes)
 
 
-def _most_likely(patches: NDArray[np.float32], shares: NDArray[np.float32]) -> Mixture:
-    """The mixture whose Gaussians have these shares (n, G) of the patches, without those that have none."""
+def _most_likely(
+    patches: NDArray[np.float32], shares: NDArray[np.float32]
+) -> tuple[Mixture, NDArray[np.bool_]]:
+    """The mixture whose Gaussians have these shares (n, G) of the patches, and which have any, (G,)."""
     counts = shares.sum(axis=0, dtype=np.float64)
     some = counts >= 1
     shares, counts = shares[:, some], counts[some]
@@ -144,4 +152,5 @@ def _most_likely(patches: NDArray[np.float32], shares: NDArray[np.float32]) -> M
         covariance = deviation.T @ (shares[rows, g, None] * deviation) / count
         covariance[np.diag_indices_from(covariance)] += _ROUNDING
         variances[g], axes[g] = np.linalg.eigh(covariance)
-    return Mixture((counts / counts.sum()).astype(np.float32), means, np.maximum(variances, _ROUNDING), axes)
+    weights = (counts / counts.sum()).astype(np.float32)
+    return Mixture(weights, means, np.maximum(variances, _ROUNDING), axes), some
