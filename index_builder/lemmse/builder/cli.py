@@ -288,6 +288,7 @@ def _describe(index: Index, as_json: bool) -> None:
     content["image_height"], content["image_width"] = index.image_size
     content["files"] = len(manifest.files)
     content["bytes"] = sum(file.bytes for file in manifest.files.values())
+    content["bytes_per_key"] = round(content["bytes"] / manifest.keys, 1)
     if as_json:
         click.echo(json.dumps(content))
         return

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from lemmse.index import cells, store
 from lemmse.index.building.groundwork import Groundwork
 from lemmse.index.distinct import first_equal
+from lemmse.index.durable import sync
 from lemmse.index.patches import Patches
 
 __all__ = ["Assignment", "assign"]
@@ -52,6 +53,7 @@ class Assignment:
             staged = path.with_suffix(".new")
             with staged.open("wb") as file:
                 np.save(file, array)
+            sync(staged)
             staged.replace(path)
 
 

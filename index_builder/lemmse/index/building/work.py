@@ -28,7 +28,7 @@ from lemmse.index.building.assign import Assignment, assign
 from lemmse.index.building.groundwork import Groundwork, lay_groundwork
 from lemmse.index.building.plan import Plan
 from lemmse.index.corpus import Corpus
-from lemmse.index.durable import write_atomically
+from lemmse.index.durable import sync_tree, write_atomically
 from lemmse.index.errors import NotFound
 from lemmse.index.folder import ARRAYS, STAGED
 from lemmse.index.images import Images
@@ -192,6 +192,7 @@ class Work:
         base = self.groundwork
         leaves = write_shard(folder, gathered, base.centroids[first:end], base.basis, self.plan.seed, held)
         files = {str(path.relative_to(self.version)): asdict(checksum(path)) for path in _files(folder)}
+        sync_tree(folder)
         held_there = {
             "patches": len(gathered.columns["ids"]),
             "distinct": len(gathered.v),
