@@ -88,4 +88,6 @@ class Shards:
 
     def neighbours(self) -> faiss.IndexIVFFlat:
         """The FAISS index over all cells; each shard numbers its own keys."""
-        return cells.stack([faiss.read_index(str(folder / NEIGHBOURS)) for folder in self.folders])
+        paths = [str(folder / NEIGHBOURS) for folder in self.folders]
+        # The lists stay on disk: what is searched comes through the page cache.
+        return cells.stack([faiss.read_index(path, faiss.IO_FLAG_MMAP) for path in paths])
