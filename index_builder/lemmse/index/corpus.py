@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lemmse.index.images import Images
 from lemmse.index.patches import Patches
 from lemmse.index.physics import InverseProblem
+from lemmse.index.runs import runs
 from lemmse.index.strata import Layout, Strata, lay_out
 from lemmse.index.symmetries import SYMMETRIES
 
@@ -61,11 +62,7 @@ class Corpus:
         of_sizes = [(height, width) for height, width in unique.tolist()]
         layout = lay_out(problem, of_sizes, channels, patch_size, boundary, equivariance)
         counts = [symmetries * len(layout.numbers[height, width]) for height, width in sizes.tolist()]
-        ends = np.cumsum(counts)
-        blocks = [0]
-        while blocks[-1] < len(sizes):
-            done = ends[blocks[-1] - 1] if blocks[-1] else 0
-            blocks.append(max(blocks[-1] + 1, int(np.searchsorted(ends, done + block, side="right"))))
+        blocks = [0, *(end for _, end in runs(np.cumsum([0, *counts]), block))]
         return cls(problem, read, sizes, layout, symmetries, patch_size, boundary, np.array(blocks))
 
     @property
@@ -127,13 +124,14 @@ class Corpus:
             for s in range(len(self.strata))
         ]
 
-    def count_in(self, stratum: int) -> int:
-        """Number of patches of a stratum."""
-        return sum(len(first) * len(places) for first, places in self._in_strata[stratum])
+    @cached_property
+    def counts(self) -> list[int]:
+        """Number of patches of each stratum."""
+        return [sum(len(first) * len(places) for first, places in own) for own in self._in_strata]
 
     def sample(self, stratum: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Numbers of patches of a stratum, drawn at random: all, if they are no more; else some fewer."""
-        count = self.count_in(stratum)
+        count = self.counts[stratum]
         drawn = np.arange(count) if count <= most else np.unique(rng.integers(count, size=most))
         rows, done = [], 0
         for first, places in self._in_strata[stratum]:

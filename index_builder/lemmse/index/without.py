@@ -1,6 +1,6 @@
 """An index as if some of its images had not been there: what is held out is then new to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -15,6 +15,7 @@ from lemmse.index.images import Images
 from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Moments
 from lemmse.index.reader import Index
+from lemmse.index.runs import runs
 from lemmse.index.sources import intensities
 
 __all__ = ["Without", "without"]
@@ -80,7 +81,7 @@ class Without(Index):
     def moments(self) -> Moments:
         """Moments of the leaves."""
         parts = []
-        for first, end in self._runs():
+        for first, end in runs(self.leaves, store.SHARD):
             start, stop = int(self.leaves[first]), int(self.leaves[end])
             v, copies = self.basis.rotate(self.keys(start, stop)), self.copies[start : stop + 1]
             t = self.targets(int(copies[0]), int(copies[-1]))
@@ -117,14 +118,6 @@ class Without(Index):
             block=store.SHARD,
         )
         return fit_mixture(corpus, manifest.seed)
-
-    def _runs(self) -> Iterator[tuple[int, int]]:
-        """Ranges of whole leaves, some shard of keys each."""
-        first = 0
-        while first < len(self.leaves) - 1:
-            end = int(np.searchsorted(self.leaves, self.leaves[first] + store.SHARD, side="right")) - 1
-            yield first, max(first + 1, end)
-            first = max(first + 1, end)
 
 
 def without(index: Index, images: NDArray[np.integer]) -> Without:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from lemmse.index.building.assign import Assignment
 from lemmse.index.corpus import Corpus
 from lemmse.index.distinct import first_equal
 from lemmse.index.moments import Basis, Moments
+from lemmse.index.runs import runs
 
 __all__ = ["Gathered", "gather", "write_shard"]
 
@@ -102,7 +102,7 @@ def write_shard(
     store.write(group, "cells/leaves", cell_leaves)
     store.write(group, "leaves/keys", leaf_keys)
     parts = []
-    for first, end in _runs(leaf_keys, held):
+    for first, end in runs(leaf_keys, held):
         start, stop = leaf_keys[[first, end]].tolist()
         t = columns["targets"][copies[start] : copies[stop]]
         edges, own = leaf_keys[first : end + 1] - start, copies[start : stop + 1] - copies[start]
@@ -153,13 +153,3 @@ def _cut_leaves(
         np.concatenate([[0], *sizes]).cumsum(),
         np.array([0, *map(len, sizes)]).cumsum(),
     )
-
-
-def _runs(leaf_keys: NDArray[np.int64], held: int) -> list[tuple[int, int]]:
-    """Ranges of whole leaves, so many keys each, or one leaf."""
-    edges = [0]
-    while edges[-1] < len(leaf_keys) - 1:
-        first = edges[-1]
-        end = int(np.searchsorted(leaf_keys, leaf_keys[first] + held, side="right")) - 1
-        edges.append(max(first + 1, end))
-    return list(pairwise(edges))

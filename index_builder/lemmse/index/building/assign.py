@@ -60,10 +60,11 @@ class Assignment:
 def assign(patches: Patches, groundwork: Groundwork) -> NDArray[np.int64]:
     """The cell of each patch, (len(patches),)."""
     cell = np.empty(len(patches), np.int64)
+    by_stratum = np.argsort(patches.stratum, kind="stable")
     for start in range(0, len(patches), store.CHUNK):
-        rows = np.arange(start, min(start + store.CHUNK, len(patches)))
+        rows = by_stratum[start : start + store.CHUNK]
         v, stratum = patches.keys(rows), patches.stratum[rows]
-        # Equal keys are looked up once, and can come to no two cells.
+        # Of equal keys one is looked up.
         first = first_equal(v, stratum)
         for number in np.unique(stratum):
             own = np.flatnonzero((stratum == number) & (first == np.arange(len(rows))))

@@ -12,6 +12,7 @@ from lemmse.index.distinct import first_equal
 from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Basis
 from lemmse.index.progress import Progress
+from lemmse.index.runs import runs
 
 __all__ = ["Groundwork", "lay_groundwork"]
 
@@ -66,25 +67,25 @@ def lay_groundwork(corpus: Corpus, seed: int, most: int, progress: Progress) -> 
         Keys to hold at a time.
     """
     rng = np.random.default_rng(seed)
-    strata = len(corpus.strata)
+    wanted = [cells.SAMPLE_PER_CELL * cells.cell_count(count) for count in corpus.counts]
+    samples = [corpus.sample(stratum, min(size, most), rng) for stratum, size in enumerate(wanted)]
     centroids: list[NDArray[np.float32]] = []
-    for stratum in range(strata):
-        count = corpus.count_in(stratum)
-        wanted = cells.SAMPLE_PER_CELL * cells.cell_count(count)
-        rows = corpus.sample(stratum, min(wanted, most), rng)
-        v = _distinct(corpus.keys(rows))
-        cell_count = cells.cell_count(round(count * len(v) / len(rows)))
-        if wanted > most:
-            cell_count = min(cell_count, max(1, len(v) // _LEAST_PER_CELL))
-        centroids.append(cells.fit(v, cell_count, seed))
-        progress("fit cells", stratum + 1, strata)
-    first = np.cumsum([0, *map(len, centroids)])
+    for first, end in runs(np.cumsum([0, *map(len, samples)]), most):
+        some = samples[first:end]
+        parts = np.split(corpus.keys(np.concatenate(some)), np.cumsum([len(rows) for rows in some])[:-1])
+        for stratum, v in enumerate(parts, first):
+            distinct = _distinct(v)
+            count = cells.cell_count(round(corpus.counts[stratum] * len(distinct) / len(v)))
+            if wanted[stratum] > most:
+                count = min(count, max(1, len(distinct) // _LEAST_PER_CELL))
+            centroids.append(cells.fit(distinct, count, seed))
+        progress("fit cells", end, len(samples))
+    edges = np.cumsum([0, *map(len, centroids)])
     mixture = None
     if corpus.problem.denoises:
         mixture = fit_mixture(corpus, seed, lambda done, total: progress("fit Gaussians", done, total))
-    return Groundwork(
-        np.concatenate(centroids), first, _basis(corpus, rng, min(most, _BASIS_SAMPLE)), mixture
-    )
+    basis = _basis(corpus, rng, min(most, _BASIS_SAMPLE))
+    return Groundwork(np.concatenate(centroids), edges, basis, mixture)
 
 
 def _basis(corpus: Corpus, rng: np.random.Generator, most: int) -> Basis:

@@ -35,6 +35,7 @@ from lemmse.index.images import Images
 from lemmse.index.manifest import FileEntry, checksum
 from lemmse.index.physics import InverseProblem
 from lemmse.index.progress import Progress
+from lemmse.index.runs import runs
 from lemmse.index.sources import intensities
 
 __all__ = ["MEMORY_MIN", "Arranged", "Part", "Run", "Work", "do", "one_after_the_other"]
@@ -216,16 +217,8 @@ class Work:
     def _first_cells(self) -> NDArray[np.int64]:
         """First cell of each shard, and the number of cells: as many patches as memory holds, or one cell."""
         blocks = range(len(self.corpus.blocks) - 1)
-        ends = np.sum([self._assignment(block).edges for block in blocks], axis=0)[1:]
-        first, done = [0], 0
-        while done < ends[-1]:
-            end = max(
-                np.searchsorted(ends, done, "right") + 1, np.searchsorted(ends, done + self.held, "right")
-            )
-            first.append(int(end))
-            done = ends[end - 1]
-        first[-1] = len(ends)  # the last cells may be empty
-        return np.array(first)
+        edges = np.sum([self._assignment(block).edges for block in blocks], axis=0)
+        return np.array([0, *(end for _, end in runs(edges, self.held))])
 
 
 def do(folder: Path, part: Part) -> None:
