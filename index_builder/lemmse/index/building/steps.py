@@ -1,0 +1,125 @@
+"""Carry out a plan: each step takes up what was left of it."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lemmse.index import store
+from lemmse.index.building.intake import take_in
+from lemmse.index.building.plan import Plan
+from lemmse.index.building.work import Part, Run, Work
+from lemmse.index.errors import InvalidArgument
+from lemmse.index.folder import (
+    ARRAYS,
+    SOURCES,
+    STAGED,
+    clear,
+    is_published,
+    next_version,
+    publish,
+    staging,
+)
+from lemmse.index.manifest import FORMAT, MANIFEST, Manifest, checksum
+from lemmse.index.physics import InverseProblem
+from lemmse.index.progress import Progress
+from lemmse.index.sources import ImageSource, concatenate, open_source
+
+__all__ = ["carry_out"]
+
+
+def carry_out(
+    out: Path, plan: Plan, problem: InverseProblem, before: list[ImageSource], progress: Progress, run: Run
+) -> Path:
+    """Do what a plan says, or what is left of it."""
+    with staging(out, update=plan.based_on is not None) as folder:
+        unfinished = Plan.read(folder)
+        if unfinished is not None and is_published(out, unfinished.version):
+            clear(folder)  # all that was left of it was to remove this
+            unfinished = None
+        if unfinished is None:
+            plan = replace(plan, version=next_version(out))
+            plan.write(folder)
+        else:
+            plan = replace(plan, version=unfinished.version)
+            plan.require_same(unfinished, folder)
+        if not (out / plan.version).exists():
+            source = concatenate([*before, *(open_source(spec) for spec in plan.sources)])
+            work = _take_in(folder, plan, problem, source, progress)
+            work.lay_groundwork(progress)
+            _run(run, work, "assign patches", work.unassigned, len(work.corpus.blocks) - 1, progress)
+            _run(run, work, "arrange shards", work.unarranged, work.shards, progress)
+            _conclude(work)
+        publish(folder, out, plan.version)
+    return out
+
+
+def _take_in(
+    folder: Path, plan: Plan, problem: InverseProblem, source: ImageSource, progress: Progress
+) -> Work:
+    """Store the images, or see that those that were stored are the same."""
+    count = len(source) if plan.limit is None else min(plan.limit, len(source))
+    work = Work.open(folder)
+    if work is not None:
+        images = take_in(source, count, None, progress)
+        if (images.digest, problem.digest) != (work.digest, work.corpus.problem.digest):
+            raise InvalidArgument(
+                "SOURCE",
+                f"expected what the unfinished build in {folder} began with, got others; "
+                "remove that folder to begin anew",
+            )
+        return work
+    version_folder = folder / STAGED / plan.version
+    shutil.rmtree(version_folder, ignore_errors=True)  # what an ended build left of it
+    version_folder.mkdir(parents=True)
+    group = store.create(version_folder / ARRAYS)
+    images = take_in(source, count, group, progress)
+    for name, array in problem.arrays.items():
+        store.write(group, f"physics/{name}", array)
+    (version_folder / SOURCES).write_text(json.dumps(images.labels))
+    return Work.begin(folder, plan, images.digest)
+
+
+def _run(run: Run, work: Work, stage: str, parts: Sequence[Part], total: int, progress: Progress) -> None:
+    """Do the parts of a pass that are not done, and tell how many are."""
+    count = itertools.count(total - len(parts) + 1)
+    run(work.folder, parts, lambda: progress(stage, next(count), total))
+
+
+def _conclude(work: Work) -> None:
+    """Write what belongs to all shards, and the manifest."""
+    plan, corpus, groundwork, arranged = work.plan, work.corpus, work.groundwork, work.arranged()
+    own = [path for path in work.version.rglob("*") if path.is_file()]
+    files = {name: entry for shard in arranged for name, entry in shard.files.items()}
+    files |= {
+        name: checksum(path)
+        for path in own
+        if (name := str(path.relative_to(work.version))) not in files and name != MANIFEST
+    }
+    Manifest(
+        format=FORMAT,
+        lemmse=plan.lemmse,
+        sources=(*plan.kept, *plan.sources),
+        digest=work.digest,
+        images=len(corpus.sizes),
+        channels=corpus.layout.channels,
+        dtype=work.dtype,
+        physics=plan.physics,
+        pre_inverse=plan.pre_inverse,
+        boundary=plan.boundary,
+        equivariance=plan.equivariance,
+        augment=plan.augment,
+        patch_size=plan.patch_size,
+        keys=len(corpus),
+        distinct=sum(shard.distinct for shard in arranged),
+        cells=len(groundwork.centroids),
+        shards=len(arranged),
+        leaves=sum(shard.leaves for shard in arranged),
+        strata=len(corpus.strata),
+        gaussians=len(groundwork.mixture.weights) if groundwork.mixture else 0,
+        condition=corpus.layout.condition,
+        seed=plan.seed,
+        files=dict(sorted(files.items())),
+    ).write(work.version)
