@@ -10,7 +10,6 @@ makes. The last column is the exponent that time grew with since the line before
 import argparse
 import math
 import multiprocessing
-import resource
 import shutil
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from benchmarks.memory import peak
 from lemmse.index import MEMORY, Images, build, open_index
 from lemmse.index.corpus import Corpus
 from lemmse.index.reader import Index
@@ -53,7 +53,7 @@ def measured(source: str, out: Path, count: int, patch_size: int, memory: int) -
     start = time.perf_counter()
     build([source], out, patch_size=patch_size, limit=count, memory=memory)
     seconds = time.perf_counter() - start
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    held = peak()
     index = open_index(out)
     manifest = index.manifest
     return Row(
@@ -63,7 +63,7 @@ def measured(source: str, out: Path, count: int, patch_size: int, memory: int) -
         shards=manifest.shards,
         seconds=seconds,
         cutting=cut_all(index),
-        peak=peak,
+        peak=held,
         index=sum(entry.bytes for entry in manifest.files.values()),
     )
 

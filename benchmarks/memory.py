@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["peak_beyond"]
+__all__ = ["peak", "peak_beyond"]
 
 
 def peak_beyond(work: Callable[[], object]) -> int:
@@ -12,7 +12,12 @@ def peak_beyond(work: Callable[[], object]) -> int:
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     work()
-    return _status("VmHWM") - before
+    return peak() - before
+
+
+def peak() -> int:
+    """Bytes of resident memory that this process held at its peak."""
+    return _status("VmHWM")
 
 
 def _status(name: str) -> int:

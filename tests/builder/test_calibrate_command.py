@@ -328,7 +328,7 @@ def test_calibrate_refuses_one_image_and_what_is_damaged(source, tmp_path, plain
     assert invoke("build", source, "--out", one, "--limit", 1)[0] == 0
     require_one_line(invoke("calibrate", one), 2, "expected training images of which one can be held out")
     shutil.copytree(plain, tmp_path / "damaged")
-    (tmp_path / "damaged" / "1" / "neighbours.faiss").write_bytes(b"")
+    (tmp_path / "damaged" / "1" / "shards" / "0000" / "neighbours.faiss").write_bytes(b"")
     require_one_line(invoke("calibrate", tmp_path / "damaged"), 2, "restore the index")
 
 

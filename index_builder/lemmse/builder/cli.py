@@ -1,6 +1,7 @@
 """The commands `lemmse build`, `lemmse calibrate` and `lemmse inspect`."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
@@ -38,6 +39,9 @@ from lemmse.index.errors import InvalidArgument
 from lemmse.index.reader import Index
 
 __all__ = ["build", "calibrate", "inspect"]
+
+# Zarr writes several files at once: the first that fails is told, and asyncio need not tell the others.
+logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
 _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
 """Agreements in dB that the table of a calibration shows."""
