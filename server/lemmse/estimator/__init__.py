@@ -11,7 +11,7 @@ from lemmse.estimator.catalogue import Catalogue
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import Descent, hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys
-from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE
+from lemmse.estimator.method import DEFAULT_K, DEFAULT_NPROBE
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.reconstructor import DEFAULT_ACCURACY_DB, DEFAULT_EXACT_WORK, Reconstructor
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
