@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import store
+from lemmse.index.errors import DataLoss
 from lemmse.index.folder import ARRAYS
 from lemmse.index.reader import Index
 from lemmse.index.shards import Shards, folder_of
@@ -43,9 +44,15 @@ class Section(Index):
         Raises
         ------
         DataLoss
-            A file is missing, cut short or altered.
+            The index is not there, or a file is missing, cut short or altered.
         """
-        self.manifest.verify(self.folder)
+        of_index = f"index {self.name!r} version {self.version}"
+        if not self.folder.is_dir():
+            raise DataLoss(f"{of_index}: nothing at {self.folder}; every worker must see it there")
+        try:
+            self.manifest.verify(self.folder)
+        except DataLoss as error:
+            raise DataLoss(f"{of_index}: {error}") from error
 
 
 def cut(index: Index, most: int) -> list[Section]:

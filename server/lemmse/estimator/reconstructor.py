@@ -84,9 +84,9 @@ class Reconstructor:
     InvalidArgument
         The device is not there, or Dask is not installed.
     NotFound
-        No scheduler answers at the address, or a worker does not see the index.
+        No scheduler answers at the address.
     DataLoss
-        A worker finds the index damaged.
+        A worker does not see the index, or finds it damaged.
     Unavailable
         There is no worker, or workers were lost again and again.
 

@@ -58,9 +58,9 @@ class Spread(Training):
     InvalidArgument
         Dask is not installed.
     NotFound
-        No scheduler answers at the address, or a worker does not see the index.
+        No scheduler answers at the address.
     DataLoss
-        A file is missing, cut short or altered.
+        A worker does not see the index, or finds a file missing, cut short or altered.
     Unavailable
         There is no worker, or workers were lost again and again.
     """
@@ -247,10 +247,6 @@ class _Held:
     """A section and its keys, on a worker; another that is to have it reads it anew."""
 
     def __init__(self, section: Section) -> None:
-        if not section.folder.is_dir():
-            raise NotFound(
-                f"expected the index {section.name!r} at {section.folder}: every worker must see it there"
-            )
         section.verify()
         self.local = Local(section, _CPU)
         self.first_key = section.first_key
