@@ -275,7 +275,7 @@ def test_a_scheduler_that_went_away(index, impatient):
 
 @contextmanager
 def processes(count: int, failures: int = 3):
-    """A scheduler, and workers in so many processes."""
+    """A client of a scheduler, and the processes of so many workers."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": failures}),
         threads(0, protocol="tcp://", host="127.0.0.1") as cluster,
@@ -287,19 +287,21 @@ def processes(count: int, failures: int = 3):
         try:
             with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
                 client.wait_for_workers(count, timeout=60)
-            yield cluster.scheduler_address, running
+                yield client, running
         finally:
             for process in running:
                 process.kill()
                 process.wait()
 
 
-def killing(process):
-    """What kills a process when it is asked whether anybody still waits: tasks are on their way then."""
+def killing(process, client):
+    """What kills a process, while all workers work, when it is asked whether anybody still waits."""
 
     def cancelled() -> bool:
-        process.kill()
-        process.wait()
+        if process.poll() is None:
+            assert any(all(client.processing().values()) for _ in range(10_000))
+            process.kill()
+            process.wait()
         return False
 
     return cancelled
@@ -310,18 +312,18 @@ def test_a_lost_worker_is_replaced_until_none_is_left(index, whole, impatient):
     y = np.tile(measurement(), (20, 20, 1))
     expected = whole.reconstruct(y, sigma=0.1, mode="exact", maps=MAPS)
     asked = {"sigma": 0.1, "mode": "exact", "maps": MAPS}
-    with processes(2) as (scheduler, (first, second)), spread(index, scheduler) as parts:
+    with processes(2) as (client, (first, second)), spread(index, client.scheduler.address) as parts:
         assert_same(parts.reconstruct(y, **asked), expected)
-        assert_same(parts.reconstruct(y, **asked, cancelled=killing(first)), expected)
+        assert_same(parts.reconstruct(y, **asked, cancelled=killing(first, client)), expected)
         with pytest.raises(Unavailable, match="scheduler: no worker is left"):
-            parts.reconstruct(y, **asked, cancelled=killing(second))
+            parts.reconstruct(y, **asked, cancelled=killing(second, client))
 
 
 @pytest.mark.slow
 def test_workers_that_are_lost_over_and_over_are_an_error_and_the_next_answer_is_whole(index, whole):
     y = np.tile(measurement(), (20, 20, 1))
     asked = {"sigma": 0.1, "mode": "exact", "maps": MAPS}
-    with processes(2, failures=0) as (scheduler, (first, _)), spread(index, scheduler) as parts:
+    with processes(2, failures=0) as (client, (first, _)), spread(index, client.scheduler.address) as parts:
         with pytest.raises(Unavailable, match="were lost again and again"):
-            parts.reconstruct(y, **asked, cancelled=killing(first))
+            parts.reconstruct(y, **asked, cancelled=killing(first, client))
         assert_same(parts.reconstruct(y, **asked), whole.reconstruct(y, **asked))

@@ -38,8 +38,10 @@ def connect(address: str) -> Any:
     NotFound
         No scheduler answers at the address.
     """
+    dask = distributed("scheduler")
     try:
-        return distributed("scheduler").Client(address, timeout=PATIENCE, set_as_default=False)
+        dask.comm.resolve_address(address)  # of a client that was never connected Dask cannot let go
+        return dask.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise NotFound(
             f"scheduler: expected the address of a Dask scheduler, got {address}: {error}"
