@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.hybrid import Descent, hybrid_sums, load_tree
+from lemmse.estimator.hybrid import Descent, first_look, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
-from lemmse.estimator.method import Method
+from lemmse.estimator.method import Method, Rows
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.strata import Rows, sum_over_strata
+from lemmse.estimator.strata import sum_over_strata
 from lemmse.estimator.sums import PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.estimator.training import Extent, Training
@@ -85,12 +85,17 @@ class Local(Training):
         if method.mode == "exact":
             sums = exact_sums(keys, queries, stratum=stratum, want=want, cancelled=cancelled)
             return sums.certain(keys.t_length, want, about)
+        if method.mode == "look":
+            return first_look(
+                self.descent, queries, budget=method.budget, stratum=stratum, cancelled=cancelled
+            )
         if method.mode == "hybrid":
             return hybrid_sums(
                 self.descent,
                 queries,
                 threshold=method.threshold,
                 budget=method.budget,
+                known=method.known,
                 about=about,
                 stratum=stratum,
                 want=want,
@@ -120,8 +125,8 @@ class Local(Training):
         """Sums over all keys that count for patches of B y, see `Training`."""
         strata = self.index.strata
 
-        def sums_in(queries: Queries, number: int, rows: Rows) -> PosteriorSums:
-            how = method if strata.rank[number] else method.unseeing()
+        def sums_in(queries: Queries, number: int, rows: Rows, log_norm: float) -> PosteriorSums:
+            how = method.of(rows, log_norm) if strata.rank[number] else method.unseeing()
             return self.sums(queries, number, how, want, cancelled, None if about is None else about[rows])
 
         return sum_over_strata(strata, u, stratum, sigma, sums_in, self.device)

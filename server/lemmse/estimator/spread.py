@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from threading import Lock
 from typing import Any
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.local import Local
-from lemmse.estimator.method import Method
+from lemmse.estimator.method import Known, Method
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.sums import PosteriorSums, Want
+from lemmse.estimator.sums import HEAVIEST, PosteriorSums, Want
 from lemmse.estimator.training import Extent, Training
 from lemmse.estimator.work import Cancel, never, stop_if
 from lemmse.index import Index
@@ -103,12 +103,12 @@ class Spread(Training):
         about: Tensor | None = None,
     ) -> PosteriorSums:
         """Sums over the keys of a stratum, without normalising constants."""
-        how = self._of_each(method)
 
-        def arguments(rows: Tensor) -> tuple[Any, ...]:
-            return queries.rows(rows), stratum, how, want, None if about is None else about[rows]
+        def arguments(rows: Tensor, how: Method, want: Want) -> tuple[Any, ...]:
+            some = how.of(rows.numpy())
+            return queries.rows(rows), stratum, some, want, None if about is None else about[rows]
 
-        return self._merged(_sums, arguments, len(queries), cancelled)
+        return self._merged(_Ask(_sums, arguments, torch.arange(len(queries)), cancelled), method, want)
 
     def strata_sums(
         self,
@@ -121,41 +121,53 @@ class Spread(Training):
         about: Tensor | None = None,
     ) -> PosteriorSums:
         """Sums over all keys that count for patches of B y, see `Training`."""
-        how = self._of_each(method)
 
-        def arguments(rows: Tensor) -> tuple[Any, ...]:
+        def arguments(rows: Tensor, how: Method, want: Want) -> tuple[Any, ...]:
             some = rows.numpy()
-            return u[some], stratum[some], sigma, how, want, None if about is None else about[rows]
+            return u[some], stratum[some], sigma, how.of(some), want, None if about is None else about[rows]
 
-        return self._merged(_strata_sums, arguments, len(u), cancelled)
+        return self._merged(_Ask(_strata_sums, arguments, torch.arange(len(u)), cancelled), method, want)
 
-    def _of_each(self, method: Method) -> Method:
-        """How each section is to be summed."""
+    def _merged(self, ask: "_Ask", method: Method, want: Want) -> PosteriorSums:
+        """Sums over all sections."""
+        sections = len(self._sections)
         if method.mode == "topk":
             raise InvalidArgument("mode", "expected auto, exact or hybrid with a scheduler, got topk")
-        budget = method.budget
-        return replace(method, budget=None if budget is None else max(1, budget // len(self._sections)))
+        if method.mode == "exact" or sections == 1:
+            return reduce(PosteriorSums.merge, self._of_each(ask, [method] * sections, want))
+        # What hybrid opens depends on Σ w over all keys, so that each section first says what it has of that.
+        share = None if method.budget is None else method.budget // sections
+        looks = self._of_each(ask, [replace(method, mode="look", budget=share)] * sections, HEAVIEST)
+        log_z_of_each = torch.stack([look.log_max + look.moments[:, 0].log() for look in looks])
+        log_z = torch.logsumexp(log_z_of_each, dim=0).numpy()
+        method = replace(method, budget=None if share is None else share - share // 2)
+        each = []
+        for look, section in zip(looks, self._sections, strict=True):
+            key = look.top_key[:, 0].numpy()
+            key = np.where(key < 0, key, key - section.first_key)
+            each.append(replace(method, known=Known(log_z, key)))
+        sums = reduce(PosteriorSums.merge, self._of_each(ask, each, want))
+        empty = torch.nonzero(sums.moments[:, 0] == 0)[:, 0]
+        if len(empty):  # nothing was found of what seemed to be there: each section opens what counts in it
+            ask = replace(ask, rows=empty)
+            sums = sums.put(empty, reduce(PosteriorSums.merge, self._of_each(ask, [method] * sections, want)))
+        return replace(sums, touched=sum((look.touched for look in looks), sums.touched))
 
-    def _merged(
-        self,
-        function: Callable[..., PosteriorSums],
-        arguments: Callable[[Tensor], tuple[Any, ...]],
-        queries: int,
-        cancelled: Cancel,
-    ) -> PosteriorSums:
-        """Sums over all sections, of a function of each and of what belongs to some rows of the queries."""
+    def _of_each(self, ask: "_Ask", methods: Sequence[Method], want: Want) -> list[PosteriorSums]:
+        """Sums over each section, by a method for each."""
         # A query has its patch in float64, or in float32 twice.
         block = max(1, min(_BLOCK, _BYTES // (8 * self.index.patch_length)))
-        blocks = [arguments(rows) for rows in torch.split(torch.arange(queries), block)]
-        sections = range(len(self._sections))
-        tasks = [(section, function, some) for some in blocks for section in sections]
-        sums = self._answers(tasks, cancelled)
-        return PosteriorSums.join(
-            [
-                reduce(PosteriorSums.merge, sums[start : start + len(sections)])
-                for start in range(0, len(sums), len(sections))
-            ]
-        )
+        blocks = torch.split(ask.rows, block)
+        tasks = [
+            (section, ask.function, ask.arguments(rows, method, want))
+            for section, method in enumerate(methods)
+            for rows in blocks
+        ]
+        sums = self._answers(tasks, ask.cancelled)
+        return [
+            PosteriorSums.join(sums[first : first + len(blocks)])
+            for first in range(0, len(sums), len(blocks))
+        ]
 
     def _of_all(self, function: Callable[..., Any], cancelled: Cancel) -> list[Any]:
         """What a function of each section gives."""
@@ -237,6 +249,19 @@ class Spread(Training):
             ) from error
         except (CancelledError, dask.client.ClosedClientError, OSError) as error:
             raise Unavailable(f"scheduler: {self._address} does not answer") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ask:
+    """What sections are asked for."""
+
+    function: Callable[..., PosteriorSums]
+    """Function of a section on its worker, and of arguments."""
+    arguments: Callable[[Tensor, Method, Want], tuple[Any, ...]]
+    """Its arguments for some rows of the queries."""
+    rows: Tensor
+    """Rows of the queries that are asked about."""
+    cancelled: Cancel
 
 
 _SOUND = ("pending", "finished")
