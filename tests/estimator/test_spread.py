@@ -10,8 +10,11 @@ import dask
 import distributed
 import numpy as np
 import pytest
+import torch
 
-from lemmse.estimator import Reconstructor
+from lemmse.estimator import Queries, Reconstructor, Want, never
+from lemmse.estimator.method import Method
+from lemmse.estimator.spread import Spread
 from lemmse.index import build, open_index
 from lemmse.index.errors import Cancelled, DataLoss, InvalidArgument, NotFound, Unavailable
 from tests.estimator.cases import smooth
@@ -175,6 +178,18 @@ def test_the_certified_error_cannot_be_exceeded(whole, parts, sigma, accuracy_db
 def test_hybrid_keeps_to_its_budget(parts):
     found = parts.reconstruct(measurement(), sigma=0.1, mode="hybrid", budget=30)
     assert found.diagnostics.keys_touched <= 30
+
+
+def test_something_is_found_however_little_is_asked_for(tmp_path, scheduler):
+    """Keys alike and far from all others: none outweighs what may be hidden, and no group is left closed."""
+    rng = np.random.default_rng(0)
+    alike = 0.9 + rng.integers(0, 2, (6, 6, 3)) / 255
+    others = [0.2 * smooth(seed, 6, 6, 3) for seed in range(12)]
+    keys = Spread(build_index(tmp_path, [alike, *others]), scheduler)
+    queries = Queries.white(torch.full((1, 27), 1.0), 0.05)
+    sums = keys.sums(queries, 0, Method("hybrid", threshold=12.0), Want(), never)
+    keys.close()
+    np.testing.assert_allclose(sums.posterior(3).mean, 0.9, atol=0.01)
 
 
 def test_patches_without_their_level(tmp_path, scheduler):
