@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -286,6 +287,27 @@ def test_a_scheduler_that_went_away(index, impatient):
     with pytest.raises(Unavailable, match="scheduler: "):
         parts.reconstruct(measurement(), sigma=0.1)
     parts.close()
+
+
+def test_a_scheduler_that_came_back_is_asked_again(index, whole, impatient):
+    tcp = {"protocol": "tcp://", "host": "127.0.0.1"}
+    with threads(1, **tcp) as cluster:
+        parts, port = Reconstructor(index, scheduler=cluster.scheduler_address), cluster.scheduler.port
+    with pytest.raises(Unavailable):
+        parts.reconstruct(measurement(), sigma=0.1)
+    with threads(1, scheduler_port=port, **tcp):
+        deadline = time.monotonic() + 30
+        while (found := answer_or_none(parts)) is None and time.monotonic() < deadline:
+            pass  # the connection is being made
+        assert_same(found, whole.reconstruct(measurement(), sigma=0.1))
+        parts.close()
+
+
+def answer_or_none(parts):
+    try:
+        return parts.reconstruct(measurement(), sigma=0.1)
+    except Unavailable:
+        return None
 
 
 @contextmanager

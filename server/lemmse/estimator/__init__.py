@@ -2,7 +2,8 @@
 
 The modules in the order of the mathematics: `keys` holds v and t, `sums` what the weights add up to and how
 sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `mixture` those of the Gaussians that may
-stand beside the keys, `views` a measurement as queries, `aggregate` the image of their posteriors,
+stand beside the keys, `training` what all that is asked of, with the keys here, in `local`, or on workers, in
+`spread`, `views` a measurement as queries, `aggregate` the image of their posteriors,
 `reconstructor` the way from y to x̂ and its maps, `catalogue` several indexes.
 """
 

@@ -4,7 +4,8 @@ Sums over disjoint sets of keys merge exactly, so that where keys lie changes no
 section of the index, a run of its shards, is read by one worker; when that is lost another reads it, and
 what was asked of it is asked again. The answer has every section in it, or is an error.
 
-Workers compute one task at a time, on the CPU, with as many threads as their environment says.
+Workers sum on the CPU. Let each compute one task at a time, in which it uses the threads that its environment
+gives to OpenMP; and give it memory enough for its keys, for what Dask writes to disk is read from there anew.
 """
 
 import time
@@ -210,8 +211,9 @@ class Spread(Training):
     def _hold(self) -> list[Any]:
         """The sections on their workers, read anew where that failed or the connection was lost."""
         with self._lock:
+            if self._client.status == "connecting":  # it tries to for a while, then it closes
+                raise Unavailable(f"scheduler: the connection to {self._address} was lost")
             if self._client.status != "running":
-                self._client.close(timeout=0)
                 try:
                     self._client = connect(self._address)
                 except NotFound as error:
