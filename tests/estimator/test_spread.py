@@ -345,6 +345,15 @@ def killing(process, client):
 
 
 @pytest.mark.slow
+def test_a_worker_that_retires_hands_over(index, whole):
+    y, asked = measurement(), {"sigma": 0.1, "mode": "exact", "maps": MAPS}
+    with processes(2) as (client, _), spread(index, client.scheduler.address) as parts:
+        client.retire_workers(sorted(client.nthreads())[:1])
+        assert_same(parts.reconstruct(y, **asked), whole.reconstruct(y, **asked))
+        assert len(client.nthreads()) == 1
+
+
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_until_none_is_left(index, whole, impatient):
     y = np.tile(measurement(), (20, 20, 1))
     expected = whole.reconstruct(y, sigma=0.1, mode="exact", maps=MAPS)
