@@ -29,7 +29,8 @@ from rich.table import Table
 
 from lemmse.builder.calibrate import calibrate
 from lemmse.estimator import Queries, Want, never
-from lemmse.estimator.local import Local, Method
+from lemmse.estimator.local import Local
+from lemmse.estimator.method import Method
 from lemmse.index import Calibration, Images, Index, build, open_index
 from lemmse.index.sources import intensities, iterate, open_source
 

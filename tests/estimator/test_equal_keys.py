@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
-from lemmse.estimator.local import Local, Method
+from lemmse.estimator.local import Local
+from lemmse.estimator.method import Method
 from lemmse.estimator.views import WhitenedView
 from lemmse.estimator.work import never
 from lemmse.index import build, open_index

@@ -9,8 +9,10 @@ import torch
 
 from lemmse.builder.calibrate import calibrate
 from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
+from lemmse.estimator.hybrid import first_look
 from lemmse.estimator.hybrid.descent import descend, probe
 from lemmse.estimator.local import Local
+from lemmse.estimator.method import Known
 from lemmse.index import build, open_index
 from lemmse.index.errors import Cancelled, InvalidArgument
 from tests.estimator.cases import smooth
@@ -57,6 +59,35 @@ def patches(local, sigma: float, count: int = 100, noise: float | None = None) -
     u = local.patches(images(1, 900)[0].astype(np.float64), np.arange(count))
     noisy = (u + (sigma if noise is None else noise) * rng.standard_normal(u.shape)).astype(np.float32)
     return Queries.white(torch.from_numpy(noisy), sigma)
+
+
+def known_of(local, queries: Queries) -> Known:
+    look = first_look(local.descent, queries)
+    return Known(look.log_max.numpy(), look.top_key[:, 0].numpy())
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_what_a_first_look_finds_may_be_given(local, sigma):
+    queries = patches(local, sigma)
+    expected = hybrid_sums(local.descent, queries, threshold=-3.0, want=EVERYTHING)
+    known = known_of(local, queries)
+    found = hybrid_sums(local.descent, queries, threshold=-3.0, want=EVERYTHING, known=known)
+    for name in ("mean", "variance", "ess", "log_density"):
+        a, b = (getattr(sums.posterior(3), name) for sums in (found, expected))
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
+    read = first_look(local.descent, queries).touched
+    assert torch.equal(found.touched + read, expected.touched)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_what_other_keys_outweigh_stays_closed(local, sigma):
+    queries = patches(local, sigma)
+    known = known_of(local, queries)
+    outweighed = Known(known.log_z + 100 + 2 / sigma**2, np.full(len(queries), -1))
+    sums = hybrid_sums(local.descent, queries, threshold=-3.0, want=EVERYTHING, known=outweighed)
+    assert not sums.touched.any()
+    share = torch.exp(sums.log_max - torch.from_numpy(outweighed.log_z)) * sums.moments[:, 0]
+    assert (share < 1e-6).all()
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)

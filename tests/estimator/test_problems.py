@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lemmse.estimator import Reconstructor
-from lemmse.index import build, open_index
+from lemmse.index import Index, build, open_index
 from lemmse.index.errors import InvalidArgument
 from tests.estimator.cases import smooth
 from tests.oracle import Oracle, agreement
@@ -95,6 +96,23 @@ class Problem:
             known[sigma] = problem_oracle(self.training, y, sigma, P, self.a, self.b, self.boundary)
         return known[sigma]
 
+    def build(self, folder: Path) -> Index:
+        np.save(folder / "x.npy", np.stack(self.training))
+        physics = self.physics
+        if physics.endswith("FILE"):
+            np.save(folder / "operator.npy", self.mask if self.kernel is None else self.kernel)
+            physics = physics.replace("FILE", str(folder / "operator.npy"))
+        built = build(
+            [folder / "x.npy"],
+            folder / "index",
+            patch_size=P,
+            physics=physics,
+            pre_inverse=self.pre_inverse,
+            boundary=self.boundary,
+        )
+        (folder / "operator.npy").unlink(missing_ok=True)  # an index needs no other file
+        return open_index(built)
+
 
 SMALL_BLUR = np.array([[0.0, 0.1, 0.0], [0.1, 0.6, 0.1], [0.0, 0.1, 0.0]])
 MOTION = np.array([[0.1, 0.2, 0.3, 0.2], [0.0, 0.0, 0.1, 0.1]])
@@ -128,22 +146,7 @@ def problem(request) -> Problem:
 
 @pytest.fixture(scope="module")
 def lemmse(problem, tmp_path_factory) -> Reconstructor:
-    folder = tmp_path_factory.mktemp("problem")
-    np.save(folder / "x.npy", np.stack(problem.training))
-    physics = problem.physics
-    if physics.endswith("FILE"):
-        np.save(folder / "operator.npy", problem.mask if problem.kernel is None else problem.kernel)
-        physics = physics.replace("FILE", str(folder / "operator.npy"))
-    built = build(
-        [folder / "x.npy"],
-        folder / "index",
-        patch_size=P,
-        physics=physics,
-        pre_inverse=problem.pre_inverse,
-        boundary=problem.boundary,
-    )
-    (folder / "operator.npy").unlink(missing_ok=True)  # an index needs no other file
-    return Reconstructor(open_index(built))
+    return Reconstructor(problem.build(tmp_path_factory.mktemp("problem")))
 
 
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES.keys())

@@ -33,6 +33,11 @@ def test_written_for_the_client(error, code):
     ("error", "code", "public"),
     [
         (engine.DataLoss("/srv/secret/keys is altered"), "DATA_LOSS", "the index is damaged on the server"),
+        (
+            engine.Unavailable("no worker at tcp://secret:8786"),
+            "UNAVAILABLE",
+            "the workers that hold the index do not answer",
+        ),
         (engine.UnsupportedFormat("/srv/secret"), "INTERNAL", "internal error"),
         (RuntimeError("/srv/secret"), "INTERNAL", "internal error"),
     ],

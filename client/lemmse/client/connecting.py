@@ -14,7 +14,9 @@ _ADDRESS = re.compile(r"([^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 _LAST_PORT = 65535
 
 
-def connect(target: str | PathLike[str], *others: str | PathLike[str]) -> Client:
+def connect(
+    target: str | PathLike[str], *others: str | PathLike[str], scheduler: str | None = None
+) -> Client:
     """Return a client of a server, or of an index folder in this process.
 
     Parameters
@@ -26,13 +28,17 @@ def connect(target: str | PathLike[str], *others: str | PathLike[str]) -> Client
     *others : str or path
         More index folders, of other names. Methods name the index that they mean; of indexes of the same
         training images, quality "best" finds the best by itself.
+    scheduler : str, optional
+        For index folders, the address of a Dask scheduler: its workers hold the patches and sum over them,
+        this process does the rest. Each must see the folders under the same paths. It needs Dask:
+        `pip install 'lemmse[dask]'`.
 
     Raises
     ------
     InvalidArgument
         The target is neither an address nor a path.
     LemmseError
-        The folder is not a sound index.
+        The folder is not a sound index, or there are no workers to hold it.
 
     Examples
     --------
@@ -48,7 +54,9 @@ def connect(target: str | PathLike[str], *others: str | PathLike[str]) -> Client
     if not any(one.startswith(SCHEME) for one in names):
         from lemmse.client.embedded import EmbeddedClient
 
-        return EmbeddedClient(*names)
+        return EmbeddedClient(*names, scheduler=scheduler)
+    if scheduler is not None:
+        raise InvalidArgument.of("scheduler", "expected none with a server, which has its own")
     if others:
         raise InvalidArgument.of("target", f"expected one server, or index folders only, got {names}")
     address = name.removeprefix(SCHEME)

@@ -32,18 +32,21 @@ class EmbeddedClient(Client):
     ----------
     *folders : path
         Index folders, at least one.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers are to hold the keys.
 
     Raises
     ------
     LemmseError
-        One is not a sound index, or two have one name.
+        One is not a sound index, or two have one name; or the workers cannot hold them.
     """
 
-    def __init__(self, *folders: str | PathLike[str]) -> None:
+    def __init__(self, *folders: str | PathLike[str], scheduler: str | None = None) -> None:
         with _engine_errors():
-            self._catalogue = Catalogue.load(folders)
+            self._catalogue = Catalogue.load(folders, scheduler=scheduler)
 
     def _close(self) -> None:
+        self._catalogue.close()
         del self._catalogue
 
     def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result:

@@ -11,7 +11,7 @@
     │   ├── PermissionDenied     the server does not allow it
     │   └── Unimplemented        the server does not offer it
     └── ServiceError             the request may be fine, the service was not
-        ├── Unavailable          nobody answers at the address
+        ├── Unavailable          nobody answers at the address, or for the index
         ├── ResourceExhausted    too many calls wait, or an answer is too large
         ├── DeadlineExceeded     the timeout passed first; also a TimeoutError
         ├── Cancelled            the call was given up
@@ -148,7 +148,7 @@ class Unimplemented(RequestError):
 
 
 class Unavailable(ServiceError):
-    """Nobody answers at the address."""
+    """Nobody answers at the address, or the workers that hold the index are gone."""
 
     code = "UNAVAILABLE"
 

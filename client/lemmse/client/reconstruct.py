@@ -87,6 +87,12 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option(
     "--index", "folders", metavar="DIR", multiple=True, help="Index folder to use here; or several."
 )
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="With --index, hold the patches on the workers of a Dask cluster, which all see the folders under "
+    "the same paths.",
+)
 @click.option("--index-name", metavar="NAME", help="Which of the indexes, where there are several.")
 @click.option(
     "--sigma",
@@ -163,6 +169,7 @@ def reconstruct(
     out: Path,
     server: str | None,
     folders: tuple[str, ...],
+    scheduler: str | None,
     index_name: str | None,
     maps: frozenset[str],
     overwrite: bool,
@@ -178,10 +185,12 @@ def reconstruct(
     """
     if (server is None) == (not folders):
         raise click.UsageError("expected either --server or --index")
+    if server is not None and scheduler is not None:
+        raise click.UsageError("expected --scheduler with --index only")
     jobs = plan(inputs, out, maps, overwrite=overwrite)
     targets = folders or (SCHEME + str(server).removeprefix(SCHEME),)
     failures: list[Exception] = []
-    with connect(*targets) as client, _progress() as progress:
+    with connect(*targets, scheduler=scheduler) as client, _progress() as progress:
         if index_name is None and options["quality"] == "best":
             client.list_indexes()  # any may be the best
         else:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from lemmse.builder.held_out import hold_out
 from lemmse.estimator import Want, never
-from lemmse.estimator.local import Local, Method
+from lemmse.estimator.local import Local
+from lemmse.estimator.method import Method
 from lemmse.estimator.views import WhitenedView
 from lemmse.index import Calibration, Index, Progress
 from lemmse.index.sources import intensities

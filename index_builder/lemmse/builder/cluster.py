@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lemmse.index import Part, Run, do
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.index.errors import InvalidArgument
+from lemmse.index.workers import connect, distributed
 
 __all__ = ["on_local_workers", "on_scheduler"]
-
-_PATIENCE = "10s"
-"""How long to wait for a scheduler to answer."""
 
 
 @contextmanager
@@ -29,17 +27,17 @@ def on_local_workers(count: int) -> Iterator[Run]:
     """
     if count < 1:
         raise InvalidArgument("workers", f"expected a whole number >= 1, got {count}")
-    distributed = _distributed("workers")
+    dask = distributed("workers")
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     with (
-        distributed.LocalCluster(
+        dask.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             memory_limit=0,  # --memory is what bounds it
             dashboard_address=None,
             env={name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         ) as cluster,
-        distributed.Client(cluster) as client,
+        dask.Client(cluster) as client,
     ):
         yield _run_on(client)
 
@@ -55,14 +53,7 @@ def on_scheduler(address: str) -> Iterator[Run]:
     NotFound
         No scheduler answers at the address.
     """
-    distributed = _distributed("scheduler")
-    try:
-        client = distributed.Client(address, timeout=_PATIENCE)
-    except (OSError, ValueError) as error:
-        raise NotFound(
-            f"scheduler: expected the address of a Dask scheduler, got {address}: {error}"
-        ) from error
-    with client:
+    with connect(address) as client:
         yield _run_on(client)
 
 
@@ -70,18 +61,10 @@ def _run_on(client: Any) -> Run:
     def run(folder: Path, parts: Sequence[Part], done: Callable[[], None]) -> None:
         futures = client.map(do, [folder] * len(parts), parts, pure=False)
         try:
-            for future in _distributed("scheduler").as_completed(futures):
+            for future in distributed("scheduler").as_completed(futures, loop=client.loop):
                 future.result()
                 done()
         finally:
             client.cancel(futures)
 
     return run
-
-
-def _distributed(argument: str) -> Any:
-    try:
-        import distributed
-    except ModuleNotFoundError as error:
-        raise InvalidArgument(argument, "needs dask.distributed: pip install 'lemmse[dask]'") from error
-    return distributed

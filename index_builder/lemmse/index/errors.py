@@ -6,6 +6,7 @@
     ├── AlreadyExists            the place to write to is taken          ALREADY_EXISTS
     ├── UnsupportedFormat        an index this version cannot read       FAILED_PRECONDITION
     ├── DataLoss                 an index that is not what was written   DATA_LOSS
+    ├── Unavailable              workers that are to answer are gone     UNAVAILABLE
     └── Cancelled                nobody waits for the answer any more    CANCELLED
 
 Each class carries its canonical status code by name, so that every edge (command line, gRPC, embedded
@@ -21,6 +22,7 @@ __all__ = [
     "EngineError",
     "InvalidArgument",
     "NotFound",
+    "Unavailable",
     "UnsupportedFormat",
 ]
 
@@ -81,6 +83,12 @@ class DataLoss(EngineError):
     """The index is not what was written: a file is missing, cut short or altered."""
 
     code = "DATA_LOSS"
+
+
+class Unavailable(EngineError):
+    """Workers that are to answer are gone, or whom they are asked through; it may be tried again."""
+
+    code = "UNAVAILABLE"
 
 
 class Cancelled(EngineError):

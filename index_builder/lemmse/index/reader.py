@@ -40,6 +40,10 @@ class Index:
     manifest: Manifest
     """What it holds."""
 
+    def __reduce__(self) -> tuple[type["Index"], tuple[Any, ...]]:
+        """Have another process read it anew."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
     @cached_property
     def problem(self) -> InverseProblem:
         """The inverse problem that it was built for."""
@@ -112,6 +116,10 @@ class Index:
     @cached_property
     def _shards(self) -> Shards:
         return Shards([folder_of(self.folder, number) for number in range(self.manifest.shards)])
+
+    def shard_edges(self) -> tuple[NDArray[np.int64], ...]:
+        """First distinct key, patch, cell and leaf of each shard, and their numbers, (shards + 1,) each."""
+        return self._shards.first()
 
     @property
     def patch_length(self) -> int:

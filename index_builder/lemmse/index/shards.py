@@ -62,6 +62,13 @@ class Shards:
             self._known[name] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         return self._known[name]
 
+    def first(self) -> tuple[NDArray[np.int64], ...]:
+        """First distinct key, patch, cell and leaf of each shard, and their numbers."""
+        edges = (self._first_rows(name) for name in ("cells/keys", "leaves/keys"))
+        # Of n there are n + 1 edges.
+        cells, leaves = (rows - np.arange(len(rows)) for rows in edges)
+        return self._first_rows("keys"), self._first_rows("ids"), cells, leaves
+
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows start … stop − 1 of an array, over all shards."""
         parts = [

@@ -2,7 +2,8 @@
 
 The modules in the order of the mathematics: `keys` holds v and t, `sums` what the weights add up to and how
 sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `mixture` those of the Gaussians that may
-stand beside the keys, `views` a measurement as queries, `aggregate` the image of their posteriors,
+stand beside the keys, `training` what all that is asked of, with the keys here, in `local`, or on workers, in
+`spread`, `views` a measurement as queries, `aggregate` the image of their posteriors,
 `reconstructor` the way from y to x̂ and its maps, `catalogue` several indexes.
 """
 
@@ -11,7 +12,7 @@ from lemmse.estimator.catalogue import Catalogue
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import Descent, hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys
-from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE
+from lemmse.estimator.method import DEFAULT_K, DEFAULT_NPROBE
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.reconstructor import DEFAULT_ACCURACY_DB, DEFAULT_EXACT_WORK, Reconstructor
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction

@@ -1,6 +1,7 @@
 """Several indexes, by name."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from os import PathLike
 
 from numpy.typing import ArrayLike
@@ -31,25 +32,39 @@ class Catalogue:
         *,
         device: str = "auto",
         exact_work: float | None = None,
+        scheduler: str | None = None,
     ) -> "Catalogue":
-        """Open index folders.
+        """Open index folders; the keyword arguments are those of `Reconstructor`.
 
         Raises
         ------
         InvalidArgument
             Two folders have one name, or the device is not there.
         EngineError
-            A folder is not a sound index.
+            A folder is not a sound index, or the workers of the scheduler cannot hold one.
         """
         reconstructors: dict[str, Reconstructor] = {}
-        for folder in folders:
-            index = open_index(folder)
-            if index.name in reconstructors:
-                raise InvalidArgument("DIR", f"expected folders of different names, got {index.name!r} twice")
-            reconstructors[index.name] = Reconstructor(
-                index, device=device, exact_work=DEFAULT_EXACT_WORK if exact_work is None else exact_work
-            )
+        with ExitStack() as opened:
+            for folder in folders:
+                index = open_index(folder)
+                if index.name in reconstructors:
+                    raise InvalidArgument(
+                        "DIR", f"expected folders of different names, got {index.name!r} twice"
+                    )
+                reconstructors[index.name] = reconstructor = Reconstructor(
+                    index,
+                    device=device,
+                    exact_work=DEFAULT_EXACT_WORK if exact_work is None else exact_work,
+                    scheduler=scheduler,
+                )
+                opened.callback(reconstructor.close)
+            opened.pop_all()
         return cls(reconstructors)
+
+    def close(self) -> None:
+        """Have the workers of a scheduler let go of the keys."""
+        for reconstructor in self:
+            reconstructor.close()
 
     def __iter__(self) -> Iterator[Reconstructor]:
         """Iterate in the order of the names."""

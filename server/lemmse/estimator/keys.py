@@ -83,7 +83,8 @@ class Keys:
         edges = [0]
         first_tile = [0]
         for start, stop in pairwise(strata):
-            edges += [*range(start + tile, stop, tile), stop]
+            if start < stop:
+                edges += [*range(start + tile, stop, tile), stop]
             first_tile.append(len(edges) - 1)
         sizes = [(p_length + 1) * row_stride(stop - start) for start, stop in pairwise(edges)]
         offsets = (0, *accumulate(sizes))

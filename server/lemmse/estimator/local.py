@@ -1,7 +1,5 @@
-"""The training patches of an index, and the Gaussians fitted to them, with all that searches them."""
+"""The keys of an index in the memory of this process, with all that searches them."""
 
-import math
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,58 +8,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.hybrid import Descent, hybrid_sums, load_tree
+from lemmse.estimator.hybrid import Descent, first_look, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
-from lemmse.estimator.mixture import Gaussians
+from lemmse.estimator.method import Method, Rows
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.strata import Rows, sum_over_strata
+from lemmse.estimator.strata import sum_over_strata
 from lemmse.estimator.sums import PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
+from lemmse.estimator.training import Extent, Training
 from lemmse.estimator.work import Cancel
-from lemmse.index import Images, Index
-from lemmse.index.errors import InvalidArgument
-from lemmse.index.images import Pixel
+from lemmse.index import Index
 
-__all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "Local", "Method"]
+__all__ = ["Local"]
 
 
-DEFAULT_K = 1000
-"""Neighbours that `topk` sums unless told otherwise."""
-DEFAULT_NPROBE = 32
-"""Cells that `topk` searches unless told otherwise."""
-_MARGIN = 7.0
-"""How many e-folds what one group may hide at most lies below the accuracy, since many may hide as much."""
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How to sum over the keys of a stratum."""
-
-    mode: str
-    """exact, topk or hybrid."""
-    k: int = DEFAULT_K
-    """Neighbours that topk sums."""
-    nprobe: int = DEFAULT_NPROBE
-    """Cells that topk searches."""
-    threshold: float = 0.0
-    """What a group that hybrid leaves closed may hide, as a logarithm."""
-    budget: int | None = None
-    """Keys that hybrid sums at most, for each query."""
-    error_scale: float = 1.0
-    """What the typical error of hybrid is multiplied by for the error that few pixels exceed."""
-
-    def certifying(self, accuracy_db: float, keys: int) -> "Method":
-        """How to sum for bounds on the error, of so many distinct keys."""
-        # Beyond a sixteenth of the keys the exact sum, which is one product, would be done sooner.
-        budget = max(1, keys // 16) if self.budget is None else self.budget
-        return replace(self, threshold=-accuracy_db / 20 * math.log(10) - _MARGIN, budget=budget)
-
-    def unseeing(self) -> "Method":
-        """How to sum for patches of which nothing was observed: all keys are equally near, k say nothing."""
-        return replace(self, mode="exact")
-
-
-class Local:
+class Local(Training):
     """The keys of an index, and their search.
 
     Parameters
@@ -73,17 +34,24 @@ class Local:
     """
 
     def __init__(self, index: Index, device: torch.device) -> None:
-        self.index = index
-        self.device = device
+        super().__init__(index, device)
         self.keys = load_keys(index, device)
         self.descent = Descent(self.keys, load_tree(index), index.basis)
 
     def prepare(self) -> None:
-        """Read what topk searches, and where hybrid is not exact compile its loops and lay out the keys."""
+        """Read what topk searches, and make hybrid ready."""
         _ = self.neighbours
+        self.prepare_hybrid()
+
+    def prepare_hybrid(self) -> None:
+        """Where hybrid is not exact compile its loops and lay out the keys."""
         if self.device.type == "cpu":
             u = torch.zeros(1, self.keys.p_length)
-            hybrid_sums(self.descent, Queries.white(u, 1.0), threshold=0.0)
+            stratum = int(np.flatnonzero(self.extent.counts)[0])
+            hybrid_sums(self.descent, Queries.white(u, 1.0), threshold=0.0, stratum=stratum)
+
+    def close(self) -> None:
+        """Nothing is held elsewhere."""
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -91,52 +59,15 @@ class Local:
         return Neighbours(self.index.neighbours, self.index.strata_cells)
 
     @cached_property
-    def target_range(self) -> tuple[Tensor, Tensor]:
-        """Least and greatest target of all keys, float64, (T,) each."""
-        leaves = self.descent.tree.leaves
-        return (
-            torch.from_numpy(leaves.target_low.min(axis=0)).double(),
-            torch.from_numpy(leaves.target_high.max(axis=0)).double(),
+    def extent(self) -> Extent:
+        """How many keys there are, and what their targets are within."""
+        leaves, strata = self.descent.tree.leaves, range(len(self.index.strata))
+        return Extent(
+            weights=self.keys.weights,
+            counts=tuple(self.keys.count_in(stratum) for stratum in strata),
+            low=torch.from_numpy(leaves.target_low.min(axis=0)).double(),
+            high=torch.from_numpy(leaves.target_high.max(axis=0)).double(),
         )
-
-    @cached_property
-    def gaussians(self) -> Gaussians:
-        """The mixture of Gaussians.
-
-        Raises
-        ------
-        InvalidArgument
-            The index has none.
-        """
-        mixture, channels = self.index.mixture, self.index.manifest.channels
-        if mixture is None:
-            raise InvalidArgument(
-                "gaussian_share", f"expected 0, since patches of {self.keys.p_length} numbers have no mixture"
-            )
-        half = self.index.manifest.patch_size // 2
-        first = (half * self.index.manifest.patch_size + half) * channels
-        return Gaussians(mixture, slice(first, first + channels), self.device)
-
-    def require_clean_keys(self, argument: str, what: str) -> None:
-        """Refuse what takes keys that are the patches of the clean images.
-
-        Raises
-        ------
-        InvalidArgument
-            The index was built for another problem than denoising.
-        """
-        manifest = self.index.manifest
-        if not self.index.problem.denoises:
-            raise InvalidArgument(
-                argument,
-                f"{what} needs an index of physics identity and pre-inverse identity, got an index of "
-                f"{manifest.physics} and {manifest.pre_inverse}",
-            )
-
-    def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:
-        """The patches of an image (H, W, C) at positions n, (len(n), P)."""
-        manifest = self.index.manifest
-        return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)
 
     def sums(
         self,
@@ -148,22 +79,30 @@ class Local:
         about: Tensor | None = None,
     ) -> PosteriorSums:
         """Sums over the keys of a stratum, without normalising constants."""
+        keys = self.keys
+        if not keys.count_in(stratum):  # some shards of an index may hold none of it
+            return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, want, self.device)
         if method.mode == "exact":
-            sums = exact_sums(self.keys, queries, stratum=stratum, want=want, cancelled=cancelled)
-            return sums.certain(self.keys.t_length, want, about)
+            sums = exact_sums(keys, queries, stratum=stratum, want=want, cancelled=cancelled)
+            return sums.certain(keys.t_length, want, about)
+        if method.mode == "look":
+            return first_look(
+                self.descent, queries, budget=method.budget, stratum=stratum, cancelled=cancelled
+            )
         if method.mode == "hybrid":
             return hybrid_sums(
                 self.descent,
                 queries,
                 threshold=method.threshold,
                 budget=method.budget,
+                known=method.known,
                 about=about,
                 stratum=stratum,
                 want=want,
                 cancelled=cancelled,
             )
         return topk_sums(
-            self.keys,
+            keys,
             self.neighbours,
             queries,
             k=method.k,
@@ -173,19 +112,7 @@ class Local:
             cancelled=cancelled,
         )
 
-    def keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many keys count for queries of these strata, equal ones included."""
-        if not self.index.strata.exclusive:
-            return np.full(len(stratum), self.keys.weight)
-        return np.array(self.keys.weights)[stratum]
-
-    def distinct_keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many distances that takes."""
-        if not self.index.strata.exclusive:
-            return np.full(len(stratum), self.keys.count)
-        return np.array([self.keys.count_in(number) for number in range(len(self.index.strata))])[stratum]
-
-    def whitened_sums(
+    def strata_sums(
         self,
         u: NDArray[np.float64],
         stratum: NDArray[np.int64],
@@ -195,12 +122,11 @@ class Local:
         cancelled: Cancel,
         about: Tensor | None = None,
     ) -> PosteriorSums:
-        """Sums over all keys that count for patches of B y, (Q, P), of these strata; else as `View.sums`."""
+        """Sums over all keys that count for patches of B y, see `Training`."""
         strata = self.index.strata
 
-        def sums_in(queries: Queries, number: int, rows: Rows) -> PosteriorSums:
-            how = method if strata.rank[number] else method.unseeing()
+        def sums_in(queries: Queries, number: int, rows: Rows, log_norm: float) -> PosteriorSums:
+            how = method.of(rows, log_norm) if strata.rank[number] else method.unseeing()
             return self.sums(queries, number, how, want, cancelled, None if about is None else about[rows])
 
-        sums = sum_over_strata(strata, u, stratum, sigma, sums_in, self.device)
-        return sums.shift(-torch.from_numpy(np.log(self.keys_that_count(stratum))).to(self.device))
+        return sum_over_strata(strata, u, stratum, sigma, sums_in, self.device)

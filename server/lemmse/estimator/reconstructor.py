@@ -29,9 +29,12 @@ from lemmse.estimator.arguments import (
     as_pixel,
     as_quality,
 )
-from lemmse.estimator.local import DEFAULT_K, DEFAULT_NPROBE, Local, Method
+from lemmse.estimator.local import Local
+from lemmse.estimator.method import DEFAULT_K, DEFAULT_NPROBE, Method
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
+from lemmse.estimator.spread import Spread
 from lemmse.estimator.sums import Posterior, Want
+from lemmse.estimator.training import Training
 from lemmse.estimator.views import View, view_of
 from lemmse.estimator.whole import WholeImages
 from lemmse.estimator.work import Cancel, never
@@ -71,6 +74,21 @@ class Reconstructor:
     exact_work : float
         Multiply-adds up to which mode "auto" is exact: the product of the number of pixels to reconstruct,
         the number of distinct keys U and the patch length P. Beyond, it is hybrid.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers read the keys, each some of the shards of the index, and
+        sum over them on the CPU; nothing of the keys is in this process then. All must see the index's
+        folder under the same path. Mode "topk" is not for these.
+
+    Raises
+    ------
+    InvalidArgument
+        The device is not there, or Dask is not installed.
+    NotFound
+        No scheduler answers at the address.
+    DataLoss
+        A worker does not see the index, or finds it damaged.
+    Unavailable
+        There is no worker, or workers were lost again and again.
 
     Examples
     --------
@@ -86,14 +104,25 @@ class Reconstructor:
     >>> folder.cleanup()
     """
 
-    def __init__(self, index: Index, *, device: str = "auto", exact_work: float = DEFAULT_EXACT_WORK) -> None:
+    def __init__(
+        self,
+        index: Index,
+        *,
+        device: str = "auto",
+        exact_work: float = DEFAULT_EXACT_WORK,
+        scheduler: str | None = None,
+    ) -> None:
         self.index = index
         self.exact_work = exact_work
-        self._local = Local(index, _as_device(device))
+        self._training = _training_of(index, device, scheduler)
+
+    def close(self) -> None:
+        """Have the workers of a scheduler let go of the keys."""
+        self._training.close()
 
     def prepare(self) -> None:
         """Do now what the first requests in hybrid and topk would wait for, as a server does at its start."""
-        self._local.prepare()
+        self._training.prepare()
 
     @cached_property
     def _whole_images(self) -> WholeImages:
@@ -107,7 +136,7 @@ class Reconstructor:
         clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
         measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
         scale = None if problem.stationary else problem.scale(clean[0].shape)
-        return WholeImages(clean, measured, self._local.device, scale=scale)
+        return WholeImages(clean, measured, self._training.device, scale=scale)
 
     def reconstruct(
         self,
@@ -221,7 +250,7 @@ class Reconstructor:
         height, width, channels = measurement.y.shape
         image: Aggregate = Centres(channels, asked)
         if estimator == "le-mmse":
-            view = view_of(self._local, measurement, refinement)
+            view = view_of(self._training, measurement, refinement)
             if overlap:
                 image = self._overlap(measurement.y.shape, asked)
             plan = self._plan(view.sigma, accuracy)
@@ -319,7 +348,7 @@ class Reconstructor:
         top = as_count("top", top)
         want = Want(top=min(top, self.index.manifest.distinct))
         n = np.array([row * measurement.y.shape[1] + column])
-        sums = view_of(self._local, measurement).sums(n, _EXACT, want, cancelled)
+        sums = view_of(self._training, measurement).sums(n, _EXACT, want, cancelled)
         posterior = sums.posterior(self.index.manifest.channels)
         heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
         named = (
@@ -351,10 +380,10 @@ class Reconstructor:
 
     def _overlap(self, shape: tuple[int, int, int], maps: frozenset[str]) -> Overlap:
         """An image (H, W, C) that is to be the mean of overlapping patches."""
-        self._local.require_clean_keys("aggregate", "overlap")
+        self._training.require_clean_keys("aggregate", "overlap")
         height, width, _ = shape
         pixels = np.arange(height * width).reshape(height, width, 1)
-        return Overlap(shape, maps, lambda n: self._local.patches(pixels, n))
+        return Overlap(shape, maps, lambda n: self._training.patches(pixels, n))
 
     def _chosen(
         self,
@@ -375,7 +404,7 @@ class Reconstructor:
         # mean of its patches where each has a precision; nor, ever, the variances of their pixels.
         beyond = (certified or want.patch) and view.sigma is None
         beyond = beyond or (want.patch and (certified or want.variance))
-        if mode == "hybrid" and (beyond or self._local.device.type != "cpu"):
+        if mode == "hybrid" and (beyond or self._training.device.type != "cpu"):
             mode = "exact"  # the loops are those of the CPU
         if plan is None:
             at_0, for_each = _UNCALIBRATED if view.sigma else _WEIGHTED
@@ -413,7 +442,7 @@ class Reconstructor:
         posterior = sums.posterior(channels)
         if method.mode != "hybrid":
             return posterior, sums.touched
-        low, high = self._local.target_range
+        low, high = self._training.extent.low, self._training.extent.high
         if view.gaussian_share:
             low, high = torch.full_like(low, -math.inf), torch.full_like(high, math.inf)
         # The moments of a group may lead beyond the targets that it has; no mean lies beyond all targets.
@@ -489,6 +518,15 @@ def _typical_sigma(measurement: Measurement) -> float:
 def _blocks(positions: int) -> Iterator[NDArray[np.int64]]:
     """All positions, some at a time."""
     return (np.arange(i, min(i + _BLOCK, positions)) for i in range(0, positions, _BLOCK))
+
+
+def _training_of(index: Index, device: str, scheduler: str | None) -> Training:
+    """The training patches, here or on workers."""
+    if scheduler is None:
+        return Local(index, _as_device(device))
+    if device not in ("auto", "cpu"):
+        raise InvalidArgument("device", f"expected auto or cpu with a scheduler, got {device!r}")
+    return Spread(index, scheduler)
 
 
 def _as_device(device: str) -> torch.device:

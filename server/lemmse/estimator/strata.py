@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lemmse.estimator.method import Rows
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import PosteriorSums
 from lemmse.index import Strata
 
-__all__ = ["Rows", "sum_over_strata"]
-
-Rows = NDArray[np.int64] | slice
-"""Which of the queries."""
+__all__ = ["sum_over_strata"]
 
 
 def sum_over_strata(
@@ -29,7 +27,7 @@ def sum_over_strata(
     u: NDArray[np.floating],
     stratum_of: NDArray[np.int64],
     sigma: float,
-    sums_in: Callable[[Queries, int, Rows], PosteriorSums],
+    sums_in: Callable[[Queries, int, Rows, float], PosteriorSums],
     device: torch.device,
 ) -> PosteriorSums:
     """Sum over all keys that count for each query, with their normalising constants.
@@ -45,7 +43,8 @@ def sum_over_strata(
     sigma : float
         Noise standard deviation, > 0.
     sums_in : callable
-        Sums over one stratum, without normalising constants, for white queries, the rows of u.
+        Sums over one stratum, without normalising constants, for white queries, the rows of u; the logarithm
+        of these constants comes last.
     device : torch.device
         Where the keys are.
     """
@@ -54,7 +53,7 @@ def sum_over_strata(
         white = torch.from_numpy(strata.whiten(u[rows], stratum)).to(device)
         rank, log_pdet = int(strata.rank[stratum]), float(strata.log_pdet[stratum])
         log_norm = -0.5 * (rank * math.log(2 * math.pi * sigma**2) + log_pdet)
-        return sums_in(Queries.white(white, sigma), stratum, rows).shift(log_norm)
+        return sums_in(Queries.white(white, sigma), stratum, rows, log_norm).shift(log_norm)
 
     if not strata.exclusive:
         total = part(slice(None), 0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-__all__ = ["MEAN_ONLY", "Posterior", "PosteriorSums", "Want"]
+__all__ = ["HEAVIEST", "MEAN_ONLY", "Posterior", "PosteriorSums", "Want"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Want:
 
 
 MEAN_ONLY = Want()
+HEAVIEST = Want(top=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,15 @@ class PosteriorSums:
     def take(self, rows: Tensor) -> "PosteriorSums":
         """Sums of some of the queries, by number."""
         return PosteriorSums(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def put(self, rows: Tensor, other: "PosteriorSums") -> "PosteriorSums":
+        """Sums with others in place of those of some queries, by number."""
+        return PosteriorSums(
+            *(
+                getattr(self, field.name).index_copy(0, rows, getattr(other, field.name))
+                for field in fields(self)
+            )
+        )
 
     def shift(self, constant: Tensor | float) -> "PosteriorSums":
         """Sums with a constant, one for all queries or one for each, added to every log w."""

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.arguments import Measurement
-from lemmse.estimator.local import Local, Method
+from lemmse.estimator.method import Method
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import Posterior, PosteriorSums, Want
+from lemmse.estimator.training import Training
 from lemmse.estimator.work import Cancel
 from lemmse.index import PAPER, Refinement
 from lemmse.index.errors import InvalidArgument
@@ -70,7 +71,7 @@ class View(Protocol):
         ...
 
 
-def view_of(local: Local, measurement: Measurement, refinement: Refinement = PAPER) -> View:
+def view_of(training: Training, measurement: Measurement, refinement: Refinement = PAPER) -> View:
     """The query patches of a measurement, under the prior of a refinement.
 
     Raises
@@ -79,32 +80,32 @@ def view_of(local: Local, measurement: Measurement, refinement: Refinement = PAP
         The index was built for another problem than the measurement's, or for images of another size.
     """
     if refinement.bandwidth:
-        local.require_clean_keys("bandwidth", "a bandwidth")
+        training.require_clean_keys("bandwidth", "a bandwidth")
     if refinement.gaussian_share:
-        local.require_clean_keys("gaussian_share", "a share of Gaussians")
+        training.require_clean_keys("gaussian_share", "a share of Gaussians")
     if measurement.sigma is not None:
-        return WhitenedView(local, measurement.y, measurement.sigma, refinement)
+        return WhitenedView(training, measurement.y, measurement.sigma, refinement)
     argument = "sigma" if measurement.precision.all() else "mask"
-    local.require_clean_keys(argument, "a noise map or a mask per request")
-    if local.index.strata.constants is not None:
+    training.require_clean_keys(argument, "a noise map or a mask per request")
+    if training.index.strata.constants is not None:
         raise InvalidArgument(
             argument, "a noise map or a mask per request needs an index of equivariance none, got offset"
         )
-    return _WeightedView(local, measurement.y, measurement.precision, refinement)
+    return _WeightedView(training, measurement.y, measurement.precision, refinement)
 
 
 class WhitenedView:
     """Noise of one σ, seen through the index's pre-inverse."""
 
     def __init__(
-        self, local: Local, y: NDArray[np.float64], sigma: float, refinement: Refinement = PAPER
+        self, training: Training, y: NDArray[np.float64], sigma: float, refinement: Refinement = PAPER
     ) -> None:
-        self._local = local
+        self._training = training
         self.sigma = math.hypot(sigma, refinement.bandwidth)
         self.gaussian_share = refinement.gaussian_share
         self._noise = sigma
         self._share = refinement.bandwidth**2 / self.sigma**2
-        index = local.index
+        index = training.index
         try:
             index.problem.check(y.shape)
         except InvalidArgument as error:
@@ -121,7 +122,7 @@ class WhitenedView:
         positions = np.arange(y.shape[0] * y.shape[1])
         self._stratum = np.zeros(len(positions), np.int64)
         if index.strata.exclusive:
-            scale = local.patches(index.problem.scale(y.shape), positions)
+            scale = training.patches(index.problem.scale(y.shape), positions)
             self._stratum = index.strata.of(scale)
             if (self._stratum < 0).any():
                 row, column = divmod(int(np.argmin(self._stratum)), y.shape[1])
@@ -136,11 +137,11 @@ class WhitenedView:
         """Pairs of a query and a distinct key that counts for it."""
         if self.gaussian_share == 1:
             return 0
-        return int(self._local.distinct_keys_that_count(self._stratum).sum())
+        return int(self._training.distinct_keys_that_count(self._stratum).sum())
 
     def queries(self, n: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The patches of B y at positions n, (len(n), P), and their strata, (len(n),)."""
-        return self._local.patches(self._z, n), self._stratum[n]
+        return self._training.patches(self._z, n), self._stratum[n]
 
     def sums(
         self,
@@ -151,15 +152,15 @@ class WhitenedView:
         about: Tensor | None = None,
     ) -> PosteriorSums:
         """Sums over all that counts, see `View`."""
-        local = self._local
+        training = self._training
         u, stratum = self.queries(n)
 
         def of_keys() -> PosteriorSums:
-            return local.whitened_sums(u, stratum, self.sigma, method, want, cancelled, about)
+            return training.whitened_sums(u, stratum, self.sigma, method, want, cancelled, about)
 
         def of_gaussians() -> PosteriorSums:
-            white = torch.from_numpy(local.index.strata.whiten(u, 0)).to(local.device)
-            return local.gaussians.sums(Queries.white(white, self.sigma), want, cancelled, about)
+            white = torch.from_numpy(training.index.strata.whiten(u, 0)).to(training.device)
+            return training.gaussians.sums(Queries.white(white, self.sigma), want, cancelled, about)
 
         return _shared(self.gaussian_share, of_keys, of_gaussians)
 
@@ -168,7 +169,7 @@ class WhitenedView:
 
         Where keys are without their level, that of the query is added, whose noise is independent.
         """
-        strata = self._local.index.strata
+        strata = self._training.index.strata
         left = np.full(self._z.shape, self._share * self._noise**2)
         if strata.constants is not None:
             u, _ = self.queries(n)
@@ -182,7 +183,7 @@ class WhitenedView:
             left = left * (1 - strata.level_variance) + self._noise**2 * strata.level_variance
         elif not self._share:
             return posterior
-        return _blended(self._local, posterior, n, self._z, np.full(self._z.shape, self._share), left)
+        return _blended(self._training, posterior, n, self._z, np.full(self._z.shape, self._share), left)
 
 
 class _WeightedView:
@@ -192,12 +193,12 @@ class _WeightedView:
 
     def __init__(
         self,
-        local: Local,
+        training: Training,
         y: NDArray[np.float64],
         precision: NDArray[np.float64],
         refinement: Refinement,
     ) -> None:
-        self._local = local
+        self._training = training
         self._y = y
         self.gaussian_share = refinement.gaussian_share
         tau2 = refinement.bandwidth**2
@@ -210,7 +211,7 @@ class _WeightedView:
         """Pairs of a query and a distinct key that counts for it; weighted products are twice as long."""
         if self.gaussian_share == 1:
             return 0
-        return int(2 * self._y.shape[0] * self._y.shape[1] * self._local.keys.count)
+        return int(2 * self._y.shape[0] * self._y.shape[1] * self._training.index.manifest.distinct)
 
     def sums(
         self,
@@ -221,16 +222,16 @@ class _WeightedView:
         about: Tensor | None = None,
     ) -> PosteriorSums:
         """Sums over all that counts, see `View`."""
-        local = self._local
-        precision = local.patches(self._precision, n)
+        training = self._training
+        precision = training.patches(self._precision, n)
         queries = Queries(
-            torch.from_numpy(local.patches(self._y, n).astype(np.float32)).to(local.device),
-            torch.from_numpy(precision.astype(np.float32)).to(local.device),
+            torch.from_numpy(training.patches(self._y, n).astype(np.float32)).to(training.device),
+            torch.from_numpy(precision.astype(np.float32)).to(training.device),
         )
         return _shared(
             self.gaussian_share,
             lambda: self._of_keys(queries, precision, method, want, cancelled, about),
-            lambda: local.gaussians.sums(queries, want, cancelled, about),
+            lambda: training.gaussians.sums(queries, want, cancelled, about),
         )
 
     def _of_keys(
@@ -243,7 +244,7 @@ class _WeightedView:
         about: Tensor | None,
     ) -> PosteriorSums:
         """Sums over all keys, for queries of these precisions."""
-        local = self._local
+        training = self._training
         seen = precision > 0
         log_norm = 0.5 * np.log(precision / (2 * math.pi), where=seen, out=np.zeros_like(precision)).sum(
             axis=1
@@ -253,16 +254,16 @@ class _WeightedView:
         parts = []
         for rows, how in ((sighted, method), (blind, method.unseeing())):
             if len(rows):
-                some = queries.rows(torch.from_numpy(rows).to(local.device))
+                some = queries.rows(torch.from_numpy(rows).to(training.device))
                 centre = None if about is None else about[rows]
-                parts.append(local.sums(some, 0, how, want, cancelled, centre))
-        order = torch.from_numpy(np.argsort(np.concatenate([sighted, blind]))).to(local.device)
-        constant = torch.from_numpy(log_norm - math.log(local.keys.weight)).to(local.device)
+                parts.append(training.sums(some, 0, how, want, cancelled, centre))
+        order = torch.from_numpy(np.argsort(np.concatenate([sighted, blind]))).to(training.device)
+        constant = torch.from_numpy(log_norm - math.log(training.index.manifest.keys)).to(training.device)
         return PosteriorSums.join(parts).take(order).shift(constant)
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """The posterior of the clean pixels and patches, see `View`."""
-        return _blended(self._local, posterior, n, self._y, self._share, self._left)
+        return _blended(self._training, posterior, n, self._y, self._share, self._left)
 
 
 def _shared(
@@ -278,7 +279,7 @@ def _shared(
 
 
 def _blended(
-    local: Local,
+    training: Training,
     posterior: Posterior,
     n: NDArray[np.int64],
     y: NDArray[np.float64],
@@ -301,7 +302,7 @@ def _blended(
     mean, variance = blend(posterior.mean, posterior.variance, centres)
     patch, patch_variance = posterior.patch, posterior.patch_variance
     if patch.shape[1]:
-        patches = [local.patches(image, n) for image in images]
+        patches = [training.patches(image, n) for image in images]
         patch, patch_variance = blend(patch, patch_variance, patches)
     of_keys = 1 - torch.from_numpy(centres[1]).to(device)
     error = of_keys[:, : posterior.error.shape[1]] * posterior.error

@@ -30,6 +30,11 @@ def _setting(flag: str, **attributes: Any) -> Callable[[F], F]:
 @_setting("--threads", type=int, help="Threads of one computation.  [default: all cores]")
 @_setting("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
 @_setting("--exact-work", type=float, help="Work up to which mode auto answers exactly.")
+@_setting(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Hold the patches on the workers of a Dask cluster, which all see the folders under the same paths.",
+)
 @_setting("--queue", type=int, help="Calls that may wait while one is computed.")
 @_setting("--grace", type=float, help="Seconds that running calls get when the server stops.")
 def serve(**settings: Any) -> None:

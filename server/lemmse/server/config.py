@@ -39,6 +39,8 @@ class ServerConfig:
     """Where the mathematics runs: auto, cpu or cuda."""
     exact_work: float | None = None
     """Work up to which mode auto answers exactly, >= 0; None leaves it to the estimator."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers hold the keys; None holds them here."""
     queue: int = 32
     """Calls that may wait while one is computed, >= 0; further ones are refused."""
     grace: float = 10.0

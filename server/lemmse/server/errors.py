@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
-from lemmse.index.errors import Cancelled, DataLoss, EngineError, InvalidArgument, NotFound
+from lemmse.index.errors import Cancelled, DataLoss, EngineError, InvalidArgument, NotFound, Unavailable
 from lemmse.wire import MalformedMessage
 
 __all__ = ["CannotListen", "Failure", "Overloaded", "TooLarge"]
@@ -50,6 +50,7 @@ _CATALOGUE: tuple[tuple[type[Exception], grpc.StatusCode, str | None], ...] = (
     (TooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED, None),
     (Cancelled, grpc.StatusCode.CANCELLED, None),
     (DataLoss, grpc.StatusCode.DATA_LOSS, "the index is damaged on the server"),
+    (Unavailable, grpc.StatusCode.UNAVAILABLE, "the workers that hold the index do not answer"),
     (Exception, grpc.StatusCode.INTERNAL, "internal error"),
 )
 

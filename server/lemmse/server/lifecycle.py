@@ -56,17 +56,19 @@ class Server:
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        catalogue = Catalogue.load(config.indexes, device=config.device, exact_work=config.exact_work)
-        for reconstructor in catalogue:
+        self._catalogue = Catalogue.load(
+            config.indexes, device=config.device, exact_work=config.exact_work, scheduler=config.scheduler
+        )
+        for reconstructor in self._catalogue:
             reconstructor.prepare()
         self._compute = Compute(threads=config.threads, queue=config.queue)
         self._handlers = ThreadPoolExecutor(self._compute.places + _SPARE_THREADS, "call")
         self._health = health.HealthServicer()
         self._server = grpc.server(self._handlers, options=_OPTIONS)
         reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
-            ReconstructionServicer(catalogue, self._compute), self._server
+            ReconstructionServicer(self._catalogue, self._compute), self._server
         )
-        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(catalogue), self._server)
+        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._catalogue), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -95,6 +97,7 @@ class Server:
         self._server.stop(grace).wait()
         self._handlers.shutdown()
         self._compute.close()
+        self._catalogue.close()
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:

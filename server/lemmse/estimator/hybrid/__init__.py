@@ -7,6 +7,6 @@ arithmetic.
 """
 
 from lemmse.estimator.hybrid.groups import load_tree
-from lemmse.estimator.hybrid.sums import Descent, hybrid_sums
+from lemmse.estimator.hybrid.sums import Descent, first_look, hybrid_sums
 
-__all__ = ["Descent", "hybrid_sums", "load_tree"]
+__all__ = ["Descent", "first_look", "hybrid_sums", "load_tree"]

@@ -31,13 +31,14 @@ from lemmse.estimator.hybrid.groups import Tree
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
 from lemmse.estimator.hybrid.sketches import Sketches, sketch, sketched
 from lemmse.estimator.keys import Keys
+from lemmse.estimator.method import Known
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
+from lemmse.estimator.sums import HEAVIEST, MEAN_ONLY, PosteriorSums, Want
 from lemmse.estimator.work import Cancel, never, stop_if
 from lemmse.index import Basis
 from lemmse.index.moments import LEADING
 
-__all__ = ["Descent", "as_patches", "hybrid_sums"]
+__all__ = ["Descent", "as_patches", "first_look", "hybrid_sums"]
 
 _BLOCK = 2048
 """Queries to treat together: the more there are, the more of them share a leaf."""
@@ -105,6 +106,7 @@ def hybrid_sums(
     *,
     threshold: float,
     budget: int | None = None,
+    known: Known | None = None,
     about: Tensor | None = None,
     stratum: int = 0,
     want: Want = MEAN_ONLY,
@@ -122,6 +124,9 @@ def hybrid_sums(
         Natural logarithm of what a group that stays closed may hide; the lower, the more keys are summed.
     budget : int, optional
         Keys to sum at most for a query, >= 1.
+    known : Known, optional
+        What a first look found where other keys count beside these, so that groups are opened for what they
+        may hide of all; there may be nothing to be found. Its own first look if not given.
     about : float64, (Q, T), optional
         The mean h that bounds are wanted about; needed if they are, and the noise must be white. Groups are
         then opened for what they can hold at most, which takes more keys than what they are likely to hold.
@@ -140,24 +145,98 @@ def hybrid_sums(
         block = queries.rows(slice(start, start + _BLOCK))
         limits = np.full(len(block), threshold, np.float32)
         centre = None if about is None else about[start : start + _BLOCK]
-        sums = _block_sums(descent, block, centre, limits, budget, stratum, want)
-        relax = _RELAX
-        while len(again := torch.nonzero(_amiss(sums, budget))[:, 0]):
+        of_block = None if known is None else known.of(slice(start, start + _BLOCK))
+        sums = _block_sums(descent, block, centre, limits, of_block, budget, stratum, want)
+        relax, alone = _RELAX, known is None
+        while len(again := torch.nonzero(_amiss(sums, budget, alone))[:, 0]):
             stop_if(cancelled)
-            limits[again.numpy()] += relax
+            rows = again.numpy()
+            limits[rows] += relax
             relax *= 2
             some = None if centre is None else centre[again]
-            less = _block_sums(descent, block.rows(again), some, limits[again.numpy()], budget, stratum, want)
-            kept = torch.nonzero(~_amiss(sums, budget))[:, 0]
-            order = torch.argsort(torch.cat([kept, again]))
-            sums = PosteriorSums.join([sums.take(kept), less]).take(order)
+            of_rows = None if of_block is None else of_block.of(rows)
+            less = _block_sums(descent, block.rows(again), some, limits[rows], of_rows, budget, stratum, want)
+            sums = sums.put(again, less)
         parts.append(sums)
     return PosteriorSums.join(parts)
 
 
-def _amiss(sums: PosteriorSums, budget: int | None) -> Tensor:
-    """Queries that opened too much: more than the budget, or all that there seemed to be, to find nothing."""
-    empty = sums.moments[:, 0] == 0
+def first_look(
+    descent: Descent,
+    queries: Queries,
+    *,
+    budget: int | None = None,
+    stratum: int = 0,
+    cancelled: Cancel = never,
+) -> PosteriorSums:
+    """What `hybrid_sums` takes Σ w for before it opens anything, and a key of the leaf that weighs most.
+
+    There are no other sums. The key is named as the heaviest one.
+
+    Parameters
+    ----------
+    descent, queries, budget, stratum, cancelled
+        As for `hybrid_sums`.
+    """
+    parts = []
+    for first in range(0, len(queries), _BLOCK):
+        stop_if(cancelled)
+        block = queries.rows(slice(first, first + _BLOCK))
+        start = _look(descent, block, as_patches(block, descent.basis), budget, stratum)
+        t_length, p_length = descent.keys.t_length, descent.keys.p_length
+        sums = PosteriorSums.empty(len(block), t_length, p_length, HEAVIEST, queries.u.device)
+        sums.moments[:, 0] = 1
+        log_z = torch.from_numpy(start.log_z)
+        key = np.where(start.leaf < 0, -1, descent.tree.leaf_keys[start.leaf])
+        parts.append(
+            replace(
+                sums,
+                log_max=log_z,
+                top_log_w=log_z[:, None],
+                top_key=torch.from_numpy(key)[:, None],
+                touched=torch.from_numpy(start.touched),
+            )
+        )
+    return PosteriorSums.join(parts)
+
+
+def _start(tree: Tree, known: Known) -> Start:
+    """What is known before anything is opened, where a first look found it already."""
+    leaf = np.searchsorted(tree.leaf_keys, known.key, side="right") - 1
+    return Start(
+        log_z=known.log_z.copy(),
+        cell=np.searchsorted(tree.cell_leaves, leaf, side="right") - 1,
+        leaf=leaf,
+        touched=np.zeros(len(leaf), np.int64),
+    )
+
+
+def _look(descent: Descent, queries: Queries, patches: Patches, budget: int | None, stratum: int) -> Start:
+    """What is known before anything is opened."""
+    tree, count = _tree(descent, queries), len(queries)
+    start = Start(
+        log_z=np.empty(count),
+        cell=np.full(count, -1),
+        leaf=np.full(count, -1),
+        touched=np.zeros(count, np.int64),
+    )
+    near = _NEAR if budget is None else _NEAR._replace(keys=min(_NEAR.keys, budget // 2))
+    keys = descent.key_arrays
+    descent.share(lambda some: probe(some, patches, tree, stratum, keys, near, start), count)
+    return start
+
+
+def _tree(descent: Descent, queries: Queries) -> Tree:
+    """The groups, as queries of that kind see them."""
+    return descent.tree if queries.is_white else descent.pixel_tree
+
+
+def _amiss(sums: PosteriorSums, budget: int | None, alone: bool) -> Tensor:
+    """Queries that opened too much: more than the budget, or all that there seemed to be, to find nothing.
+
+    Where other keys count beside these, there may be nothing to be found.
+    """
+    empty = alone & (sums.moments[:, 0] == 0)
     return empty if budget is None else empty | (sums.touched > budget)
 
 
@@ -166,21 +245,15 @@ def _block_sums(
     queries: Queries,
     about: Tensor | None,
     threshold: NDArray[np.float32],
+    known: Known | None,
     budget: int | None,
     stratum: int,
     want: Want,
 ) -> PosteriorSums:
-    tree, keys = descent.tree if queries.is_white else descent.pixel_tree, descent.key_arrays
+    tree, keys = _tree(descent, queries), descent.key_arrays
     count, t_length = len(queries), descent.keys.t_length
     patches, sketches = as_patches(queries, descent.basis), descent.sketches
-    start = Start(
-        log_z=np.empty(count),
-        cell=np.full(count, -1),
-        leaf=np.full(count, -1),
-        touched=np.zeros(count, np.int64),
-    )
-    near = _NEAR if budget is None else _NEAR._replace(keys=min(_NEAR.keys, budget // 2))
-    descent.share(lambda some: probe(some, patches, tree, stratum, keys, near, start), count)
+    start = _look(descent, queries, patches, budget, stratum) if known is None else _start(tree, known)
     h = np.zeros((count, t_length)) if about is None else about.numpy()
     wanted = Wanted(want.variance, want.ess, want.error, want.bounds, want.patch)
     results = Results(

@@ -1,0 +1,83 @@
+"""Sections of an index: together they are the index, and each is an index of its own."""
+
+import pickle
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from lemmse.index import Moments
+from lemmse.index.errors import DataLoss
+from lemmse.index.section import cut
+from tests.index.test_without import CASES, everything
+
+
+@pytest.fixture(
+    scope="module", params=[case for case in CASES if case.several_shards], ids=lambda case: case.name
+)
+def index(request, tmp_path_factory):
+    return request.param.build(tmp_path_factory.mktemp("sections") / "in")
+
+
+@pytest.fixture(params=[1, 2, 3, 10**6])
+def sections(request, index):
+    found = cut(index, request.param)
+    assert len(found) == min(request.param, index.manifest.shards)
+    return found
+
+
+def test_sections_are_the_index(index, sections):
+    for array, parts in zip(everything(index), zip(*map(everything, sections), strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts), array)
+    moments = index.moments()
+    for field in fields(Moments):
+        parts = [getattr(section.moments(), field.name) for section in sections]
+        np.testing.assert_array_equal(np.concatenate(parts), getattr(moments, field.name))
+    for name in ("keys", "distinct", "cells", "leaves", "shards"):
+        assert sum(getattr(s.manifest, name) for s in sections) == getattr(index.manifest, name)
+
+
+def test_a_section_is_counted_from_0(index, sections):
+    for section in sections:
+        manifest = section.manifest
+        assert section.cells[-1] == section.leaves[-1] == manifest.distinct == len(section.counts)
+        assert section.cell_leaves[-1] == len(section.leaves) - 1 == manifest.leaves
+        assert section.copies[-1] == manifest.keys
+        assert section.strata_cells[-1] == len(section.cells) - 1 == manifest.cells
+
+
+def test_keys_keep_their_stratum(index, sections):
+    stratum = np.repeat(np.arange(len(index.strata)), np.diff(index.cells[index.strata_cells]))
+    for section in sections:
+        own = np.repeat(np.arange(len(index.strata)), np.diff(section.cells[section.strata_cells]))
+        first = section.first_key
+        np.testing.assert_array_equal(own, stratum[first : first + len(own)])
+
+
+def test_sections_hold_about_as_much(index):
+    sizes = [section.manifest.distinct for section in cut(index, 2)]
+    edges = index.shard_edges()[0]
+    assert max(sizes) - min(sizes) <= np.diff(edges).max()
+
+
+def test_another_process_reads_the_same(index):
+    for section in cut(index, 2):
+        assert section.leaves.size  # what was read stays behind
+        sent = pickle.dumps(section)
+        assert len(sent) < len(pickle.dumps(section.manifest)) + 1000
+        for a, b in zip(everything(pickle.loads(sent)), everything(section), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_section_is_verified_by_itself(tmp_path):
+    case = next(case for case in CASES if case.several_shards)
+    index = case.build(tmp_path / "in")
+    first, *others = cut(index, index.manifest.shards)
+    (index.folder / "shards/0000/neighbours.faiss").write_bytes(b"")
+    with pytest.raises(DataLoss, match=r"index 'index' version 1: shards/0000/neighbours.faiss: expected"):
+        first.verify()
+    for other in others:
+        other.verify()
+    index.folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataLoss, match="every worker must see it there"):
+        others[0].verify()
