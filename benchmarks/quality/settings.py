@@ -58,7 +58,7 @@ OFFSET = {**VALID, "equivariance": "offset"}
 DIHEDRAL = {**VALID, "augment": "dihedral"}
 OVERLAP = {"aggregate": "overlap"}
 BEST = {
-    1: [{**VALID, "patch_size": p} for p in (7, 9, 13)],
+    1: [{**VALID, "patch_size": p} for p in (5, 7, 9, 13)],
     3: [{**VALID, "patch_size": 7}, {**OFFSET, "patch_size": 7}],
 }
 

@@ -21,10 +21,18 @@ def children(process: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a first run, and what it said."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return out, run("demo", "--out", str(out), "--size", "16")
+
+
 @pytest.mark.slow
-def test_the_demo_reconstructs_and_a_second_run_takes_the_index_that_is_there(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    first = run("demo", "--out", str(out), "--size", "16")
+def test_the_demo_reconstructs_and_a_second_run_takes_the_index_that_is_there(
+    demo: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, first = demo
     assert first.returncode == 0, first.stderr
     assert "built from sample:photos" in first.stdout
     rows = {
@@ -64,9 +72,9 @@ def test_an_index_of_other_images_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the server through /proc")
-def test_an_interrupt_ends_the_server(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_server(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     with subprocess.Popen(
-        [*LEMMSE, "demo", "--out", str(tmp_path), "--size", "144"], stdout=subprocess.PIPE, text=True
+        [*LEMMSE, "demo", "--out", str(demo[0]), "--size", "144"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
