@@ -331,3 +331,19 @@ def test_readers_find_a_whole_version_while_another_is_published(source, more, t
         for reader in readers:
             reader.result()
     assert set(seen) == {"1", "2"}
+
+
+def test_a_build_ended_while_it_writes_the_manifest_goes_on(source, tmp_path, monkeypatch):
+    def end(path, text):
+        path.with_name(f".{path.name}").write_text(text[:100])
+        path.with_name("zarr.0.partial").write_text("half")
+        raise Ended
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lemmse.index.manifest.write_atomically", end)
+        with pytest.raises(Ended):
+            build([source], tmp_path / "index", patch_size=3)
+    build([source], tmp_path / "index", patch_size=3)
+    build([source], tmp_path / "other", patch_size=3)
+    assert contents(tmp_path / "index") == contents(tmp_path / "other")
+    open_index(tmp_path / "index")

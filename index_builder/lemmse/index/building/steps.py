@@ -92,6 +92,9 @@ def _conclude(work: Work) -> None:
     """Write what belongs to all shards, and the manifest."""
     plan, corpus, groundwork, arranged = work.plan, work.corpus, work.groundwork, work.arranged()
     own = [path for path in work.version.rglob("*") if path.is_file()]
+    for path in [path for path in own if path.name.startswith(".") or path.suffix == ".partial"]:
+        path.unlink()  # what an ended build was writing
+        own.remove(path)
     files = {name: entry for shard in arranged for name, entry in shard.files.items()}
     files |= {
         name: checksum(path)
