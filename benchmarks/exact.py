@@ -86,13 +86,8 @@ def main() -> None:
     for p in (5, 11):
         for sigma in (0.1, 0.5):
             v, t, u = data(arguments.source, p, arguments.keys, sigma)
-            keys = Keys.collect(
-                [(v, torch.ones(len(v), dtype=torch.int64), t)],
-                strata=[0, len(v)],
-                p_length=v.shape[1],
-                t_length=t.shape[1],
-                device=torch.device("cpu"),
-            )
+            one = np.ones(len(v), np.int64)
+            keys = Keys.of(v.numpy(), one, t.numpy(), strata=[0, len(v)], device=torch.device("cpu"))
             beyond = peak_beyond(partial(exact_sums, keys, Queries.white(u, sigma)))
             centred_v, centred_u = v - v.mean(dim=0), u - v.mean(dim=0)
             bare_product(centred_v, centred_u)

@@ -18,13 +18,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the Linux
 
 def test_many_keys():
     m, p = 2**18, 75
-    v = torch.rand(m, p, generator=torch.Generator().manual_seed(0))
-    one = torch.ones(m, dtype=torch.int64)
-    keys = Keys.collect(
-        [(v, one, v[:, :3])], strata=[0, m], p_length=p, t_length=3, device=torch.device("cpu")
-    )
+    v = np.random.default_rng(0).random((m, p), np.float32)
+    keys = Keys.of(v, np.ones(m, np.int64), v[:, :3], strata=[0, m], device=torch.device("cpu"))
     want = Want(variance=True, ess=True, top=16)
-    assert peak_beyond(partial(exact_sums, keys, Queries.white(v[:4096], 0.3), want=want)) < LIMIT / 4
+    assert peak_beyond(partial(exact_sums, keys, Queries.white(torch.from_numpy(v[:4096]), 0.3), want=want)) < LIMIT / 4
 
 
 def test_many_queries(tmp_path):

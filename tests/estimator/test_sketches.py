@@ -31,8 +31,7 @@ def local(request, tmp_path_factory):
 
 def distances(local, u: torch.Tensor) -> np.ndarray:
     """From each query to the nearest key of each leaf, (Q, L), in float64."""
-    tile = local.keys.run(0, local.keys.count)
-    v = (tile.features[:-1] + tile.centre[:, None]).T.double()
+    v = local.keys.coordinates(0, local.keys.count).T.double()
     of_keys = torch.cdist(u.double(), v, compute_mode="donot_use_mm_for_euclid_dist").numpy()
     return np.minimum.reduceat(of_keys, local.descent.tree.leaf_keys[:-1], axis=1)
 
@@ -40,8 +39,8 @@ def distances(local, u: torch.Tensor) -> np.ndarray:
 def ruled_out(local, u: torch.Tensor, distance: float) -> np.ndarray:
     """Leaves that the sketches say have no key nearer than a distance, (Q, L)."""
     descent = local.descent
-    patches = as_patches(Queries.white(u, 1.0), descent.basis)
-    scratch = scratch_of(descent.key_arrays, patches.pixels.shape[1])
+    patches = as_patches(Queries.white(u, 1.0), descent)
+    scratch = scratch_of(descent.key_arrays, patches.steps.shape[1])
     leaves = range(len(descent.tree.leaf_keys) - 1)
     return np.array(
         [
@@ -86,8 +85,7 @@ def test_most_leaves_beyond_the_nearest_are_ruled_out(local):
 def test_steps_and_their_error_are_what_the_keys_are(local):
     """Each key's leading coordinates are within `off` of what its sketch says, and its norm is the rest's."""
     sketches, leaf_keys = local.descent.sketches, local.descent.tree.leaf_keys
-    tile = local.keys.run(0, local.keys.count)
-    v = local.descent.basis.rotate((tile.features[:-1] + tile.centre[:, None]).T.numpy())
+    v = local.descent.basis.rotate(local.keys.coordinates(0, local.keys.count).T.numpy())
     leading = sketches.centre.shape[1]
     assert leading == min(SKETCHED, v.shape[1] - v.shape[1] % 2)
     for leaf, (start, stop) in enumerate(pairwise(leaf_keys)):

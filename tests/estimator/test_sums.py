@@ -17,11 +17,8 @@ CPU = torch.device("cpu")
 
 
 def keys_of(v, t, tile=1024) -> Keys:
-    v, t = torch.as_tensor(v, dtype=torch.float32), torch.as_tensor(t, dtype=torch.float32)
-    one = torch.ones(len(v), dtype=torch.int64)
-    return Keys.collect(
-        [(v, one, t)], strata=[0, len(v)], p_length=v.shape[1], t_length=t.shape[1], device=CPU, tile=tile
-    )
+    one = np.ones(len(v), np.int64)
+    return Keys.of(np.float32(v), one, np.float32(t), strata=[0, len(v)], device=CPU, tile=tile)
 
 
 def exact(keys, u, sigma, want=MEAN_ONLY) -> PosteriorSums:
@@ -127,8 +124,7 @@ def test_small_sigma_gives_the_mean_of_the_nearest_keys(problem):
 def test_key_that_stands_for_several_counts_as_often():
     v, t = np.array([[0.0], [1.0]]), np.array([[0.2], [0.8], [0.1], [0.3]])
     u = torch.tensor([[0.4]])
-    block = (torch.from_numpy(v).float(), torch.tensor([1, 3]), torch.from_numpy(t).float())
-    keys = Keys.collect([block], strata=[0, 2], p_length=1, t_length=1, device=CPU)
+    keys = Keys.of(np.float32(v), np.array([1, 3]), np.float32(t), strata=[0, 2], device=CPU)
     assert (keys.count, keys.weight, keys.weight_in(0)) == (2, 4, 4)
     repeated = exact(keys_of(v[[0, 1, 1, 1]], t), u, 0.5, Want(variance=True, ess=True))
     once = exact(keys, u, 0.5, Want(variance=True, ess=True))

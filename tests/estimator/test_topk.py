@@ -28,7 +28,7 @@ def keys(index):
 
 @pytest.fixture(scope="module")
 def neighbours(index):
-    return Neighbours(index.neighbours, index.strata_cells)
+    return Neighbours(index.neighbours, index.coding, index.strata_cells)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,12 @@ from lemmse.index.building import (
     update,
 )
 from lemmse.index.calibration import Calibration, Plan
+from lemmse.index.coding import Coding
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
 from lemmse.index.mixture import Mixture
 from lemmse.index.moments import Basis, Moments
+from lemmse.index.packing import LANES, Packed
 from lemmse.index.physics import InverseProblem
 from lemmse.index.pictures import PAPER, Pictures, Refinement
 from lemmse.index.progress import Progress
@@ -27,16 +29,19 @@ __all__ = [
     "BOUNDARIES",
     "EQUIVARIANCES",
     "FORMAT",
+    "LANES",
     "MEMORY",
     "PAPER",
     "Basis",
     "Calibration",
+    "Coding",
     "Images",
     "Index",
     "InverseProblem",
     "Manifest",
     "Mixture",
     "Moments",
+    "Packed",
     "Part",
     "Pictures",
     "Plan",

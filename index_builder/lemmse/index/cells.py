@@ -6,12 +6,25 @@ sum centres each run of keys on its own mean, which is what keeps its float32 pr
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SAMPLE_PER_CELL", "add", "cell_count", "empty_index", "fit", "nearest", "stack"]
+from lemmse.index.coding import Coding
+
+__all__ = [
+    "SAMPLE_PER_CELL",
+    "add",
+    "cell_count",
+    "emptied",
+    "empty_index",
+    "fit",
+    "nearest",
+    "stack",
+    "to_search",
+]
 
 SAMPLE_PER_CELL = 64
 """Keys in the k-means sample, for each cell; FAISS warns below 39."""
@@ -56,18 +69,22 @@ def nearest(v: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[n
     return found
 
 
-def empty_index(centroids: NDArray[np.float32]) -> faiss.IndexIVFFlat:
-    """An inverted-file index with these cells and no key."""
-    quantizer = faiss.IndexFlatL2(centroids.shape[1])
-    quantizer.add(centroids)
-    index = faiss.IndexIVFFlat(quantizer, centroids.shape[1], len(centroids))
-    index.is_trained = True
-    return index
+def empty_index(centroids: NDArray[np.float32], coding: Coding) -> faiss.IndexIVF:
+    """An inverted-file index with these cells and no key.
+
+    Keys and queries are searched in steps. Of keys in bytes FAISS has these, of others float32.
+    """
+    return _over(to_search(coding.steps(centroids), coding), in_bytes=coding.dtype == np.uint8)
 
 
-def stack(parts: Sequence[faiss.IndexIVFFlat]) -> faiss.IndexIVFFlat:
+def emptied(index: faiss.IndexIVF) -> faiss.IndexIVF:
+    """An index with the same cells and no key."""
+    return _over(_centroids(index), in_bytes=_is_in_bytes(index))
+
+
+def stack(parts: Sequence[faiss.IndexIVF]) -> faiss.IndexIVF:
     """One index over the cells of several, which each number their keys from 0; it holds no key itself."""
-    index = empty_index(np.concatenate([part.quantizer.reconstruct_n(0, part.nlist) for part in parts]))
+    index = _over(np.concatenate([_centroids(part) for part in parts]), in_bytes=_is_in_bytes(parts[0]))
     lists = faiss.InvertedListsPtrVector()
     for part in parts:
         lists.push_back(part.invlists)
@@ -78,8 +95,44 @@ def stack(parts: Sequence[faiss.IndexIVFFlat]) -> faiss.IndexIVFFlat:
     return index
 
 
-def add(index: faiss.IndexIVFFlat, v: NDArray[np.float32], first: int, cell: NDArray[np.integer]) -> None:
-    """Add keys v, numbered from `first`, to the cells that they were assigned to."""
-    ids = np.arange(first, first + len(v), dtype=np.int64)
+def add(
+    index: faiss.IndexIVF, q: NDArray[Any], coding: Coding, first: int, cell: NDArray[np.integer]
+) -> None:
+    """Add keys as they are stored, (n, P), numbered from `first`, to the cells that they were assigned to."""
+    searched = to_search(q, coding)
+    ids = np.arange(first, first + len(q), dtype=np.int64)
     lists = cell.astype(np.int64)
-    index.add_core(len(v), faiss.swig_ptr(v), faiss.swig_ptr(ids), faiss.swig_ptr(lists))
+    index.add_core(len(q), *map(faiss.swig_ptr, (searched, ids, lists)))
+
+
+def to_search(q: NDArray[Any], coding: Coding) -> NDArray[np.float32]:
+    """Keys or queries in steps, (n, P), as FAISS is given them, (n, P or more).
+
+    Bytes FAISS compares fast if there is a multiple of 8 of them, but of 16, where it would round queries to
+    bytes: there are zeros at their ends.
+    """
+    more = -(q.shape[1] + 8) % 16 if coding.dtype == np.uint8 else 0
+    return np.ascontiguousarray(np.pad(q, [(0, 0), (0, more)]), np.float32)
+
+
+def _over(searched: NDArray[np.float32], *, in_bytes: bool) -> faiss.IndexIVF:
+    count, length = searched.shape
+    quantizer = faiss.IndexFlatL2(length)
+    quantizer.add(searched)
+    if in_bytes:
+        kind = faiss.ScalarQuantizer.QT_8bit_direct
+        index = faiss.IndexIVFScalarQuantizer(quantizer, length, count, kind, faiss.METRIC_L2, False)
+    else:
+        index = faiss.IndexIVFFlat(quantizer, length, count)
+    index.is_trained = True
+    return index
+
+
+def _centroids(index: faiss.IndexIVF) -> NDArray[np.float32]:
+    """The centroids as they are searched."""
+    centroids: NDArray[np.float32] = index.quantizer.reconstruct_n(0, index.nlist)
+    return centroids
+
+
+def _is_in_bytes(index: faiss.IndexIVF) -> bool:
+    return isinstance(index, faiss.IndexIVFScalarQuantizer)

@@ -19,7 +19,7 @@ from lemmse.index.pictures import Pictures
 
 __all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 5
+FORMAT = 6
 """The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"
@@ -82,6 +82,12 @@ class Manifest:
     """Gaussians of the mixture that was fitted to the patches; 0 where there is none."""
     condition: float
     """Condition number of the noise covariance S where B is a convolution; 1 elsewhere."""
+    key_dtype: str
+    """Type of the numbers that keys are stored as: uint8, int16 or float32."""
+    key_step: float
+    """What these count."""
+    key_error: float
+    """What a coordinate of a key is off by at most."""
     seed: int
     """Seed of the clustering and of samples."""
     files: Mapping[str, FileEntry]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEADING", "Basis", "Moments"]
+__all__ = ["LEADING", "Basis", "Moments", "key_moments"]
 
 LEADING = 16
 """Coordinates in which a group has a box."""
@@ -143,6 +143,21 @@ class Moments:
         )
 
 
-def _sum(values: NDArray[np.float32], first: NDArray[np.integer]) -> NDArray[np.float32]:
+def key_moments(t: NDArray[np.float32], copies: NDArray[np.integer]) -> NDArray[np.float32]:
+    """n, Σ t and Σ t² of the targets of each key, (m, 1 + 2T).
+
+    Parameters
+    ----------
+    t : float32, (n, T)
+        The targets of the training patches that have the keys.
+    copies : int, (m + 1,)
+        Key i has the targets copies[i] … copies[i + 1] − 1, at least one.
+    """
+    t = t.astype(np.float64)  # a float32 sum of many equal numbers drifts
+    n = np.diff(copies)[:, None].astype(np.float32)
+    return np.concatenate([n, _sum(t, copies[:-1]), _sum(t * t, copies[:-1])], axis=1)
+
+
+def _sum(values: NDArray[np.floating], first: NDArray[np.integer]) -> NDArray[np.float32]:
     """Sums over groups of rows, in float64 on the way."""
     return np.add.reduceat(values, first, dtype=np.float64).astype(np.float32)

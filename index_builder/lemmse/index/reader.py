@@ -13,12 +13,14 @@ import zarr
 from numpy.typing import NDArray
 
 from lemmse.index import store
+from lemmse.index.coding import Coding
 from lemmse.index.errors import DataLoss, UnsupportedFormat
 from lemmse.index.folder import ARRAYS, SOURCES, current_version
 from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
 from lemmse.index.mixture import Mixture
 from lemmse.index.moments import Basis, Moments
+from lemmse.index.packing import Packed
 from lemmse.index.physics import InverseProblem
 from lemmse.index.shards import Shards, folder_of
 from lemmse.index.sources import intensities
@@ -77,6 +79,11 @@ class Index:
         return self._shards.edges("leaves/keys")
 
     @cached_property
+    def leaf_patches(self) -> NDArray[np.int64]:
+        """First training patch that has a key of each leaf, and the number of patches, (leaves + 1,)."""
+        return self._shards.edges("leaves/patches")
+
+    @cached_property
     def basis(self) -> Basis:
         """The principal axes that the moments of the leaves are along."""
         return Basis(**store.read_group(self._arrays, "basis"))
@@ -126,9 +133,26 @@ class Index:
         """P = p²·C."""
         return self.manifest.patch_size**2 * self.manifest.channels
 
+    @cached_property
+    def coding(self) -> Coding:
+        """How keys are stored."""
+        manifest = self.manifest
+        low = store.read_all(self._arrays, "coding/low")
+        return Coding(low, manifest.key_step, np.dtype(manifest.key_dtype), manifest.key_error)
+
+    @cached_property
+    def packed_keys(self) -> Packed:
+        """Distinct keys in leaf order, as they are stored."""
+        return self._shards.packed("keys")
+
+    @cached_property
+    def packed_moments(self) -> Packed:
+        """n, Σ t and Σ t² of the patches that have each distinct key, float32."""
+        return self._shards.packed("moments")
+
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
         """Distinct keys v in leaf order, float32, shape (stop − start, P)."""
-        return self._shards.read("keys", start, stop)
+        return self.coding.decode(self.packed_keys.rows(start, stop))
 
     @cached_property
     def counts(self) -> NDArray[np.integer]:
@@ -179,7 +203,7 @@ class Index:
         return labels
 
     @cached_property
-    def neighbours(self) -> faiss.IndexIVFFlat:
+    def neighbours(self) -> faiss.IndexIVF:
         """The FAISS index over all cells; a key is named by its cell and its place there."""
         return self._shards.neighbours()
 

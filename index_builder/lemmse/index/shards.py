@@ -1,7 +1,9 @@
 """Shards: the keys of some of the cells, with all that belongs to them, in a folder that stands by itself.
 
     shards/0000/arrays.zarr
-      keys         (U, P)  float32  the distinct v_km, in leaf order, which is within cell order
+      keys         (⌈U/32⌉, P, 32)  the distinct v_km, in leaf order, which is within cell order, as coding.py
+                                    has them, packed as packing.py says
+      moments      (⌈U/32⌉, 1 + 2C, 32)  float32  n, Σ t and Σ t² of the patches that have each, likewise
       counts       (U,)    int32    how many training patches have each
       targets      (M, C)  float32  t_km, the clean centre pixels, in the order of the keys
       ids          (M, 3)  int32    training image, row, column of each patch, in the same order
@@ -10,6 +12,7 @@
       cells/keys   (n+1,)  int64    cell c of the shard holds its keys cells/keys[c] … cells/keys[c + 1] − 1
       cells/leaves (n+1,)  int64    and its leaves cells/leaves[c] … cells/leaves[c + 1] − 1
       leaves/keys  (L+1,)  int64    leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
+      leaves/patches (L+1,) int64   and their patches leaves/patches[l] … leaves/patches[l + 1] − 1
       leaves/…     (L, …)  float32  moments of the leaves, see moments.py
     shards/0000/neighbours.faiss    the FAISS index of its keys, see cells.py
 
@@ -20,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,8 @@ import zarr
 from numpy.typing import NDArray
 
 from lemmse.index import cells, store
+from lemmse.index.mapped import map_files
+from lemmse.index.packing import Packed
 
 __all__ = ["ARRAYS", "NEIGHBOURS", "Shards", "folder_of"]
 
@@ -67,7 +73,7 @@ class Shards:
         edges = (self._first_rows(name) for name in ("cells/keys", "leaves/keys"))
         # Of n there are n + 1 edges.
         cells, leaves = (rows - np.arange(len(rows)) for rows in edges)
-        return self._first_rows("keys"), self._first_rows("ids"), cells, leaves
+        return self._first_rows("counts"), self._first_rows("ids"), cells, leaves
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows start … stop − 1 of an array, over all shards."""
@@ -93,7 +99,17 @@ class Shards:
             done += int(own[-1])
         return np.concatenate(parts)
 
-    def neighbours(self) -> faiss.IndexIVFFlat:
+    def packed(self, name: str) -> Packed:
+        """The rows of an array of packed keys, mapped: what is read comes through the page cache."""
+        shapes = [store.shape(group, name) for group in self._groups]
+        files = [
+            (store.plain_file(folder / ARRAYS, name, len(shape)), prod(shape))
+            for folder, shape in zip(self.folders, shapes, strict=True)
+        ]
+        values, begins = map_files(files, store.dtype(self._groups[0], name))
+        return Packed(values, shapes[0][1], self._first_rows("counts"), begins)
+
+    def neighbours(self) -> faiss.IndexIVF:
         """The FAISS index over all cells; each shard numbers its own keys."""
         paths = [str(folder / NEIGHBOURS) for folder in self.folders]
         # The lists stay on disk: what is searched comes through the page cache.

@@ -10,7 +10,8 @@
 
 The keys lie in shards of their own, see shards.py. Every chunk is compressed by Zstandard with its
 checksum, so that Zarr itself notices a flipped bit; the chunks lie in few large shards, so that a version
-is some tens of files whatever its size.
+is some tens of files whatever its size. What is searched all the time is stored plainly instead, each array
+as one chunk with its CRC-32C at the end, so that it can be mapped into memory as it is.
 """
 
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
-from zarr.codecs import ZstdCodec
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 __all__ = [
     "CHUNK",
@@ -29,12 +30,15 @@ __all__ = [
     "create_array",
     "dtype",
     "open_arrays",
+    "plain_file",
     "read",
     "read_all",
     "read_group",
     "rows",
+    "shape",
     "write",
     "write_blocks",
+    "write_plain",
 ]
 
 CHUNK = 16_384
@@ -69,6 +73,25 @@ def write(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     array = create_array(group, name, values.shape, values.dtype)
     for start in range(0, len(values), SHARD):
         array[start : start + SHARD] = values[start : start + SHARD]
+
+
+def write_plain(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+    """Store an array as one chunk, not compressed: its file begins with the numbers as they are in memory."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape,
+        compressors=Crc32cCodec(),
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+    array[:] = values
+
+
+def plain_file(path: Path, name: str, dimensions: int) -> Path:
+    """The file of an array that was stored as one chunk, in the group at a path."""
+    return path.joinpath(name, "c", *["0"] * dimensions)
 
 
 def write_blocks(group: zarr.Group, name: str, blocks: Iterable[NDArray[Any]]) -> None:
@@ -124,7 +147,12 @@ def dtype(group: zarr.Group, name: str) -> str:
 
 def rows(group: zarr.Group, name: str) -> int:
     """Number of rows of an array."""
-    return int(_array(group, name).shape[0])
+    return shape(group, name)[0]
+
+
+def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
+    """Shape of an array."""
+    return tuple(_array(group, name).shape)
 
 
 def _array(group: zarr.Group, name: str) -> "zarr.Array[Any]":

@@ -13,7 +13,8 @@ from lemmse.index import cells, store
 from lemmse.index.corpus import Corpus
 from lemmse.index.images import Images
 from lemmse.index.mixture import Mixture, fit_mixture
-from lemmse.index.moments import Moments
+from lemmse.index.moments import Moments, key_moments
+from lemmse.index.packing import Packed
 from lemmse.index.reader import Index
 from lemmse.index.runs import runs
 from lemmse.index.sources import intensities
@@ -36,9 +37,15 @@ class Without(Index):
     kept_copies: NDArray[np.int64]
     """Training patches that are left, ascending."""
 
-    def keys(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Keys that are left, float32, shape (stop − start, P)."""
-        return _left(self.kept, self.whole.keys, start, stop)
+    @cached_property
+    def packed_keys(self) -> Packed:
+        """Keys that are left, as they are stored."""
+        return Packed.of(_left(self.kept, self.whole.packed_keys.rows, 0, len(self.kept)))
+
+    @cached_property
+    def packed_moments(self) -> Packed:
+        """n, Σ t and Σ t² of the patches that are left of each."""
+        return Packed.of(key_moments(self.targets(0, len(self.kept_copies)), self.copies))
 
     @cached_property
     def counts(self) -> NDArray[np.integer]:
@@ -74,6 +81,11 @@ class Without(Index):
         return edges[[*self._filled, len(edges) - 1]]
 
     @cached_property
+    def leaf_patches(self) -> NDArray[np.int64]:
+        """First training patch that is left of each leaf that has any, and their number."""
+        return self.copies[self.leaves]
+
+    @cached_property
     def cell_leaves(self) -> NDArray[np.int64]:
         """First leaf of each cell, and the number of leaves."""
         return np.searchsorted(self._filled, self.whole.cell_leaves)
@@ -89,14 +101,13 @@ class Without(Index):
         return Moments.join(parts)
 
     @cached_property
-    def neighbours(self) -> faiss.IndexIVFFlat:
+    def neighbours(self) -> faiss.IndexIVF:
         """The FAISS index, filled anew."""
-        quantizer = self.whole.neighbours.quantizer
-        index = cells.empty_index(quantizer.reconstruct_n(0, quantizer.ntotal))
+        index = cells.emptied(self.whole.neighbours)
         cell = np.repeat(np.arange(len(self.cells) - 1), np.diff(self.cells))
         for start in range(0, len(self.kept), store.SHARD):
-            v = self.keys(start, min(start + store.SHARD, len(self.kept)))
-            cells.add(index, v, start, cell[start : start + len(v)])
+            q = self.packed_keys.rows(start, min(start + store.SHARD, len(self.kept)))
+            cells.add(index, q, self.coding, start, cell[start : start + len(q)])
         return index
 
     @cached_property

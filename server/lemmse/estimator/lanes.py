@@ -12,6 +12,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from lemmse.index import LANES
+
 __all__ = [
     "LANES",
     "add_distances",
@@ -25,10 +27,9 @@ __all__ = [
     "posterior_means",
 ]
 
-LANES = 32
-"""Columns side by side."""
 _FLAGS = ("contract", "reassoc", "nsz")
 _Vector = ir.VectorType(ir.FloatType(), LANES)
+_Whole = ir.VectorType(ir.IntType(32), LANES)
 _UNROLLED = 2
 """Sums kept apart, so that one addition need not wait for the one before."""
 
@@ -43,6 +44,7 @@ class _Columns:
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         self.builder = builder
+        self._kinds = [kind.dtype if isinstance(kind, types.Array) else kind for kind in signature.args]
         self._data = [
             context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
             for kind, value in zip(signature.args, arguments, strict=True)
@@ -59,25 +61,24 @@ class _Columns:
         first = builder.insert_element(
             ir.Constant(_Vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
         )
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-        return builder.shuffle_vector(first, first, zeros)
+        return builder.shuffle_vector(first, first, ir.Constant(_Whole, None))
 
-    def _at(self, argument: int, place: Any) -> Any:
+    def _at(self, argument: int, place: Any, kind: Any) -> Any:
         builder = self.builder
-        return builder.bitcast(builder.gep(self._data[argument], [place]), _Vector.as_pointer())
+        return builder.bitcast(builder.gep(self._data[argument], [place]), kind.as_pointer())
 
     def load(self, argument: int, place: Any) -> Any:
-        """The numbers of an array from a place on."""
-        return self.builder.load(self._at(argument, place), align=4)
-
-    def load_bytes(self, argument: int, place: Any) -> Any:
-        """The same of an array of bytes."""
-        builder, kind = self.builder, ir.VectorType(ir.IntType(8), LANES)
-        row = builder.bitcast(builder.gep(self._data[argument], [place]), kind.as_pointer())
-        return builder.sitofp(builder.load(row, align=1), _Vector)
+        """The numbers of an array from a place on, whole numbers too."""
+        builder, kind = self.builder, self._kinds[argument]
+        if kind == types.float32:
+            return builder.load(self._at(argument, place, _Vector), align=4)
+        whole = ir.VectorType(ir.IntType(kind.bitwidth), LANES)
+        numbers = builder.load(self._at(argument, place, whole), align=kind.bitwidth // 8)
+        wide = (builder.sext if kind.signed else builder.zext)(numbers, _Whole)
+        return builder.sitofp(wide, _Vector)
 
     def store(self, value: Any, argument: int, place: Any) -> None:
-        self.builder.store(value, self._at(argument, place), align=4)
+        self.builder.store(value, self._at(argument, place, _Vector), align=4)
 
     def fused(self, a: Any, b: Any, c: Any) -> Any:
         """Give a b + c."""
@@ -88,13 +89,19 @@ class _Columns:
         builder = self.builder
         zero = ir.Constant(_Vector, None)
         kept = [[cgutils.alloca_once_value(builder, zero) for _ in range(terms)] for _ in range(_UNROLLED)]
-        with cgutils.for_range_slice(builder, count.type(0), count, count.type(_UNROLLED)) as (i, _):
+
+        def add_to(slots: list[Any], place: Any) -> None:
+            values = add(place, [builder.load(slot) for slot in slots])
+            for slot, value in zip(slots, values, strict=True):
+                builder.store(value, slot)
+
+        rest = builder.urem(count, count.type(_UNROLLED))
+        whole = builder.sub(count, rest)
+        with cgutils.for_range_slice(builder, count.type(0), whole, count.type(_UNROLLED)) as (i, _):
             for j in range(_UNROLLED):
-                place = builder.add(i, count.type(j))
-                for slot, value in zip(
-                    kept[j], add(place, [builder.load(slot) for slot in kept[j]]), strict=True
-                ):
-                    builder.store(value, slot)
+                add_to(kept[j], builder.add(i, count.type(j)))
+        with cgutils.for_range_slice(builder, whole, count, count.type(1)) as (i, _):
+            add_to(kept[0], i)
         totals = [builder.load(slot) for slot in kept[0]]
         for more in kept[1:]:
             totals = [
@@ -105,7 +112,7 @@ class _Columns:
 
 @_inline
 def add_products(typing_context, x, x_first, rows, first, stride, count, out, out_first):  # type: ignore[no-untyped-def]
-    """Fill out[k] = Σ_i x[i] rows[i stride + k] of LANES columns k and an even count of i.
+    """Fill out[k] = Σ_i x[i] rows[i stride + k] of LANES columns k and an count of i.
 
     Arrays of any shape are taken flat, from a place on.
     """
@@ -128,7 +135,7 @@ def add_products(typing_context, x, x_first, rows, first, stride, count, out, ou
 
 @_inline
 def add_distances(typing_context, u, u_first, spread, first, r, count, out):  # type: ignore[no-untyped-def]
-    """Fill Σ d², Σ D d², Σ r d² of d = u − μ, for LANES columns and an even count of coordinates.
+    """Fill Σ d², Σ D d², Σ r d² of d = u − μ, for LANES columns and a count of coordinates.
 
     `spread` has rows of μ and D in turn, r rows of its own.
     """
@@ -219,15 +226,14 @@ def add_weighted_products(  # type: ignore[no-untyped-def]
 
 @_inline
 def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
-    """Fill out[k] = Σ_i (x[i] − rows[i, k])²; rows may be of bytes; else as `add_products`."""
+    """Fill out[k] = Σ_i (x[i] − rows[i LANES + k])²; rows may be of whole numbers; else as `add_products`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
         x_first, first, count, out_first = (columns.data(i) for i in (1, 3, 4, 6))
-        load = columns.load if signature.args[2].dtype == types.float32 else columns.load_bytes
 
         def add(i: Any, total: list[Any]) -> list[Any]:
-            row = load(2, builder.add(first, builder.mul(i, count.type(LANES))))
+            row = columns.load(2, builder.add(first, builder.mul(i, count.type(LANES))))
             d = builder.fsub(columns.splat(0, builder.add(x_first, i)), row, flags=_FLAGS)
             return [columns.fused(d, d, total[0])]
 
@@ -240,16 +246,16 @@ def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):
 
 
 @_inline
-def add_weighted_squares(typing_context, x, weight, weight_first, rows, first, stride, count, out, out_first):  # type: ignore[no-untyped-def]
-    """Fill out[k] = Σ_i weight[i] (x[i] − rows[i stride + k])²; else as `add_products`."""
+def add_weighted_squares(typing_context, x, weight, x_first, weight_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
+    """Fill out[k] = Σ_i weight[i] (x[i] − rows[i LANES + k])²; else as `add_squares`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
-        weight_first, first, stride, count, out_first = (columns.data(i) for i in (2, 4, 5, 6, 8))
+        x_first, weight_first, first, count, out_first = (columns.data(i) for i in (2, 3, 5, 6, 8))
 
         def add(i: Any, total: list[Any]) -> list[Any]:
-            row = columns.load(3, builder.add(first, builder.mul(i, stride)))
-            d = builder.fsub(columns.splat(0, i), row, flags=_FLAGS)
+            row = columns.load(4, builder.add(first, builder.mul(i, count.type(LANES))))
+            d = builder.fsub(columns.splat(0, builder.add(x_first, i)), row, flags=_FLAGS)
             weighted = builder.fmul(columns.splat(1, builder.add(weight_first, i)), d, flags=_FLAGS)
             return [columns.fused(weighted, d, total[0])]
 
@@ -258,7 +264,7 @@ def add_weighted_squares(typing_context, x, weight, weight_first, rows, first, s
         return context.get_dummy_value()
 
     places = types.int64
-    return types.void(x, weight, places, rows, places, places, places, out, places), generate
+    return types.void(x, weight, places, places, rows, places, places, out, places), generate
 
 
 def _reduced(builder: Any, operation: str, vector: Any, *start: Any) -> Any:
@@ -272,7 +278,7 @@ def _reduced(builder: Any, operation: str, vector: Any, *start: Any) -> Any:
 
 @_inline
 def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
-    """Σ a b over LANES columns, of two arrays taken flat from a place on."""
+    """Σ a b over LANES columns, of two arrays taken flat from a place on; b may be of whole numbers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)

@@ -28,7 +28,7 @@ class Local(Training):
     Parameters
     ----------
     index : Index
-        Its keys are read into memory.
+        Its keys are mapped, and read when they are searched.
     device : torch.device
         Where they are kept and summed.
     """
@@ -55,8 +55,8 @@ class Local(Training):
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """The search of topk, made when it is first asked for: it holds the keys once more."""
-        return Neighbours(self.index.neighbours, self.index.strata_cells)
+        """The search of topk, made when it is first asked for."""
+        return Neighbours(self.index.neighbours, self.index.coding, self.index.strata_cells)
 
     @cached_property
     def extent(self) -> Extent:

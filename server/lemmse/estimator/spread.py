@@ -284,8 +284,7 @@ class _Held:
 
     def __sizeof__(self) -> int:
         """Bytes of the keys, by which Dask knows how much a worker holds."""
-        keys = self.local.keys
-        return keys.features.nbytes + keys.moments.nbytes
+        return self.local.keys.nbytes
 
     def numbered(self, sums: PosteriorSums) -> PosteriorSums:
         """The sums with keys as the whole index numbers them."""

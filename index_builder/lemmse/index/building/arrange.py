@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from lemmse.index import cells, leaves, shards, store
 from lemmse.index.building.assign import Assignment
+from lemmse.index.coding import Coding
 from lemmse.index.corpus import Corpus
 from lemmse.index.distinct import first_equal
-from lemmse.index.moments import Basis, Moments
+from lemmse.index.moments import Basis, Moments, key_moments
+from lemmse.index.packing import pack
 from lemmse.index.runs import runs
 
 __all__ = ["Gathered", "gather", "write_shard"]
@@ -83,7 +85,13 @@ def gather(
 
 
 def write_shard(
-    folder: Path, gathered: Gathered, centroids: NDArray[np.float32], basis: Basis, seed: int, held: int
+    folder: Path,
+    gathered: Gathered,
+    centroids: NDArray[np.float32],
+    basis: Basis,
+    coding: Coding,
+    seed: int,
+    held: int,
 ) -> int:
     """Cut the cells into leaves and write a shard; gives the number of leaves."""
     order, leaf_keys, cell_leaves = _cut_leaves(gathered, basis, seed)
@@ -94,13 +102,18 @@ def write_shard(
     columns = {name: column[by_copy] for name, column in gathered.columns.items()}
     folder.mkdir(parents=True)
     group = store.create(folder / shards.ARRAYS)
-    store.write(group, "keys", v)
+    q = np.empty(v.shape, coding.dtype)
+    for start in range(0, len(v), store.CHUNK):
+        q[start : start + store.CHUNK] = coding.encode(v[start : start + store.CHUNK])
+    store.write_plain(group, "keys", pack(q))
+    store.write_plain(group, "moments", pack(key_moments(columns["targets"], copies)))
     store.write(group, "counts", counts.astype(np.int32))
     for name, column in columns.items():
         store.write(group, name, column)
     store.write(group, "cells/keys", gathered.cells)
     store.write(group, "cells/leaves", cell_leaves)
     store.write(group, "leaves/keys", leaf_keys)
+    store.write(group, "leaves/patches", copies[leaf_keys])
     parts = []
     for first, end in runs(leaf_keys, held):
         start, stop = leaf_keys[[first, end]].tolist()
@@ -110,8 +123,8 @@ def write_shard(
     moments = Moments.join(parts)
     for field in fields(Moments):
         store.write(group, f"leaves/{field.name}", getattr(moments, field.name))
-    index = cells.empty_index(centroids)
-    cells.add(index, v, 0, np.repeat(np.arange(len(centroids)), np.diff(gathered.cells)))
+    index = cells.empty_index(centroids, coding)
+    cells.add(index, q, coding, 0, np.repeat(np.arange(len(centroids)), np.diff(gathered.cells)))
     path = folder / shards.NEIGHBOURS
     try:
         faiss.write_index(index, str(path))

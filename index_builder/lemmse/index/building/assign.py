@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from lemmse.index import cells, store
 from lemmse.index.building.groundwork import Groundwork
+from lemmse.index.coding import Span
 from lemmse.index.distinct import first_equal
 from lemmse.index.durable import sync
 from lemmse.index.patches import Patches
@@ -28,6 +29,7 @@ class Assignment:
     def __init__(self, folder: Path, block: int) -> None:
         self._edges = folder / f"{block:06}.edges.npy"
         self._rows = folder / f"{block:06}.rows.npy"
+        self._span = folder / f"{block:06}.span.npy"
 
     @property
     def done(self) -> bool:
@@ -45,11 +47,19 @@ class Assignment:
         rows = np.load(self._rows, mmap_mode="r")[start:stop]
         return np.asarray(rows, np.int64)
 
-    def write(self, cell: NDArray[np.int64], count: int) -> None:
-        """Store the cell of each patch, of so many cells."""
+    @property
+    def span(self) -> Span:
+        """What the keys of the block are within."""
+        low, high, grid = np.load(self._span)
+        return Span(low, high, int(grid[0]))
+
+    def write(self, cell: NDArray[np.int64], count: int, span: Span) -> None:
+        """Store the cell of each patch, of so many cells, and the span of the keys."""
         order = np.argsort(cell, kind="stable")
         edges = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
-        for path, array in ((self._rows, order.astype(np.uint32)), (self._edges, edges)):  # the edges last
+        bounds = np.stack([span.low, span.high, np.full_like(span.low, span.grid)])
+        parts = ((self._span, bounds), (self._rows, order.astype(np.uint32)), (self._edges, edges))
+        for path, array in parts:  # the edges last
             staged = path.with_suffix(".new")
             with staged.open("wb") as file:
                 np.save(file, array)
@@ -57,13 +67,15 @@ class Assignment:
             staged.replace(path)
 
 
-def assign(patches: Patches, groundwork: Groundwork) -> NDArray[np.int64]:
-    """The cell of each patch, (len(patches),)."""
+def assign(patches: Patches, groundwork: Groundwork) -> tuple[NDArray[np.int64], Span]:
+    """The cell of each patch, (len(patches),), and the span of their keys."""
     cell = np.empty(len(patches), np.int64)
+    spans = []
     by_stratum = np.argsort(patches.stratum, kind="stable")
     for start in range(0, len(patches), store.CHUNK):
         rows = by_stratum[start : start + store.CHUNK]
         v, stratum = patches.keys(rows), patches.stratum[rows]
+        spans.append(Span.of(v))
         # Of equal keys one is looked up.
         first = first_equal(v, stratum)
         for number in np.unique(stratum):
@@ -71,4 +83,4 @@ def assign(patches: Patches, groundwork: Groundwork) -> NDArray[np.int64]:
             begin, end = groundwork.strata_cells[number : number + 2]
             cell[rows[own]] = begin + cells.nearest(v[own], groundwork.centroids[begin:end])
         cell[rows] = cell[rows[first]]
-    return cell
+    return cell, Span.merge(spans)

@@ -91,6 +91,7 @@ def _run(run: Run, work: Work, stage: str, parts: Sequence[Part], total: int, pr
 def _conclude(work: Work) -> None:
     """Write what belongs to all shards, and the manifest."""
     plan, corpus, groundwork, arranged = work.plan, work.corpus, work.groundwork, work.arranged()
+    store.write(store.open_arrays(work.version / ARRAYS, writing=True), "coding/low", work.coding.low)
     own = [path for path in work.version.rglob("*") if path.is_file()]
     for path in [path for path in own if path.name.startswith(".") or path.suffix == ".partial"]:
         path.unlink()  # what an ended build was writing
@@ -123,6 +124,9 @@ def _conclude(work: Work) -> None:
         strata=len(corpus.strata),
         gaussians=len(groundwork.mixture.weights) if groundwork.mixture else 0,
         condition=corpus.layout.condition,
+        key_dtype=str(work.coding.dtype),
+        key_step=work.coding.step,
+        key_error=work.coding.error,
         seed=plan.seed,
         files=dict(sorted(files.items())),
     ).write(work.version)

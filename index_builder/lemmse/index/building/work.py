@@ -27,6 +27,7 @@ from lemmse.index.building.arrange import gather, write_shard
 from lemmse.index.building.assign import Assignment, assign
 from lemmse.index.building.groundwork import Groundwork, lay_groundwork
 from lemmse.index.building.plan import Plan
+from lemmse.index.coding import Coding, Span
 from lemmse.index.corpus import Corpus
 from lemmse.index.durable import sync_tree, write_atomically
 from lemmse.index.errors import NotFound
@@ -157,8 +158,7 @@ class Work:
     def unassigned(self) -> list[Part]:
         """The parts of the first pass that are not done."""
         (self.folder / _ASSIGNED).mkdir(exist_ok=True)
-        blocks = range(len(self.corpus.blocks) - 1)
-        return [("assign", block) for block in blocks if not self._assignment(block).done]
+        return [("assign", block) for block in self._blocks if not self._assignment(block).done]
 
     @property
     def unarranged(self) -> list[Part]:
@@ -175,8 +175,8 @@ class Work:
         """Do a part."""
         kind, number = part
         if kind == "assign":
-            cell = assign(self.corpus.block(number), self.groundwork)
-            self._assignment(number).write(cell, len(self.groundwork.centroids))
+            cell, span = assign(self.corpus.block(number), self.groundwork)
+            self._assignment(number).write(cell, len(self.groundwork.centroids), span)
         else:
             self._arrange(number)
 
@@ -191,7 +191,9 @@ class Work:
         folder = shards.folder_of(self.version, shard)
         shutil.rmtree(folder, ignore_errors=True)  # what an ended build left of it
         base = self.groundwork
-        leaves = write_shard(folder, gathered, base.centroids[first:end], base.basis, self.plan.seed, held)
+        leaves = write_shard(
+            folder, gathered, base.centroids[first:end], base.basis, self.coding, self.plan.seed, held
+        )
         files = {str(path.relative_to(self.version)): asdict(checksum(path)) for path in _files(folder)}
         sync_tree(folder)
         held_there = {
@@ -213,11 +215,20 @@ class Work:
         files = {path: FileEntry(**entry) for path, entry in content.pop("files").items()}
         return Arranged(**content, files=files)
 
+    @property
+    def _blocks(self) -> range:
+        return range(len(self.corpus.blocks) - 1)
+
+    @cached_property
+    def coding(self) -> Coding:
+        """How keys are stored, once the first pass is done."""
+        span = Span.merge([self._assignment(block).span for block in self._blocks])
+        return Coding.of(span, np.dtype(self.dtype))
+
     @cached_property
     def _first_cells(self) -> NDArray[np.int64]:
         """First cell of each shard, and the number of cells: as many patches as memory holds, or one cell."""
-        blocks = range(len(self.corpus.blocks) - 1)
-        edges = np.sum([self._assignment(block).edges for block in blocks], axis=0)
+        edges = np.sum([self._assignment(block).edges for block in self._blocks], axis=0)
         return np.array([0, *(end for _, end in runs(edges, self.held))])
 
 

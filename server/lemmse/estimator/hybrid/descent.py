@@ -84,7 +84,7 @@ def probe(
                 for k in range(LANES):
                     add += exp2(LOG2_E * (trusted[k] - largest[j]))
                 total[j] += add
-    scratch = scratch_of(keys, patches.pixels.shape[1])
+    scratch = scratch_of(keys, patches.steps.shape[1])
     leaf_mass = np.full((count, near.leaves), ABSENT)
     near_leaf = np.full((count, near.leaves), -1)
     flat = near_cell.ravel()
@@ -119,10 +119,10 @@ def probe(
             score_max = key_scores(leaf, patches, q, keys, scratch)
             w = np.float32(0.0)
             run = 0
-            while scratch.place[run] >= 0:
+            while scratch.moments[run] >= 0:
                 for lane in range(LANES):
                     scratch.scores[run, lane] = exp2(scratch.scores[run, lane] - score_max)
-                w += dot(scratch.scores, run * LANES, keys.moments, scratch.place[run])
+                w += dot(scratch.scores, run * LANES, keys.moments, scratch.moments[run])
                 run += 1
             log_max = np.float64(score_max) / np.float64(LOG2_E)
             if log_max > heaviest:
@@ -175,11 +175,11 @@ def descend(
     """
     cells, leaves = tree.cells, tree.leaves
     block = block_of(cells)
-    scratch = scratch_of(keys, patches.pixels.shape[1])
+    scratch = scratch_of(keys, patches.steps.shape[1])
     inside = np.empty((LANES, len(queries)), np.int32)
     opened = np.empty((LANES, len(queries)), np.int32)
     in_cell, in_leaf = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
-    sketched = not want.bounds and patches.precision.shape[1] == 0
+    sketched = len(sketches.step) > 0 and not want.bounds and patches.precision.shape[1] == 0
     for number in range(tree.strata_blocks[stratum], tree.strata_blocks[stratum + 1]):
         _visit(
             cells, number, queries, patches, start.cell, threshold, about, want, block, inside,

@@ -134,7 +134,7 @@ class Tree(NamedTuple):
 def load_tree(index: Index) -> Tree:
     """Read the groups of an index."""
     moments = index.moments()
-    n = np.diff(index.copies[index.leaves])
+    n = np.diff(index.leaf_patches)
     kept = np.flatnonzero(np.diff(index.cell_leaves))  # k-means may leave a cell empty
     cell_leaves = index.cell_leaves[[*kept, len(index.cell_leaves) - 1]]
     strata = np.searchsorted(kept, index.strata_cells)

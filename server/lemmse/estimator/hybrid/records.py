@@ -1,6 +1,6 @@
 """What the compiled loops of hybrid take and give."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ class Patches(NamedTuple):
 
     u: NDArray[np.float32]
     """Along the axes of the groups, filled up with zeros, (Q, P or more)."""
-    pixels: NDArray[np.float32]
-    """Along the pixels, filled up with zeros, (Q, P or more)."""
+    steps: NDArray[np.float32]
+    """Along the pixels, in the steps of keys, (Q, P)."""
     extent: NDArray[np.float32]
     """Leading coordinates, and the norm of the others, (Q, E)."""
     rest: NDArray[np.float32]
@@ -26,24 +26,26 @@ class Patches(NamedTuple):
 
 
 class KeyArrays(NamedTuple):
-    """M keys in L leaves, as `Keys` lays them out."""
+    """Keys in L leaves, as the index has packed them."""
 
-    features: NDArray[np.float32]
-    """v − c and −½‖v − c‖² of one tile after another, P + 1 rows each."""
+    codes: NDArray[Any]
+    """Runs of LANES keys, in steps, P numbers of each, flat."""
     moments: NDArray[np.float32]
-    """(1 + 2T, M + LANES)."""
-    centres: NDArray[np.float32]
-    """Filled up as the queries, (tiles, P or more)."""
-    edges: NDArray[np.int64]
-    """First key of each tile, and the number of keys."""
-    offsets: NDArray[np.int64]
-    """Where the features of each tile begin."""
-    strides: NDArray[np.int64]
-    """From one row of a tile's features to the next."""
+    """Runs of n, Σ t, Σ t² of the same keys, flat."""
+    moment_rows: int
+    """How many there are of each key, 1 + 2T."""
+    low: NDArray[np.float32]
+    """What steps are counted from, (P,)."""
+    step: np.float32
+    """What they count."""
     leaf_keys: NDArray[np.int64]
     """First key of each leaf, and the number of keys."""
-    leaf_tile: NDArray[np.int64]
-    """Tile of the first key of each leaf."""
+    leaf_codes: NDArray[np.int64]
+    """Where the run of its first key begins in `codes`."""
+    leaf_moments: NDArray[np.int64]
+    """Where it begins in `moments`."""
+    leaf_lane: NDArray[np.int64]
+    """Which of its run the first key is."""
     longest: int
     """Keys of the largest leaf."""
 

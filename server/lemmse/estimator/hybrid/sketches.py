@@ -73,11 +73,8 @@ def sketch(keys: Keys, basis: Basis, leaf_keys: NDArray[np.int64]) -> Sketches:
     leaf = 0
     while leaf < leaves:
         stop = max(leaf + 1, int(np.searchsorted(leaf_keys, leaf_keys[leaf] + _RUN, side="right")) - 1)
-        coordinates = []
-        for part in keys.parts(int(leaf_keys[leaf]), int(leaf_keys[stop])):
-            centre = axes @ (part.centre - torch.from_numpy(basis.mean))
-            coordinates.append(torch.addmm(centre[:, None], axes, part.features[:-1]))
-        v = torch.cat(coordinates, dim=1)
+        v = keys.coordinates(int(leaf_keys[leaf]), int(leaf_keys[stop]))
+        v = axes @ (v - torch.from_numpy(basis.mean)[:, None])
         rest = torch.linalg.vector_norm(v[leading:], dim=0)
         _sketch(v[:leading].numpy(), rest.numpy(), leaf_keys, leaf, stop, sketches)
         leaf = stop
@@ -129,7 +126,7 @@ def may_be_nearer(
 
     For the leading coordinates, l = ‖a − c‖, this takes  (l − e)² ≥ l² (1 − e/m) − e m + e², equal at l = m.
     """
-    x, sums, leading = scratch.centred, scratch.sums, sketches.centre.shape[1]
+    x, sums, leading = scratch.x, scratch.sums, sketches.centre.shape[1]
     step, off = sketches.step[leaf], sketches.off[leaf]
     inverse = np.float32(1.0) / step
     for i in range(leading):

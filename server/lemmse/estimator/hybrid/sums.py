@@ -44,8 +44,6 @@ _BLOCK = 2048
 """Queries to treat together: the more there are, the more of them share a leaf."""
 _STRIP = 32
 """Queries in a row that one thread takes at most."""
-_REDUCED = 64
-"""Numbers that one round of a compiled sum takes; an odd end would take longer than zeros up to there."""
 _NEAR = Near(cells=8, leaves=16, keys=4096, trust=np.float32(2.0))
 _RELAX = 2.0
 """First step of the threshold towards less work, for queries beyond their budget; steps double."""
@@ -64,16 +62,17 @@ class Descent:
     def key_arrays(self) -> KeyArrays:
         """The keys in their leaves."""
         keys, leaf_keys = self.keys, self.tree.leaf_keys
-        edges, offsets = np.asarray(keys.edges), np.asarray(keys.offsets)
+        codes, lane = keys.packed.run_of(leaf_keys[:-1])
         return KeyArrays(
-            features=keys.features.numpy(),
-            moments=keys.moments.numpy(),
-            centres=_filled(keys.centres.numpy(), _REDUCED),
-            edges=edges,
-            offsets=offsets,
-            strides=np.diff(offsets) // (keys.p_length + 1),
+            codes=keys.packed.values,
+            moments=keys.packed_moments.values,
+            moment_rows=keys.packed_moments.length,
+            low=keys.coding.low.astype(np.float32),
+            step=np.float32(keys.coding.step),
             leaf_keys=leaf_keys,
-            leaf_tile=np.searchsorted(edges, leaf_keys[:-1], side="right") - 1,
+            leaf_codes=codes,
+            leaf_moments=keys.packed_moments.run_of(leaf_keys[:-1])[0],
+            leaf_lane=lane,
             longest=int(np.diff(leaf_keys).max()),
         )
 
@@ -182,7 +181,7 @@ def first_look(
     for first in range(0, len(queries), _BLOCK):
         stop_if(cancelled)
         block = queries.rows(slice(first, first + _BLOCK))
-        start = _look(descent, block, as_patches(block, descent.basis), budget, stratum)
+        start = _look(descent, block, as_patches(block, descent), budget, stratum)
         t_length, p_length = descent.keys.t_length, descent.keys.p_length
         sums = PosteriorSums.empty(len(block), t_length, p_length, HEAVIEST, queries.u.device)
         sums.moments[:, 0] = 1
@@ -252,7 +251,7 @@ def _block_sums(
 ) -> PosteriorSums:
     tree, keys = _tree(descent, queries), descent.key_arrays
     count, t_length = len(queries), descent.keys.t_length
-    patches, sketches = as_patches(queries, descent.basis), descent.sketches
+    patches, sketches = as_patches(queries, descent), descent.sketches
     start = _look(descent, queries, patches, budget, stratum) if known is None else _start(tree, known)
     h = np.zeros((count, t_length)) if about is None else about.numpy()
     wanted = Wanted(want.variance, want.ess, want.error, want.bounds, want.patch)
@@ -275,16 +274,16 @@ def _block_sums(
     return _collected(results, t_length, descent.basis, want, about)
 
 
-def as_patches(queries: Queries, basis: Basis) -> Patches:
-    """Queries as the compiled loops take them."""
-    u = queries.u
+def as_patches(queries: Queries, descent: Descent) -> Patches:
+    """Queries as the compiled loops take them, which take them flat."""
+    u, basis, coding = queries.u, descent.basis, descent.keys.coding
     if queries.is_white:
         # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
         rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
         rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
         return Patches(
-            u=_filled(rotated, 2),
-            pixels=_filled(u.numpy(), _REDUCED),
+            u=_even(rotated),
+            steps=np.ascontiguousarray(coding.steps(u.numpy())),
             extent=np.column_stack([rotated[:, :LEADING], rest]),
             rest=np.linalg.norm(rotated[:, sketched(rotated.shape[1]) :], axis=1),
             sigma2=np.float32(1 / float(queries.precision)),
@@ -293,19 +292,19 @@ def as_patches(queries: Queries, basis: Basis) -> Patches:
     precision = queries.precision
     u = u.where(precision > 0, 0)  # any number where nothing was observed
     return Patches(
-        u=_filled(u.numpy(), 2),
-        pixels=_filled(u.numpy(), _REDUCED),
+        u=_even(u.numpy()),
+        steps=np.ascontiguousarray(coding.steps(u.numpy())),
         extent=np.empty((len(u), 0), np.float32),
         rest=np.empty(0, np.float32),
         sigma2=np.float32(1),
-        precision=_filled(precision.numpy(), 2),
+        precision=_even(precision.numpy()),
     )
 
 
-def _filled(values: NDArray[np.float32], multiple: int) -> NDArray[np.float32]:
-    """The rows filled up with zeros to a multiple of a length."""
-    filled = np.pad(values, [(0, 0), (0, -values.shape[1] % multiple)])
-    return np.ascontiguousarray(filled)  # the compiled loops take it flat
+def _even(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows and a zero where they are of odd length, as the groups have it."""
+    filled = np.pad(values, [(0, 0), (0, values.shape[1] % 2)])
+    return np.ascontiguousarray(filled)
 
 
 def _collected(

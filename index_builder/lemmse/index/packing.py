@@ -1,0 +1,80 @@
+"""Rows of numbers packed for sums over many of them at once: LANES rows side by side, number after number.
+
+A run of LANES rows of length L is L·LANES numbers that lie together: the first number of each row, the second
+of each, and so on. The last run is filled up with zeros.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LANES", "Packed", "pack"]
+
+LANES = 32
+"""Rows side by side."""
+
+
+def pack(rows: NDArray[Any]) -> NDArray[Any]:
+    """Pack rows (n, L) into runs, (⌈n / LANES⌉, L, LANES).
+
+    Examples
+    --------
+    >>> pack(np.arange(66).reshape(33, 2))[:, :, :3].tolist()
+    [[[0, 2, 4], [1, 3, 5]], [[64, 0, 0], [65, 0, 0]]]
+    """
+    count, length = rows.shape
+    packed = np.zeros((-(-count // LANES), length, LANES), rows.dtype)
+    whole = count // LANES
+    packed[:whole] = rows[: whole * LANES].reshape(whole, LANES, length).swapaxes(1, 2)
+    if whole < len(packed):
+        packed[whole, :, : count - whole * LANES] = rows[whole * LANES :].T
+    return packed
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Packed rows, in parts that each begin a run of their own."""
+
+    values: NDArray[Any]
+    """The numbers of all parts, and what lies between them, flat."""
+    length: int
+    """Numbers of a row, L."""
+    first_row: NDArray[np.int64]
+    """First row of each part, and the number of rows, (parts + 1,)."""
+    begins: NDArray[np.int64]
+    """Where the numbers of each part begin, (parts,)."""
+
+    @classmethod
+    def of(cls, rows: NDArray[Any]) -> "Packed":
+        """Rows (n, L), packed."""
+        first_row, begins = np.array([0, len(rows)]), np.zeros(1, np.int64)
+        return cls(pack(rows).reshape(-1), rows.shape[1], first_row, begins)
+
+    def run_of(self, row: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the runs of rows begin in the values, and which of its run each row is."""
+        part = np.searchsorted(self.first_row[1:-1], row, side="right")
+        run, lane = np.divmod(row - self.first_row[part], LANES)
+        return self.begins[part] + run * (self.length * LANES), lane
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Where the run of a row begins, and which of it the row is."""
+        run, lane = self.run_of(np.array([row]))
+        return int(run[0]), int(lane[0])
+
+    def parts(self, start: int, stop: int) -> Sequence[tuple[int, int]]:
+        """The rows start … stop − 1 cut where parts meet: the first and the last + 1 of each piece."""
+        cuts = [start, *(int(row) for row in self.first_row if start < row < stop), stop]
+        return [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """The rows start … stop − 1, (stop − start, L)."""
+        pieces = [np.empty((0, self.length), self.values.dtype)]
+        for first, end in self.parts(start, stop):
+            begin, lane = self.place(first)
+            runs = -(-(lane + end - first) // LANES)
+            block = self.values[begin : begin + runs * self.length * LANES].reshape(runs, self.length, LANES)
+            pieces.append(block.swapaxes(1, 2).reshape(-1, self.length)[lane : lane + end - first])
+        return np.concatenate(pieces)
