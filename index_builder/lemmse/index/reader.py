@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from lemmse.index import store
-from lemmse.index.errors import DataLoss, UnsupportedFormat
+from lemmse.index.errors import about_index
 from lemmse.index.folder import ARRAYS, SOURCES, current_version
 from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
@@ -24,12 +25,12 @@ from lemmse.index.shards import Shards, folder_of
 from lemmse.index.sources import intensities
 from lemmse.index.strata import Strata
 
-__all__ = ["Index", "open_index"]
+__all__ = ["Index", "open_index", "open_unverified"]
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index version, verified when it was opened; arrays are read when they are asked for."""
+    """An index version; arrays are read when they are asked for."""
 
     name: str
     """Name of the index: its folder's."""
@@ -196,11 +197,24 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     UnsupportedFormat
         A newer version of lemmse wrote it.
     """
+    return _open(path, Manifest.verify)
+
+
+def open_unverified(path: str | os.PathLike[str]) -> Index:
+    """Open the current version of an index, after seeing that every file is there, with its length.
+
+    Raises
+    ------
+    NotFound, DataLoss, UnsupportedFormat
+        As for `open_index`; but what was altered and kept its length is not noticed.
+    """
+    return _open(path, Manifest.require_files)
+
+
+def _open(path: str | os.PathLike[str], check: Callable[[Manifest, Path], None]) -> Index:
     root = Path(os.path.abspath(path))
     version, folder = current_version(root)
-    try:
+    with about_index(root.name, version):
         manifest = Manifest.read(folder)
-        manifest.verify(folder)
-    except (DataLoss, UnsupportedFormat) as error:
-        raise type(error)(f"index {root.name!r} version {version}: {error}") from error
+        check(manifest, folder)
     return Index(root.name, version, folder, manifest)
