@@ -34,9 +34,9 @@ from lemmse.index import (
 )
 from lemmse.index import build as build_index
 from lemmse.index import update as update_index
-from lemmse.index.errors import InvalidArgument
+from lemmse.index.errors import InvalidArgument, about_index
 from lemmse.index.reader import Index, open_unverified
-from lemmse.index.verifying import verify
+from lemmse.index.verifying import reading, verify
 
 __all__ = ["build", "calibrate", "inspect"]
 
@@ -301,7 +301,8 @@ def _picture_table(name: str, pictures: Pictures) -> Table:
 def _describe(index: Index, as_json: bool, **further: bool) -> None:
     manifest = index.manifest
     content = {"name": index.name, "version": index.version} | asdict(manifest)
-    content["image_height"], content["image_width"] = index.image_size
+    with about_index(index.name, index.version), reading("arrays.zarr/images/sizes"):
+        content["image_height"], content["image_width"] = index.image_size
     content["files"] = len(manifest.files)
     content["bytes"] = sum(file.bytes for file in manifest.files.values())
     content["bytes_per_key"] = round(content["bytes"] / manifest.keys, 1)

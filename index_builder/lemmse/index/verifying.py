@@ -14,7 +14,7 @@ from lemmse.index.manifest import REMEDY
 from lemmse.index.progress import Progress, silent
 from lemmse.index.reader import Index
 
-__all__ = ["verify"]
+__all__ = ["reading", "verify"]
 
 
 def verify(index: Index, progress: Progress = silent) -> None:
@@ -39,10 +39,10 @@ def verify(index: Index, progress: Progress = silent) -> None:
         progress(stage, done, total)
         for name, array in arrays.items():
             for start in range(0, array.shape[0], store.CHUNK):
-                with _reading(name):
+                with reading(name):
                     done += np.asarray(array[start : start + store.CHUNK]).nbytes
                 progress(stage, done, total)
-        with _reading(shards.NEIGHBOURS):
+        with reading(shards.NEIGHBOURS):
             found = index.neighbours.ntotal
         if found != index.manifest.distinct:
             raise DataLoss(
@@ -56,7 +56,7 @@ def _arrays(index: Index) -> "dict[str, zarr.Array[Any]]":
     arrays: dict[str, zarr.Array[Any]] = {}
     for path in (index.folder / ARRAYS, *(folder / shards.ARRAYS for folder in folders)):
         within = path.relative_to(index.folder)
-        with _reading(str(within)):
+        with reading(str(within)):
             for name, member in store.open_arrays(path).members(max_depth=None):
                 if isinstance(member, zarr.Array):
                     arrays[f"{within}/{name}"] = member
@@ -64,8 +64,14 @@ def _arrays(index: Index) -> "dict[str, zarr.Array[Any]]":
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Tell of what Zarr and FAISS raise where they cannot read, for which they have no class."""
+def reading(name: str) -> Iterator[None]:
+    """Tell that a part of an index cannot be read; Zarr and FAISS have no class for it.
+
+    Raises
+    ------
+    DataLoss
+        The block raised what they raise.
+    """
     try:
         yield
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
