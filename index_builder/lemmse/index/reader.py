@@ -14,6 +14,7 @@ import zarr
 from numpy.typing import NDArray
 
 from lemmse.index import store
+from lemmse.index.corpus import Corpus
 from lemmse.index.errors import about_index
 from lemmse.index.folder import ARRAYS, SOURCES, current_version
 from lemmse.index.images import Images
@@ -109,6 +110,21 @@ class Index:
     def images(self) -> Images[Any]:
         """The training images, in the source's dtype."""
         return Images(store.read_all(self._arrays, "images/pixels"), self._sizes)
+
+    def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
+        """The training patches of images of these numbers, in blocks of so many patches, or of one image."""
+        stack, manifest = self.images(), self.manifest
+        return Corpus.of(
+            self.problem,
+            lambda first, end: Images.stack(intensities(stack[k]) for k in numbers[first:end]),
+            stack.sizes[numbers],
+            manifest.channels,
+            patch_size=manifest.patch_size,
+            boundary=manifest.boundary,
+            equivariance=manifest.equivariance,
+            augment=manifest.augment,
+            block=block,
+        )
 
     @cached_property
     def _arrays(self) -> zarr.Group:
