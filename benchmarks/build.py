@@ -21,10 +21,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from benchmarks.memory import peak
-from lemmse.index import MEMORY, Images, build, open_index
-from lemmse.index.corpus import Corpus
+from lemmse.index import MEMORY, build, open_index
 from lemmse.index.reader import Index
-from lemmse.index.sources import intensities
 
 FASHION = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
 BLOCK = 1 << 18
@@ -70,18 +68,7 @@ def measured(source: str, out: Path, count: int, patch_size: int, memory: int) -
 
 def cut_all(index: Index) -> float:
     """Seconds to cut all training patches of an index."""
-    stack, manifest = index.images(), index.manifest
-    corpus = Corpus.of(
-        index.problem,
-        lambda first, end: Images.stack(intensities(stack[k]) for k in range(first, end)),
-        stack.sizes,
-        manifest.channels,
-        patch_size=manifest.patch_size,
-        boundary=manifest.boundary,
-        equivariance=manifest.equivariance,
-        augment=manifest.augment,
-        block=BLOCK,
-    )
+    corpus = index.corpus(np.arange(index.manifest.images), BLOCK)
     start = time.perf_counter()
     for number in range(len(corpus.blocks) - 1):
         patches = corpus.block(number)

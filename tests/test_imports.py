@@ -16,7 +16,7 @@ ALLOWED = {
     "client": {"v1", "wire"},
     "index": set(),
     "estimator": {"index"},
-    "builder": {"estimator", "index"},
+    "builder": {"client", "estimator", "index"},
     "server": {"estimator", "index", "v1", "wire"},
 }
 

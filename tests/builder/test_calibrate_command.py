@@ -11,7 +11,7 @@ from lemmse.builder.calibrate import SIGMAS, THRESHOLDS, calibrate
 from lemmse.builder.pictures import PICTURE_SIGMAS
 from lemmse.index import build, open_index
 from lemmse.index.errors import InvalidArgument
-from tests.commands import invoke
+from tests.commands import apart, invoke
 from tests.estimator.cases import smooth
 
 TABLES = ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale")
@@ -101,7 +101,7 @@ def test_progress_reaches_the_end_and_the_index_stays_as_it_was(index):
     before = {path: path.read_bytes() for path in index.folder.rglob("*") if path.is_file()}
     told = []
     calibrate(index, sigmas=[0.3, 0.6], progress=lambda *done: told.append(done))
-    assert told == [("calibrate", 1, 2), ("calibrate", 2, 2)]
+    assert told == [("calibrate", done, 2) for done in range(3)]
     assert {path: path.read_bytes() for path in index.folder.rglob("*") if path.is_file()} == before
 
 
@@ -165,7 +165,7 @@ def as_json(value):
 
 def test_build_calibrates(calibrated):
     out, (status, stdout, stderr) = calibrated
-    assert (status, stderr) == (0, "")
+    assert (status, apart(stderr)[1]) == (0, "")
     curve = open_index(out).manifest.calibration
     assert curve.sigmas == SIGMAS
     assert as_json(asdict(curve)) == strictly(stdout)["calibration"]
@@ -250,7 +250,7 @@ def test_calibrate_prints_json_and_may_run_again(plain):
     seen = []
     for seed in (0, 5):
         status, stdout, stderr = invoke("calibrate", plain, "--json", "--seed", seed)
-        assert (status, stderr) == (0, "")
+        assert (status, apart(stderr)[1]) == (0, "")
         told = strictly(stdout)
         manifest = open_index(plain).manifest
         expected = {"index": "plain", **asdict(manifest.calibration), "pictures": asdict(manifest.pictures)}
@@ -296,7 +296,11 @@ def test_calibrate_compares_indexes_of_the_same_images(several):
 def test_calibrate_prints_a_line_of_json_for_each_index(several):
     plain, levels, _ = several
     status, stdout, stderr = invoke("calibrate", plain, levels, "--json")
-    assert (status, stderr) == (0, "")
+    progress, rest = apart(stderr)
+    assert (status, rest) == (0, "")
+    stages = [("calibrate", len(SIGMAS)), ("measure pictures", len(PICTURE_SIGMAS))]
+    ends = [(line["stage"], line["done"]) for line in progress if line["done"] == line["total"]]
+    assert ends == [*stages, *stages]
     told = [strictly(line) for line in stdout.splitlines()]
     assert [one["index"] for one in told] == ["plain", "levels"]
     for one, folder in zip(told, (plain, levels), strict=True):

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from lemmse.client.cli import main
 from lemmse.index import Pictures, Refinement, build, open_index
+from tests.commands import apart
 
 RNG = np.random.default_rng(6)
 
@@ -37,9 +38,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    """Exit status, stdout and stderr of `lemmse reconstruct --sigma 0.1`."""
+    """Exit status, stdout and stderr of `lemmse reconstruct --sigma 0.1`, but for its progress."""
     result = CliRunner().invoke(main, ["reconstruct", "--sigma", "0.1", *map(str, arguments)])
-    return result.exit_code, result.stdout, result.stderr
+    return result.exit_code, result.stdout, apart(result.stderr)[1]
 
 
 def test_a_folder(folder, where, embedded):

@@ -31,7 +31,7 @@ _COMMANDS = {
     "build": _Lazy("lemmse.builder.cli:build", "Build an index from images."),
     "calibrate": _Lazy("lemmse.builder.cli:calibrate", "Measure hybrid against exact on held-out images."),
     "demo": _Lazy("lemmse.client.demo:demo", "Build, serve and reconstruct photographs; draw the result."),
-    "inspect": _Lazy("lemmse.builder.cli:inspect", "Verify an index and tell what it holds."),
+    "inspect": _Lazy("lemmse.builder.cli:inspect", "Tell what an index holds, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),
     "serve": _Lazy("lemmse.server.cli:serve", "Serve indexes over gRPC."),
 }

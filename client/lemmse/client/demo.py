@@ -107,22 +107,27 @@ def _load_photograph(size: int) -> NDArray[np.float32]:
 
 
 def _prepare_index(folder: Path) -> Path:
-    """Build the index, or verify the one that is there."""
+    """Build the index, unless it is there."""
     there = folder.exists()
-    # The calibration takes longer than all the rest, and the defaults do for a picture.
-    build = ("build", _SOURCE, "--out", str(folder), "--no-calibrate")
-    arguments = ("inspect", str(folder)) if there else build
-    described = subprocess.run([*_LEMMSE, *arguments, "--json"], stdout=subprocess.PIPE, text=True)
-    if described.returncode != 0:
-        raise click.exceptions.Exit(described.returncode)  # the command has said why
-    manifest = json.loads(described.stdout)
+    if not there:
+        # The calibration takes longer than all the rest, and the defaults do for a picture.
+        _lemmse("build", _SOURCE, "--out", str(folder), "--no-calibrate")
+    manifest = json.loads(_lemmse("inspect", str(folder), "--json"))
     if manifest["sources"] != [_SOURCE]:
         raise AlreadyExists(
             f"out: expected an index of {_SOURCE} in {folder}, got another; choose another folder"
         )
-    origin = "found there and verified" if there else f"built from {_SOURCE}"
+    origin = "found there" if there else f"built from {_SOURCE}"
     click.echo(f"index     {folder}: {manifest['images']} images, {manifest['keys']:,} patches, {origin}")
     return folder
+
+
+def _lemmse(*arguments: str) -> str:
+    """Run the command, whose stderr is seen; gives its stdout."""
+    done = subprocess.run([*_LEMMSE, *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise click.exceptions.Exit(done.returncode)  # it has said why
+    return done.stdout
 
 
 @contextmanager

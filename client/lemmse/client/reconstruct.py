@@ -13,8 +13,6 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from lemmse.client.connecting import SCHEME, connect
 from lemmse.client.errors import InvalidArgument, LemmseError
@@ -22,6 +20,7 @@ from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.files import as_stored, read, read_array, write
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
+from lemmse.client.progress import told
 from lemmse.client.results import Result
 from lemmse.wire import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
 
@@ -163,7 +162,12 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Share of the prior that a mixture of Gaussians has beside the training patches.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each input on stdout.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON object for each input, and on stderr how far it is.",
+)
 def reconstruct(
     inputs: Sequence[Path],
     out: Path,
@@ -190,14 +194,15 @@ def reconstruct(
     jobs = plan(inputs, out, maps, overwrite=overwrite)
     targets = folders or (SCHEME + str(server).removeprefix(SCHEME),)
     failures: list[Exception] = []
-    with connect(*targets, scheduler=scheduler) as client, _progress() as progress:
+    with connect(*targets, scheduler=scheduler) as client, told(as_json=as_json) as progress:
         if index_name is None and options["quality"] == "best":
             client.list_indexes()  # any may be the best
         else:
             client.get_index(index_name or "")
-        task = progress.add_task("reconstruct", total=len(jobs))
-        for job, outcome in _outcomes(client, jobs, index=index_name, maps=maps, **options):
-            progress.advance(task)
+        progress("reconstruct", 0, len(jobs))
+        outcomes = _outcomes(client, jobs, index=index_name, maps=maps, **options)
+        for done, (job, outcome) in enumerate(outcomes, 1):
+            progress("reconstruct", done, len(jobs))
             if isinstance(outcome, Exception):
                 failures.append(outcome)
                 report(f"{job.source}: {outcome}")
@@ -262,13 +267,3 @@ def _description(job: Job, outcome: Result | Exception) -> dict[str, Any]:
         "maps": {name: str(path) for name, path in job.maps.items()},
         **asdict(outcome.diagnostics),
     }
-
-
-def _progress() -> Progress:
-    """Return a progress bar on stderr where that is a terminal."""
-    return Progress(
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        # What a program reads must not pass through the bar; what a person reads must.
-        redirect_stdout=sys.stdout.isatty(),
-    )

@@ -95,6 +95,7 @@ def calibrate(
     """
     rng = np.random.default_rng(seed)
     view, numbers = hold_out(index, rng, _IMAGES)
+    progress("calibrate", 0, len(sigmas))
     local = Local(view, torch.device("cpu"))
     stack = index.images()
     images = [intensities(stack[k]) for k in numbers]

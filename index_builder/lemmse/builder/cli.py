@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,6 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +20,7 @@ from lemmse.builder.amounts import to_bytes
 from lemmse.builder.calibrate import calibrate as measure
 from lemmse.builder.cluster import on_local_workers, on_scheduler
 from lemmse.builder.pictures import PICTURE_SIGMAS, measure_pictures
+from lemmse.client.progress import told
 from lemmse.index import (
     AUGMENTS,
     BOUNDARIES,
@@ -35,8 +34,9 @@ from lemmse.index import (
 )
 from lemmse.index import build as build_index
 from lemmse.index import update as update_index
-from lemmse.index.errors import InvalidArgument
-from lemmse.index.reader import Index
+from lemmse.index.errors import InvalidArgument, about_index
+from lemmse.index.reader import Index, open_unverified
+from lemmse.index.verifying import reading, verify
 
 __all__ = ["build", "calibrate", "inspect"]
 
@@ -118,7 +118,12 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
     show_default=True,
     help="Measure what hybrid gives for its work and which pictures are best, as lemmse calibrate does.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Describe the index in JSON.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Describe the index in JSON, and tell on stderr how far the build is.",
+)
 def build(
     sources: tuple[str, ...],
     out: Path,
@@ -137,7 +142,7 @@ def build(
 
     A build that was ended goes on when it is started again with the same arguments.
     """
-    with _progress_bar() as progress:
+    with told(as_json=as_json) as progress:
         with _runner(workers, scheduler) as run:
             if update:
                 update_index(sources, out, progress=progress, run=run, **_of_updates(options))
@@ -159,7 +164,12 @@ def build(
     show_default=True,
     help="Seed of the images, patches and noise.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the curves in JSON, a line for each index.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the curves in JSON, a line for each index, and tell on stderr how far they are.",
+)
 def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
     """Measure what mode hybrid gives for its work and which pictures are best, and store it in the index.
 
@@ -171,7 +181,7 @@ def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
     opened = [open_index(folder) for folder in indexes]
     measured: dict[str, Pictures] = {}
     for index in opened:
-        with _progress_bar() as progress:
+        with told(as_json=as_json) as progress:
             calibration, pictures = _calibrate(index, seed, progress)
         if pictures is not None:
             measured[index.name] = pictures
@@ -189,10 +199,28 @@ def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
 
 @click.command()
 @click.argument("index", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Describe the index in JSON.")
-def inspect(index: Path, as_json: bool) -> None:
-    """Verify an index and say what it holds."""
-    _describe(open_index(index), as_json)
+@click.option(
+    "--verify",
+    "verified",
+    is_flag=True,
+    help="Read all of it: compare every file with its SHA-256, decode every chunk, open the FAISS indexes.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Describe the index in JSON, and tell on stderr how far --verify is.",
+)
+def inspect(index: Path, verified: bool, as_json: bool) -> None:
+    """Say what an index holds.
+
+    Its manifest is compared with its checksum, and that every file is there, with its length.
+    """
+    opened = open_unverified(index)
+    if verified:
+        with told(as_json=as_json, unit="bytes") as progress:
+            verify(opened, progress)
+    _describe(opened, as_json, verified=verified)
 
 
 def _runner(workers: int | None, scheduler: str | None) -> AbstractContextManager[Run]:
@@ -270,29 +298,15 @@ def _picture_table(name: str, pictures: Pictures) -> Table:
     return table
 
 
-@contextmanager
-def _progress_bar() -> Iterator[Any]:
-    """A bar for each stage of a build, on stderr, where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        stages: dict[str, Any] = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in stages:
-                stages[stage] = bars.add_task(stage, total=total)
-            bars.update(stages[stage], completed=done)
-
-        yield progress
-
-
-def _describe(index: Index, as_json: bool) -> None:
+def _describe(index: Index, as_json: bool, **further: bool) -> None:
     manifest = index.manifest
     content = {"name": index.name, "version": index.version} | asdict(manifest)
-    content["image_height"], content["image_width"] = index.image_size
+    with about_index(index.name, index.version), reading("arrays.zarr/images/sizes"):
+        content["image_height"], content["image_width"] = index.image_size
     content["files"] = len(manifest.files)
     content["bytes"] = sum(file.bytes for file in manifest.files.values())
     content["bytes_per_key"] = round(content["bytes"] / manifest.keys, 1)
+    content |= further
     if as_json:
         click.echo(json.dumps(content))
         return
@@ -320,6 +334,8 @@ def _gain(pictures: Pictures) -> str:
 
 def _told(value: Any) -> str:
     """Return a value as a person reads it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -60,6 +60,7 @@ def measure_pictures(
     """
     rng = np.random.default_rng(seed)
     view, numbers = hold_out(index, rng, _IMAGES)
+    progress("measure pictures", 0, len(sigmas))
     reconstructor = Reconstructor(replace(view, manifest=replace(view.manifest, calibration=calibration)))
     stack = index.images()
     images = [_middle(intensities(stack[k])) for k in numbers]

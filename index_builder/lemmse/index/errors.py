@@ -13,6 +13,8 @@ Each class carries its canonical status code by name, so that every edge (comman
 client) maps it without a table of its own.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "NotFound",
     "Unavailable",
     "UnsupportedFormat",
+    "about_index",
 ]
 
 
@@ -95,3 +98,12 @@ class Cancelled(EngineError):
     """Nobody waits for the answer any more."""
 
     code = "CANCELLED"
+
+
+@contextmanager
+def about_index(name: str, version: str) -> Iterator[None]:
+    """Say which index it is that the block cannot read."""
+    try:
+        yield
+    except (DataLoss, UnsupportedFormat) as error:
+        raise type(error)(f"index {name!r} version {version}: {error}") from error

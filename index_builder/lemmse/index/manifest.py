@@ -16,14 +16,15 @@ from lemmse.index.calibration import Calibration
 from lemmse.index.durable import write_atomically
 from lemmse.index.errors import DataLoss, UnsupportedFormat
 from lemmse.index.pictures import Pictures
+from lemmse.index.progress import Progress, silent
 
-__all__ = ["FORMAT", "FileEntry", "Manifest", "checksum"]
+__all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum"]
 
 FORMAT = 6
 """The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"
-_REMEDY = "restore the index from a copy or build it again"
+REMEDY = "restore the index from a copy or build it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +119,14 @@ class Manifest:
             content = json.loads((folder / MANIFEST).read_bytes())
             found, expected = content["format"], content.pop("manifest_sha256")
         except FileNotFoundError as error:
-            raise DataLoss(f"{MANIFEST} is missing; {_REMEDY}") from error
+            raise DataLoss(f"{MANIFEST} is missing; {REMEDY}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataLoss(f"{MANIFEST} is damaged; {_REMEDY}") from error
+            raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}") from error
         if isinstance(found, int) and found != FORMAT:
             remedy = "update lemmse to read it" if found > FORMAT else "build it again"
             raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
         if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
-            raise DataLoss(f"{MANIFEST} is damaged; {_REMEDY}")
+            raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}")
         content["sources"] = tuple(content["sources"])
         content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
         if content["calibration"] is not None:
@@ -134,17 +135,46 @@ class Manifest:
             content["pictures"] = Pictures.restore(content["pictures"])
         return cls(**content)
 
-    def verify(self, folder: Path) -> None:
+    def require_files(self, folder: Path) -> None:
+        """See that every file is there, with its length.
+
+        Raises
+        ------
+        DataLoss
+            A file is missing or has another length.
+        """
+        for name, entry in self.files.items():
+            path = folder / name
+            if not path.is_file():
+                raise DataLoss(f"{name} is missing; {REMEDY}")
+            if path.stat().st_size != entry.bytes:
+                raise DataLoss(f"{name}: expected {entry.bytes} bytes, got {path.stat().st_size}; {REMEDY}")
+
+    def verify(self, folder: Path, progress: Progress = silent) -> None:
         """Compare every file with its length and checksum.
+
+        Parameters
+        ----------
+        folder : Path
+            The version's folder.
+        progress : callable
+            Called as `progress(stage, done, total)`, in bytes.
 
         Raises
         ------
         DataLoss
             A file is missing, cut short or altered.
         """
+        self.require_files(folder)
+        stage, done, total = "compare checksums", 0, sum(entry.bytes for entry in self.files.values())
+        progress(stage, done, total)
         with ThreadPoolExecutor() as pool:
-            for _ in pool.map(lambda item: _verify_file(folder, *item), self.files.items()):
-                pass
+            found = pool.map(lambda name: checksum(folder / name), self.files)
+            for (name, entry), seen in zip(self.files.items(), found, strict=True):
+                if seen != entry:
+                    raise DataLoss(f"{name} is altered: its SHA-256 is not the manifest's; {REMEDY}")
+                done += entry.bytes
+                progress(stage, done, total)
 
 
 def checksum(path: Path) -> FileEntry:
@@ -152,16 +182,6 @@ def checksum(path: Path) -> FileEntry:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(path.stat().st_size, digest)
-
-
-def _verify_file(folder: Path, name: str, entry: FileEntry) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise DataLoss(f"{name} is missing; {_REMEDY}")
-    if path.stat().st_size != entry.bytes:
-        raise DataLoss(f"{name}: expected {entry.bytes} bytes, got {path.stat().st_size}; {_REMEDY}")
-    if checksum(path) != entry:
-        raise DataLoss(f"{name} is altered: its SHA-256 is not the manifest's; {_REMEDY}")
 
 
 def _self_checksum(content: dict[str, Any]) -> str:

@@ -83,6 +83,7 @@ class Mixture:
         array([[0.1, 1. ],
                [0.1, 1. ]], dtype=float32)
         """
+        progress(0, _ITERATIONS)
         centroids = cells.fit(patches[: components * cells.SAMPLE_PER_CELL], components, seed)
         shares = np.zeros((len(patches), len(centroids)), np.float32)
         shares[np.arange(len(patches)), cells.nearest(patches, centroids)] = 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from lemmse.index import store
 from lemmse.index.coding import Coding
-from lemmse.index.errors import DataLoss, UnsupportedFormat
+from lemmse.index.corpus import Corpus
+from lemmse.index.errors import about_index
 from lemmse.index.folder import ARRAYS, SOURCES, current_version
 from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
@@ -26,12 +28,12 @@ from lemmse.index.shards import Shards, folder_of
 from lemmse.index.sources import intensities
 from lemmse.index.strata import Strata
 
-__all__ = ["Index", "open_index"]
+__all__ = ["Index", "open_index", "open_unverified"]
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index version, verified when it was opened; arrays are read when they are asked for."""
+    """An index version; arrays are read when they are asked for."""
 
     name: str
     """Name of the index: its folder's."""
@@ -115,6 +117,21 @@ class Index:
     def images(self) -> Images[Any]:
         """The training images, in the source's dtype."""
         return Images(store.read_all(self._arrays, "images/pixels"), self._sizes)
+
+    def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
+        """The training patches of images of these numbers, in blocks of so many patches, or of one image."""
+        stack, manifest = self.images(), self.manifest
+        return Corpus.of(
+            self.problem,
+            lambda first, end: Images.stack(intensities(stack[k]) for k in numbers[first:end]),
+            stack.sizes[numbers],
+            manifest.channels,
+            patch_size=manifest.patch_size,
+            boundary=manifest.boundary,
+            equivariance=manifest.equivariance,
+            augment=manifest.augment,
+            block=block,
+        )
 
     @cached_property
     def _arrays(self) -> zarr.Group:
@@ -220,11 +237,24 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     UnsupportedFormat
         A newer version of lemmse wrote it.
     """
+    return _open(path, Manifest.verify)
+
+
+def open_unverified(path: str | os.PathLike[str]) -> Index:
+    """Open the current version of an index, after seeing that every file is there, with its length.
+
+    Raises
+    ------
+    NotFound, DataLoss, UnsupportedFormat
+        As for `open_index`; but what was altered and kept its length is not noticed.
+    """
+    return _open(path, Manifest.require_files)
+
+
+def _open(path: str | os.PathLike[str], check: Callable[[Manifest, Path], None]) -> Index:
     root = Path(os.path.abspath(path))
     version, folder = current_version(root)
-    try:
+    with about_index(root.name, version):
         manifest = Manifest.read(folder)
-        manifest.verify(folder)
-    except (DataLoss, UnsupportedFormat) as error:
-        raise type(error)(f"index {root.name!r} version {version}: {error}") from error
+        check(manifest, folder)
     return Index(root.name, version, folder, manifest)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import store
-from lemmse.index.errors import DataLoss
+from lemmse.index.errors import DataLoss, about_index
 from lemmse.index.folder import ARRAYS
 from lemmse.index.reader import Index
 from lemmse.index.shards import Shards, folder_of
@@ -46,13 +46,10 @@ class Section(Index):
         DataLoss
             The index is not there, or a file is missing, cut short or altered.
         """
-        of_index = f"index {self.name!r} version {self.version}"
-        if not self.folder.is_dir():
-            raise DataLoss(f"{of_index}: nothing at {self.folder}; every worker must see it there")
-        try:
+        with about_index(self.name, self.version):
+            if not self.folder.is_dir():
+                raise DataLoss(f"nothing at {self.folder}; every worker must see it there")
             self.manifest.verify(self.folder)
-        except DataLoss as error:
-            raise DataLoss(f"{of_index}: {error}") from error
 
 
 def cut(index: Index, most: int) -> list[Section]:

@@ -10,14 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import cells, store
-from lemmse.index.corpus import Corpus
-from lemmse.index.images import Images
 from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Moments, key_moments
 from lemmse.index.packing import Packed
 from lemmse.index.reader import Index
 from lemmse.index.runs import runs
-from lemmse.index.sources import intensities
 
 __all__ = ["Without", "without"]
 
@@ -115,20 +112,8 @@ class Without(Index):
         """The mixture, fitted anew to the images that are left."""
         if not self.manifest.gaussians:
             return None
-        manifest, stack = self.manifest, self.images()
-        left = np.setdiff1d(np.arange(len(stack)), self.images_out)
-        corpus = Corpus.of(
-            self.problem,
-            lambda first, end: Images.stack(intensities(stack[k]) for k in left[first:end]),
-            stack.sizes[left],
-            manifest.channels,
-            patch_size=manifest.patch_size,
-            boundary=manifest.boundary,
-            equivariance=manifest.equivariance,
-            augment=manifest.augment,
-            block=store.SHARD,
-        )
-        return fit_mixture(corpus, manifest.seed)
+        left = np.setdiff1d(np.arange(self.manifest.images), self.images_out)
+        return fit_mixture(self.corpus(left, store.SHARD), self.manifest.seed)
 
 
 def without(index: Index, images: NDArray[np.integer]) -> Without:

@@ -70,6 +70,7 @@ def lay_groundwork(corpus: Corpus, seed: int, most: int, progress: Progress) -> 
     wanted = [cells.SAMPLE_PER_CELL * cells.cell_count(count) for count in corpus.counts]
     samples = [corpus.sample(stratum, min(size, most), rng) for stratum, size in enumerate(wanted)]
     centroids: list[NDArray[np.float32]] = []
+    progress("fit cells", 0, len(samples))
     for first, end in runs(np.cumsum([0, *map(len, samples)]), most):
         some = samples[first:end]
         parts = np.split(corpus.keys(np.concatenate(some)), np.cumsum([len(rows) for rows in some])[:-1])

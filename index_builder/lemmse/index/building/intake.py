@@ -55,6 +55,7 @@ def _take_in(
     labels: list[str] = []
 
     def pixels() -> Iterator[Image]:
+        progress("read images", 0, count)
         for image, label in islice(iterate(source), count):
             if image.dtype != dtype:
                 if dtype != FLOAT:

@@ -84,8 +84,9 @@ def _take_in(
 
 def _run(run: Run, work: Work, stage: str, parts: Sequence[Part], total: int, progress: Progress) -> None:
     """Do the parts of a pass that are not done, and tell how many are."""
-    count = itertools.count(total - len(parts) + 1)
-    run(work.folder, parts, lambda: progress(stage, next(count), total))
+    done = itertools.count(total - len(parts))
+    progress(stage, next(done), total)
+    run(work.folder, parts, lambda: progress(stage, next(done), total))
 
 
 def _conclude(work: Work) -> None:

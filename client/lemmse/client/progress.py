@@ -1,0 +1,106 @@
+"""Tell on stderr how far long work is: in bars where that is a terminal, in JSON lines for programs."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, Literal
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+__all__ = ["Progress", "told"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, what is done of it, and its total: as the stage begins, and as it goes on."""
+
+_PERIOD = 1.0
+"""Seconds from one line of a stage to the next."""
+
+
+class _Rate(ProgressColumn):
+    """Items per second, as Rich writes them."""
+
+    def render(self, task: Task) -> Text:
+        return TaskProgressColumn.render_speed(task.finished_speed or task.speed)
+
+
+_AMOUNTS: dict[str, tuple[type[ProgressColumn], ...]] = {
+    "items": (MofNCompleteColumn, _Rate),
+    "bytes": (DownloadColumn, TransferSpeedColumn),
+}
+
+
+@contextmanager
+def told(*, as_json: bool, unit: Literal["items", "bytes"] = "items") -> Iterator[Progress]:
+    """Tell of the work in the block.
+
+    Parameters
+    ----------
+    as_json : bool
+        Write lines for programs, whatever stderr is: at most one a second for each stage, and its last.
+    unit : str
+        What is counted.
+    """
+    if as_json:
+        yield _lines()
+        return
+    amounts = (column() for column in _AMOUNTS[unit])
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
+    with Bars(
+        *columns,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        # What a program reads must not pass through the bars; what a person reads must.
+        redirect_stdout=sys.stdout.isatty(),
+        speed_estimate_period=math.inf,  # a single item may take minutes
+    ) as bars:
+        stages: dict[str, TaskID] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=total, completed=done)
+            bars.update(stages[stage], completed=done)
+
+        yield progress
+
+
+def _lines() -> Progress:
+    begun: dict[str, tuple[float, int]] = {}
+    due: dict[str, float] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        now = monotonic()
+        start, before = begun.setdefault(stage, (now, done))
+        if done < total and now < due.get(stage, now):
+            return
+        due[stage] = now + _PERIOD
+        seconds = now - start
+        rate = (done - before) / seconds if seconds and done > before else None
+        line: dict[str, Any] = {
+            "stage": stage,
+            "done": done,
+            "total": total,
+            "seconds": seconds,
+            "rate": rate,
+            "remaining_seconds": None if rate is None else (total - done) / rate,
+        }
+        click.echo(json.dumps(line), err=True)
+
+    return progress
