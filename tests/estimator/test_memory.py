@@ -20,8 +20,8 @@ def test_many_keys():
     m, p = 2**18, 75
     v = np.random.default_rng(0).random((m, p), np.float32)
     keys = Keys.of(v, np.ones(m, np.int64), v[:, :3], strata=[0, m], device=torch.device("cpu"))
-    want = Want(variance=True, ess=True, top=16)
-    assert peak_beyond(partial(exact_sums, keys, Queries.white(torch.from_numpy(v[:4096]), 0.3), want=want)) < LIMIT / 4
+    queries, want = Queries.white(torch.from_numpy(v[:4096]), 0.3), Want(variance=True, ess=True, top=16)
+    assert peak_beyond(partial(exact_sums, keys, queries, want=want)) < LIMIT / 4
 
 
 def test_many_queries(tmp_path):

@@ -60,10 +60,15 @@ class Problem:
     mask: np.ndarray | None = None
     boundary: str = "circular"
     decibels: float = 80
+    steps: int = 255
+    """Steps of the training images from 0 to 1; 0 if they are floating-point numbers."""
 
     @cached_property
     def training(self) -> list[np.ndarray]:
-        return [smooth(seed, *self.shape).astype(float) for seed in range(4)]
+        images = [smooth(seed, *self.shape).astype(float) for seed in range(4)]
+        if self.steps == 255:
+            return images
+        return [np.rint(65535 * 0.9 * x) / 65535 for x in images]
 
     @cached_property
     def a(self) -> np.ndarray:
@@ -97,7 +102,10 @@ class Problem:
         return known[sigma]
 
     def build(self, folder: Path) -> Index:
-        np.save(folder / "x.npy", np.stack(self.training))
+        images = np.stack(self.training)
+        if self.steps:
+            images = np.rint(self.steps * images).astype(np.min_scalar_type(self.steps))
+        np.save(folder / "x.npy", images)
         physics = self.physics
         if physics.endswith("FILE"):
             np.save(folder / "operator.npy", self.mask if self.kernel is None else self.kernel)
@@ -119,11 +127,14 @@ MOTION = np.array([[0.1, 0.2, 0.3, 0.2], [0.0, 0.0, 0.1, 0.1]])
 
 PROBLEMS = [
     Problem("denoise", "identity", "identity"),
+    Problem("denoise, 16 bits", "identity", "identity", steps=65535),
+    Problem("denoise, floats", "identity", "identity", steps=0),
     Problem("denoise, reflect", "identity", "identity", boundary="reflect"),
     Problem("denoise, valid", "identity", "identity", boundary="valid"),
     Problem("sixteen channels", "identity", "identity", shape=(4, 4, 16)),
     Problem("blur, agnostic", "blur:gaussian:1.0", "identity", kernel=gaussian(1.0)),
     Problem("blur, wiener", "blur:gaussian:1.0", "wiener:0.05", kernel=gaussian(1.0)),
+    Problem("blur, wiener, floats", "blur:gaussian:1.0", "wiener:0.05", kernel=gaussian(1.0), steps=0),
     Problem("colour blur, wiener", "blur:gaussian:0.7", "wiener:0.02", shape=(5, 5, 3), kernel=gaussian(0.7)),
     Problem("blur by file, inverse", "blur:FILE", "inverse", kernel=SMALL_BLUR),
     Problem("motion by file, wiener", "blur:FILE", "wiener:0.1", kernel=MOTION, shape=(5, 6, 1)),

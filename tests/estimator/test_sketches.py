@@ -1,7 +1,5 @@
 """Sketches of keys: none that may be near is ever ruled out, and few of the others are not."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -10,23 +8,41 @@ from hypothesis import strategies as st
 
 from lemmse.estimator import Queries, exact_sums, hybrid_sums
 from lemmse.estimator.hybrid.leaves import scratch_of
-from lemmse.estimator.hybrid.sketches import SKETCHED, may_be_nearer
+from lemmse.estimator.hybrid.sketches import may_be_nearer
 from lemmse.estimator.hybrid.sums import as_patches
 from lemmse.estimator.local import Local
 from lemmse.index import build, open_index
+from lemmse.index.sketching import SKETCHED
 from tests.estimator.cases import smooth
 from tests.oracle import agreement
 
 
-@pytest.fixture(scope="module", params=[1, 3, 5])
+@pytest.fixture(scope="module", params=["grey", "floats", "offset"])
 def local(request, tmp_path_factory):
-    """Keys of length 3, 27 and 75, of which some, all but few and a third of the coordinates are sketched."""
+    """Large keys of a byte, of four and of two for each number, some of them equal."""
     folder = tmp_path_factory.mktemp("sketches")
-    images = np.stack([smooth(seed, 16, 16, 3) for seed in range(4)])
-    images[0, :8] = 0.25  # equal keys
+    colours, p = {"grey": (1, 9), "floats": (3, 3), "offset": (3, 3)}[request.param]
+    images = np.stack([smooth(seed, 16, 16, 3)[..., :colours] for seed in range(4)])
+    images[0, :8] = 0.25
+    if request.param == "floats":
+        images *= np.float32(0.9)
+    else:
+        images = np.rint(255 * images).astype(np.uint8)
     np.save(folder / "images.npy", images)
-    index = open_index(build([folder / "images.npy"], folder / "index", patch_size=request.param))
+    offset = {"equivariance": "offset"} if request.param == "offset" else {}
+    index = open_index(build([folder / "images.npy"], folder / "index", patch_size=p, **offset))
+    assert (
+        index.manifest.key_dtype == {"grey": "uint8", "floats": "float32", "offset": "int16"}[request.param]
+    )
     return Local(index, torch.device("cpu"))
+
+
+def queries_of(local, seed: int, noise: float, n: np.ndarray) -> torch.Tensor:
+    """Noisy patches, as keys are stored: without their level where these are."""
+    index = local.index
+    image = smooth(seed, 16, 16, 3)[..., : index.manifest.channels].astype(np.float64)
+    clean = index.strata.whiten(local.patches(image, n), 0)
+    return torch.from_numpy(clean + noise * np.random.default_rng(seed).standard_normal(clean.shape)).float()
 
 
 def distances(local, u: torch.Tensor) -> np.ndarray:
@@ -60,9 +76,7 @@ def ruled_out(local, u: torch.Tensor, distance: float) -> np.ndarray:
     share=st.floats(0.01, 1.0),
 )
 def test_no_leaf_with_a_nearer_key_is_ruled_out(local, seed, noise, share):
-    rng = np.random.default_rng(seed)
-    clean = local.patches(smooth(seed % 10, 16, 16, 3).astype(np.float64), rng.integers(0, 256, 3))
-    u = torch.from_numpy((clean + noise * rng.standard_normal(clean.shape)).astype(np.float32))
+    u = queries_of(local, seed % 10, noise, np.random.default_rng(seed).integers(0, 256, 3))
     nearest = distances(local, u)
     distance = float(np.quantile(nearest, share)) + 1e-3
     out = ruled_out(local, u, distance)
@@ -70,8 +84,7 @@ def test_no_leaf_with_a_nearer_key_is_ruled_out(local, seed, noise, share):
 
 
 def test_most_leaves_beyond_the_nearest_are_ruled_out(local):
-    u = torch.from_numpy(local.patches(smooth(90, 16, 16, 3).astype(np.float64), np.arange(0, 256, 9)))
-    u = u.float()
+    u = queries_of(local, 90, 0.0, np.arange(0, 256, 9))
     nearest = distances(local, u)
     far, out = 0, 0
     for q in range(len(u)):
@@ -84,30 +97,30 @@ def test_most_leaves_beyond_the_nearest_are_ruled_out(local):
 
 def test_steps_and_their_error_are_what_the_keys_are(local):
     """Each key's leading coordinates are within `off` of what its sketch says, and its norm is the rest's."""
-    sketches, leaf_keys = local.descent.sketches, local.descent.tree.leaf_keys
-    v = local.descent.basis.rotate(local.keys.coordinates(0, local.keys.count).T.numpy())
-    leading = sketches.centre.shape[1]
-    assert leading == min(SKETCHED, v.shape[1] - v.shape[1] % 2)
-    for leaf, (start, stop) in enumerate(pairwise(leaf_keys)):
-        runs = slice(sketches.first[leaf], sketches.first[leaf + 1])
-        steps = np.moveaxis(sketches.steps[runs], 1, 2).reshape(-1, leading)[: stop - start]
-        seen = sketches.centre[leaf] + sketches.step[leaf] * steps
-        off = np.linalg.norm(v[start:stop, :leading] - seen, axis=1)
-        assert off.max() <= sketches.off[leaf] + 1e-6
-        assert sketches.off[leaf] <= 0.51 * sketches.step[leaf] * leading**0.5
-        rest = sketches.rest[runs].reshape(-1)
-        np.testing.assert_allclose(
-            rest[: stop - start], np.linalg.norm(v[start:stop, leading:], axis=1), atol=1e-5
-        )
-        assert (rest[stop - start :] > 1e9).all()
+    sketch, leaf_keys = local.index.sketch, local.descent.tree.leaf_keys
+    v = local.index.basis.rotate(local.keys.coordinates(0, local.keys.count).T.numpy())
+    count, leading = len(v), min(SKETCHED, v.shape[1])
+    assert sketch.centre.shape[1] == leading
+    leaf = np.repeat(np.arange(len(leaf_keys) - 1), np.diff(leaf_keys))
+    seen = sketch.centre[leaf] + sketch.step[leaf][:, None] * sketch.steps.rows(0, count)
+    off = np.linalg.norm(v[:, :leading] - seen, axis=1)
+    rounding = 2e-6
+    assert (off <= sketch.off[leaf] + rounding).all()
+    assert (sketch.off <= 0.51 * sketch.step * leading**0.5).all()
+    rest = np.linalg.norm(v[:, leading:], axis=1)
+    np.testing.assert_allclose(sketch.rest.rows(0, count)[:, 0], rest, atol=rounding + 1e-5)
+
+
+@pytest.mark.parametrize(("colours", "p"), [(1, 5), (3, 3)])
+def test_keys_of_few_bytes_have_none(tmp_path, colours, p):
+    images = np.rint(255 * smooth(0, 16, 16, colours)).astype(np.uint8)
+    np.save(tmp_path / "images.npy", images[None])
+    assert open_index(build([tmp_path / "images.npy"], tmp_path / "index", patch_size=p)).sketch is None
 
 
 @pytest.mark.parametrize("sigma", [0.001, 0.01, 0.05])
 def test_low_noise_agrees_with_all_keys(local, sigma):
-    rng = np.random.default_rng(5)
-    clean = local.patches(smooth(91, 16, 16, 3).astype(np.float64), np.arange(256))
-    u = torch.from_numpy((clean + sigma * rng.standard_normal(clean.shape)).astype(np.float32))
-    queries = Queries.white(u, sigma)
-    exact = exact_sums(local.keys, queries).posterior(3).mean.numpy()
+    queries = Queries.white(queries_of(local, 91, sigma, np.arange(256)), sigma)
+    exact = exact_sums(local.keys, queries).posterior(local.keys.t_length).mean.numpy()
     sums = hybrid_sums(local.descent, queries, threshold=-6.0)
-    assert agreement(sums.posterior(3).mean.numpy(), exact) >= 60
+    assert agreement(sums.posterior(local.keys.t_length).mean.numpy(), exact) >= 60

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lemmse.index import FORMAT, Images, build, open_index
+from lemmse.index.cells import to_search
 from lemmse.index.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, UnsupportedFormat
 from tests.oracle import patch
 
@@ -56,7 +57,8 @@ def test_keys_are_grouped_by_nearest_centroid(tmp_path):
     np.save(tmp_path / "x.npy", images_of((16, 16, 1), count=10))
     index = open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=3))
     neighbours = index.neighbours
-    keys, _, _ = everything(index)
+    keys = to_search(index.packed_keys.rows(0, index.manifest.distinct), index.coding)
+    keys = keys.repeat(index.counts, axis=0)
     centroids = neighbours.quantizer.reconstruct_n(0, neighbours.nlist)
     nearest = ((keys[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
     cells = [neighbours.invlists.list_size(cell) for cell in range(neighbours.nlist)]

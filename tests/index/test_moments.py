@@ -8,11 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.index import Basis, Moments
+from lemmse.index import Basis, Groups, Moments
 from lemmse.index.moments import LEADING
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)
+
+
+def moments_of(groups: Groups, p: int) -> dict[str, np.ndarray]:
+    """The moments that groups of keys of p numbers hold, one after the other; all p are leading ones."""
+    assert groups.leading.shape[1] in (p, p + 1)
+    assert groups.others.shape[1] == 0
+    there = np.arange(groups.n.shape[1]) < groups.size[:, None]
+    assert (groups.n[~there] == 0).all()
+    of_group = {
+        name: np.moveaxis(getattr(groups, name), -1, 1)[there]
+        for name in ("leading", "target", "target_variance", "cross")
+    }
+    leading = of_group.pop("leading")[:, :p]
+    extent = {name: getattr(groups, name) for name in ("low", "high", "target_low", "target_high")}
+    means = {"mean": leading[:, :, 0], "variance": leading[:, :, 1]}
+    return of_group | extent | means | {"cross": of_group["cross"][:, :, :p]}
 
 
 def moments_oracle(v, t, edges) -> dict[str, np.ndarray]:

@@ -130,7 +130,7 @@ def test_a_constant_added_to_the_images_changes_no_key_and_no_target(tmp_path, n
 
 def test_keys_have_no_mean_in_any_channel(tmp_path):
     index = index_of(tmp_path, training((6, 5, 3)))
-    keys = index.keys(0, index.manifest.keys).reshape(-1, P * P, 3).astype(float)
+    keys = index.keys(0, index.manifest.distinct).reshape(-1, P * P, 3).astype(float)
     np.testing.assert_allclose(keys.mean(axis=1), 0, atol=6e-8)
     assert index.manifest.equivariance == "offset"
     assert index.strata.rank.tolist() == [P * P * 3 - 3]
@@ -138,7 +138,7 @@ def test_keys_have_no_mean_in_any_channel(tmp_path):
 
 def test_equal_pixels_leave_nothing(tmp_path):
     index = index_of(tmp_path, [np.full((4, 4, 1), v, np.float32) for v in (0.1, 0.3, 0.7)])
-    assert not index.keys(0, index.manifest.keys).any()
+    assert not index.keys(0, index.manifest.distinct).any()
     assert not index.targets(0, index.manifest.keys).any()
 
 

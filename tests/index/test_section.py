@@ -1,14 +1,13 @@
 """Sections of an index: together they are the index, and each is an index of its own."""
 
 import pickle
-from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from lemmse.index import Moments
 from lemmse.index.errors import DataLoss
 from lemmse.index.section import cut
+from tests.index.test_moments import moments_of
 from tests.index.test_without import CASES, everything
 
 
@@ -29,10 +28,9 @@ def sections(request, index):
 def test_sections_are_the_index(index, sections):
     for array, parts in zip(everything(index), zip(*map(everything, sections), strict=True), strict=True):
         np.testing.assert_array_equal(np.concatenate(parts), array)
-    moments = index.moments()
-    for field in fields(Moments):
-        parts = [getattr(section.moments(), field.name) for section in sections]
-        np.testing.assert_array_equal(np.concatenate(parts), getattr(moments, field.name))
+    parts = [moments_of(section.leaf_groups(), index.patch_length) for section in sections]
+    for name, array in moments_of(index.leaf_groups(), index.patch_length).items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
     for name in ("keys", "distinct", "cells", "leaves", "shards"):
         assert sum(getattr(s.manifest, name) for s in sections) == getattr(index.manifest, name)
 

@@ -13,6 +13,7 @@ from lemmse.index.building import (
 )
 from lemmse.index.calibration import Calibration, Plan
 from lemmse.index.coding import Coding
+from lemmse.index.groups import Groups
 from lemmse.index.images import BOUNDARIES, Images
 from lemmse.index.manifest import FORMAT, Manifest
 from lemmse.index.mixture import Mixture
@@ -22,6 +23,7 @@ from lemmse.index.physics import InverseProblem
 from lemmse.index.pictures import PAPER, Pictures, Refinement
 from lemmse.index.progress import Progress
 from lemmse.index.reader import Index, open_index
+from lemmse.index.sketching import Sketch
 from lemmse.index.strata import Strata
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Basis",
     "Calibration",
     "Coding",
+    "Groups",
     "Images",
     "Index",
     "InverseProblem",
@@ -48,6 +51,7 @@ __all__ = [
     "Progress",
     "Refinement",
     "Run",
+    "Sketch",
     "Strata",
     "build",
     "do",

@@ -1,95 +1,42 @@
-"""Keys in few bytes: whole numbers q of steps of one size, from a number of their own for each coordinate,
+"""Keys in as few bytes as they take: whole numbers q of steps of one size, v_i = low + step q_i.
 
-    v_i = low_i + step q_i.
-
-Where keys are pixels of 8 bits, q are these pixels in a byte each, and nothing is lost; those of 16 bits take
-two. Other keys of images whose pixels are whole numbers, blurred ones or such without their level, are
-rounded to 65 535 steps of the widest range, far finer than the pixels were to begin with. What comes from
-images of floating-point numbers is kept as it is.
+Where keys are pixels of 8 bits, q are these pixels in a byte each; pixels of 16 bits take two bytes, and so
+do those of 8 bits less the mean of a patch, which are multiples of 1/255 over its number of pixels. Nothing
+is lost but what float32 would round. All other keys are kept in float32.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Coding", "Span"]
+__all__ = ["Coding", "codings"]
 
-_GRIDS = (255, 65_535)
-"""Steps from 0 to 1 of pixels of 8 and of 16 bits."""
-_NO_GRID = 0
-_STEPS = 65_534
-"""Steps of the widest range in 16 bits, as many on either side of its middle."""
-_WIDEST = 2.0
-"""Range that these are fine enough for."""
-_TINY = 1e-6
-"""Instead of the range of equal keys, to be divided by."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What the coordinates of some keys are within, and whether they lie on a grid."""
-
-    low: NDArray[np.float32]
-    """Least of each coordinate, (P,)."""
-    high: NDArray[np.float32]
-    """Greatest of each coordinate, (P,)."""
-    grid: int
-    """Steps from 0 to 1 of which all coordinates are multiples; 0 if they are of none."""
-
-    @classmethod
-    def of(cls, v: NDArray[np.float32]) -> "Span":
-        """The span of keys (n, P), n >= 1."""
-        low, high = v.min(axis=0), v.max(axis=0)
-        inside = low.min() >= 0 and high.max() <= 1
-        grid = next((grid for grid in _GRIDS if inside and _lies_on(v, grid)), _NO_GRID)
-        return cls(low, high, grid)
-
-    @classmethod
-    def merge(cls, spans: "Sequence[Span]") -> "Span":
-        """The span of the keys of several."""
-        grids = [span.grid for span in spans]  # every multiple of 1/255 is one of 1/65535
-        return cls(
-            np.min([span.low for span in spans], axis=0),
-            np.max([span.high for span in spans], axis=0),
-            _NO_GRID if _NO_GRID in grids else max(grids),
-        )
+_ROUNDING = 2.0**-23
+"""What float32 keys may be off their steps by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coding:
     """How keys are stored."""
 
-    low: NDArray[np.float64]
-    """What the numbers of each coordinate are counted from, (P,)."""
+    dtype: np.dtype[Any]
+    """Type of the numbers: uint8, int16 or float32."""
     step: float
     """What they count."""
-    dtype: np.dtype[Any]
-    """What they are stored as: uint8, int16 or float32."""
-    error: float
-    """What a coordinate is off by at most."""
+    low: float
+    """What they are counted from."""
 
-    @classmethod
-    def of(cls, span: Span, pixels: np.dtype[Any]) -> "Coding":
-        """How keys of a span are stored, which were cut from images with such pixels."""
-        zeros = np.zeros(len(span.low))
-        if span.grid == _GRIDS[0]:
-            return cls(zeros, 1 / span.grid, np.dtype(np.uint8), 0.0)
-        if span.grid == _GRIDS[1]:
-            return cls(zeros + 2**15 / span.grid, 1 / span.grid, np.dtype(np.int16), 0.0)
-        low, high = span.low.astype(np.float64), span.high.astype(np.float64)
-        widest = float((high - low).max())
-        if pixels.kind == "u" and widest <= _WIDEST:
-            step = max(widest, _TINY) / _STEPS
-            return cls((low + high) / 2, step, np.dtype(np.int16), step / 2)
-        return cls.plain(len(zeros))
-
-    @classmethod
-    def plain(cls, length: int) -> "Coding":
-        """Keys of P numbers as they are."""
-        return cls(np.zeros(length), 1.0, np.dtype(np.float32), 0.0)
+    def fits(self, v: NDArray[np.float32]) -> bool:
+        """Whether keys (n, P) can be stored so."""
+        if self.dtype.kind == "f":
+            return True
+        q = np.rint((v - self.low) / self.step)
+        limits = np.iinfo(self.dtype)
+        if q.min() < limits.min or q.max() > limits.max:
+            return False
+        return bool(np.abs(self.low + self.step * q - v).max() <= _ROUNDING)
 
     def steps(self, v: NDArray[np.floating]) -> NDArray[np.float32]:
         """Keys or queries (n, P) in steps, not rounded."""
@@ -106,6 +53,21 @@ class Coding:
         return np.asarray(q if self.dtype.kind == "f" else self.low + self.step * q, np.float32)
 
 
-def _lies_on(v: NDArray[np.float32], grid: int) -> bool:
-    """Whether all numbers are multiples of 1/grid, as float32 has them."""
-    return bool((np.rint(v * np.float32(grid)) / np.float32(grid) == v).all())
+def codings(pixels: int) -> tuple[Coding, ...]:
+    """How keys of so many pixels may be stored, the shortest first; all keys fit the last.
+
+    Examples
+    --------
+    >>> v = np.float32([[0, 51 / 255], [1, 2 / 255]])
+    >>> coding = next(coding for coding in codings(1) if coding.fits(v))
+    >>> coding.encode(v)
+    array([[  0,  51],
+           [255,   2]], dtype=uint8)
+    """
+    byte, two, four = np.dtype(np.uint8), np.dtype(np.int16), np.dtype(np.float32)
+    return (
+        Coding(byte, 1 / 255, 0.0),
+        Coding(two, 1 / 65_535, 2**15 / 65_535),
+        Coding(two, 1 / (255 * pixels), 0.0),
+        Coding(four, 1.0, 0.0),
+    )

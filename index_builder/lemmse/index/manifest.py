@@ -87,8 +87,8 @@ class Manifest:
     """Type of the numbers that keys are stored as: uint8, int16 or float32."""
     key_step: float
     """What these count."""
-    key_error: float
-    """What a coordinate of a key is off by at most."""
+    key_low: float
+    """What they are counted from."""
     seed: int
     """Seed of the clustering and of samples."""
     files: Mapping[str, FileEntry]

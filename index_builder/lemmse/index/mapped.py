@@ -24,9 +24,7 @@ _PRIVATE = mmap.MAP_PRIVATE | _NO_RESERVE
 """Nothing is written, so that no memory need be kept free for it."""
 
 
-def map_files(
-    files: Sequence[tuple[Path, int]], dtype: DTypeLike
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def map_files(files: Sequence[tuple[Path, int]], dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Map the beginnings of files.
 
     Parameters

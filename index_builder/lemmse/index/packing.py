@@ -6,6 +6,7 @@ of each, and so on. The last run is filled up with zeros.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Packed:
     def parts(self, start: int, stop: int) -> Sequence[tuple[int, int]]:
         """The rows start … stop − 1 cut where parts meet: the first and the last + 1 of each piece."""
         cuts = [start, *(int(row) for row in self.first_row if start < row < stop), stop]
-        return [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+        return [(a, b) for a, b in pairwise(cuts) if a < b]
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """The rows start … stop − 1, (stop − start, L)."""

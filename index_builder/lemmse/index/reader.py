@@ -18,6 +18,7 @@ from lemmse.index.coding import Coding
 from lemmse.index.corpus import Corpus
 from lemmse.index.errors import about_index
 from lemmse.index.folder import ARRAYS, SOURCES, current_version
+from lemmse.index.groups import Groups
 from lemmse.index.images import Images
 from lemmse.index.manifest import Manifest
 from lemmse.index.mixture import Mixture
@@ -25,6 +26,7 @@ from lemmse.index.moments import Basis, Moments
 from lemmse.index.packing import Packed
 from lemmse.index.physics import InverseProblem
 from lemmse.index.shards import Shards, folder_of
+from lemmse.index.sketching import Sketch, pays
 from lemmse.index.sources import intensities
 from lemmse.index.strata import Strata
 
@@ -90,10 +92,40 @@ class Index:
         """The principal axes that the moments of the leaves are along."""
         return Basis(**store.read_group(self._arrays, "basis"))
 
-    def moments(self) -> Moments:
-        """Moments of the leaves."""
+    @cached_property
+    def filled_cells(self) -> NDArray[np.int64]:
+        """Numbers of the cells that have keys: k-means may leave a cell empty."""
+        return np.flatnonzero(np.diff(self.cell_leaves))
+
+    @cached_property
+    def filled_cell_leaves(self) -> NDArray[np.int64]:
+        """First leaf of each cell that has keys, and the number of leaves."""
+        return self.cell_leaves[[*self.filled_cells, len(self.cell_leaves) - 1]]
+
+    def cell_moments(self) -> Moments:
+        """Moments of the cells that have keys."""
         return Moments(
-            **{field.name: self._shards.read_all(f"leaves/{field.name}") for field in fields(Moments)}
+            **{field.name: self._shards.read_all(f"cells/{field.name}") for field in fields(Moments)}
+        )
+
+    def leaf_groups(self) -> Groups:
+        """Moments of the leaves, those of each cell beginning a block."""
+        names = {name: f"leaves/{name}" for name in Groups.stored()}
+        arrays = {name: self._shards.plain(path) for name, path in names.items() if self._shards.has(path)}
+        return Groups.laid_out(self.filled_cell_leaves, arrays)
+
+    @cached_property
+    def sketch(self) -> Sketch | None:
+        """Sketches of the keys, of large ones."""
+        if not pays(self.patch_length, self.coding.dtype.itemsize):
+            return None
+        shards = self._shards
+        return Sketch(
+            centre=shards.plain("sketches/centre"),
+            step=shards.plain("sketches/step"),
+            off=shards.plain("sketches/off"),
+            steps=shards.packed("sketches/steps"),
+            rest=shards.packed("sketches/rest"),
         )
 
     @cached_property
@@ -154,8 +186,7 @@ class Index:
     def coding(self) -> Coding:
         """How keys are stored."""
         manifest = self.manifest
-        low = store.read_all(self._arrays, "coding/low")
-        return Coding(low, manifest.key_step, np.dtype(manifest.key_dtype), manifest.key_error)
+        return Coding(np.dtype(manifest.key_dtype), manifest.key_step, manifest.key_low)
 
     @cached_property
     def packed_keys(self) -> Packed:

@@ -13,7 +13,9 @@
       cells/leaves (n+1,)  int64    and its leaves cells/leaves[c] … cells/leaves[c + 1] − 1
       leaves/keys  (L+1,)  int64    leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
       leaves/patches (L+1,) int64   and their patches leaves/patches[l] … leaves/patches[l + 1] − 1
-      leaves/…     (L, …)  float32  moments of the leaves, see moments.py
+      cells/…      (…)     float32  moments of the cells that have keys, see moments.py
+      leaves/…     (…)     float32  those of the leaves, as groups.py lays them out
+      sketches/…           of the keys, see sketching.py; only where keys are large
     shards/0000/neighbours.faiss    the FAISS index of its keys, see cells.py
 
 The cells of an index are those of its shards, one shard after the other, and so are its leaves and keys.
@@ -108,6 +110,20 @@ class Shards:
         ]
         values, begins = map_files(files, store.dtype(self._groups[0], name))
         return Packed(values, shapes[0][1], self._first_rows("counts"), begins)
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array of a name."""
+        return name in self._groups[0]
+
+    def plain(self, name: str) -> NDArray[Any]:
+        """All rows of an array that was stored as one chunk; of a single shard they are mapped."""
+        parts = []
+        for folder, group in zip(self.folders, self._groups, strict=True):
+            shape = store.shape(group, name)
+            file = store.plain_file(folder / ARRAYS, name, len(shape))
+            values, _ = map_files([(file, prod(shape))], store.dtype(group, name))
+            parts.append(values[: prod(shape)].reshape(shape))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def neighbours(self) -> faiss.IndexIVF:
         """The FAISS index over all cells; each shard numbers its own keys."""

@@ -38,9 +38,10 @@ def verify(index: Index, progress: Progress = silent) -> None:
         stage, done, total = "decode chunks", 0, sum(array.nbytes for array in arrays.values())
         progress(stage, done, total)
         for name, array in arrays.items():
-            for start in range(0, array.shape[0], store.CHUNK):
+            step = max(store.CHUNK, array.chunks[0])
+            for start in range(0, array.shape[0], step):
                 with reading(name):
-                    done += np.asarray(array[start : start + store.CHUNK]).nbytes
+                    done += np.asarray(array[start : start + step]).nbytes
                 progress(stage, done, total)
         with reading(shards.NEIGHBOURS):
             found = index.neighbours.ntotal

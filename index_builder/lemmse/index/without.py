@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import cells, store
+from lemmse.index.groups import Groups
 from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Moments, key_moments
 from lemmse.index.packing import Packed
 from lemmse.index.reader import Index
 from lemmse.index.runs import runs
+from lemmse.index.sketching import Sketch, SketchedKeys
 
 __all__ = ["Without", "without"]
 
@@ -87,7 +89,8 @@ class Without(Index):
         """First leaf of each cell, and the number of leaves."""
         return np.searchsorted(self._filled, self.whole.cell_leaves)
 
-    def moments(self) -> Moments:
+    @cached_property
+    def _moments(self) -> Moments:
         """Moments of the leaves."""
         parts = []
         for first, end in runs(self.leaves, store.SHARD):
@@ -96,6 +99,27 @@ class Without(Index):
             t = self.targets(int(copies[0]), int(copies[-1]))
             parts.append(Moments.of(v, t, self.leaves[first : end + 1] - start, copies - copies[0]))
         return Moments.join(parts)
+
+    def cell_moments(self) -> Moments:
+        """Moments of the cells that have keys."""
+        return Moments.merge(self._moments, np.diff(self.leaf_patches), self.filled_cell_leaves)
+
+    def leaf_groups(self) -> Groups:
+        """Moments of the leaves, those of each cell beginning a block."""
+        return Groups.of(self._moments, np.diff(self.leaf_patches), self.filled_cell_leaves)
+
+    @cached_property
+    def sketch(self) -> Sketch | None:
+        """Sketches of the keys, of large ones."""
+        if self.whole.sketch is None:
+            return None
+        parts = []
+        for first, end in runs(self.leaves, store.SHARD):
+            start, stop = int(self.leaves[first]), int(self.leaves[end])
+            v = self.basis.rotate(self.keys(start, stop))
+            parts.append(SketchedKeys.of(v, self.leaves[first : end + 1] - start))
+        keys = SketchedKeys.join(parts)
+        return Sketch(keys.centre, keys.step, keys.off, Packed.of(keys.steps), Packed.of(keys.rest))
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:

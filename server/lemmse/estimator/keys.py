@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.index import LANES, Coding, Index, Packed
+from lemmse.index.coding import codings
 from lemmse.index.moments import key_moments
 
 __all__ = ["TILE", "Keys", "Tile", "load_keys"]
@@ -101,10 +102,11 @@ class Keys:
 
         `strata` has the first key of each stratum, and U.
         """
-        coding, copies = Coding.plain(v.shape[1]), np.concatenate([[0], np.cumsum(n)])
+        *_, plain = codings(1)
+        copies = np.concatenate([[0], np.cumsum(n)])
         return cls(
-            coding=coding,
-            packed=Packed.of(coding.encode(v)),
+            coding=plain,
+            packed=Packed.of(plain.encode(v)),
             packed_moments=Packed.of(key_moments(t, copies)),
             strata=tuple(strata),
             weights=tuple(np.diff(copies[list(strata)]).tolist()),
@@ -119,10 +121,6 @@ class Keys:
     @cached_property
     def _moments(self) -> _Rows:
         return _Rows(self.packed_moments, self.device)
-
-    @cached_property
-    def _low(self) -> Tensor:
-        return torch.from_numpy(self.coding.low).float().to(self.device)
 
     @property
     def count(self) -> int:
@@ -178,18 +176,18 @@ class Keys:
 
     def coordinates(self, start: int, stop: int) -> Tensor:
         """The keys start … stop − 1, float32, side by side, (P, stop − start)."""
-        return self._decoded(self._codes.columns(start, stop), self._low[:, None])
+        return self._decoded(self._codes.columns(start, stop))
 
     def patches_of(self, key: Tensor) -> Tensor:
         """Keys v given by number, float32, shape (*key.shape, P)."""
-        return self._decoded(self._codes.of(key), self._low)
+        return self._decoded(self._codes.of(key))
 
     def moments_of(self, key: Tensor) -> Tensor:
         """Moments of the targets of keys given by number, shape (*key.shape, 1 + 2T)."""
         return self._moments.of(key)
 
-    def _decoded(self, q: Tensor, low: Tensor) -> Tensor:
-        return q if q.is_floating_point() else torch.add(low, q, alpha=self.coding.step)
+    def _decoded(self, q: Tensor) -> Tensor:
+        return q if q.is_floating_point() else q.float().mul_(self.coding.step).add_(self.coding.low)
 
 
 def load_keys(index: Index, device: torch.device) -> Keys:

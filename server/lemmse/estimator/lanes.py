@@ -246,7 +246,9 @@ def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):
 
 
 @_inline
-def add_weighted_squares(typing_context, x, weight, x_first, weight_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
+def add_weighted_squares(  # type: ignore[no-untyped-def]
+    typing_context, x, weight, x_first, weight_first, rows, first, count, out, out_first
+):
     """Fill out[k] = Σ_i weight[i] (x[i] − rows[i LANES + k])²; else as `add_squares`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

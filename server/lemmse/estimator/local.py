@@ -36,7 +36,7 @@ class Local(Training):
     def __init__(self, index: Index, device: torch.device) -> None:
         super().__init__(index, device)
         self.keys = load_keys(index, device)
-        self.descent = Descent(self.keys, load_tree(index), index.basis)
+        self.descent = Descent(self.keys, load_tree(index), index.basis, index.sketch)
 
     def prepare(self) -> None:
         """Read what topk searches, and make hybrid ready."""

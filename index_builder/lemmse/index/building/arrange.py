@@ -8,6 +8,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from lemmse.index import cells, leaves, shards, store
@@ -15,9 +16,11 @@ from lemmse.index.building.assign import Assignment
 from lemmse.index.coding import Coding
 from lemmse.index.corpus import Corpus
 from lemmse.index.distinct import first_equal
+from lemmse.index.groups import Groups
 from lemmse.index.moments import Basis, Moments, key_moments
 from lemmse.index.packing import pack
 from lemmse.index.runs import runs
+from lemmse.index.sketching import SketchedKeys, pays
 
 __all__ = ["Gathered", "gather", "write_shard"]
 
@@ -114,15 +117,22 @@ def write_shard(
     store.write(group, "cells/leaves", cell_leaves)
     store.write(group, "leaves/keys", leaf_keys)
     store.write(group, "leaves/patches", copies[leaf_keys])
-    parts = []
+    parts, sketches = [], []
     for first, end in runs(leaf_keys, held):
         start, stop = leaf_keys[[first, end]].tolist()
+        rotated = basis.rotate(v[start:stop])
         t = columns["targets"][copies[start] : copies[stop]]
         edges, own = leaf_keys[first : end + 1] - start, copies[start : stop + 1] - copies[start]
-        parts.append(Moments.of(basis.rotate(v[start:stop]), t, edges, own))
-    moments = Moments.join(parts)
-    for field in fields(Moments):
-        store.write(group, f"leaves/{field.name}", getattr(moments, field.name))
+        parts.append(Moments.of(rotated, t, edges, own))
+        if pays(v.shape[1], coding.dtype.itemsize):
+            sketches.append(SketchedKeys.of(rotated, edges))
+    _write_moments(group, Moments.join(parts), np.diff(copies[leaf_keys]), np.unique(cell_leaves))
+    if sketches:
+        sketch = SketchedKeys.join(sketches)
+        for name in ("centre", "step", "off"):
+            store.write_plain(group, f"sketches/{name}", getattr(sketch, name))
+        for name in ("steps", "rest"):
+            store.write_plain(group, f"sketches/{name}", pack(getattr(sketch, name)))
     index = cells.empty_index(centroids, coding)
     cells.add(index, q, coding, 0, np.repeat(np.arange(len(centroids)), np.diff(gathered.cells)))
     path = folder / shards.NEIGHBOURS
@@ -132,6 +142,19 @@ def write_shard(
         # FAISS has no class for it; Zarr, which wrote before, raises OSError by itself.
         raise OSError(f"cannot write {path.name}; is the disk full?") from error
     return len(leaf_keys) - 1
+
+
+def _write_moments(
+    group: zarr.Group, moments: Moments, n: NDArray[np.int64], cell_leaves: NDArray[np.int64]
+) -> None:
+    """Store the moments of leaves of n patches each, and of the cells that have any."""
+    groups = Groups.of(moments, n, cell_leaves)
+    for name in Groups.stored():
+        if (values := getattr(groups, name)).size:
+            store.write_plain(group, f"leaves/{name}", values)
+    of_cells = Moments.merge(moments, n, cell_leaves)
+    for field in fields(Moments):
+        store.write(group, f"cells/{field.name}", getattr(of_cells, field.name))
 
 
 def _cut_leaves(

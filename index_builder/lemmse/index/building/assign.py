@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from lemmse.index import cells, store
 from lemmse.index.building.groundwork import Groundwork
-from lemmse.index.coding import Span
+from lemmse.index.coding import codings
 from lemmse.index.distinct import first_equal
 from lemmse.index.durable import sync
 from lemmse.index.patches import Patches
@@ -29,7 +29,7 @@ class Assignment:
     def __init__(self, folder: Path, block: int) -> None:
         self._edges = folder / f"{block:06}.edges.npy"
         self._rows = folder / f"{block:06}.rows.npy"
-        self._span = folder / f"{block:06}.span.npy"
+        self._fits = folder / f"{block:06}.fits.npy"
 
     @property
     def done(self) -> bool:
@@ -48,17 +48,16 @@ class Assignment:
         return np.asarray(rows, np.int64)
 
     @property
-    def span(self) -> Span:
-        """What the keys of the block are within."""
-        low, high, grid = np.load(self._span)
-        return Span(low, high, int(grid[0]))
+    def fits(self) -> NDArray[np.bool_]:
+        """Which of the codings the keys of the block fit."""
+        fits: NDArray[np.bool_] = np.load(self._fits)
+        return fits
 
-    def write(self, cell: NDArray[np.int64], count: int, span: Span) -> None:
-        """Store the cell of each patch, of so many cells, and the span of the keys."""
+    def write(self, cell: NDArray[np.int64], count: int, fits: NDArray[np.bool_]) -> None:
+        """Store the cell of each patch, of so many cells, and which codings fit."""
         order = np.argsort(cell, kind="stable")
         edges = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
-        bounds = np.stack([span.low, span.high, np.full_like(span.low, span.grid)])
-        parts = ((self._span, bounds), (self._rows, order.astype(np.uint32)), (self._edges, edges))
+        parts = ((self._fits, fits), (self._rows, order.astype(np.uint32)), (self._edges, edges))
         for path, array in parts:  # the edges last
             staged = path.with_suffix(".new")
             with staged.open("wb") as file:
@@ -67,15 +66,16 @@ class Assignment:
             staged.replace(path)
 
 
-def assign(patches: Patches, groundwork: Groundwork) -> tuple[NDArray[np.int64], Span]:
-    """The cell of each patch, (len(patches),), and the span of their keys."""
+def assign(patches: Patches, groundwork: Groundwork) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The cell of each patch, (len(patches),), and which of the codings fit all their keys."""
     cell = np.empty(len(patches), np.int64)
-    spans = []
+    possible = codings(patches.p**2)
+    fits = np.ones(len(possible), np.bool_)
     by_stratum = np.argsort(patches.stratum, kind="stable")
     for start in range(0, len(patches), store.CHUNK):
         rows = by_stratum[start : start + store.CHUNK]
         v, stratum = patches.keys(rows), patches.stratum[rows]
-        spans.append(Span.of(v))
+        fits &= np.array([still and coding.fits(v) for still, coding in zip(fits, possible, strict=True)])
         # Of equal keys one is looked up.
         first = first_equal(v, stratum)
         for number in np.unique(stratum):
@@ -83,4 +83,4 @@ def assign(patches: Patches, groundwork: Groundwork) -> tuple[NDArray[np.int64],
             begin, end = groundwork.strata_cells[number : number + 2]
             cell[rows[own]] = begin + cells.nearest(v[own], groundwork.centroids[begin:end])
         cell[rows] = cell[rows[first]]
-    return cell, Span.merge(spans)
+    return cell, fits

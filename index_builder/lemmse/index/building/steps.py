@@ -92,7 +92,6 @@ def _run(run: Run, work: Work, stage: str, parts: Sequence[Part], total: int, pr
 def _conclude(work: Work) -> None:
     """Write what belongs to all shards, and the manifest."""
     plan, corpus, groundwork, arranged = work.plan, work.corpus, work.groundwork, work.arranged()
-    store.write(store.open_arrays(work.version / ARRAYS, writing=True), "coding/low", work.coding.low)
     own = [path for path in work.version.rglob("*") if path.is_file()]
     for path in [path for path in own if path.name.startswith(".") or path.suffix == ".partial"]:
         path.unlink()  # what an ended build was writing
@@ -127,7 +126,7 @@ def _conclude(work: Work) -> None:
         condition=corpus.layout.condition,
         key_dtype=str(work.coding.dtype),
         key_step=work.coding.step,
-        key_error=work.coding.error,
+        key_low=work.coding.low,
         seed=plan.seed,
         files=dict(sorted(files.items())),
     ).write(work.version)

@@ -27,7 +27,7 @@ from lemmse.index.building.arrange import gather, write_shard
 from lemmse.index.building.assign import Assignment, assign
 from lemmse.index.building.groundwork import Groundwork, lay_groundwork
 from lemmse.index.building.plan import Plan
-from lemmse.index.coding import Coding, Span
+from lemmse.index.coding import Coding, codings
 from lemmse.index.corpus import Corpus
 from lemmse.index.durable import sync_tree, write_atomically
 from lemmse.index.errors import NotFound
@@ -175,8 +175,8 @@ class Work:
         """Do a part."""
         kind, number = part
         if kind == "assign":
-            cell, span = assign(self.corpus.block(number), self.groundwork)
-            self._assignment(number).write(cell, len(self.groundwork.centroids), span)
+            cell, fits = assign(self.corpus.block(number), self.groundwork)
+            self._assignment(number).write(cell, len(self.groundwork.centroids), fits)
         else:
             self._arrange(number)
 
@@ -222,8 +222,8 @@ class Work:
     @cached_property
     def coding(self) -> Coding:
         """How keys are stored, once the first pass is done."""
-        span = Span.merge([self._assignment(block).span for block in self._blocks])
-        return Coding.of(span, np.dtype(self.dtype))
+        fits = np.all([self._assignment(block).fits for block in self._blocks], axis=0)
+        return codings(self.plan.patch_size**2)[int(fits.argmax())]
 
     @cached_property
     def _first_cells(self) -> NDArray[np.int64]:

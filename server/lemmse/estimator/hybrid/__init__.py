@@ -6,7 +6,7 @@ exceeded); `groups` and `records` are the data they share, `numbers` and `lemmse
 arithmetic.
 """
 
-from lemmse.estimator.hybrid.groups import load_tree
 from lemmse.estimator.hybrid.sums import Descent, first_look, hybrid_sums
+from lemmse.estimator.hybrid.tree import load_tree
 
 __all__ = ["Descent", "first_look", "hybrid_sums", "load_tree"]

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.estimator.hybrid.groups import Groups
 from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2, log
 from lemmse.estimator.hybrid.records import Patches, Results, Wanted
 from lemmse.estimator.lanes import (
@@ -34,6 +33,7 @@ from lemmse.estimator.lanes import (
     dot,
     posterior_means,
 )
+from lemmse.index import Groups
 
 __all__ = [
     "HIDDEN",

@@ -26,12 +26,13 @@ from lemmse.estimator.hybrid.blocks import (
     score,
 )
 from lemmse.estimator.hybrid.bounds import add_bounds, log_most
-from lemmse.estimator.hybrid.groups import Groups, Tree
 from lemmse.estimator.hybrid.leaves import Scratch, add_keys, key_scores, scratch_of
 from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
 from lemmse.estimator.hybrid.sketches import Sketches, may_be_nearer
+from lemmse.estimator.hybrid.tree import Tree
 from lemmse.estimator.lanes import LANES, dot, maximum
+from lemmse.index import Groups
 
 __all__ = ["descend", "probe"]
 

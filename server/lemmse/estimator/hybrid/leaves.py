@@ -139,7 +139,7 @@ def _add_patches(
         total += weights[k]
     for i in range(results.opened_v.shape[1]):
         steps = dot(weights, 0, keys.codes, scratch.codes[run] + i * LANES)
-        results.opened_v[q, i] += factor * (keys.step * steps + total * keys.low[i])
+        results.opened_v[q, i] += factor * (keys.step * steps + total * keys.low)
 
 
 @compiled

@@ -34,8 +34,8 @@ class KeyArrays(NamedTuple):
     """Runs of n, Σ t, Σ t² of the same keys, flat."""
     moment_rows: int
     """How many there are of each key, 1 + 2T."""
-    low: NDArray[np.float32]
-    """What steps are counted from, (P,)."""
+    low: np.float32
+    """What steps are counted from."""
     step: np.float32
     """What they count."""
     leaf_keys: NDArray[np.int64]

@@ -27,16 +27,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.hybrid.descent import descend, probe
-from lemmse.estimator.hybrid.groups import Tree
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
-from lemmse.estimator.hybrid.sketches import Sketches, sketch, sketched
+from lemmse.estimator.hybrid.sketches import Sketches, arrays_of
+from lemmse.estimator.hybrid.tree import Tree
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.method import Known
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sums import HEAVIEST, MEAN_ONLY, PosteriorSums, Want
 from lemmse.estimator.work import Cancel, never, stop_if
-from lemmse.index import Basis
+from lemmse.index import Basis, Sketch
 from lemmse.index.moments import LEADING
+from lemmse.index.sketching import sketched
 
 __all__ = ["Descent", "as_patches", "first_look", "hybrid_sums"]
 
@@ -57,6 +58,8 @@ class Descent:
     tree: Tree
     basis: Basis
     """The principal axes of the tree."""
+    sketch: Sketch | None
+    """Sketches of the keys, of large ones."""
 
     @cached_property
     def key_arrays(self) -> KeyArrays:
@@ -67,7 +70,7 @@ class Descent:
             codes=keys.packed.values,
             moments=keys.packed_moments.values,
             moment_rows=keys.packed_moments.length,
-            low=keys.coding.low.astype(np.float32),
+            low=np.float32(keys.coding.low),
             step=np.float32(keys.coding.step),
             leaf_keys=leaf_keys,
             leaf_codes=codes,
@@ -78,8 +81,8 @@ class Descent:
 
     @cached_property
     def sketches(self) -> Sketches:
-        """Their sketches."""
-        return sketch(self.keys, self.basis, self.tree.leaf_keys)
+        """Their sketches, where they have any."""
+        return arrays_of(self.sketch, self.tree.leaf_keys)
 
     @cached_property
     def pixel_tree(self) -> Tree:

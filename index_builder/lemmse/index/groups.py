@@ -1,24 +1,25 @@
-"""The groups of an index: cells and the leaves within them, seen by their moments.
+"""Groups of keys, cells and the leaves within them, laid out for sums over many of them at once.
 
-Keys lie along their principal axes here, and in a copy along the pixels, which masks and noise maps weigh.
-Groups lie side by side in blocks, a number of each of LANES groups next to each other, as the compiled loops
-take them. The leaves of a cell begin a block, and so do the cells of a stratum; what is left of their last
-block are groups of no keys.
+Groups lie side by side in blocks, a number of each of LANES groups next to each other. The leaves of a cell
+begin a block, and so do the cells of a stratum; what is left of their last block are groups of no keys. What
+lies so is stored so.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lemmse.estimator.lanes import LANES
-from lemmse.index import Basis, Index, Moments
+from lemmse.index.moments import Basis, Moments
+from lemmse.index.packing import LANES
 
-__all__ = ["Groups", "Tree", "load_tree"]
+__all__ = ["Groups", "first_blocks"]
 
 _TINY = 1e-30
 """Instead of variances that are 0, to be divided by."""
+_LINE = 16
+"""Numbers in a line of the cache."""
 _LEADING = 32, 0.4
 """At least so many coordinates, and this share of them, are leading ones: along the others keys vary so
 little that one variance for all of them does, and that they say next to nothing about the target."""
@@ -58,12 +59,21 @@ class Groups(NamedTuple):
     """Greatest target, (G, T)."""
 
     @classmethod
+    def stored(cls) -> tuple[str, ...]:
+        """Names of the arrays that make up groups whose blocks are known."""
+        return tuple(name for name in cls._fields if name not in ("first", "size"))
+
+    @classmethod
+    def laid_out(cls, runs: NDArray[np.integer], arrays: Mapping[str, NDArray[np.float32]]) -> "Groups":
+        """Groups of these arrays, less one of no numbers; run i is the groups runs[i] … runs[i + 1] − 1."""
+        first, size = _blocks(runs)
+        nothing = np.zeros((len(first), 0, LANES), np.float32)
+        return cls(first, size, **{name: arrays.get(name, nothing) for name in cls.stored()})
+
+    @classmethod
     def of(cls, moments: Moments, n: NDArray[np.integer], runs: NDArray[np.integer]) -> "Groups":
         """Groups of n patches each, with these moments; run i is the groups runs[i] … runs[i + 1] − 1."""
-        begins = _first_blocks(runs)
-        run = np.repeat(np.arange(len(runs) - 1), np.diff(begins))
-        first = runs[run] + LANES * (np.arange(begins[-1]) - begins[run])
-        size = np.minimum(LANES, runs[run + 1] - first)
+        first, size = _blocks(runs)
         group = np.minimum(first[:, None] + np.arange(LANES), len(n) - 1)
         absent = np.arange(LANES) >= size[:, None]
 
@@ -112,46 +122,17 @@ class Groups(NamedTuple):
         )
 
 
-class Tree(NamedTuple):
-    """Cells that have keys, and their leaves."""
-
-    cells: Groups
-    leaves: Groups
-    strata_blocks: NDArray[np.int64]
-    """Stratum s holds the blocks strata_blocks[s] … strata_blocks[s + 1] − 1 of cells."""
-    cell_blocks: NDArray[np.int64]
-    """Cell g holds the blocks cell_blocks[g] … cell_blocks[g + 1] − 1 of leaves."""
-    cell_leaves: NDArray[np.int64]
-    """And the leaves cell_leaves[g] … cell_leaves[g + 1] − 1."""
-    leaf_keys: NDArray[np.int64]
-    """Leaf l holds the keys leaf_keys[l] … leaf_keys[l + 1] − 1."""
-
-    def along_pixels(self, basis: Basis) -> "Tree":
-        """The same groups along the pixels."""
-        return self._replace(cells=self.cells.along_pixels(basis), leaves=self.leaves.along_pixels(basis))
-
-
-def load_tree(index: Index) -> Tree:
-    """Read the groups of an index."""
-    moments = index.moments()
-    n = np.diff(index.leaf_patches)
-    kept = np.flatnonzero(np.diff(index.cell_leaves))  # k-means may leave a cell empty
-    cell_leaves = index.cell_leaves[[*kept, len(index.cell_leaves) - 1]]
-    strata = np.searchsorted(kept, index.strata_cells)
-    of_cells = Moments.merge(moments, n, cell_leaves)
-    return Tree(
-        cells=Groups.of(of_cells, np.add.reduceat(n, cell_leaves[:-1]), strata),
-        leaves=Groups.of(moments, n, cell_leaves),
-        strata_blocks=_first_blocks(strata),
-        cell_blocks=_first_blocks(cell_leaves),
-        cell_leaves=cell_leaves,
-        leaf_keys=index.leaves,
-    )
-
-
-def _first_blocks(runs: NDArray[np.integer]) -> NDArray[np.int64]:
+def first_blocks(runs: NDArray[np.integer]) -> NDArray[np.int64]:
     """First block of each run of groups, and the number of blocks."""
     return np.cumsum([0, *-(-np.diff(runs) // LANES)])
+
+
+def _blocks(runs: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First group of each block, and how many it holds."""
+    begins = first_blocks(runs)
+    run = np.repeat(np.arange(len(runs) - 1), np.diff(begins))
+    first = runs[run] + LANES * (np.arange(begins[-1]) - begins[run])
+    return first, np.minimum(LANES, runs[run + 1] - first)
 
 
 def _even(number: int) -> int:
@@ -166,6 +147,8 @@ def _filled_up(values: NDArray[np.float32], axis: int = 1) -> NDArray[np.float32
 
 def _aligned(values: NDArray[np.floating]) -> NDArray[np.float32]:
     """The values from the beginning of a line of the cache: vectors across two take twice as long to load."""
-    aligned: NDArray[np.float32] = torch.empty(values.shape).numpy()
+    space = np.empty(values.size + _LINE, np.float32)
+    first = -space.ctypes.data % (4 * _LINE) // 4
+    aligned = space[first : first + values.size].reshape(values.shape)
     aligned[:] = values
     return aligned

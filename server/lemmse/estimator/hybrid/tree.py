@@ -1,0 +1,48 @@
+"""The tree of an index: cells and the leaves within them, seen by their moments.
+
+Keys lie along their principal axes here, and in a copy along the pixels, which masks and noise maps weigh.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index import Basis, Groups, Index
+from lemmse.index.groups import first_blocks
+
+__all__ = ["Tree", "load_tree"]
+
+
+class Tree(NamedTuple):
+    """Cells that have keys, and their leaves."""
+
+    cells: Groups
+    leaves: Groups
+    strata_blocks: NDArray[np.int64]
+    """Stratum s holds the blocks strata_blocks[s] … strata_blocks[s + 1] − 1 of cells."""
+    cell_blocks: NDArray[np.int64]
+    """Cell g holds the blocks cell_blocks[g] … cell_blocks[g + 1] − 1 of leaves."""
+    cell_leaves: NDArray[np.int64]
+    """And the leaves cell_leaves[g] … cell_leaves[g + 1] − 1."""
+    leaf_keys: NDArray[np.int64]
+    """Leaf l holds the keys leaf_keys[l] … leaf_keys[l + 1] − 1."""
+
+    def along_pixels(self, basis: Basis) -> "Tree":
+        """The same groups along the pixels."""
+        return self._replace(cells=self.cells.along_pixels(basis), leaves=self.leaves.along_pixels(basis))
+
+
+def load_tree(index: Index) -> Tree:
+    """Read the groups of an index."""
+    cell_leaves = index.filled_cell_leaves
+    strata = np.searchsorted(index.filled_cells, index.strata_cells)
+    n = np.diff(index.leaf_patches[cell_leaves])
+    return Tree(
+        cells=Groups.of(index.cell_moments(), n, strata),
+        leaves=index.leaf_groups(),
+        strata_blocks=first_blocks(strata),
+        cell_blocks=first_blocks(cell_leaves),
+        cell_leaves=cell_leaves,
+        leaf_keys=index.leaves,
+    )
