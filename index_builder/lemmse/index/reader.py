@@ -215,6 +215,13 @@ class Index:
         """
         return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
 
+    def patches_of(self, key: int) -> tuple[int, int]:
+        """First of the training patches that have a key, and the first after them."""
+        leaf = int(np.searchsorted(self.leaves, key, side="right")) - 1
+        counts = self._shards.read("counts", int(self.leaves[leaf]), key + 1)
+        stop = int(self.leaf_patches[leaf] + counts.sum(dtype=np.int64))
+        return stop - int(counts[-1]), stop
+
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
         """Targets t of training patches in the order of their keys, float32, shape (stop − start, C)."""
         return self._shards.read("targets", start, stop)

@@ -51,6 +51,11 @@ class Without(Index):
         """How many training patches that are left have each."""
         return np.diff(np.searchsorted(self.kept_copies, self.whole.copies))[self.kept]
 
+    def patches_of(self, key: int) -> tuple[int, int]:
+        """First of the training patches that are left of a key, and the first after them."""
+        first, end = self.copies[key : key + 2].tolist()
+        return first, end
+
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
         """Targets of training patches that are left, float32, shape (stop − start, C)."""
         return _left(self.kept_copies, self.whole.targets, start, stop)
