@@ -60,7 +60,8 @@ def measured(path: Path) -> Start:
     own, mapped = resident("RssAnon"), resident("RssFile")
     manifest = index.manifest
     size = sum(file.bytes for file in manifest.files.values())
-    return Start(manifest.keys, manifest.distinct, size, *np.diff(times).tolist(), own, mapped)
+    verifying, loading, answering, again = np.diff(times).tolist()
+    return Start(manifest.keys, manifest.distinct, size, verifying, loading, answering, again, own, mapped)
 
 
 def main() -> None:

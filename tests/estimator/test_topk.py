@@ -6,19 +6,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.estimator import Neighbours, Queries, Reconstructor, Want, load_keys, topk_sums
+from lemmse.estimator import Neighbours, Queries, Reconstructor, Want, exact_sums, load_keys, topk_sums
 from lemmse.index import build, open_index
+from lemmse.index.without import without
 from tests.estimator.cases import smooth
 from tests.oracle import agreement
 
 P = 3
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
+@pytest.fixture(scope="module", params=["uint8", "int16", "float32"])
+def index(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("topk")
-    np.save(folder / "x.npy", np.stack([smooth(seed, 16, 16, 1) for seed in range(20)]))
-    return open_index(build([folder / "x.npy"], folder / "index", patch_size=P))
+    images = np.stack([smooth(seed, 16, 16, 1) for seed in range(20)])
+    if request.param != "uint8":
+        images = 0.9 * images
+    if request.param == "int16":
+        images = np.rint(65_535 * images).astype(np.uint16)
+    np.save(folder / "x.npy", images)
+    index = open_index(build([folder / "x.npy"], folder / "index", patch_size=P))
+    assert index.manifest.key_dtype == request.param
+    return index
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +85,22 @@ def test_no_neighbour_is_missing_and_none_counts_twice(index, neighbours, querie
 def test_more_cells_find_nearer_keys(index, neighbours, queries):
     mean_distance = [neighbours.search(queries.numpy(), 20, nprobe)[0].mean() for nprobe in (1, 4, 64)]
     assert mean_distance[0] > mean_distance[1] > mean_distance[2]
+
+
+def test_a_cell_that_lost_its_keys_is_passed_over(index, queries):
+    """Each query with a precision for each pixel, and all keys its neighbours: the exact sum."""
+    images = index.ids(0, index.manifest.keys)[:, 0]
+    cell = np.repeat(np.arange(len(index.cells) - 1), np.diff(index.copies[index.cells]))
+    smallest = np.bincount(cell).argmin()
+    left = without(index, np.unique(images[cell == smallest]))
+    assert (np.diff(left.cells) == 0).any()
+    keys = load_keys(left, torch.device("cpu"))
+    neighbours = Neighbours(left.neighbours, left.coding, left.strata_cells)
+    asked = Queries(queries, torch.full_like(queries, 4.0))
+    found = topk_sums(keys, neighbours, asked, k=keys.count, nprobe=10**6).posterior(1)
+    expected = exact_sums(keys, asked).posterior(1)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
+    np.testing.assert_allclose(found.log_density, expected.log_density, atol=1e-4)
 
 
 def test_few_neighbours_are_enough_at_low_noise_only(index):

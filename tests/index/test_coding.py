@@ -92,6 +92,12 @@ def test_what_is_mapped_stays_while_anybody_sees_it(tmp_path):
     np.testing.assert_array_equal(view, [5000, 5001, 5002])
 
 
+def test_a_file_that_is_too_short_is_not_mapped(tmp_path):
+    (tmp_path / "short").write_bytes(bytes(10))
+    with pytest.raises(OSError, match="short: expected 24 bytes or more, got 10"):
+        map_files([(tmp_path / "short", 3)], np.float64)
+
+
 def test_a_file_that_is_not_there_cannot_be_mapped(tmp_path):
     with pytest.raises(OSError, match="nothing"):
         map_files([(tmp_path / "nothing", 3)], np.uint8)

@@ -44,6 +44,12 @@ def test_a_section_is_counted_from_0(index, sections):
         assert section.strata_cells[-1] == len(section.cells) - 1 == manifest.cells
 
 
+def test_patches_of_a_key_are_told_one_by_one(sections):
+    for section in sections:
+        for key in (0, section.manifest.distinct // 2, section.manifest.distinct - 1):
+            assert section.patches_of(key) == tuple(section.copies[key : key + 2])
+
+
 def test_keys_keep_their_stratum(index, sections):
     stratum = np.repeat(np.arange(len(index.strata)), np.diff(index.cells[index.strata_cells]))
     for section in sections:

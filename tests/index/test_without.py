@@ -188,6 +188,12 @@ def test_patches_of_a_key_are_in_order(index):
         assert ids[start:stop] == sorted(ids[start:stop])
 
 
+def test_patches_of_a_key_are_told_one_by_one(index):
+    for key, (start, stop) in enumerate(pairwise(index.copies.tolist())):
+        if key % 7 == 0 or key == index.manifest.distinct - 1:
+            assert index.patches_of(key) == (start, stop)
+
+
 def test_neighbours_have_the_keys_of_each_cell(index):
     keys = to_search(index.packed_keys.rows(0, index.manifest.distinct), index.coding)
     for cell, (start, stop) in enumerate(pairwise(index.cells)):

@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index.moments import Basis, Moments
-from lemmse.index.packing import LANES
+from lemmse.index.packing import LANES, aligned
 
 __all__ = ["Groups", "first_blocks"]
 
 _TINY = 1e-30
 """Instead of variances that are 0, to be divided by."""
-_LINE = 16
-"""Numbers in a line of the cache."""
 _LEADING = 32, 0.4
 """At least so many coordinates, and this share of them, are leading ones: along the others keys vary so
 little that one variance for all of them does, and that they say next to nothing about the target."""
@@ -146,9 +144,7 @@ def _filled_up(values: NDArray[np.float32], axis: int = 1) -> NDArray[np.float32
 
 
 def _aligned(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The values from the beginning of a line of the cache: vectors across two take twice as long to load."""
-    space = np.empty(values.size + _LINE, np.float32)
-    first = -space.ctypes.data % (4 * _LINE) // 4
-    aligned = space[first : first + values.size].reshape(values.shape)
-    aligned[:] = values
-    return aligned
+    """The values from the beginning of a line of the cache."""
+    there = aligned(values.shape)
+    there[:] = values
+    return there

@@ -61,10 +61,12 @@ def _map(path: Path, address: int, size: int) -> None:
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        if (found := os.fstat(descriptor).st_size) < size:  # what is beyond its end would end the process
+            raise OSError(f"cannot map {path}: expected {size} bytes or more, got {found}")
         access = mmap.PROT_READ | mmap.PROT_WRITE
-        found = libc.mmap(address, size, access, _PRIVATE | _FIXED, descriptor, 0)
+        at = libc.mmap(address, size, access, _PRIVATE | _FIXED, descriptor, 0)
     finally:
         os.close(descriptor)
-    if found != address:
+    if at != address:
         number = ctypes.get_errno()
         raise OSError(number, f"cannot map {path}: {os.strerror(number)}")

@@ -22,6 +22,8 @@ def runs(edges: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
     --------
     >>> runs(np.array([0, 3, 5, 5, 20, 21]), 6)
     [(0, 3), (3, 4), (4, 5)]
+    >>> runs(np.array([0, 20, 20]), 6)
+    [(0, 2)]
     """
     firsts = [0]
     while firsts[-1] < len(edges) - 1:
@@ -29,4 +31,6 @@ def runs(edges: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
         one = int(np.searchsorted(edges, done, side="right"))
         several = int(np.searchsorted(edges, done + most, side="right")) - 1
         firsts.append(min(max(one, several), len(edges) - 1))
+    while len(firsts) > 2 and edges[firsts[-2]] == edges[-1]:
+        del firsts[-2]  # what is left is empty, and belongs to those before
     return list(pairwise(firsts))

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from lemmse.index import cells, store
 from lemmse.index.mapped import map_files
-from lemmse.index.packing import Packed
+from lemmse.index.packing import Packed, aligned
 
 __all__ = ["ARRAYS", "NEIGHBOURS", "Shards", "folder_of"]
 
@@ -115,15 +115,18 @@ class Shards:
         """Whether there is an array of a name."""
         return name in self._groups[0]
 
-    def plain(self, name: str) -> NDArray[Any]:
-        """All rows of an array that was stored as one chunk; of a single shard they are mapped."""
+    def plain(self, name: str) -> NDArray[np.float32]:
+        """All rows of a float32 array that was stored as one chunk: of one shard mapped, of several read."""
         parts = []
         for folder, group in zip(self.folders, self._groups, strict=True):
             shape = store.shape(group, name)
             file = store.plain_file(folder / ARRAYS, name, len(shape))
             values, _ = map_files([(file, prod(shape))], store.dtype(group, name))
             parts.append(values[: prod(shape)].reshape(shape))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(parts) == 1:
+            return parts[0]
+        rows = sum(len(part) for part in parts)
+        return np.concatenate(parts, out=aligned((rows, *parts[0].shape[1:])))
 
     def neighbours(self) -> faiss.IndexIVF:
         """The FAISS index over all cells; each shard numbers its own keys."""

@@ -13,7 +13,7 @@ from lemmse.index import cells, store
 from lemmse.index.groups import Groups
 from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Moments, key_moments
-from lemmse.index.packing import Packed
+from lemmse.index.packing import Packed, pack
 from lemmse.index.reader import Index
 from lemmse.index.runs import runs
 from lemmse.index.sketching import Sketch, SketchedKeys
@@ -39,7 +39,14 @@ class Without(Index):
     @cached_property
     def packed_keys(self) -> Packed:
         """Keys that are left, as they are stored."""
-        return Packed.of(_left(self.kept, self.whole.packed_keys.rows, 0, len(self.kept)))
+        count, rows = len(self.kept), self.whole.packed_keys.rows
+        pieces = [
+            pack(_left(self.kept, rows, start, min(start + store.SHARD, count)))
+            for start in range(0, count, store.SHARD)
+        ]
+        return Packed(
+            np.concatenate(pieces).reshape(-1), self.patch_length, np.array([0, count]), np.zeros(1, np.int64)
+        )
 
     @cached_property
     def packed_moments(self) -> Packed:

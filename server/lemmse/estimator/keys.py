@@ -114,6 +114,10 @@ class Keys:
             tile=tile,
         )
 
+    def load(self) -> None:
+        """Have the keys on the device now, not when they are first summed."""
+        _ = self._codes, self._moments
+
     @cached_property
     def _codes(self) -> _Rows:
         return _Rows(self.packed, self.device)

@@ -111,26 +111,26 @@ class _Columns:
 
 
 @_inline
-def add_products(typing_context, x, x_first, rows, first, stride, count, out, out_first):  # type: ignore[no-untyped-def]
-    """Fill out[k] = Σ_i x[i] rows[i stride + k] of LANES columns k and an count of i.
+def add_products(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
+    """Fill out[k] = Σ_i x[i] rows[i LANES + k] of LANES columns k and an count of i.
 
     Arrays of any shape are taken flat, from a place on.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
-        x_first, first, stride, count, out_first = (columns.data(i) for i in (1, 3, 4, 5, 7))
+        x_first, first, count, out_first = (columns.data(i) for i in (1, 3, 4, 6))
 
         def add(i: Any, total: list[Any]) -> list[Any]:
-            row = columns.load(2, builder.add(first, builder.mul(i, stride)))
+            row = columns.load(2, builder.add(first, builder.mul(i, count.type(LANES))))
             return [columns.fused(columns.splat(0, builder.add(x_first, i)), row, total[0])]
 
         (total,) = columns.sums(count, 1, add)
-        columns.store(total, 6, out_first)
+        columns.store(total, 5, out_first)
         return context.get_dummy_value()
 
     places = types.int64
-    return types.void(x, places, rows, places, places, places, out, places), generate
+    return types.void(x, places, rows, places, places, out, places), generate
 
 
 @_inline

@@ -1,4 +1,4 @@
-"""The keys of an index in the memory of this process, with all that searches them."""
+"""The keys of an index in this process, with all that searches them."""
 
 from functools import cached_property
 
@@ -36,6 +36,8 @@ class Local(Training):
     def __init__(self, index: Index, device: torch.device) -> None:
         super().__init__(index, device)
         self.keys = load_keys(index, device)
+        if device.type != "cpu":
+            self.keys.load()
         self.descent = Descent(self.keys, load_tree(index), index.basis, index.sketch)
 
     def prepare(self) -> None:
@@ -44,7 +46,7 @@ class Local(Training):
         self.prepare_hybrid()
 
     def prepare_hybrid(self) -> None:
-        """Where hybrid is not exact compile its loops and lay out the keys."""
+        """Where hybrid is not exact compile its loops."""
         if self.device.type == "cpu":
             u = torch.zeros(1, self.keys.p_length)
             stratum = int(np.flatnonzero(self.extent.counts)[0])

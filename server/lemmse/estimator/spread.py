@@ -1,4 +1,4 @@
-"""The keys of an index in the memory of Dask workers: each sums over its own, and the sums are merged here.
+"""The keys of an index on Dask workers: each sums over its own, and the sums are merged here.
 
 Sums over disjoint sets of keys merge exactly, so that where keys lie changes nothing but the rounding. Each
 section of the index, a run of its shards, is read by one worker; when that is lost another reads it, and
@@ -283,7 +283,7 @@ class _Held:
         return type(self), (self.local.index,)
 
     def __sizeof__(self) -> int:
-        """Bytes of the keys, by which Dask knows how much a worker holds."""
+        """Bytes of the keys, mapped though they are: Dask counts what of them is resident too."""
         return self.local.keys.nbytes
 
     def numbered(self, sums: PosteriorSums) -> PosteriorSums:

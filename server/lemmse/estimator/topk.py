@@ -87,7 +87,7 @@ class Neighbours:
         )
         squared = np.empty((len(u), k), np.float32)
         found = np.empty((len(u), k), np.int64)
-        of_cells = np.zeros(cells.shape, np.float32)  # asked for, and not used by a flat index
+        of_cells = np.zeros(cells.shape, np.float32)  # asked for, and not used: keys do not count from cells
         # The Python wrapper would take the number of cells from the index, which other threads share.
         self.index.search_preassigned_c(
             len(u),
@@ -112,7 +112,7 @@ class Neighbours:
         )
         best = torch.full((len(u), k), -torch.inf, dtype=torch.float64, device=u.device)
         key = torch.full((len(u), k), -1, device=u.device)
-        for cell in np.unique(cells[cells >= 0]):
+        for cell in np.unique(cells[self._sizes[cells] > 0]):
             rows = torch.from_numpy(np.flatnonzero((cells == cell).any(axis=1))).to(u.device)
             tile = keys.run(int(self._edges[cell]), int(self._edges[cell + 1]))
             scores, of_query = queries.rows(rows).scorer(tile.features.shape[1])(tile)

@@ -105,7 +105,7 @@ def write_shard(
     columns = {name: column[by_copy] for name, column in gathered.columns.items()}
     folder.mkdir(parents=True)
     group = store.create(folder / shards.ARRAYS)
-    q = np.empty(v.shape, coding.dtype)
+    q = v if coding.dtype == v.dtype else np.empty(v.shape, coding.dtype)
     for start in range(0, len(v), store.CHUNK):
         q[start : start + store.CHUNK] = coding.encode(v[start : start + store.CHUNK])
     store.write_plain(group, "keys", pack(q))

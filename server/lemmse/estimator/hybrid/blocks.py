@@ -266,7 +266,7 @@ def _shift(patches: Patches, q: int, groups: Groups, number: int, c: int, block:
             spare[0, k] = kept * response
             spare[1, k] = max(np.float32(0.0), groups.target_variance[number, c, k] - explained)
     else:
-        add_products(patches.u, q * p, block.slope, slope, LANES, leading, spare, 0)
+        add_products(patches.u, q * p, block.slope, slope, leading, spare, 0)
         for k in range(LANES):
             spare[0, k] -= block.of_mean[c, k]
             spare[1, k] = block.rest[c, k]

@@ -30,7 +30,7 @@ class Scratch(NamedTuple):
     moments: NDArray[np.int64]
     """Where it begins in the moments, and −1."""
     x: NDArray[np.float32]
-    """A query, (P or more,)."""
+    """A query, (P,)."""
     sums: NDArray[np.float32]
     """(LANES,)."""
 
