@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from benchmarks.paper import formula, report
+from benchmarks.paper.findings import HELD_OUT
 from benchmarks.paper.networks import NETWORKS, PATCH_SIZES
 from benchmarks.paper.table import Rows, compare
 from benchmarks.paper.tasks import Measurements, Problem, Task, first, inputs, load
@@ -114,8 +115,11 @@ class Study:
             for measured in measurements:
                 answers = formula.read(self.kept(measured))
                 for network, trained in networks.items():
-                    row = compare(measured, answers, network, trained)
-                    rows.rows[measured.key(network, asdict(self.schedule))] = row
+                    setting = network, asdict(self.schedule)
+                    rows.rows[measured.key(*setting)] = compare(measured, answers, network, trained)
+                    for early in trained.early if measured.kind == HELD_OUT else ():
+                        row = compare(measured, answers, network, early, early=True)
+                        rows.rows[measured.key(*setting, early.steps)] = row
             rows.save()
         report.show(list(rows.rows.values()), Console(width=120))
 

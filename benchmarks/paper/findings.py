@@ -36,10 +36,9 @@ class Finding:
 
 def findings(rows: Sequence[Row]) -> Iterator[Finding]:
     """Tell what the rows have enough numbers for."""
-    for find in (aware, density, influence, memory, unlike):
-        finding = find(rows)
-        if finding:
-            yield finding
+    trained = [row for row in rows if not row.early]
+    found = [find(trained) for find in (aware, density, influence, memory, unlike)]
+    yield from (finding for finding in (*found, length(rows)) if finding)
 
 
 def aware(rows: Sequence[Row]) -> Finding | None:
@@ -196,6 +195,49 @@ def unlike(rows: Sequence[Row]) -> Finding | None:
         f"nearer to the truth than the formula by {', '.join(gain.values())} images.",
         figure,
     )
+
+
+def length(rows: Sequence[Row]) -> Finding | None:
+    """Tell how the agreement rises while a network is trained."""
+    curves = _curves([row for row in rows if row.inputs == HELD_OUT])
+    if not curves:
+        return None
+    figure, (axes,) = _figure(1)
+    networks = list(dict.fromkeys(network for network, _ in curves))
+    for network, points in curves:
+        colour = f"C{networks.index(network)}"
+        label = network if network not in axes.get_legend_handles_labels()[1] else None
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3, linewidth=0.8, label=label)
+    axes.set(xlabel="steps", ylabel="agreement, held-out (dB)", xscale="log")
+    axes.legend(fontsize=7)
+    first = statistics.fmean(points[0][1] for _, points in curves)
+    last = statistics.fmean(points[-1][1] for _, points in curves)
+    steps = [points[-1][0] for _, points in curves]
+    halves = [max(point for point in points if 2 * point[0] <= points[-1][0]) for _, points in curves]
+    doubled = [points[-1][1] - half[1] for (_, points), half in zip(curves, halves, strict=True)]
+    return Finding(
+        "length",
+        "Length of the training",
+        f"Agreement on held-out images, the mean over σ, rises from {first:.1f} dB after "
+        f"{curves[0][1][0][0]} steps to {last:.1f} dB after {min(steps)} to {max(steps)}, at the end of the "
+        f"training. The last doubling of the steps, or somewhat more, brought "
+        f"{statistics.fmean(doubled):.1f} dB in the mean, from {min(doubled):.1f} to {max(doubled):.1f} dB.",
+        figure,
+    )
+
+
+def _curves(rows: Sequence[Row]) -> list[tuple[str, list[tuple[int, float]]]]:
+    """For each training that has early networks: its network, and steps with their mean agreement."""
+    trainings: dict[tuple[Any, ...], dict[int, list[float]]] = {}
+    for row in rows:
+        versions = trainings.setdefault(_setting(row, "sigma"), {})
+        versions.setdefault(row.steps, []).append(row.agreement)
+    network = [name for name in SETTING if name != "sigma"].index("network")
+    return [
+        (setting[network], [(steps, statistics.fmean(of)) for steps, of in sorted(versions.items())])
+        for setting, versions in trainings.items()
+        if len(versions) > 1
+    ]
 
 
 def _setting(row: Row, *but: str) -> tuple[Any, ...]:

@@ -18,12 +18,13 @@ SMOOTHED = 0.98
 
 def write(rows: Sequence[Row], out: Path) -> None:
     """Write OUT/report.md and the figures beside it."""
+    trained = [row for row in rows if not row.early]
     parts = [
         "# Networks beside the formula",
         "Networks were trained to reconstruct, and LE-MMSE was asked the same: the same patches, training "
         "images, physics, pre-inverse and noise. All numbers are PSNR in dB for a peak of 1, means over "
         "images.",
-        f"## Agreement\n\n{_overview(rows)}",
+        f"## Agreement\n\n{_overview(trained)}",
     ]
     for finding in findings(rows):
         finding.figure.savefig(out / f"{finding.name}.png", dpi=110)
@@ -32,7 +33,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
         "## Tables",
         "In bold the agreement of network and formula; in brackets how near to the truth the network is, and "
         "the formula.",
-        text(rows),
+        text(trained),
     ]
     (out / "report.md").write_text("\n\n".join(part.rstrip("\n") for part in parts) + "\n")
 
@@ -40,7 +41,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
 def show(rows: Sequence[Row], console: Console) -> None:
     """Print the overview."""
     table = Table(*OVERVIEW)
-    for line in _lines(rows):
+    for line in _lines([row for row in rows if not row.early]):
         table.add_row(*line)
     console.print(table)
 

@@ -69,6 +69,8 @@ class Row:
     by_size: list[list[float] | None]
     """For each range of effective sample sizes the share of the pixels, and the PSNR between network and
     formula, network and clean image, formula and clean image; None where no pixel is."""
+    early: bool
+    """Whether the training went on after these steps."""
 
 
 class Rows:
@@ -87,8 +89,10 @@ class Rows:
         scratch.replace(self.path)
 
 
-def compare(measurements: Measurements, formula: Answers, network: str, trained: Trained) -> Row:
-    """Have a network answer, and make a row of that and the formula's answers."""
+def compare(
+    measurements: Measurements, formula: Answers, network: str, trained: Trained, *, early: bool = False
+) -> Row:
+    """Have a network, or an early one, answer, and make a row of that and the formula's answers."""
     task, clean, sigma = measurements.task, measurements.clean, measurements.sigma
     answered = trained.answer(measurements.seen, sigma)
     pixels = [np.stack(images) for images in (answered, formula.images, clean)]
@@ -125,6 +129,7 @@ def compare(measurements: Measurements, formula: Answers, network: str, trained:
             [float(inside.mean()), *(decibels(error[inside]) for error in errors)] if inside.any() else None
             for inside in ranges
         ],
+        early=early,
     )
 
 

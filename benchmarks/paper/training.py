@@ -30,6 +30,8 @@ Progress = Callable[[float, float], None]
 
 WARM_UP = 50
 """Steps in which the learning rate rises."""
+EARLY = 64
+"""Steps after which the network is also kept, for comparison; and after twice as many, and so on."""
 BETAS = (0.9, 0.99)
 """Of AdamW: a short memory of squares, as trainings are short."""
 
@@ -85,6 +87,8 @@ class Trained:
     """Wall time of the training."""
     losses: list[float]
     """Mean square error of each step."""
+    early: "Sequence[Trained]" = ()
+    """The same network earlier in its training."""
 
     def answer(self, images: Sequence[NDArray[np.float64]], sigma: float) -> list[NDArray[np.float64]]:
         """Reconstruct images with the pre-inverse applied, (H, W, C)."""
@@ -171,6 +175,7 @@ class Run:
         self.schedule = schedule
         self.losses: list[float] = []
         self.seconds = 0.0
+        self.early: list[tuple[int, float, dict[str, Tensor]]] = []  # steps, seconds, averages
 
     @property
     def done(self) -> float:
@@ -194,6 +199,9 @@ class Run:
         torch._foreach_lerp_(list(self.average.parameters()), learned, 1 - decay)
         self.losses.append(loss.item())
         self.seconds += time.perf_counter() - start
+        if number >= EARLY and number.bit_count() == 1:
+            average = {name: value.clone() for name, value in self.average.state_dict().items()}
+            self.early.append((number, self.seconds, average))
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, the whole of it or none."""
@@ -206,6 +214,7 @@ class Run:
                 "random": self.windows.random.bit_generator.state,
                 "losses": self.losses,
                 "seconds": self.seconds,
+                "early": self.early,
             },
             scratch,
         )
@@ -219,6 +228,20 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.windows.random.bit_generator.state = state["random"]
         self.losses, self.seconds = state["losses"], state["seconds"]
+        self.early = state["early"]
+
+    def trained(self) -> Trained:
+        """The network as it is, and as it was earlier."""
+        early = [self._version(*version) for version in self.early if version[0] < len(self.losses)]
+        return self._version(len(self.losses), self.seconds, self.average.state_dict(), early)
+
+    def _version(
+        self, steps: int, seconds: float, average: dict[str, Tensor], early: Sequence[Trained] = ()
+    ) -> Trained:
+        network = copy.deepcopy(self.average)
+        network.load_state_dict(average)
+        parameters = sum(weight.numel() for weight in network.parameters())
+        return Trained(network.eval(), parameters, steps, seconds, self.losses[:steps], early)
 
 
 def train(
@@ -251,13 +274,7 @@ def train(
         if len(run.losses) % schedule.kept == 0 or run.done == 1:
             run.save(checkpoint)
         progress(run.done, run.losses[-1])
-    return Trained(
-        run.average.eval(),
-        sum(weight.numel() for weight in run.average.parameters()),
-        len(run.losses),
-        run.seconds,
-        run.losses,
-    )
+    return run.trained()
 
 
 def _span(start: NDArray[np.int64], length: int, size: int) -> NDArray[np.int64]:

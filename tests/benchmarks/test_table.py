@@ -190,3 +190,13 @@ def test_influence_compares_only_what_was_run_at_every_value():
 def test_unlike_images_are_compared_with_all_kinds():
     rows = [known(inputs=kind, agreement=level) for kind, level in [("held-out", 30.0), ("inverted", 20.0)]]
     assert "agree in the mean to 30.0 dB on held-out, 20.0 dB on inverted images" in told(rows)["unlike"]
+
+
+def test_the_length_of_a_training_is_told_of_those_that_were_kept_on_the_way():
+    rows = [known(agreement=level, sigma=sigma, steps=100) for level, sigma in [(30.0, 0.1), (32.0, 0.2)]]
+    assert "length" not in told(rows)
+    rows += [replace(row, steps=50, early=True, agreement=row.agreement - 2) for row in rows]
+    rows += [replace(row, steps=25, agreement=row.agreement - 3) for row in rows if row.early]
+    said = told(rows)["length"]
+    assert "from 26.0 dB after 25 steps to 31.0 dB after 100 to 100" in said
+    assert "brought 2.0 dB in the mean" in said

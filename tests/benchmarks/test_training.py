@@ -47,6 +47,22 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(name, problem, tmp_path
         assert torch.equal(mine, other)
 
 
+def test_networks_on_the_way_are_kept_by_a_run_that_was_stopped_too(tmp_path):
+    schedule = replace(SCHEDULE, steps=140)
+    whole = train(task(), "PatchMLP", schedule, tmp_path / "whole.pt")
+    with pytest.raises(Stopped):
+        train(task(), "PatchMLP", schedule, tmp_path / "parts.pt", stop_at(0.6))
+    parts = train(task(), "PatchMLP", schedule, tmp_path / "parts.pt")
+    assert [early.steps for early in whole.early] == [early.steps for early in parts.early] == [64, 128]
+    for early, other in zip(whole.early, parts.early, strict=True):
+        assert early.losses == other.losses == whole.losses[: early.steps]
+        assert 0 < early.seconds < whole.seconds
+        mine, others, last = (version.network.state_dict() for version in (early, other, whole))
+        for name, weights in mine.items():
+            assert torch.equal(weights, others[name])
+        assert not all(torch.equal(weights, last[name]) for name, weights in mine.items())
+
+
 def test_a_finished_run_is_only_read(tmp_path):
     path = tmp_path / "run.pt"
     train(task(), "PatchMLP", SCHEDULE, path)
