@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.paper.table import SIZES, TENTHS, Row
+from benchmarks.paper.table import SIZES, TENTHS, Row, between
 
 HELD_OUT, TRAINING = "held-out", "training"
 SETTING = ("data", "training", "physics", "pre_inverse", "patch_size", "network", "inputs", "sigma")
@@ -219,9 +219,9 @@ def length(rows: Sequence[Row]) -> Finding | None:
         "length",
         "Length of the training",
         f"Agreement on held-out images, the mean over σ, rises from {first:.1f} dB after "
-        f"{curves[0][1][0][0]} steps to {last:.1f} dB after {min(steps)} to {max(steps)}, at the end of the "
-        f"training. The last doubling of the steps, or somewhat more, brought "
-        f"{statistics.fmean(doubled):.1f} dB in the mean, from {min(doubled):.1f} to {max(doubled):.1f} dB.",
+        f"{curves[0][1][0][0]} steps to {last:.1f} dB after {between(steps)}, at the end of the training. "
+        f"The last doubling of the steps, or somewhat more, brought {statistics.fmean(doubled):.1f} dB in "
+        f"the mean (from {min(doubled):.1f} to {max(doubled):.1f} dB).",
         figure,
     )
 

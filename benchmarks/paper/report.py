@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.paper.findings import findings
-from benchmarks.paper.table import Row, text
+from benchmarks.paper.table import Row, between, text
 from benchmarks.quality.report import markdown
 
 SMOOTHED = 0.98
@@ -78,8 +78,8 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
             [
                 group[0],
                 str(group[1]),
-                _between([row.parameters for row in own]),
-                _between([row.steps for row in own]),
+                between([row.parameters for row in own]),
+                between([row.steps for row in own]),
                 f"{statistics.fmean(row.seconds for row in own) / 60:.1f}",
                 group[2],
                 f"{statistics.fmean(agreements):.1f}",
@@ -88,8 +88,3 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
             ]
         )
     return lines
-
-
-def _between(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low}" if low == high else f"{low}–{high}"

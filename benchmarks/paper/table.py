@@ -155,6 +155,12 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join(sections)
 
 
+def between(numbers: Sequence[int]) -> str:
+    """Return the one number, or the least and the greatest."""
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
 def heading(row: Row) -> str:
     """Name the table that a row is in."""
     seen = "" if row.pre_inverse == "identity" else f" seen through {row.pre_inverse}"

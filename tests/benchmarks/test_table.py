@@ -198,5 +198,5 @@ def test_the_length_of_a_training_is_told_of_those_that_were_kept_on_the_way():
     rows += [replace(row, steps=50, early=True, agreement=row.agreement - 2) for row in rows]
     rows += [replace(row, steps=25, agreement=row.agreement - 3) for row in rows if row.early]
     said = told(rows)["length"]
-    assert "from 26.0 dB after 25 steps to 31.0 dB after 100 to 100" in said
+    assert "from 26.0 dB after 25 steps to 31.0 dB after 100, at the end" in said
     assert "brought 2.0 dB in the mean" in said
