@@ -181,6 +181,16 @@ def test_joined_are_those_of_all_groups(sizes, cut, seed):
         np.testing.assert_array_equal(found, getattr(whole, field.name))
 
 
+@pytest.mark.parametrize("p", [1, LEADING, LEADING + 1, 27])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_moments_come_back_from_their_rows(p, channels):
+    v, t, edges = groups([3, 1, 20], p, channels, seed=0)
+    moments = Moments.of(v, t, edges, once(v))
+    back = Moments.of_rows(moments.rows(), p, channels)
+    for field in fields(Moments):
+        np.testing.assert_array_equal(getattr(back, field.name), getattr(moments, field.name))
+
+
 def sample(n, p, seed=0) -> np.ndarray:
     """Keys whose coordinates depend on each other."""
     rng = np.random.default_rng(seed)

@@ -20,7 +20,7 @@ from lemmse.index.progress import Progress, silent
 
 __all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 6
+FORMAT = 7
 """The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"

@@ -6,6 +6,7 @@ group can hold at most: a box around the leading coordinates, and the range of t
 """
 
 from dataclasses import dataclass, fields
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +142,19 @@ class Moments:
         return cls(
             *(np.concatenate([getattr(block, field.name) for block in blocks]) for field in fields(cls))
         )
+
+    def rows(self) -> NDArray[np.float32]:
+        """All numbers of a group in a row, field by field, (G, …)."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+    @classmethod
+    def of_rows(cls, rows: NDArray[np.float32], p_length: int, channels: int) -> "Moments":
+        """What `rows` gave, of keys of length P and targets of T channels."""
+        key, target, extent = (p_length,), (channels,), (min(LEADING, p_length) + 1,)
+        shapes = key, key, target, target, target + key, extent, extent, target, target
+        parts = np.split(rows, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=1)
+        return cls(*(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)))
 
 
 def key_moments(t: NDArray[np.float32], copies: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -60,10 +60,11 @@ class Packed:
     """Where the numbers of each part begin, (parts,)."""
 
     @classmethod
-    def of(cls, rows: NDArray[Any]) -> "Packed":
-        """Rows (n, L), packed."""
-        first_row, begins = np.array([0, len(rows)]), np.zeros(1, np.int64)
-        return cls(pack(rows).reshape(-1), rows.shape[1], first_row, begins)
+    def of(cls, *blocks: NDArray[Any]) -> "Packed":
+        """Rows (n, L), packed; all blocks of them but the last hold a multiple of LANES."""
+        values = np.concatenate([pack(rows).reshape(-1) for rows in blocks])
+        first_row, begins = np.array([0, sum(map(len, blocks))]), np.zeros(1, np.int64)
+        return cls(values, blocks[0].shape[1], first_row, begins)
 
     def run_of(self, row: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the runs of rows begin in the values, and which of its run each row is."""

@@ -104,9 +104,8 @@ class Index:
 
     def cell_moments(self) -> Moments:
         """Moments of the cells that have keys."""
-        return Moments(
-            **{field.name: self._shards.read_all(f"cells/{field.name}") for field in fields(Moments)}
-        )
+        rows = self._shards.read_all("cells/moments")
+        return Moments.of_rows(rows, self.patch_length, self.manifest.channels)
 
     def leaf_groups(self) -> Groups:
         """Moments of the leaves, those of each cell beginning a block."""

@@ -13,7 +13,7 @@
       cells/leaves (n+1,)  int64    and its leaves cells/leaves[c] … cells/leaves[c + 1] − 1
       leaves/keys  (L+1,)  int64    leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
       leaves/patches (L+1,) int64   and their patches leaves/patches[l] … leaves/patches[l + 1] − 1
-      cells/…      (…)     float32  moments of the cells that have keys, see moments.py
+      cells/moments (n', …) float32 moments of the cells that have keys, see moments.py
       leaves/…     (…)     float32  those of the leaves, as groups.py lays them out
       sketches/…           of the keys, see sketching.py; only where keys are large
     shards/0000/neighbours.faiss    the FAISS index of its keys, see cells.py
@@ -66,7 +66,7 @@ class Shards:
     def _first_rows(self, name: str) -> NDArray[np.int64]:
         """First row of an array in each shard, and the number of rows."""
         if name not in self._known:
-            counts = [store.rows(group, name) for group in self._groups]
+            counts = [store.shape(group, name)[0] for group in self._groups]
             self._known[name] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         return self._known[name]
 

@@ -34,7 +34,6 @@ __all__ = [
     "read",
     "read_all",
     "read_group",
-    "rows",
     "shape",
     "write",
     "write_blocks",
@@ -143,11 +142,6 @@ def read_group(group: zarr.Group, name: str) -> dict[str, NDArray[Any]]:
 def dtype(group: zarr.Group, name: str) -> str:
     """Element type of an array."""
     return str(_array(group, name).dtype)
-
-
-def rows(group: zarr.Group, name: str) -> int:
-    """Number of rows of an array."""
-    return shape(group, name)[0]
 
 
 def shape(group: zarr.Group, name: str) -> tuple[int, ...]:

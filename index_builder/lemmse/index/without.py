@@ -13,9 +13,9 @@ from lemmse.index import cells, store
 from lemmse.index.groups import Groups
 from lemmse.index.mixture import Mixture, fit_mixture
 from lemmse.index.moments import Moments, key_moments
-from lemmse.index.packing import Packed, pack
+from lemmse.index.outline import outline
+from lemmse.index.packing import Packed
 from lemmse.index.reader import Index
-from lemmse.index.runs import runs
 from lemmse.index.sketching import Sketch, SketchedKeys
 
 __all__ = ["Without", "without"]
@@ -40,12 +40,9 @@ class Without(Index):
     def packed_keys(self) -> Packed:
         """Keys that are left, as they are stored."""
         count, rows = len(self.kept), self.whole.packed_keys.rows
-        pieces = [
-            pack(_left(self.kept, rows, start, min(start + store.SHARD, count)))
-            for start in range(0, count, store.SHARD)
-        ]
-        return Packed(
-            np.concatenate(pieces).reshape(-1), self.patch_length, np.array([0, count]), np.zeros(1, np.int64)
+        starts = range(0, count, store.SHARD)
+        return Packed.of(
+            *(_left(self.kept, rows, start, min(start + store.SHARD, count)) for start in starts)
         )
 
     @cached_property
@@ -102,35 +99,32 @@ class Without(Index):
         return np.searchsorted(self._filled, self.whole.cell_leaves)
 
     @cached_property
-    def _moments(self) -> Moments:
-        """Moments of the leaves."""
-        parts = []
-        for first, end in runs(self.leaves, store.SHARD):
-            start, stop = int(self.leaves[first]), int(self.leaves[end])
-            v, copies = self.basis.rotate(self.keys(start, stop)), self.copies[start : stop + 1]
-            t = self.targets(int(copies[0]), int(copies[-1]))
-            parts.append(Moments.of(v, t, self.leaves[first : end + 1] - start, copies - copies[0]))
-        return Moments.join(parts)
+    def _outline(self) -> tuple[Moments, SketchedKeys | None]:
+        """Moments of the leaves, and sketches of their keys if there are any."""
+        return outline(
+            self.keys,
+            self.targets,
+            self.leaves,
+            self.copies,
+            basis=self.basis,
+            sketching=self.whole.sketch is not None,
+            held=store.SHARD,
+        )
 
     def cell_moments(self) -> Moments:
         """Moments of the cells that have keys."""
-        return Moments.merge(self._moments, np.diff(self.leaf_patches), self.filled_cell_leaves)
+        return Moments.merge(self._outline[0], np.diff(self.leaf_patches), self.filled_cell_leaves)
 
     def leaf_groups(self) -> Groups:
         """Moments of the leaves, those of each cell beginning a block."""
-        return Groups.of(self._moments, np.diff(self.leaf_patches), self.filled_cell_leaves)
+        return Groups.of(self._outline[0], np.diff(self.leaf_patches), self.filled_cell_leaves)
 
     @cached_property
     def sketch(self) -> Sketch | None:
         """Sketches of the keys, of large ones."""
-        if self.whole.sketch is None:
+        keys = self._outline[1]
+        if keys is None:
             return None
-        parts = []
-        for first, end in runs(self.leaves, store.SHARD):
-            start, stop = int(self.leaves[first]), int(self.leaves[end])
-            v = self.basis.rotate(self.keys(start, stop))
-            parts.append(SketchedKeys.of(v, self.leaves[first : end + 1] - start))
-        keys = SketchedKeys.join(parts)
         return Sketch(keys.centre, keys.step, keys.off, Packed.of(keys.steps), Packed.of(keys.rest))
 
     @cached_property

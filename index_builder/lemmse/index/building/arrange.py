@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from lemmse.index.corpus import Corpus
 from lemmse.index.distinct import first_equal
 from lemmse.index.groups import Groups
 from lemmse.index.moments import Basis, Moments, key_moments
+from lemmse.index.outline import outline
 from lemmse.index.packing import pack
-from lemmse.index.runs import runs
-from lemmse.index.sketching import SketchedKeys, pays
+from lemmse.index.sketching import pays
 
 __all__ = ["Gathered", "gather", "write_shard"]
 
@@ -105,9 +105,7 @@ def write_shard(
     columns = {name: column[by_copy] for name, column in gathered.columns.items()}
     folder.mkdir(parents=True)
     group = store.create(folder / shards.ARRAYS)
-    q = v if coding.dtype == v.dtype else np.empty(v.shape, coding.dtype)
-    for start in range(0, len(v), store.CHUNK):
-        q[start : start + store.CHUNK] = coding.encode(v[start : start + store.CHUNK])
+    q = _encoded(v, coding)
     store.write_plain(group, "keys", pack(q))
     store.write_plain(group, "moments", pack(key_moments(columns["targets"], copies)))
     store.write(group, "counts", counts.astype(np.int32))
@@ -117,22 +115,21 @@ def write_shard(
     store.write(group, "cells/leaves", cell_leaves)
     store.write(group, "leaves/keys", leaf_keys)
     store.write(group, "leaves/patches", copies[leaf_keys])
-    parts, sketches = [], []
-    for first, end in runs(leaf_keys, held):
-        start, stop = leaf_keys[[first, end]].tolist()
-        rotated = basis.rotate(v[start:stop])
-        t = columns["targets"][copies[start] : copies[stop]]
-        edges, own = leaf_keys[first : end + 1] - start, copies[start : stop + 1] - copies[start]
-        parts.append(Moments.of(rotated, t, edges, own))
-        if pays(v.shape[1], coding.dtype.itemsize):
-            sketches.append(SketchedKeys.of(rotated, edges))
-    _write_moments(group, Moments.join(parts), np.diff(copies[leaf_keys]), np.unique(cell_leaves))
+    moments, sketches = outline(
+        lambda start, stop: v[start:stop],
+        lambda start, stop: columns["targets"][start:stop],
+        leaf_keys,
+        copies,
+        basis=basis,
+        sketching=pays(v.shape[1], coding.dtype.itemsize),
+        held=held,
+    )
+    _write_moments(group, moments, np.diff(copies[leaf_keys]), np.unique(cell_leaves))
     if sketches:
-        sketch = SketchedKeys.join(sketches)
         for name in ("centre", "step", "off"):
-            store.write_plain(group, f"sketches/{name}", getattr(sketch, name))
+            store.write_plain(group, f"sketches/{name}", getattr(sketches, name))
         for name in ("steps", "rest"):
-            store.write_plain(group, f"sketches/{name}", pack(getattr(sketch, name)))
+            store.write_plain(group, f"sketches/{name}", pack(getattr(sketches, name)))
     index = cells.empty_index(centroids, coding)
     cells.add(index, q, coding, 0, np.repeat(np.arange(len(centroids)), np.diff(gathered.cells)))
     path = folder / shards.NEIGHBOURS
@@ -144,6 +141,16 @@ def write_shard(
     return len(leaf_keys) - 1
 
 
+def _encoded(v: NDArray[np.float32], coding: Coding) -> NDArray[Any]:
+    """Keys as they are stored, with no copy of all of them in between."""
+    if coding.dtype == v.dtype:
+        return v
+    q = np.empty(v.shape, coding.dtype)
+    for start in range(0, len(v), store.CHUNK):
+        q[start : start + store.CHUNK] = coding.encode(v[start : start + store.CHUNK])
+    return q
+
+
 def _write_moments(
     group: zarr.Group, moments: Moments, n: NDArray[np.int64], cell_leaves: NDArray[np.int64]
 ) -> None:
@@ -152,9 +159,7 @@ def _write_moments(
     for name in Groups.stored():
         if (values := getattr(groups, name)).size:
             store.write_plain(group, f"leaves/{name}", values)
-    of_cells = Moments.merge(moments, n, cell_leaves)
-    for field in fields(Moments):
-        store.write(group, f"cells/{field.name}", getattr(of_cells, field.name))
+    store.write(group, "cells/moments", Moments.merge(moments, n, cell_leaves).rows())
 
 
 def _cut_leaves(
