@@ -27,7 +27,8 @@ from benchmarks.paper.table import Rows, compare
 from benchmarks.paper.tasks import Measurements, Problem, Task, first, inputs, load
 from benchmarks.paper.training import Schedule, Trained, train
 from benchmarks.quality.methods import digest
-from lemmse.client import LemmseError
+from lemmse.client import LemmseError, connect
+from lemmse.client.serving import serving
 from lemmse.index.errors import EngineError, NotFound
 
 PROBLEMS = ("identity", "blur:gaussian:1.0", "blur:gaussian:1.0,wiener:0.05")
@@ -129,7 +130,10 @@ class Study:
         if not missing:
             return
         index = formula.index_of(task, self.sigmas, self.cache)
-        with formula.serving(index, self.cache / "server.log") as client:
+        with (
+            serving(index, self.cache / "server.log") as address,
+            connect(f"grpc://{address}") as client,
+        ):
             for measured in missing:
                 formula.save(formula.ask(client, measured), self.kept(measured))
                 self.console.log(f"{task}: {measured.kind} images, σ = {measured.sigma:g}")

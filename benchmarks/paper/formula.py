@@ -1,9 +1,6 @@
 """What the formula answers: an index of the task, served by `lemmse serve` and asked over gRPC."""
 
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,17 +11,13 @@ from numpy.typing import NDArray
 from benchmarks.paper.tasks import Measurements, Task
 from benchmarks.quality.data import Image
 from lemmse.builder.calibrate import calibrate
-from lemmse.client import Client, LemmseError, connect
-from lemmse.client.errors import Unavailable
+from lemmse.client import Client, LemmseError
 from lemmse.index import build, open_index
 
 EXACT_IMAGES = 2000
 """Training images up to which all keys are summed; beyond, hybrid comes as close as ACCURACY_DB."""
 ACCURACY_DB = 50
 """Far above any agreement of a network, so that what differs is the network."""
-LISTENING = "listening on "
-PATIENCE = 15.0
-"""Seconds that the server gets to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +57,6 @@ def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
             calibration = calibrate(opened, sigmas=sorted(sigmas))
             replace(opened.manifest, calibration=calibration).write(opened.folder)
     return index
-
-
-@contextmanager
-def serving(index: Path, log: Path) -> Iterator[Client]:
-    """Serve an index on a free port of this machine, and ask there.
-
-    Raises
-    ------
-    Unavailable
-        The server ended before it listened.
-    """
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lemmse.client.cli", "serve", str(index), "--listen", "127.0.0.1:0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-        if not line.startswith(LISTENING):
-            raise Unavailable(f"the server ended before it listened; {log} says why")
-        with connect(f"grpc://{line.removeprefix(LISTENING).strip()}") as client:
-            yield client
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
 
 
 def ask(client: Client, measurements: Measurements) -> Answers:

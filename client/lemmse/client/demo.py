@@ -6,10 +6,7 @@ index through the client, and leaves a panel of pictures and a table.
 
 import json
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +17,17 @@ from rich.console import Console
 from rich.table import Table
 
 from lemmse.client import Result, connect
-from lemmse.client.errors import AlreadyExists, Unavailable
+from lemmse.client.errors import AlreadyExists
 from lemmse.client.extras import required
+from lemmse.client.serving import LEMMSE, serving
 
 __all__ = ["demo"]
 
-_LEMMSE = (sys.executable, "-m", "lemmse.client.cli")
 _PHOTOGRAPH = "chelsea"
 _CENTRE = (75, 122)
 """Row and column of the photograph around which it is cut: between the cat's eyes."""
 _SOURCE = "sample:photos"
 _MODES = ("exact", "topk", "hybrid", "auto")
-_LISTENING = "listening on "
-_PATIENCE = 15.0
-"""Seconds that the server gets to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ def demo(out: Path, sigma: float, size: int) -> None:
     noisy = clean + np.float32(sigma) * np.random.default_rng(0).standard_normal(clean.shape, np.float32)
     out.mkdir(parents=True, exist_ok=True)
     index = _prepare_index(out / "index")
-    with _server(index, log=out / "server.log") as address, connect(f"grpc://{address}") as lemmse:
+    with serving(index, out / "server.log") as address, connect(f"grpc://{address}") as lemmse:
         click.echo(f"server    {address}")
         progress = Console(stderr=True)
         runs = []
@@ -124,36 +118,10 @@ def _prepare_index(folder: Path) -> Path:
 
 def _lemmse(*arguments: str) -> str:
     """Run the command, whose stderr is seen; gives its stdout."""
-    done = subprocess.run([*_LEMMSE, *arguments], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([*LEMMSE, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise click.exceptions.Exit(done.returncode)  # it has said why
     return done.stdout
-
-
-@contextmanager
-def _server(index: Path, *, log: Path) -> Iterator[str]:
-    """Run a server on a free port; gives its address, and ends it whatever happens."""
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*_LEMMSE, "serve", str(index), "--listen", "127.0.0.1:0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    try:
-        for line in process.stdout or ():
-            if line.startswith(_LISTENING):
-                yield line.removeprefix(_LISTENING).strip()
-                break
-        else:
-            raise Unavailable(f"the server ended before it listened; {log} says why")
-    finally:
-        process.terminate()
-        try:
-            process.communicate(timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
 
 
 def _psnr(image: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
