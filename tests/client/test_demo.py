@@ -2,14 +2,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-LEMMSE = (sys.executable, "-m", "lemmse.client.cli")
+from lemmse.client.serving import LEMMSE
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

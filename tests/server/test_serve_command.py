@@ -3,7 +3,6 @@
 import re
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 
 import grpc
@@ -11,10 +10,9 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from lemmse.client.serving import LEMMSE
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from tests.server.requests import OpenStream
-
-LEMMSE = [sys.executable, "-m", "lemmse.client.cli"]
 
 
 @contextmanager
