@@ -1,6 +1,7 @@
 """The hybrid posterior: all keys or none opened, and what it says about its own error."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +100,47 @@ def test_opening_everything_is_the_exact_sum(local, sigma):
     for name in ("mean", "variance", "ess", "log_density"):
         a, b = (getattr(sums.posterior(3), name) for sums in (opened, exact))
         torch.testing.assert_close(a, b, rtol=4 * slack, atol=4 * slack, msg=name)
+
+
+def nearest_targets(index, y, mask, sigma) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest target of the keys that may be heaviest at each pixel, for all float32 can tell."""
+    local = Local(index, torch.device("cpu"))
+    u, seen = (
+        local.patches(np.broadcast_to(x, y.shape).astype(float), np.arange(y[..., 0].size)) for x in (y, mask)
+    )
+    v, t = index.keys(0, index.manifest.distinct).astype(float), index.targets(0, index.manifest.keys)
+    t_low, t_high = (reduce(t, index.copies[:-1]) for reduce in (np.minimum.reduceat, np.maximum.reduceat))
+    squares = np.stack([seen[i] @ np.square(u[i] - v).T for i in range(len(u))])
+    least = squares.min(axis=1, keepdims=True)
+    near = squares <= least * (1 + 4 * v.shape[1] * np.finfo(np.float32).eps) + 40 * sigma**2
+    low = np.stack([t_low[row].min(axis=0) for row in near])
+    high = np.stack([t_high[row].max(axis=0) for row in near])
+    return low.reshape(y.shape), high.reshape(y.shape)
+
+
+@pytest.mark.parametrize("error", [None, "estimated", "certified"])
+@pytest.mark.parametrize("sigma", [1e-6, 1e-5, 1e-3])
+@pytest.mark.parametrize("kind", ["other image", "training image", "in 0 to 255", "mask"])
+def test_log_weights_of_thousands_of_millions_do_not_lead_astray(index, kind, sigma, error):
+    y = images(1, 900)[0, :12, :12] if kind != "training image" else images(12, 0)[3]
+    y = y + sigma * np.random.default_rng(2).standard_normal(y.shape)
+    if kind == "in 0 to 255":
+        y *= 255
+    mask = (np.arange(y[..., 0].size).reshape(y.shape[:2]) % 17 > 0) | (kind != "mask")
+    end = time.monotonic() + 60
+    found = Reconstructor(index, device="cpu").reconstruct(
+        y,
+        sigma=sigma,
+        mask=mask if kind == "mask" else None,
+        mode="hybrid",
+        maps=["error"] if error else [],
+        error=error or "estimated",
+        cancelled=lambda: time.monotonic() > end,
+    )
+    low, high = nearest_targets(index, y, mask[..., None], sigma)
+    assert np.mean(low == high) > 0.5
+    assert (low - 1e-5 <= found.image).all()
+    assert (found.image <= high + 1e-5).all()
 
 
 def weighted(queries: Queries, kind: str) -> Queries:

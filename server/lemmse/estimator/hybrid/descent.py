@@ -27,14 +27,25 @@ from lemmse.estimator.hybrid.blocks import (
 )
 from lemmse.estimator.hybrid.bounds import add_bounds, log_most
 from lemmse.estimator.hybrid.leaves import Scratch, add_keys, key_scores, scratch_of
-from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2
+from lemmse.estimator.hybrid.numbers import (
+    ABSENT,
+    LOG2_E,
+    aligned,
+    compiled,
+    compiled_to_allocate,
+    exp2,
+    rounded_down,
+)
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
 from lemmse.estimator.hybrid.sketches import Sketches, may_be_nearer
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.estimator.lanes import LANES, dot, maximum
 from lemmse.index import Groups
 
-__all__ = ["descend", "probe"]
+__all__ = ["ANYTHING", "descend", "probe"]
+
+ANYTHING = np.float32(80.0)
+"""A threshold beyond which there is nothing more to allow."""
 
 _NOTHING = np.float32(-16.0)
 """A closed group of less than e^−16 of the weight is passed over."""
@@ -135,10 +146,10 @@ def probe(
             else:
                 total[j] += w * math.exp(log_max - reference)
         if start.leaf[q] >= 0:
-            start.log_z[q] = np.float32(reference + math.log(total[j]))  # as float32 sees it, below
+            start.log_z[q] = reference + math.log(total[j])
             start.cell[q] = np.searchsorted(tree.cell_leaves, start.leaf[q], side="right") - 1
         else:  # moments are all there is
-            start.log_z[q] = np.float32(max(np.float64(cell_mass[j, 0]), reference + math.log(total[j])))
+            start.log_z[q] = max(np.float64(cell_mass[j, 0]), reference + math.log(total[j]))
 
 
 @compiled
@@ -174,6 +185,8 @@ def descend(
     Where bounds are wanted, groups are opened for what they can hold at most, and what stays closed is
     bounded about the means h, (Q, T).
     """
+    for q in queries:  # scores are in float32, where much less than Σ w counts as nothing
+        results.log_z[q] = rounded_down(results.log_z[q])
     cells, leaves = tree.cells, tree.leaves
     block = block_of(cells)
     scratch = scratch_of(keys, patches.steps.shape[1])
@@ -232,7 +245,7 @@ def _near(
     log_n = np.float32(math.log(n))
     count = 0
     for q in queries:
-        log_w = threshold[q] - _LESS + np.float32(log_z[q]) - log_n
+        log_w = min(threshold[q], np.float32(0.0)) - _LESS + np.float32(log_z[q]) - log_n
         distance = np.float32(math.sqrt(max(np.float32(0.0), np.float32(-2.0) * patches.sigma2 * log_w)))
         if may_be_nearer(distance, leaf, patches, q, sketches, scratch):
             queries[count] = q
@@ -273,7 +286,7 @@ def _visit(
             continue
         hide(block)
         if opening:
-            limit = np.float32(math.exp(min(threshold[q], np.float32(80.0))))
+            limit = np.float32(math.exp(min(threshold[q], ANYTHING)))
             for k in range(end - first):
                 opens = scores[HIDDEN, k] > limit or first + k == nearest[q]
                 if want.bounds:

@@ -6,7 +6,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2
+from lemmse.estimator.hybrid.numbers import (
+    ABSENT,
+    LOG2_E,
+    aligned,
+    compiled,
+    compiled_to_allocate,
+    exp2,
+    rounded_down,
+)
 from lemmse.estimator.hybrid.records import KeyArrays, Patches, Results, Wanted
 from lemmse.estimator.lanes import LANES, add_squares, add_weighted_squares, dot, maximum
 
@@ -123,7 +131,7 @@ def add_keys(
             run += 1
         log_sum = results.opened_max[q] + math.log(opened[q, 0])
         if log_sum > results.log_z[q] + _MORE:
-            _raise(q, np.float64(np.float32(log_sum)), results)  # as the scores of groups will see it
+            _raise(q, rounded_down(log_sum), results)  # as the scores of groups will see it
 
 
 @compiled

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ABSENT", "LOG2_E", "aligned", "compiled", "compiled_to_allocate", "exp2", "log"]
+__all__ = ["ABSENT", "LOG2_E", "aligned", "compiled", "compiled_to_allocate", "exp2", "log", "rounded_down"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -81,6 +81,13 @@ def log(x: np.float32) -> np.float32:
     y = y * f + np.float32(1.4426943)
     result: np.float32 = (exponent + y * f) / LOG2_E
     return result
+
+
+@compiled
+def rounded_down(x: np.float64) -> np.float64:
+    """The greatest float32 that is no greater than x, unless it is an infinity."""
+    y = np.float32(x)
+    return np.float64(np.nextafter(y, np.float32(-np.inf)) if np.float64(y) > x else y)
 
 
 @compiled_to_allocate

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.estimator.hybrid.descent import descend, probe
+from lemmse.estimator.hybrid.descent import ANYTHING, descend, probe
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
 from lemmse.estimator.hybrid.sketches import Sketches, arrays_of
 from lemmse.estimator.hybrid.tree import Tree
@@ -150,7 +150,7 @@ def hybrid_sums(
         of_block = None if known is None else known.of(slice(start, start + _BLOCK))
         sums = _block_sums(descent, block, centre, limits, of_block, budget, stratum, want)
         relax, alone = _RELAX, known is None
-        while len(again := torch.nonzero(_amiss(sums, budget, alone))[:, 0]):
+        while len(again := torch.nonzero(_amiss(sums, limits, budget, alone))[:, 0]):
             stop_if(cancelled)
             rows = again.numpy()
             limits[rows] += relax
@@ -233,13 +233,15 @@ def _tree(descent: Descent, queries: Queries) -> Tree:
     return descent.tree if queries.is_white else descent.pixel_tree
 
 
-def _amiss(sums: PosteriorSums, budget: int | None, alone: bool) -> Tensor:
+def _amiss(sums: PosteriorSums, threshold: NDArray[np.float32], budget: int | None, alone: bool) -> Tensor:
     """Queries that opened too much: more than the budget, or all that there seemed to be, to find nothing.
 
     Where other keys count beside these, there may be nothing to be found.
     """
-    empty = alone & (sums.moments[:, 0] == 0)
-    return empty if budget is None else empty | (sums.touched > budget)
+    amiss = alone & (sums.moments[:, 0] == 0)
+    if budget is not None:
+        amiss = amiss | (sums.touched > budget)
+    return amiss & torch.from_numpy(threshold < ANYTHING)
 
 
 def _block_sums(
