@@ -28,6 +28,13 @@ def test_update_adds_images_and_calibrates(images, tmp_path):
     assert index.manifest.calibration is not None
 
 
+def test_of_one_image_an_index_is_built_and_not_calibrated(tmp_path):
+    np.save(tmp_path / "x.npy", smooth(0, 9, 8, 1)[None])
+    status, _, stderr = invoke("build", tmp_path / "x.npy", "--out", tmp_path / "index", "--patch-size", 3)
+    assert (status, stderr) == (0, "")
+    assert open_index(tmp_path / "index").manifest.calibration is None
+
+
 @pytest.mark.parametrize("option", [("--patch-size", 3), ("--seed", 0), ("--limit", 1)])
 def test_an_update_takes_no_option_of_the_build(images, tmp_path, option):
     out = tmp_path / "index"

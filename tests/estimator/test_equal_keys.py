@@ -148,9 +148,9 @@ def test_every_patch_counts_once_in_groups(case, lemmse, threshold):
         white = Queries.white(queries, 1e4)
         posterior = hybrid_sums(local.descent, white, threshold=threshold, **of).posterior(1)
         exact = exact_sums(local.keys, white, **of).posterior(1)
-        np.testing.assert_allclose(posterior.log_density.exp(), local.keys.weight_in(stratum), rtol=1e-5)
-        np.testing.assert_allclose(exact.log_density.exp(), local.keys.weight_in(stratum), rtol=1e-5)
-        np.testing.assert_allclose(posterior.ess, local.keys.weight_in(stratum), rtol=1e-4)
+        np.testing.assert_allclose(posterior.log_density.exp(), local.keys.weights[stratum], rtol=1e-5)
+        np.testing.assert_allclose(exact.log_density.exp(), local.keys.weights[stratum], rtol=1e-5)
+        np.testing.assert_allclose(posterior.ess, local.keys.weights[stratum], rtol=1e-4)
         np.testing.assert_allclose(posterior.mean, exact.mean, atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """From a measurement to a reconstruction."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,16 @@ def test_cancelling_ends_the_call(lemmse, mode):
         lemmse.explain(X[0], sigma=0.1, pixel=(0, 0), cancelled=lambda: True)
 
 
+def test_cancelling_ends_the_naming_of_patches(lemmse):
+    calls = itertools.count()
+    named = lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=lambda: next(calls) < 0)
+    assert len(named.contributors) == 100
+    needed, calls = next(calls), itertools.count()
+    with pytest.raises(Cancelled):
+        lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=lambda: next(calls) > needed - 50)
+    assert next(calls) == needed - 48
+
+
 NAN, INF = X[0].copy(), X[0].copy()
 NAN[1, 2, 0] = np.nan
 INF[1, 2, 0] = np.inf
@@ -112,6 +124,9 @@ BAD = [
     ({"sigma": -1}, r"sigma: expected a number .*, got -1"),
     ({"sigma": np.nan}, r"sigma: expected a number .*, got nan"),
     ({"sigma": np.inf}, r"sigma: expected a number .*, got inf"),
+    ({"sigma": 10**400}, r"sigma: expected a number, got 10000"),
+    ({"accuracy_db": 10**400}, r"accuracy_db: expected a number of dB, got 10000"),
+    ({"bandwidth": 10**400}, r"bandwidth: expected a number, got 10000"),
     ({"sigma": "much"}, r"sigma: expected a number, got 'much'"),
     ({"mode": "fast"}, r"mode: expected one of auto, exact, topk, hybrid, got 'fast'"),
     ({"k": 0}, r"k: expected a whole number >= 1, got 0"),
@@ -145,6 +160,11 @@ def test_bad_arguments_are_named(lemmse, change, message):
 def test_bad_arguments_of_explain_are_named(lemmse, change, message):
     with pytest.raises(InvalidArgument, match=f"^{message}"):
         lemmse.explain(X[0], **({"sigma": 0.1, "pixel": (0, 0)} | change))
+
+
+def test_more_contributors_than_there_are_name_all(lemmse, index):
+    named = lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=10**30)
+    assert len(named.contributors) == index.manifest.keys
 
 
 def test_unknown_device_is_named(index):

@@ -124,6 +124,16 @@ def test_more_keys_than_a_shard(tmp_path, monkeypatch):
     np.testing.assert_array_equal(index.keys(30, 40), keys[30:40])
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_few_distinct_keys_of_many_patches(tmp_path, levels):
+    images = np.zeros((4, 128, 128), np.uint8)
+    images[:, :, 64:] = levels - 1
+    np.save(tmp_path / "x.npy", images)
+    index = open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=1))
+    assert (index.manifest.keys, index.manifest.distinct) == (images.size, levels)
+    assert index.manifest.cells <= levels
+
+
 def test_progress_reaches_the_end_of_each_stage(source, tmp_path):
     last = {}
 

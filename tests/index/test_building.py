@@ -1,6 +1,7 @@
 """A build in parts: ended at any of them it goes on; it keeps to its memory, and adds to an index."""
 
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
-from lemmse.index.errors import AlreadyExists, InvalidArgument, NotFound
+from lemmse.index.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedFormat
 from lemmse.index.reader import Index
 from tests.estimator.cases import smooth
 from tests.index.test_without import everything, few_at_a_time
@@ -149,6 +150,30 @@ def test_another_mask_under_the_same_name_is_refused(source, tmp_path):
     np.save(mask, np.eye(9, 8))
     with pytest.raises(InvalidArgument, match="SOURCE: expected what the unfinished build"):
         build([source], out, patch_size=3, physics=f"inpaint:{mask}")
+
+
+def test_another_kernel_under_the_same_name_makes_another_index(source, tmp_path):
+    kernel = tmp_path / "kernel.npy"
+
+    def keys(name: str, values: np.ndarray) -> np.ndarray:
+        np.save(kernel, values)
+        index = open_index(build([source], tmp_path / name, patch_size=3, physics=f"blur:{kernel}"))
+        return index.keys(0, index.manifest.distinct)
+
+    first, box = keys("index", np.eye(1)), np.ones((3, 3)) / 9
+    shutil.rmtree(tmp_path / "index")
+    second = keys("index", box)
+    np.testing.assert_array_equal(second, keys("other", box))
+    assert not np.array_equal(second, first)
+
+
+def test_an_unfinished_build_of_another_version_is_refused(source, tmp_path, unfinished):
+    plan = unfinished / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"format": 99, "colour": True}))
+    before = contents(unfinished)
+    with pytest.raises(UnsupportedFormat, match=r"got one of format 99 by lemmse .*; remove that folder"):
+        build([source], tmp_path / "index", patch_size=3)
+    assert contents(unfinished) == before
 
 
 def test_two_builds_of_one_index_do_not_meet(source, tmp_path):

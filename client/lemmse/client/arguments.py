@@ -143,7 +143,7 @@ def _as_number(argument: str, value: Any, unit: str = "") -> float:
     """Return a number."""
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument.of(argument, f"expected a number{unit}, got {value!r}") from error
 
 

@@ -154,7 +154,7 @@ def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray:
     if array.ndim == 0:
         try:
             return float(sigma)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidArgument.of("sigma", f"expected a number or a map, got {sigma!r}") from error
     if array.dtype.kind not in "fiu":
         raise InvalidArgument.of("sigma", f"expected numbers, got {array.dtype}")

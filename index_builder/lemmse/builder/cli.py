@@ -34,7 +34,7 @@ from lemmse.index import (
 )
 from lemmse.index import build as build_index
 from lemmse.index import update as update_index
-from lemmse.index.errors import InvalidArgument, about_index
+from lemmse.index.errors import InvalidArgument, TooFewImages, about_index
 from lemmse.index.reader import Index, open_unverified
 from lemmse.index.verifying import reading, verify
 
@@ -148,11 +148,11 @@ def build(
                 update_index(sources, out, progress=progress, run=run, **_of_updates(options))
             else:
                 build_index(sources, out, progress=progress, run=run, **options)
-        index = open_index(out)
         if calibrated:
-            with suppress(InvalidArgument):  # there are too few images to hold one out
+            with suppress(TooFewImages):
+                index = open_unverified(out)  # as it was just written
                 _calibrate(index, index.manifest.seed, progress)
-    _describe(open_index(out), as_json)
+    _describe(open_unverified(out), as_json)
 
 
 @click.command()

@@ -3,11 +3,12 @@
 Every worker reads and writes the folder that the build works in, so all of them must see it under one path.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import faiss
 
 from lemmse.index import Part, Run, do
 from lemmse.index.errors import InvalidArgument
@@ -28,7 +29,7 @@ def on_local_workers(count: int) -> Iterator[Run]:
     if count < 1:
         raise InvalidArgument("workers", f"expected a whole number >= 1, got {count}")
     dask = distributed("workers")
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = max(1, faiss.omp_get_max_threads() // count)
     with (
         dask.LocalCluster(
             n_workers=count,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index import Index
-from lemmse.index.errors import InvalidArgument
+from lemmse.index.errors import TooFewImages
 from lemmse.index.without import Without, without
 
 __all__ = ["hold_out"]
@@ -26,7 +26,7 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[Without
 
     Raises
     ------
-    InvalidArgument
+    TooFewImages
         The index has too few images to hold one out.
     """
     scenes = _scenes(index.labels)
@@ -43,7 +43,7 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[Without
         if np.diff(view.cells[view.strata_cells]).all():
             return view, images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
         chosen.pop()
-    raise InvalidArgument("index", "expected training images of which one can be held out, got too few")
+    raise TooFewImages("index", "expected training images of which one can be held out, got too few")
 
 
 def _scenes(labels: Sequence[str]) -> list[NDArray[np.int64]]:

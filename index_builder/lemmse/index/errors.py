@@ -2,6 +2,7 @@
 
     EngineError                  whatever a user or an operator can mend
     ├── InvalidArgument          an argument that cannot be meant        INVALID_ARGUMENT
+    │   └── TooFewImages         none can be held out of an index        INVALID_ARGUMENT
     ├── NotFound                 what was named is not there             NOT_FOUND
     ├── AlreadyExists            the place to write to is taken          ALREADY_EXISTS
     ├── UnsupportedFormat        an index this version cannot read       FAILED_PRECONDITION
@@ -24,6 +25,7 @@ __all__ = [
     "EngineError",
     "InvalidArgument",
     "NotFound",
+    "TooFewImages",
     "Unavailable",
     "UnsupportedFormat",
     "about_index",
@@ -62,6 +64,10 @@ class InvalidArgument(EngineError, ValueError):
     def __reduce__(self) -> tuple[type["InvalidArgument"], tuple[str, str]]:
         """Have another process make it of the same parts."""
         return type(self), (self.argument, self.expected)
+
+
+class TooFewImages(InvalidArgument):
+    """An index of which no training image can be held out, and still has others like it."""
 
 
 class NotFound(EngineError, LookupError):

@@ -272,7 +272,7 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     DataLoss
         A file is missing, cut short or altered.
     UnsupportedFormat
-        A newer version of lemmse wrote it.
+        Another version of lemmse wrote it.
     """
     return _open(path, Manifest.verify)
 

@@ -218,7 +218,27 @@ def lay_out(
     ]
     scale, number = np.unique(np.concatenate(patterns), axis=0, return_inverse=True)
     parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own])[:-1])
-    return Layout(Strata(scale, None, None), channels, dict(zip(sizes, parts, strict=True)), 1.0)
+    strata = Strata(scale, None, None)
+    if boundary == "valid" and strata.exclusive:
+        _require_inside(problem, shapes, p, strata)
+    return Layout(strata, channels, dict(zip(sizes, parts, strict=True)), 1.0)
+
+
+def _require_inside(
+    problem: InverseProblem, shapes: Sequence[tuple[int, int, int]], p: int, strata: Strata
+) -> None:
+    """Refuse a mask with a pattern at the border that no patch inside has: no key would count there."""
+    for shape in shapes:
+        everywhere = np.arange(shape[0] * shape[1])
+        found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, "valid"))
+        if (found < 0).any():
+            row, column = divmod(int(np.argmin(found)), shape[1])
+            raise InvalidArgument(
+                "boundary",
+                f"expected circular or reflect for physics {problem.physics!r} and pre-inverse "
+                f"{problem.pre_inverse!r}, got 'valid': in images of {shape[0]}x{shape[1]} no patch inside "
+                f"misses the pixels that the one around ({row}, {column}) does",
+            )
 
 
 def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:

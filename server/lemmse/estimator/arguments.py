@@ -106,7 +106,7 @@ def _as_image(y: ArrayLike, channels: int) -> NDArray[np.float64]:
 def _as_number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument("sigma", f"expected a number, got {value!r}") from error
 
 
@@ -163,7 +163,7 @@ def as_accuracy(value: Any) -> float:
     """An agreement in dB."""
     try:
         accuracy = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument("accuracy_db", f"expected a number of dB, got {value!r}") from error
     if not 0 < accuracy <= ACCURACY_MAX:
         raise InvalidArgument("accuracy_db", f"expected dB in (0, {ACCURACY_MAX:g}], got {accuracy:g}")
@@ -183,7 +183,7 @@ def as_gaussian_share(value: Any) -> float:
 def _as_number_to(argument: str, value: Any, most: float) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(argument, f"expected a number, got {value!r}") from error
     if not 0 <= number <= most:
         raise InvalidArgument(argument, f"expected a number in [0, {most:g}], got {number:g}")

@@ -132,11 +132,6 @@ class Keys:
         return self.strata[-1]
 
     @property
-    def weight(self) -> int:
-        """Number of training patches, M."""
-        return sum(self.weights)
-
-    @property
     def p_length(self) -> int:
         """Length of a key, P."""
         return self.packed.length
@@ -154,10 +149,6 @@ class Keys:
     def count_in(self, stratum: int) -> int:
         """Number of distinct keys of a stratum."""
         return self.strata[stratum + 1] - self.strata[stratum]
-
-    def weight_in(self, stratum: int) -> int:
-        """Number of training patches of a stratum."""
-        return self.weights[stratum]
 
     def longest_tile(self, stratum: int) -> int:
         """Keys in the largest tile of a stratum."""

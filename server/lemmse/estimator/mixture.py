@@ -86,7 +86,7 @@ class Gaussians:
         return sums.certain(self._centre.stop - self._centre.start, want, about)
 
     def _sums(self, queries: Queries, want: Want, cancelled: Cancel) -> PosteriorSums:
-        given = (_White if queries.is_white else _Weighted)(self, queries)
+        given: _Given = (_White if queries.is_white else _Weighted)(self, queries)
         parts = []
         for g in range(len(self.means)):
             stop_if(cancelled)

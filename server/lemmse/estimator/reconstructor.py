@@ -37,7 +37,7 @@ from lemmse.estimator.sums import Posterior, Want
 from lemmse.estimator.training import Training
 from lemmse.estimator.views import View, view_of
 from lemmse.estimator.whole import WholeImages
-from lemmse.estimator.work import Cancel, never
+from lemmse.estimator.work import Cancel, never, stop_if
 from lemmse.index import PAPER, Index, Plan, Refinement
 from lemmse.index.errors import InvalidArgument
 from lemmse.index.sources import intensities
@@ -68,7 +68,7 @@ class Reconstructor:
     Parameters
     ----------
     index : Index
-        Where the training patches come from. Its keys are read into memory.
+        Where the training patches come from. On a CPU its keys are mapped, on a GPU copied there.
     device : str
         "cpu", "cuda" or "cuda:N"; "auto" is a GPU where torch sees one.
     exact_work : float
@@ -345,7 +345,7 @@ class Reconstructor:
         start = time.perf_counter()
         measurement = as_measurement(y, sigma, mask, self.index.manifest.channels)
         row, column = as_pixel(pixel, measurement.y.shape)
-        top = as_count("top", top)
+        top = min(as_count("top", top), self.index.manifest.keys)
         want = Want(top=min(top, self.index.manifest.distinct))
         n = np.array([row * measurement.y.shape[1] + column])
         sums = view_of(self._training, measurement).sums(n, _EXACT, want, cancelled)
@@ -355,7 +355,7 @@ class Reconstructor:
             contributor
             for key, weight in heaviest
             if key >= 0
-            for contributor in self._contributors(key, weight, top)
+            for contributor in self._contributors(key, weight, top, cancelled)
         )
         return Explanation(
             contributors=tuple(islice(named, top)),
@@ -474,12 +474,13 @@ class Reconstructor:
         t_length = measurement.y.size
         return sums.certain(t_length, want, None).posterior(t_length), sums.touched
 
-    def _contributors(self, key: int, weight: float, most: int) -> Iterator[Contributor]:
+    def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
         """The training patches that have a key, of which each has this weight, `most` at most."""
         start, stop = self.index.patches_of(key)
         copies = start, min(stop, start + most)
         symmetries = self.index.symmetries(*copies).tolist()
         for (image, row, column), symmetry in zip(self.index.ids(*copies).tolist(), symmetries, strict=True):
+            stop_if(cancelled)
             value = tuple(self.index.pixel(image, row, column).tolist())
             yield Contributor(
                 image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]

@@ -79,7 +79,7 @@ def lay_groundwork(corpus: Corpus, seed: int, most: int, progress: Progress) -> 
             count = cells.cell_count(round(corpus.counts[stratum] * len(distinct) / len(v)))
             if wanted[stratum] > most:
                 count = min(count, max(1, len(distinct) // _LEAST_PER_CELL))
-            centroids.append(cells.fit(distinct, count, seed))
+            centroids.append(cells.fit(distinct, min(count, len(distinct)), seed))
         progress("fit cells", end, len(samples))
     edges = np.cumsum([0, *map(len, centroids)])
     mixture = None

@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lemmse.index.durable import write_atomically
-from lemmse.index.errors import InvalidArgument
+from lemmse.index.errors import InvalidArgument, UnsupportedFormat
 from lemmse.index.manifest import FORMAT
 
 __all__ = ["Plan"]
@@ -45,11 +45,22 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":
-        """The plan that was noted in the folder of a build, if one was."""
+        """The plan that was noted in the folder of a build, if one was.
+
+        Raises
+        ------
+        UnsupportedFormat
+            Another version of lemmse noted it.
+        """
         try:
             content = json.loads((folder / _FILE).read_text())
         except FileNotFoundError:
             return None
+        if content.keys() != {field.name for field in fields(cls)}:
+            raise UnsupportedFormat(
+                f"expected an unfinished build of format {FORMAT} in {folder}, got one of format "
+                f"{content.get('format')} by lemmse {content.get('lemmse')}; remove that folder to begin anew"
+            )
         return cls(**content | {name: tuple(content[name]) for name in ("kept", "sources")})
 
     def require_same(self, unfinished: "Plan", folder: Path) -> None:

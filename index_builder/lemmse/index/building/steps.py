@@ -64,7 +64,7 @@ def _take_in(
     work = Work.open(folder)
     if work is not None:
         images = take_in(source, count, None, progress)
-        if (images.digest, problem.digest) != (work.digest, work.corpus.problem.digest):
+        if (images.digest, problem.digest) != (work.digest, work.problem_digest):
             raise InvalidArgument(
                 "SOURCE",
                 f"expected what the unfinished build in {folder} began with, got others; "
@@ -79,7 +79,7 @@ def _take_in(
     for name, array in problem.arrays.items():
         store.write(group, f"physics/{name}", array)
     (version_folder / SOURCES).write_text(json.dumps(images.labels))
-    return Work.begin(folder, plan, images.digest)
+    return Work.begin(folder, plan, images.digest, problem.digest)
 
 
 def _run(run: Run, work: Work, stage: str, parts: Sequence[Part], total: int, progress: Progress) -> None:

@@ -78,6 +78,8 @@ class Work:
     plan: Plan
     digest: str
     """Of the images."""
+    problem_digest: str
+    """Of the inverse problem, with what its files held."""
 
     @classmethod
     def open(cls, folder: Path) -> "Work | None":
@@ -85,13 +87,14 @@ class Work:
         plan = Plan.read(folder)
         if plan is None or not (folder / _INTAKE).exists():
             return None
-        return _opened(folder, plan, json.loads((folder / _INTAKE).read_text())["digest"])
+        return _opened(folder, plan, **json.loads((folder / _INTAKE).read_text()))
 
     @classmethod
-    def begin(cls, folder: Path, plan: Plan, digest: str) -> "Work":
-        """Note that the images are stored."""
-        write_atomically(folder / _INTAKE, json.dumps({"digest": digest}))
-        return _opened(folder, plan, digest)
+    def begin(cls, folder: Path, plan: Plan, digest: str, problem_digest: str) -> "Work":
+        """Note that the images are stored, and the arrays of the problem."""
+        digests = {"digest": digest, "problem_digest": problem_digest}
+        write_atomically(folder / _INTAKE, json.dumps(digests))
+        return _opened(folder, plan, **digests)
 
     @property
     def version(self) -> Path:
@@ -250,9 +253,9 @@ def one_after_the_other(folder: Path, parts: Sequence[Part], done: Callable[[], 
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path, plan: Plan, digest: str) -> Work:
+def _opened(folder: Path, plan: Plan, digest: str, problem_digest: str) -> Work:
     """The same work for all its parts, since it takes long to lay out."""
-    return Work(folder, plan, digest)
+    return Work(folder, plan, digest, problem_digest)
 
 
 def _files(folder: Path) -> Iterator[Path]:

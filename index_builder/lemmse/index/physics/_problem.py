@@ -45,8 +45,8 @@ class InverseProblem:
     >>> problem = InverseProblem.parse("inpaint:center:2", "mask")
     >>> problem.measure(np.full((4, 4, 1), 0.5))[1, :, 0]
     array([0.5, 0. , 0. , 0.5])
-    >>> problem.stationary, problem.white, problem.singular
-    (False, False, True)
+    >>> problem.stationary, problem.white
+    (False, False)
     """
 
     physics: str
@@ -157,11 +157,6 @@ class InverseProblem:
     def stationary(self) -> bool:
         """Whether B is a convolution, the identity included: the noise is the same at every position."""
         return isinstance(self._backward, Convolution)
-
-    @property
-    def singular(self) -> bool:
-        """Whether B has zeros: at some pixels nothing is seen."""
-        return isinstance(self._backward, masking.Masking) and self._backward.epsilon == 0
 
     def covariance(self, shape: Shape, p: int) -> NDArray[np.float64]:
         """S = Q Qᵀ of a stationary B: noise of standard deviation σ has the covariance σ² S in a patch.

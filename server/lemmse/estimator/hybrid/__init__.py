@@ -1,9 +1,9 @@
 """The hybrid posterior: keys that matter one by one, all others by the moments of their groups.
 
 From the whole to its parts: `sums` (the posterior, block by block of queries), `descent` (which groups are
-opened), `blocks` (what the moments of groups say) and `leaves` (sums over keys), `bounds` (what cannot be
-exceeded); `groups` and `records` are the data they share, `numbers` and `lemmse.estimator.lanes` their
-arithmetic.
+opened), `blocks` (what the moments of groups say), `sketches` (which keys may be near), `leaves` (sums over
+keys) and `bounds` (what cannot be exceeded); `tree` and `records` are the data they share, `numbers` and
+`lemmse.estimator.lanes` their arithmetic.
 """
 
 from lemmse.estimator.hybrid.sums import Descent, first_look, hybrid_sums
