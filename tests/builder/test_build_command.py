@@ -1,8 +1,12 @@
 """`lemmse build` in bounded memory, and `--update`."""
 
+import signal
+import subprocess
+
 import numpy as np
 import pytest
 
+from lemmse.client.serving import LEMMSE
 from lemmse.index import open_index
 from tests.commands import invoke
 from tests.estimator.cases import smooth
@@ -28,6 +32,20 @@ def test_update_adds_images_and_calibrates(images, tmp_path):
     assert index.manifest.calibration is not None
 
 
+def test_a_build_ended_while_it_calibrates_says_what_to_do(images, tmp_path):
+    out = tmp_path / "index"
+    command = [*LEMMSE, "build", str(images[0]), "--out", str(out), "--patch-size", "3", "--json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if '"calibrate"' in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert f"{out} is built, but not calibrated: run lemmse calibrate {out}\n" in rest
+    assert open_index(out).manifest.calibration is None
+
+
 def test_of_one_image_an_index_is_built_and_not_calibrated(tmp_path):
     np.save(tmp_path / "x.npy", smooth(0, 9, 8, 1)[None])
     status, _, stderr = invoke("build", tmp_path / "x.npy", "--out", tmp_path / "index", "--patch-size", 3)
@@ -47,11 +65,11 @@ def test_an_update_takes_no_option_of_the_build(images, tmp_path, option):
     assert open_index(out).version == "1"
 
 
-@pytest.mark.parametrize("amount", ["much", "-1", "2XB", "1e9"])
+@pytest.mark.parametrize("amount", ["much", "-1", "2XB", "1e9", "9" * 400])
 def test_memory_that_is_no_amount(images, tmp_path, amount):
     status, stdout, stderr = invoke("build", images[0], "--out", tmp_path / "index", "--memory", amount)
     assert (status, stdout) == (2, "")
-    assert f"expected a number of bytes, as 300MB, 2GB or 1.5GiB, got {amount!r}" in stderr
+    assert f"expected a number of bytes, as 2GB, 1500MB or 1.5GiB, got {amount!r}" in stderr
     assert stderr.count("\n") == 1
 
 

@@ -1,6 +1,8 @@
 """The measurement of what hybrid gives for its work, and the commands that make it."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import asdict
 
@@ -347,3 +349,15 @@ def test_calibrate_that_cannot_write_leaves_the_index_as_it_was(plain):
     require_one_line(invoke("calibrate", plain), 1, "manifest")
     assert (version / "manifest.json").read_bytes() == before
     assert open_index(plain).manifest.calibration is None
+
+
+def test_an_index_that_cannot_be_written_to_is_refused_at_once(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    built(tmp_path, [smooth(seed, 9, 8, 1) for seed in range(2)])
+    monkeypatch.setattr("lemmse.builder.cli.TemporaryFile", refuse)  # root may write anywhere else
+    status, stdout, stderr = invoke("calibrate", tmp_path / "index")
+    assert (status, stdout) == (2, "")
+    assert stderr.startswith("lemmse: error: INDEX: expected an index to write to, got ")
+    assert stderr.endswith("/index/1: Read-only file system\n")

@@ -10,7 +10,7 @@ import pytest
 from lemmse.builder.cluster import on_local_workers, on_scheduler
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.index.errors import InvalidArgument, NotFound, Unavailable
 from tests.commands import invoke
 from tests.estimator.cases import smooth
 from tests.index.test_building import by_cell
@@ -77,6 +77,17 @@ def test_workers_that_cannot_be_meant(source, tmp_path, options, message):
     assert stderr.startswith(f"lemmse: error: {message}")
     assert stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_without_workers(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("lemmse.index.workers.PATIENCE", 0.5)
+    local = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
+    with (
+        distributed.LocalCluster(**local) as cluster,
+        pytest.raises(Unavailable, match="scheduler: no worker is there at"),
+        on_scheduler(cluster.scheduler_address) as run,
+    ):
+        build([source], tmp_path / "index", run=run)
 
 
 def test_without_dask_it_is_said_what_to_install(monkeypatch):

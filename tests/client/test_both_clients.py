@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lemmse.client import Client, Result, connect
+from lemmse.client import Client, LemmseError, Result, connect
 from lemmse.client.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
 
 MAPS = ("variance", "ess", "log_density")
@@ -103,6 +103,14 @@ def test_the_exact_sum_has_no_error(client):
     assert result.diagnostics.certified is None
 
 
+@pytest.mark.parametrize("error", ["estimated", "certified"])
+@pytest.mark.parametrize("estimator", ["mmse", "e-mmse"])
+def test_whole_images_have_no_error(client, estimator, error):
+    y = np.full((6, 6), 0.5)
+    result = client.reconstruct(y, sigma=0.2, estimator=estimator, maps=["error"], error=error)
+    np.testing.assert_array_equal(result.error, np.zeros((6, 6), np.float32))
+
+
 @pytest.mark.parametrize("shape", [(1500, 1500), (1, 1_100_000)])
 def test_images_larger_than_a_message(remote, embedded, shape):
     y = np.random.default_rng(3).random(shape, np.float32)
@@ -185,7 +193,14 @@ BAD = [
     ({"quality": None}, "quality", "expected one of paper, best, got None"),
     ({"mode": "topk", "maps": ["error"]}, "maps", "topk"),
     ({"maps": ["vari"]}, "maps", "got 'vari'"),
-    ({"maps": "variance"}, "maps", "got the string 'variance'"),
+    ({"maps": "variance"}, "maps", "expected a collection of names, got 'variance'"),
+    ({"maps": None}, "maps", "expected a collection of names, got None"),
+    ({"maps": [["ess"]]}, "maps", "got ['ess']"),
+    ({"mode": ["exact"]}, "mode", "got ['exact']"),
+    ({"index": 3}, "index", "expected the name of an index, got 3"),
+    ({"index": b"tiny"}, "index", "got b'tiny'"),
+    ({"timeout": "soon"}, "timeout", "expected a number of seconds, got 'soon'"),
+    ({"timeout": float("nan")}, "timeout", "got nan"),
 ]
 
 
@@ -337,6 +352,20 @@ def test_a_closed_client_says_so(own_client):
     ):
         with pytest.raises(FailedPrecondition, match="closed"):
             ask()
+
+
+def test_a_batch_of_a_closed_client_says_so(own_client):
+    with own_client as client:
+        batches = [client.reconstruct_many([IMAGE, IMAGE], sigma=0.1) for _ in range(2)]
+        next(batches[0])
+    for batch in batches:
+        with pytest.raises(LemmseError, match="closed"):
+            list(batch)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e18])
+def test_a_timeout_that_never_passes(client, timeout):
+    assert client.reconstruct(IMAGE, sigma=0.1, timeout=timeout).image.shape == IMAGE.shape
 
 
 def test_the_timeout_holds_for_a_whole_batch(client):

@@ -119,6 +119,28 @@ def test_tiffs_with_a_plane_for_each_channel(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "image.tiff"), np.moveaxis(stored, 0, -1))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_alpha_is_dropped_where_it_is_opaque(tmp_path, suffix, channels):
+    path = tmp_path / f"image{suffix}"
+    stored = np.random.default_rng(0).integers(0, 255, (8, 9, channels + 1), np.uint8)
+    stored[..., -1] = 255
+
+    def save() -> None:
+        if suffix == ".png":
+            iio.imwrite(path, stored)
+        else:
+            photometric = "rgb" if channels == 3 else "minisblack"
+            tifffile.imwrite(path, stored, photometric=photometric, extrasamples=["unassalpha"])
+
+    save()
+    np.testing.assert_array_equal(read(path), stored[..., :channels])
+    stored[2, 3, -1] = 254
+    save()
+    with pytest.raises(InvalidArgument, match="expected an opaque image"):
+        read(path)
+
+
 @pytest.mark.parametrize("array", [np.zeros((2, 2), int), np.zeros((2, 2), bool), np.array([["a"]])])
 def test_other_element_types(tmp_path, array):
     np.save(tmp_path / "image.npy", array)

@@ -33,6 +33,13 @@ def test_a_single_file_to_a_file(tree):
     assert written(jobs, tree) == [["result.png", "result.ess.tiff", "result.variance.tiff"]]
 
 
+def test_a_single_file_to_a_file_of_a_format_that_is_not_written(tree):
+    with pytest.raises(InvalidArgument, match=r"--out: expected a name in \.png like INPUT, got .*b\.jpg"):
+        plan([tree / "in/a.png"], tree / "b.jpg", [], overwrite=False)
+    (tree / "b.jpg").mkdir()
+    assert written(plan([tree / "in/a.png"], tree / "b.jpg", [], overwrite=False), tree) == [["b.jpg/a.png"]]
+
+
 def test_a_single_file_to_a_folder(tree):
     assert written(plan([tree / "in/a.png"], tree / "out", [], overwrite=False), tree) == [["out/a.png"]]
 

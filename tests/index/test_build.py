@@ -184,9 +184,13 @@ def test_a_place_that_is_taken_stays_as_it_is(source, tmp_path, make):
     assert sorted(os.listdir(tmp_path)) == ["index", "x.npy"]
 
 
-def test_the_folder_around_the_index_must_be_there(source, tmp_path):
-    with pytest.raises(InvalidArgument, match=r"out: expected a folder to write to, got .*No such file"):
-        build([source], tmp_path / "nowhere" / "index")
+def test_the_folder_around_the_index_is_made(source, tmp_path):
+    assert build([source], tmp_path / "indexes" / "mine" / "index").is_dir()
+
+
+def test_a_file_around_the_index_is_refused(source, tmp_path):
+    with pytest.raises(InvalidArgument, match=r"out: expected a folder to write to, got .*Not a directory"):
+        build([source], source / "index")
 
 
 def version_files(folder: Path) -> list[Path]:

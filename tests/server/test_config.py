@@ -24,6 +24,7 @@ def test_listen(listen):
         ("listen", "localhost:65536"),
         ("listen", "::1:50051"),
         ("threads", 0),
+        ("threads", 4097),
         ("queue", -1),
         ("exact_work", -1.0),
         ("exact_work", float("nan")),
@@ -35,4 +36,4 @@ def test_listen(listen):
 def test_refused(name, value):
     with pytest.raises(InvalidArgument) as caught:
         ServerConfig(**SETTINGS | {name: value})
-    assert caught.value.argument == {"indexes": "DIR"}.get(name, name)
+    assert caught.value.argument == {"indexes": "DIR", "exact_work": "exact-work"}.get(name, name)

@@ -53,7 +53,7 @@ def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
     for arguments, status, words in [
         ([tiny_index, "--listen", server.address], 1, f"cannot listen on {server.address}"),
         ([tmp_path / "empty"], 2, "empty"),
-        ([tiny_index, "--threads", "0"], 2, "threads: expected a number >= 1, got 0"),
+        ([tiny_index, "--threads", "0"], 2, "threads: expected a number from 1 to 4096, got 0"),
     ]:
         command = [*LEMMSE, "serve", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -1,17 +1,20 @@
 """Checks that save a round trip, and what no message can carry; the rest is the estimator's to check."""
 
+import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from lemmse.client.errors import InvalidArgument
 from lemmse.wire import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MAX_CONTRIBUTORS, MODES, QUALITIES
 
-__all__ = ["ExplainOptions", "Options"]
+__all__ = ["ExplainOptions", "Options", "as_name", "as_timeout"]
 
 _UINT32 = 2**32 - 1
 _UINT64 = 2**64 - 1
+_FOREVER = 1e9
+"""Seconds, of which gRPC cannot count many more: 30 years."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +74,21 @@ class Options:
         InvalidArgument
             An option cannot be meant.
         """
-        if isinstance(maps, str):
-            raise InvalidArgument.of("maps", f"expected a collection of names, got the string {maps!r}")
-        for name in maps:
-            if name not in MAPS:
+        if isinstance(maps, str) or not isinstance(maps, Iterable):
+            raise InvalidArgument.of("maps", f"expected a collection of names, got {maps!r}")
+        names = list(maps)
+        for name in names:
+            if not isinstance(name, str) or name not in MAPS:
                 raise InvalidArgument.of("maps", f"expected names out of {', '.join(MAPS)}, got {name!r}")
         return cls(
-            index=index,
+            index=as_name(index),
             estimator=_as_one_of("estimator", estimator, ESTIMATORS),
             mode=_as_one_of("mode", mode, MODES),
             k=None if k is None else _as_count("k", k),
             nprobe=None if nprobe is None else _as_count("nprobe", nprobe),
             accuracy_db=None if accuracy_db is None else _as_number("accuracy_db", accuracy_db, " of dB"),
             budget=None if budget is None else _as_count("budget", budget, _UINT64),
-            maps=frozenset(maps),
+            maps=frozenset(names),
             error=_as_one_of("error", error, ERRORS),
             aggregate=None if aggregate is None else _as_one_of("aggregate", aggregate, AGGREGATES),
             bandwidth=None if bandwidth is None else _as_number("bandwidth", bandwidth),
@@ -114,15 +118,32 @@ class ExplainOptions:
             An option cannot be meant.
         """
         return cls(
-            index=index,
+            index=as_name(index),
             pixel=_as_pixel(pixel, shape),
             top=_as_count("top", top, MAX_CONTRIBUTORS),
         )
 
 
+def as_name(index: Any) -> str | None:
+    """Return the name of an index, or None."""
+    if index is not None and not isinstance(index, str):
+        raise InvalidArgument.of("index", f"expected the name of an index, got {index!r}")
+    return index
+
+
+def as_timeout(timeout: Any) -> float | None:
+    """Return seconds, or None where they never pass."""
+    if timeout is None:
+        return None
+    seconds = _as_number("timeout", timeout, " of seconds")
+    if math.isnan(seconds):
+        raise InvalidArgument.of("timeout", "expected a number of seconds, got nan")
+    return seconds if seconds <= _FOREVER else None
+
+
 def _as_one_of(argument: str, value: str, names: Collection[str]) -> str:
     """Return one of the names."""
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         raise InvalidArgument.of(argument, f"expected one of {', '.join(names)}, got {value!r}")
     return value
 

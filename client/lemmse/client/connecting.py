@@ -46,7 +46,10 @@ def connect(
     ...     lemmse
     <RemoteClient localhost:50051>
     """
-    names = [fspath(one) for one in (target, *others)]
+    try:
+        names = [fspath(one) for one in (target, *others)]
+    except TypeError as error:
+        raise InvalidArgument.of("target", f"expected addresses or paths, got {error}") from error
     name = names[0]
     expected = f"expected {SCHEME}HOST:PORT or an index folder, got {name!r}"
     if not all(names):

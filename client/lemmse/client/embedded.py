@@ -57,6 +57,7 @@ class EmbeddedClient(Client):
     ) -> Generator[Result | LemmseError, None, None]:
         expired = _expiry(timeout)
         for measurement in images:
+            self._require_open()
             if isinstance(measurement, InvalidArgument):
                 yield measurement
                 continue

@@ -21,6 +21,8 @@ Stored = NDArray[Any]
 """An image as a file holds it: uint8, uint16 or float32."""
 
 _PNG_GREY = 0
+_ALPHA = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+"""What TIFF calls transparency; channels that it has no name for are as good as any."""
 
 
 def read(path: Path) -> Stored:
@@ -110,7 +112,8 @@ def _read_png(path: Path) -> Stored:
         raise InvalidArgument(
             f"{path}: expected 8 bits or 16-bit grey, got 16-bit colour; convert it to TIFF"
         )
-    return iio.imread(path, plugin="pillow", extension=".png")
+    stored = iio.imread(path, plugin="pillow", extension=".png")
+    return _without_alpha(stored) if stored.ndim == 3 and stored.shape[2] in (2, 4) else stored
 
 
 def _read_tiff(path: Path) -> Stored:
@@ -125,7 +128,16 @@ def _read_tiff(path: Path) -> Stored:
             kind = tifffile.PHOTOMETRIC(page.photometric).name
             raise InvalidArgument(f"expected a grey or RGB image, got {kind}; convert it first")
         pixels: Stored = page.asarray()
-    return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+        pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+        return _without_alpha(pixels) if _ALPHA.intersection(page.extrasamples) else pixels
+
+
+def _without_alpha(stored: Stored) -> Stored:
+    """Drop the last channel where it says nothing, as a build does."""
+    alpha = stored[..., -1]
+    if (alpha != (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max)).any():
+        raise InvalidArgument("expected an opaque image, got transparent pixels; flatten it first")
+    return stored[..., :-1]
 
 
 def _read_npy(path: Path) -> Stored:

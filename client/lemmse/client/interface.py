@@ -7,7 +7,7 @@ from typing import Self
 
 from numpy.typing import ArrayLike
 
-from lemmse.client.arguments import ExplainOptions, Options
+from lemmse.client.arguments import ExplainOptions, Options, as_name, as_timeout
 from lemmse.client.errors import FailedPrecondition, InvalidArgument, LemmseError
 from lemmse.client.measurement import Mask, Measurement, Sigma, measurements
 from lemmse.client.results import Contributor, IndexInfo, Result
@@ -139,7 +139,7 @@ class Client(ABC):
             gaussian_share=gaussian_share,
             quality=quality,
         )
-        return self._reconstruct(Measurement.checked(y, sigma=sigma, mask=mask), options, timeout)
+        return self._reconstruct(Measurement.checked(y, sigma=sigma, mask=mask), options, as_timeout(timeout))
 
     def reconstruct_many(
         self,
@@ -217,7 +217,7 @@ class Client(ABC):
             gaussian_share=gaussian_share,
             quality=quality,
         )
-        return self._reconstruct_many(measurements(images, sigma, mask), options, timeout)
+        return self._reconstruct_many(measurements(images, sigma, mask), options, as_timeout(timeout))
 
     def explain(
         self,
@@ -249,12 +249,12 @@ class Client(ABC):
         self._require_open()
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
         options = ExplainOptions.checked(measurement.y.shape, index=index, pixel=pixel, top=top)
-        return self._explain(measurement, options, timeout)
+        return self._explain(measurement, options, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
         """Describe the indexes that can be asked, in the order of their names."""
         self._require_open()
-        return self._list_indexes(timeout)
+        return self._list_indexes(as_timeout(timeout))
 
     def get_index(self, name: str, *, timeout: float | None = None) -> IndexInfo:
         """Describe one index.
@@ -265,7 +265,7 @@ class Client(ABC):
             There is none of that name.
         """
         self._require_open()
-        return self._get_index(name, timeout)
+        return self._get_index(as_name(name) or "", as_timeout(timeout))
 
     def _require_open(self) -> None:
         if self._closed:

@@ -1,5 +1,6 @@
 """Which file becomes which: decided before any work, so that a refusal changes nothing."""
 
+import mimetypes
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -59,6 +60,9 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
             raise InvalidArgument.of("--out", f"expected a name in {inputs[0].suffix} like INPUT, got {out}")
         pairs = [(inputs[0], out)]
     else:
+        kind = mimetypes.guess_type(out.name)[0] or ""
+        if len(inputs) == 1 and inputs[0].is_file() and kind.startswith("image/") and not out.is_dir():
+            raise InvalidArgument.of("--out", f"expected a name in {inputs[0].suffix} like INPUT, got {out}")
         if os.path.lexists(out) and not os.path.isdir(out):
             raise AlreadyExists(f"--out: expected a folder, got the file {out}")
         pairs = [(source, out / name) for path in inputs for source, name in _images(path)]

@@ -93,6 +93,7 @@ class RemoteClient(Client):
     def _reconstruct_many(
         self, images: Iterator[Measurement | InvalidArgument], options: Options, timeout: float | None
     ) -> Generator[Result | LemmseError, None, None]:
+        self._require_open()
         with rpc_errors(self._address):
             yield from reconstruct_stream(self._reconstruction, images, options, timeout)
 

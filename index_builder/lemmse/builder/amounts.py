@@ -21,7 +21,7 @@ def to_bytes(context: click.Context | None, parameter: click.Parameter | None, t
     >>> [to_bytes(None, None, text) for text in ("2GB", "1.5 MiB", "300")]
     [2000000000, 1572864, 300]
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     if found is None or found[2].upper() not in _UNITS:
-        raise click.BadParameter(f"expected a number of bytes, as 300MB, 2GB or 1.5GiB, got {text!r}")
+        raise click.BadParameter(f"expected a number of bytes, as 2GB, 1500MB or 1.5GiB, got {text!r}")
     return int(float(found[1]) * _UNITS[found[2].upper()])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -149,9 +150,13 @@ def build(
             else:
                 build_index(sources, out, progress=progress, run=run, **options)
         if calibrated:
-            with suppress(TooFewImages):
-                index = open_unverified(out)  # as it was just written
-                _calibrate(index, index.manifest.seed, progress)
+            index = open_unverified(out)  # as it was just written
+            try:
+                with suppress(TooFewImages):
+                    _calibrate(index, index.manifest.seed, progress)
+            except BaseException:
+                click.echo(f"{out} is built, but not calibrated: run lemmse calibrate {out}", err=True)
+                raise
     _describe(open_unverified(out), as_json)
 
 
@@ -179,6 +184,8 @@ def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
     Several indexes of the same training images are compared with each other.
     """
     opened = [open_index(folder) for folder in indexes]
+    for index in opened:
+        _require_writable(index)
     measured: dict[str, Pictures] = {}
     for index in opened:
         with told(as_json=as_json) as progress:
@@ -241,6 +248,17 @@ def _of_updates(options: Mapping[str, Any]) -> dict[str, Any]:
                 name.replace("_", "-"), "expected none with --update, which builds as the index was built"
             )
     return {"memory": options["memory"]}
+
+
+def _require_writable(index: Index) -> None:
+    """Refuse an index that could not take the result, before it is measured."""
+    try:
+        with TemporaryFile(dir=index.folder):
+            pass
+    except OSError as error:
+        raise InvalidArgument(
+            "INDEX", f"expected an index to write to, got {index.folder}: {error.strerror}"
+        ) from error
 
 
 def _calibrate(index: Index, seed: int, progress: Progress) -> tuple[Calibration, Pictures | None]:

@@ -12,7 +12,7 @@ import faiss
 
 from lemmse.index import Part, Run, do
 from lemmse.index.errors import InvalidArgument
-from lemmse.index.workers import connect, distributed
+from lemmse.index.workers import addresses, connect, distributed
 
 __all__ = ["on_local_workers", "on_scheduler"]
 
@@ -53,8 +53,11 @@ def on_scheduler(address: str) -> Iterator[Run]:
         Dask is not installed.
     NotFound
         No scheduler answers at the address.
+    Unavailable
+        It has no worker.
     """
     with connect(address) as client:
+        addresses(client)
         yield _run_on(client)
 
 

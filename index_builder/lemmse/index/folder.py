@@ -50,14 +50,14 @@ def staging(out: Path, *, update: bool) -> Iterator[Path]:
     AlreadyExists
         There is something at `out`, and no update was asked for; or another process builds there.
     InvalidArgument
-        The folder that is to hold `out` is not there or cannot be written to.
+        The folder that is to hold `out` cannot be made or written to.
     """
     folder = out.parent / f".{out.name}.building"
     if not update:
         _require_free(out)
     fresh = not folder.exists()
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("a")
     except OSError as error:
         raise InvalidArgument("out", f"expected a folder to write to, got {out}: {error.strerror}") from error
@@ -140,7 +140,8 @@ def current_version(path: Path) -> tuple[str, Path]:
     folder = path / version
     if not version.isdigit() or not (folder / MANIFEST).is_file():
         raise DataLoss(
-            f"{_CURRENT} names version {version!r}, which is not there; restore the index or build it again"
+            f"{path / _CURRENT} names version {version!r}, which is not there; restore the index or build it "
+            "again"
         )
     return version, folder
 

@@ -5,9 +5,9 @@ They read the index's folder, so all of them must see it under one path.
 
 from typing import Any
 
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.index.errors import InvalidArgument, NotFound, Unavailable
 
-__all__ = ["PATIENCE", "connect", "distributed"]
+__all__ = ["PATIENCE", "addresses", "connect", "distributed"]
 
 PATIENCE = 10.0
 """Seconds to wait for a scheduler or a worker to be there."""
@@ -46,3 +46,18 @@ def connect(address: str) -> Any:
         raise NotFound(
             f"scheduler: expected the address of a Dask scheduler, got {address}: {error}"
         ) from error
+
+
+def addresses(client: Any) -> list[str]:
+    """Addresses of the workers of a Dask client's scheduler, of which there is one at least.
+
+    Raises
+    ------
+    Unavailable
+        None is there, nor comes soon.
+    """
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except TimeoutError as error:
+        raise Unavailable(f"scheduler: no worker is there at {client.scheduler.address}") from error
+    return sorted(client.nthreads())

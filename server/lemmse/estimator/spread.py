@@ -31,7 +31,7 @@ from lemmse.estimator.work import Cancel, never, stop_if
 from lemmse.index import Index
 from lemmse.index.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.index.section import Section, cut
-from lemmse.index.workers import PATIENCE, connect, distributed
+from lemmse.index.workers import PATIENCE, addresses, connect, distributed
 
 __all__ = ["Spread"]
 
@@ -73,7 +73,7 @@ class Spread(Training):
         self._lock = Lock()
         try:
             with self._reached():
-                self._sections = cut(index, len(self._workers()))
+                self._sections = cut(index, len(addresses(self._client)))
             self._held: list[Any] = [None] * len(self._sections)
             _ = self.extent
         except BaseException:
@@ -219,7 +219,7 @@ class Spread(Training):
                 except NotFound as error:
                     raise Unavailable(str(error)) from error
             lost = [i for i, held in enumerate(self._held) if held is None or held.status not in _SOUND]
-            workers = self._workers() if lost else []
+            workers = addresses(self._client) if lost else []
             for i in lost:
                 self._held[i] = self._client.submit(
                     _Held,
@@ -229,14 +229,6 @@ class Spread(Training):
                     pure=False,
                 )
             return list(self._held)
-
-    def _workers(self) -> list[str]:
-        """Addresses of the workers, of which there is one at least."""
-        try:
-            self._client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError as error:
-            raise Unavailable(f"scheduler: no worker is there at {self._address}") from error
-        return sorted(self._client.nthreads())
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

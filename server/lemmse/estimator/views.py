@@ -115,7 +115,8 @@ class WhitenedView:
             if index.strata.whiteness_error(covariance) > _WHITENESS:
                 raise InvalidArgument(
                     "y",
-                    f"expected an image of the training images' size, got {y.shape[0]}x{y.shape[1]}, where "
+                    "expected an image of the training images' size, "
+                    f"{'x'.join(map(str, index.image_size))}, got {y.shape[0]}x{y.shape[1]}, where "
                     f"{index.manifest.pre_inverse!r} makes other noise",
                 )
         self._z = index.problem.pre_invert(y)

@@ -26,6 +26,7 @@ to itself, and only unmasked pixels are compared. At s = 0 that is MMSE.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -146,7 +147,7 @@ class WholeImages:
         observed = self._tensor(np.where(precision > 0, y, 0.0))
         prepare = self._translations if equivariant else self._images
         block_sums = prepare(observed, lam, want)
-        sums = PosteriorSums.empty(1, y.size, 0, want, lam.device)
+        sums = PosteriorSums.empty(1, y.size, 0, replace(want, error=False), lam.device)
         step = max(1, _BLOCK // y.size)
         for first in range(0, len(self._x), step):
             stop_if(cancelled)

@@ -11,6 +11,7 @@ __all__ = ["ServerConfig"]
 _LISTEN = re.compile(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 
 _DAY = 86400
+_THREADS_MAX = 4096
 
 
 def _available_cpus() -> int:
@@ -34,7 +35,7 @@ class ServerConfig:
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to listen on; port 0 takes a free one."""
     threads: int = field(default_factory=_available_cpus)
-    """Threads that the mathematics uses, >= 1."""
+    """Threads that the mathematics uses, from 1 to 4096."""
     device: str = "auto"
     """Where the mathematics runs: auto, cpu or cuda."""
     exact_work: float | None = None
@@ -52,12 +53,12 @@ class ServerConfig:
         match = _LISTEN.fullmatch(self.listen)
         if match is None or int(match["port"]) > 65535:
             _refuse("listen", f"expected HOST:PORT, got {self.listen!r}")
-        if self.threads < 1:
-            _refuse("threads", f"expected a number >= 1, got {self.threads}")
+        if not 1 <= self.threads <= _THREADS_MAX:
+            _refuse("threads", f"expected a number from 1 to {_THREADS_MAX}, got {self.threads}")
         if self.queue < 0:
             _refuse("queue", f"expected a number >= 0, got {self.queue}")
         if self.exact_work is not None and not self.exact_work >= 0:  # nor nan
-            _refuse("exact_work", f"expected a number >= 0, got {self.exact_work}")
+            _refuse("exact-work", f"expected a number >= 0, got {self.exact_work}")
         if not 0 <= self.grace <= _DAY:
             _refuse("grace", f"expected seconds from 0 to {_DAY}, got {self.grace}")
 

@@ -15,6 +15,8 @@ __all__ = ["FILE", "FOLDER"]
 
 _TIFF = (".tif", ".tiff")
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp", *_TIFF)
+_ALPHA = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+"""What TIFF calls transparency; channels that it has no name for are as good as any."""
 _MODES = ("L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "P", "1")
 """Pillow's names of the forms that mean grey or red, green, blue."""
 
@@ -99,7 +101,7 @@ def _read_tiff(path: Path) -> NDArray[Any]:
         pixels: NDArray[Any] = page.asarray()
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
-    return _without_alpha(pixels, path) if page.extrasamples else pixels
+    return _without_alpha(pixels, path) if _ALPHA.intersection(page.extrasamples) else pixels
 
 
 def _without_alpha(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

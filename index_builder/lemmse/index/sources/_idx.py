@@ -29,7 +29,11 @@ def _open(spec: str) -> Stack:
     with reading(spec), _stream(path) as file:
         header = file.read(_HEADER)
     magic = int.from_bytes(header[:4])
-    if len(header) < _HEADER or magic != _MAGIC:
+    if len(header) < _HEADER:
+        raise bad_source(
+            f"expected a header of {_HEADER} bytes, got {len(header)} in {path}, which is cut short"
+        )
+    if magic != _MAGIC:
         raise bad_source(f"expected idx images (magic 0x{_MAGIC:08x}), got magic 0x{magic:08x} in {path}")
     n, rows, columns = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
     shape = (n, rows, columns)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lemmse.index.errors import NotFound
 from lemmse.index.sources import _arrays, _cifar, _files, _idx, _photos, _zarr
-from lemmse.index.sources._image import ImageSource, bad_source
+from lemmse.index.sources._image import ImageSource, bad_source, reading
 
 __all__ = ["open_source"]
 
@@ -44,9 +44,10 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     name = os.fspath(spec)
     if not name:  # which pathlib reads as the working folder
         raise bad_source("expected a file, a folder or a sample, got an empty name")
-    for kind in _KINDS:
-        if kind.matches(name):
-            return kind.open(name)
+    with reading(name):
+        for kind in _KINDS:
+            if kind.matches(name):
+                return kind.open(name)
     if not Path(name).exists():
         raise NotFound(f"SOURCE: no such file or folder: {name!r}")
     raise bad_source(f"expected {'; '.join(kind.what for kind in _KINDS)}; got {name}")
