@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
@@ -41,8 +42,10 @@ from lemmse.index.verifying import reading, verify
 
 __all__ = ["build", "calibrate", "inspect"]
 
-# Zarr writes several files at once: the first that fails is told, and asyncio need not tell the others.
+# Zarr writes several files at once: the first that fails is told, and asyncio need not tell the others, nor
+# Python of those that were not begun.
 logging.getLogger("asyncio").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
 """Agreements in dB that the table of a calibration shows."""
