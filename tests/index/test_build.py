@@ -255,7 +255,13 @@ def test_an_index_may_be_moved(index_folder, tmp_path):
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
     (tmp_path / "[").mkdir()
     np.save(tmp_path / "[" / "b].npy", images_of((4, 4)))
-    arguments = ["build", str(tmp_path / "[" / "b].npy"), "--out", str(tmp_path / "i[red]x")]
+    arguments = [
+        "build",
+        str(tmp_path / "[" / "b].npy"),
+        "--out",
+        str(tmp_path / "i[red]x"),
+        "--no-calibrate",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "lemmse.client.cli", *arguments],
         env=os.environ | {"COLUMNS": "1000"},
