@@ -64,7 +64,8 @@ def lines(
         values = []
         for cell in own:
             text = "" if cell is None else f"{getattr(cell, name):.{digits}f}"
-            values.append(f"**{text}**" if cell and getattr(cell, name) == best.get(cell.sigma) else text)
+            best_text = f"{best[cell.sigma]:.{digits}f}" if cell and cell.sigma in best else None
+            values.append(f"**{text}**" if text == best_text else text)
         training = next(cell.training for cell in own if cell)
         rows.append([method, str(training or "–"), *values])
     return rows
