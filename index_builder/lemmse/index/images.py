@@ -17,6 +17,7 @@ row, column, channel, to the length P = p²·C, and may be larger than its image
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ BOUNDARIES = ("circular", "reflect", "valid")
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Images(Generic[Pixel]):
     """A stack of images.
 
@@ -54,7 +55,7 @@ class Images(Generic[Pixel]):
             sizes=np.array([x.shape[:2] for x in parts], np.int64),
         )
 
-    @property
+    @cached_property
     def first(self) -> NDArray[np.int64]:
         """Position of each image's first pixel, and of the end, shape (K + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes.prod(axis=1))])
