@@ -1,7 +1,10 @@
 """What the benchmark leaves: a page with the findings and the tables, and its figures."""
 
+import platform
 import statistics
 from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -14,6 +17,8 @@ from benchmarks.quality.report import markdown
 
 SMOOTHED = 0.98
 """How much of the last value the drawn loss keeps at each step."""
+PACKAGES = ("lemmse", "torch", "numpy", "faiss-cpu")
+"""On whose versions the numbers may depend."""
 
 
 def write(rows: Sequence[Row], out: Path) -> None:
@@ -24,6 +29,8 @@ def write(rows: Sequence[Row], out: Path) -> None:
         "Networks were trained to reconstruct, and LE-MMSE was asked the same: the same patches, training "
         "images, physics, pre-inverse and noise. All numbers are PSNR in dB for a peak of 1, means over "
         "images.",
+        f"Written on {date.today()} with Python {platform.python_version()}, "
+        f"{', '.join(f'{package} {version(package)}' for package in PACKAGES)}; all seeds are 0.",
         f"## Agreement\n\n{_overview(trained)}",
     ]
     for finding in findings(rows):
@@ -61,7 +68,7 @@ def draw_losses(losses: Sequence[float], path: Path, title: str) -> None:
     figure.savefig(path, dpi=90)
 
 
-OVERVIEW = ("network", "p", "parameters", "steps", "minutes", "images", "mean", "least", "≥ 25 dB")
+OVERVIEW = ("network", "p", "parameters", "steps", "minutes", "on", "images", "mean", "least", "≥ 25 dB")
 
 
 def _overview(rows: Sequence[Row]) -> str:
@@ -81,6 +88,7 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
                 between([row.parameters for row in own]),
                 between([row.steps for row in own]),
                 f"{statistics.fmean(row.seconds for row in own) / 60:.1f}",
+                ", ".join(dict.fromkeys(row.device for row in own)),
                 group[2],
                 f"{statistics.fmean(agreements):.1f}",
                 f"{min(agreements):.1f}",

@@ -46,6 +46,8 @@ class Row:
     """Steps of its training."""
     seconds: float
     """Wall time of its training."""
+    device: str
+    """Where it was trained."""
     inputs: str
     """Which images were measured."""
     images: int
@@ -115,6 +117,7 @@ def compare(
         parameters=trained.parameters,
         steps=trained.steps,
         seconds=trained.seconds,
+        device=trained.device,
         inputs=measurements.kind,
         images=len(clean),
         sigma=sigma,

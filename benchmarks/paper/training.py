@@ -34,6 +34,8 @@ EARLY = 64
 """Steps after which the network is also kept, for comparison; and after twice as many, and so on."""
 BETAS = (0.9, 0.99)
 """Of AdamW: a short memory of squares, as trainings are short."""
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where networks learn and answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Trained:
     """Steps of the training."""
     seconds: float
     """Wall time of the training."""
+    device: str
+    """Where it ran last, for people."""
     losses: list[float]
     """Mean square error of each step."""
     early: "Sequence[Trained]" = ()
@@ -93,9 +97,9 @@ class Trained:
     def answer(self, images: Sequence[NDArray[np.float64]], sigma: float) -> list[NDArray[np.float64]]:
         """Reconstruct images with the pre-inverse applied, (H, W, C)."""
         with torch.inference_mode():
-            batches = [torch.from_numpy(z).float().permute(2, 0, 1)[None] for z in images]
-            level = torch.tensor([sigma])
-            return [self.network(z, level)[0].permute(1, 2, 0).double().numpy() for z in batches]
+            batches = [torch.from_numpy(z).float().permute(2, 0, 1)[None].to(DEVICE) for z in images]
+            level = torch.tensor([sigma], device=DEVICE)
+            return [self.network(z, level)[0].permute(1, 2, 0).double().cpu().numpy() for z in batches]
 
 
 class Windows:
@@ -169,12 +173,13 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(schedule.seed)
             self.network = NETWORKS[network](task.patch_size, channels, pixel)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), betas=BETAS, weight_decay=0)
         self.schedule = schedule
         self.losses: list[float] = []
         self.seconds = 0.0
+        self.device = device_name()
         self.early: list[tuple[int, float, dict[str, Tensor]]] = []  # steps, seconds, averages
 
     @property
@@ -188,7 +193,7 @@ class Run:
         rate = self.schedule.rate * min(1, number / WARM_UP) * (1 + math.cos(math.pi * self.done)) / 2
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        z, sigma, x = self.windows.draw()
+        z, sigma, x = (part.to(DEVICE) for part in self.windows.draw())
         loss = (self.network.inside(z, sigma) - x).square().mean()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -214,6 +219,7 @@ class Run:
                 "random": self.windows.random.bit_generator.state,
                 "losses": self.losses,
                 "seconds": self.seconds,
+                "device": device_name(),
                 "early": self.early,
             },
             scratch,
@@ -222,13 +228,13 @@ class Run:
 
     def restore(self, path: Path) -> None:
         """Go back to where a checkpoint was written."""
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location=DEVICE, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.windows.random.bit_generator.state = state["random"]
         self.losses, self.seconds = state["losses"], state["seconds"]
-        self.early = state["early"]
+        self.device, self.early = state["device"], state["early"]
 
     def trained(self) -> Trained:
         """The network as it is, and as it was earlier."""
@@ -241,7 +247,7 @@ class Run:
         network = copy.deepcopy(self.average)
         network.load_state_dict(average)
         parameters = sum(weight.numel() for weight in network.parameters())
-        return Trained(network.eval(), parameters, steps, seconds, self.losses[:steps], early)
+        return Trained(network.eval(), parameters, steps, seconds, self.device, self.losses[:steps], early)
 
 
 def train(
@@ -275,6 +281,14 @@ def train(
             run.save(checkpoint)
         progress(run.done, run.losses[-1])
     return run.trained()
+
+
+def device_name() -> str:
+    """Say where networks learn."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name(DEVICE)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}"
 
 
 def _span(start: NDArray[np.int64], length: int, size: int) -> NDArray[np.int64]:

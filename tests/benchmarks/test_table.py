@@ -14,11 +14,21 @@ from benchmarks.paper.findings import findings
 from benchmarks.paper.formula import Answers
 from benchmarks.paper.table import compare, decibels, text
 from benchmarks.paper.tasks import Measurements, Problem, Task
-from benchmarks.paper.training import Trained
+from benchmarks.paper.training import Trained, device_name
 from benchmarks.quality.data import Data
 from lemmse.client import connect
 
 PROBLEM = "inpaint:center:3,mask"
+
+
+class Same(torch.nn.Module):
+    """A network that answers what it sees."""
+
+    def forward(self, z, sigma):
+        return z
+
+
+TRAINED = Trained(Same(), parameters=7, steps=3, seconds=1.5, device="here", losses=[])
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +72,8 @@ def test_the_formula_gives_training_images_back_at_low_noise(out):
 
 def test_the_page_has_findings_tables_and_figures(out):
     page = (out / "report.md").read_text()
+    assert f"torch {torch.__version__}" in page
+    assert f"| {device_name()} | held-out |" in page
     for title in ("Agreement and density", "Noise σ, patch size p", "Memorisation", "unlike"):
         assert title in page
     for figure in ("density", "influence", "memory", "unlike"):
@@ -98,15 +110,8 @@ def test_of_many_images_the_answer_is_hybrid_and_says_how_near_it_is(problem, tm
         exact = client.reconstruct(measurements.measured[0], sigma=0.3, mode="exact").image
     assert (answers.mode, answers.expected_db is not None) == ("hybrid", True)
     assert decibels(np.square(answers.images[0] - exact)) > 40
-    row = compare(measurements, answers, "PatchMLP", Trained(Same(), 7, 3, 1.5, []))
+    row = compare(measurements, answers, "PatchMLP", TRAINED)
     assert f"hybrid, within {answers.expected_db:.0f} dB of exact" in text([row])
-
-
-class Same(torch.nn.Module):
-    """A network that answers what it sees."""
-
-    def forward(self, z, sigma):
-        return z
 
 
 def answered(level, shape=(2, 4, 4, 1)):
@@ -119,7 +124,7 @@ def row_of(network, formula, clean, ess, log_density):
     task = Task(Data("tiny", training, np.zeros(3, np.int64), [], "none"), Problem("identity"), 5)
     answers = Answers(formula, list(ess), list(log_density), "exact", None)
     measurements = Measurements(task, "held-out", 0.1, clean, clean, network)
-    return compare(measurements, answers, "PatchMLP", Trained(Same(), 7, 3, 1.5, []))
+    return compare(measurements, answers, "PatchMLP", TRAINED)
 
 
 def test_a_row_compares_each_two():
@@ -130,6 +135,7 @@ def test_a_row_compares_each_two():
     assert row.formula_psnr == pytest.approx(40)
     assert row.network_psnr == pytest.approx(-20 * np.log10(0.11))
     assert (row.data, row.training, row.images, row.parameters, row.steps) == ("tiny", 3, 2, 7, 3)
+    assert row.device == "here"
 
 
 def test_what_is_equal_is_100_db():
