@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from lemmse.client import cli
 from lemmse.client.errors import NotFound, Unavailable
 from lemmse.client.exits import exit_status
+from lemmse.client.serving import LEMMSE
 from lemmse.index import errors as engine
 from tests.commands import apart, invoke
 
@@ -130,7 +131,7 @@ def test_the_base_install_can_say_what_there_is(tmp_path):
 
 
 def test_a_closed_pipe_is_quiet():
-    command = [sys.executable, "-m", "lemmse.client.cli", "--help"]
+    command = [*LEMMSE, "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -139,7 +140,7 @@ def test_a_closed_pipe_is_quiet():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_build_that_is_ended_leaves_no_index(tmp_path, number):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((60, 64, 64), np.float32))
-    command = [sys.executable, "-m", "lemmse.client.cli", "build", "x.npy", "--out", "index"]
+    command = [*LEMMSE, "build", "x.npy", "--out", "index"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
         while not (tmp_path / ".index.building" / "intake.json").exists():
             assert process.poll() is None
@@ -171,7 +172,7 @@ def test_signals_are_given_back_and_what_is_ignored_stays_so():
 def test_a_name_that_the_terminal_lacks(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2, 9, 8)))
     assert invoke("build", tmp_path / "x.npy", "--out", tmp_path / "näme", "--no-calibrate")[0] == 0
-    command = [sys.executable, "-m", "lemmse.client.cli", "inspect", str(tmp_path / "näme")]
+    command = [*LEMMSE, "inspect", str(tmp_path / "näme")]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,13 +4,13 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from lemmse.client.progress import told
+from lemmse.client.serving import LEMMSE
 from tests.commands import apart, invoke
 
 RNG = np.random.default_rng(3)
@@ -100,7 +100,7 @@ def test_reconstruct_tells_programs_how_many_it_has_done(tiny_index, tmp_path):
 def on_a_terminal(*arguments):
     """Exit status, stdout, and what a terminal as stderr is given."""
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "lemmse.client.cli", *map(str, arguments)]
+    command = [*LEMMSE, *map(str, arguments)]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     seen = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=environment) as process:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import tifffile
 from click.testing import CliRunner
 
 from lemmse.client.cli import main
+from lemmse.client.serving import LEMMSE
 from lemmse.index import Pictures, Refinement, build, open_index
 from tests.commands import apart
 
@@ -303,7 +303,7 @@ def test_a_target_that_is_none(folder, where):
 
 def test_a_closed_stdout(folder, tiny_index):
     arguments = ["reconstruct", "in", "--out", "out", "--sigma", "0.1", "--index", tiny_index]
-    command = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "lemmse.client.cli", *map(str, arguments)]
+    command = ["sh", "-c", '"$@" >&-', "sh", *LEMMSE, *map(str, arguments)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / "out/sub/d.npy").exists()

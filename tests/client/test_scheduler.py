@@ -9,6 +9,7 @@ import pytest
 
 from lemmse.client import connect
 from lemmse.client.errors import InvalidArgument, NotFound, Unavailable
+from lemmse.client.serving import LEMMSE
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from tests.commands import invoke
@@ -82,7 +83,7 @@ def test_an_address_where_no_scheduler_is(tiny_index, tmp_path, where):
         ),
         "serve": (tiny_index, "--listen", "127.0.0.1:0"),
     }
-    command = [sys.executable, "-m", "lemmse.client.cli", where, *map(str, arguments[where])]
+    command = [*LEMMSE, where, *map(str, arguments[where])]
     done = subprocess.run([*command, "--scheduler", "nonsense"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()

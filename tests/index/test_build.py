@@ -2,15 +2,16 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from lemmse.client.serving import LEMMSE
 from lemmse.index import FORMAT, Images, build, open_index
 from lemmse.index.cells import to_search
 from lemmse.index.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, UnsupportedFormat
@@ -263,7 +264,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
         "--no-calibrate",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "lemmse.client.cli", *arguments],
+        [*LEMMSE, *arguments],
         env=os.environ | {"COLUMNS": "1000"},
         capture_output=True,
         text=True,
@@ -275,7 +276,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
 
 def test_a_full_disk_is_told_and_leaves_no_index(source, tmp_path):
     """A limit on the size of files stands for the disk's end: both fail the write."""
-    limited = f"ulimit -f 1; exec {sys.executable} -m lemmse.client.cli build {source} --out {tmp_path}/index"
+    limited = f"ulimit -f 1; exec {shlex.join(LEMMSE)} build {source} --out {tmp_path}/index"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("lemmse: error: ")

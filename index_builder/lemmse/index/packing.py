@@ -4,7 +4,7 @@ A run of LANES rows of length L is L·LANES numbers that lie together: the first
 of each, and so on. The last run is filled up with zeros.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -60,11 +60,14 @@ class Packed:
     """Where the numbers of each part begin, (parts,)."""
 
     @classmethod
-    def of(cls, *blocks: NDArray[Any]) -> "Packed":
-        """Rows (n, L), packed; all blocks of them but the last hold a multiple of LANES."""
-        values = np.concatenate([pack(rows).reshape(-1) for rows in blocks])
-        first_row, begins = np.array([0, sum(map(len, blocks))]), np.zeros(1, np.int64)
-        return cls(values, blocks[0].shape[1], first_row, begins)
+    def of(cls, blocks: Iterable[NDArray[Any]]) -> "Packed":
+        """Rows (n, L), packed block by block; all blocks of them but the last hold a multiple of LANES."""
+        count, packed = 0, []
+        for rows in blocks:
+            packed.append(pack(rows))
+            count += len(rows)
+        values = packed[0] if len(packed) == 1 else np.concatenate(packed)
+        return cls(values.reshape(-1), values.shape[1], np.array([0, count]), np.zeros(1, np.int64))
 
     def run_of(self, row: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the runs of rows begin in the values, and which of its run each row is."""

@@ -41,14 +41,12 @@ class Without(Index):
         """Keys that are left, as they are stored."""
         count, rows = len(self.kept), self.whole.packed_keys.rows
         starts = range(0, count, store.SHARD)
-        return Packed.of(
-            *(_left(self.kept, rows, start, min(start + store.SHARD, count)) for start in starts)
-        )
+        return Packed.of(_left(self.kept, rows, start, min(start + store.SHARD, count)) for start in starts)
 
     @cached_property
     def packed_moments(self) -> Packed:
         """n, Σ t and Σ t² of the patches that are left of each."""
-        return Packed.of(key_moments(self.targets(0, len(self.kept_copies)), self.copies))
+        return Packed.of([key_moments(self.targets(0, len(self.kept_copies)), self.copies)])
 
     @cached_property
     def counts(self) -> NDArray[np.integer]:
@@ -125,7 +123,7 @@ class Without(Index):
         keys = self._outline[1]
         if keys is None:
             return None
-        return Sketch(keys.centre, keys.step, keys.off, Packed.of(keys.steps), Packed.of(keys.rest))
+        return Sketch(keys.centre, keys.step, keys.off, Packed.of([keys.steps]), Packed.of([keys.rest]))
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:

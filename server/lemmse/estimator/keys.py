@@ -106,8 +106,8 @@ class Keys:
         copies = np.concatenate([[0], np.cumsum(n)])
         return cls(
             coding=plain,
-            packed=Packed.of(plain.encode(v)),
-            packed_moments=Packed.of(key_moments(t, copies)),
+            packed=Packed.of([plain.encode(v)]),
+            packed_moments=Packed.of([key_moments(t, copies)]),
             strata=tuple(strata),
             weights=tuple(np.diff(copies[list(strata)]).tolist()),
             device=device,
