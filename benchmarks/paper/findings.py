@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.paper.table import SIZES, TENTHS, Row, between
+from benchmarks.paper.table import AGREED, SIZES, TENTHS, Row, between
 
 HELD_OUT, TRAINING = "held-out", "training"
 SETTING = ("data", "training", "physics", "pre_inverse", "patch_size", "network", "inputs", "sigma")
@@ -37,8 +37,43 @@ class Finding:
 def findings(rows: Sequence[Row]) -> Iterator[Finding]:
     """Tell what the rows have enough numbers for."""
     trained = [row for row in rows if not row.early]
-    found = [find(trained) for find in (aware, density, influence, memory, unlike)]
+    found = [find(trained) for find in (short, aware, density, influence, memory, unlike)]
     yield from (finding for finding in (*found, length(rows)) if finding)
+
+
+def short(rows: Sequence[Row]) -> Finding | None:
+    """Tell where the agreement falls short, and which of the two is nearer to the truth there."""
+    own = [row for row in rows if row.inputs == HELD_OUT]
+    if not own:
+        return None
+    figure, (axes,) = _figure(1)
+    said = []
+    for p in sorted({row.patch_size for row in own}):
+        same = [row for row in own if row.patch_size == p]
+        axes.plot([_ahead(row) for row in same], [row.agreement for row in same], ".", label=f"p = {p}")
+        noise = [row.sigma for row in same if row.agreement < AGREED]
+        where = f" (σ = {between(noise)})" if noise else ""
+        said.append(f"{len(noise)} of {len(same)} rows at p = {p}{where}")
+    axes.axhline(AGREED, color="grey", linewidth=0.8)
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.set(xlabel="PSNR, network − formula (dB)", ylabel="agreement (dB)")
+    axes.legend(fontsize=7)
+    ahead = [_ahead(row) for row in own if row.agreement < AGREED]
+    sides = [
+        f"{word} in {len(side)} of them"
+        + (f", by {abs(statistics.fmean(side)):.1f} dB in the mean" if side else "")
+        for word, side in (
+            ("nearer to the truth than the formula", [gain for gain in ahead if gain > 0]),
+            ("farther from it", [gain for gain in ahead if gain <= 0]),
+        )
+    ]
+    return Finding(
+        "short",
+        f"Agreement below {AGREED} dB",
+        f"On held-out images networks and formula agree to less than {AGREED} dB in {', '.join(said)}. "
+        f"The network is {', and '.join(sides)}.",
+        figure,
+    )
 
 
 def aware(rows: Sequence[Row]) -> Finding | None:
@@ -175,7 +210,7 @@ def unlike(rows: Sequence[Row]) -> Finding | None:
     for kind in kinds:
         own = [row for row in rows if row.inputs == kind]
         _line(left, [(row.sigma, row.agreement) for row in own], kind)
-        _line(right, [(row.sigma, row.network_psnr - row.formula_psnr) for row in own], kind)
+        _line(right, [(row.sigma, _ahead(row)) for row in own], kind)
     left.set(ylabel="agreement (dB)")
     right.set(ylabel="PSNR, network − formula (dB)")
     for panel in (left, right):
@@ -185,9 +220,7 @@ def unlike(rows: Sequence[Row]) -> Finding | None:
     for kind in kinds:
         own = [row for row in rows if row.inputs == kind]
         agreement[kind] = f"{statistics.fmean(row.agreement for row in own):.1f} dB on {kind}"
-        gain[kind] = (
-            f"{statistics.fmean(row.network_psnr - row.formula_psnr for row in own):+.1f} dB on {kind}"
-        )
+        gain[kind] = f"{statistics.fmean(map(_ahead, own)):+.1f} dB on {kind}"
     return Finding(
         "unlike",
         "Images unlike the training set",
@@ -242,6 +275,11 @@ def _curves(rows: Sequence[Row]) -> list[tuple[str, list[tuple[int, float]]]]:
 
 def _setting(row: Row, *but: str) -> tuple[Any, ...]:
     return tuple(getattr(row, name) for name in SETTING if name not in but)
+
+
+def _ahead(row: Row) -> float:
+    """By how much the network is nearer to the truth than the formula, in dB."""
+    return row.network_psnr - row.formula_psnr
 
 
 def _seen(row: Row) -> str:

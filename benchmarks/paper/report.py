@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.paper.findings import findings
-from benchmarks.paper.table import Row, between, text
+from benchmarks.paper.table import AGREED, Row, between, text
 from benchmarks.quality.report import markdown
 
 SMOOTHED = 0.98
@@ -68,7 +68,18 @@ def draw_losses(losses: Sequence[float], path: Path, title: str) -> None:
     figure.savefig(path, dpi=90)
 
 
-OVERVIEW = ("network", "p", "parameters", "steps", "minutes", "on", "images", "mean", "least", "≥ 25 dB")
+OVERVIEW = (
+    "network",
+    "p",
+    "parameters",
+    "steps",
+    "minutes",
+    "on",
+    "images",
+    "mean",
+    "least",
+    f"≥ {AGREED} dB",
+)
 
 
 def _overview(rows: Sequence[Row]) -> str:
@@ -92,7 +103,7 @@ def _lines(rows: Sequence[Row]) -> list[list[str]]:
                 group[2],
                 f"{statistics.fmean(agreements):.1f}",
                 f"{min(agreements):.1f}",
-                f"{sum(agreement >= 25 for agreement in agreements)} of {len(own)}",
+                f"{sum(agreement >= AGREED for agreement in agreements)} of {len(own)}",
             ]
         )
     return lines

@@ -18,6 +18,8 @@ from benchmarks.quality.report import markdown
 
 ERROR_LEAST = 1e-10
 """Mean square errors below count as this, 100 dB: at low noise the formula gives training images back."""
+AGREED = 25
+"""What the paper calls agreement, in dB."""
 TENTHS = 10
 """Parts of the pixels, by log density, of each of which the agreement is noted."""
 SIZES = (1.0, 2.0, 10.0, 100.0, 1e4, math.inf)
@@ -158,7 +160,7 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join(sections)
 
 
-def between(numbers: Sequence[int]) -> str:
+def between(numbers: Sequence[float]) -> str:
     """Return the one number, or the least and the greatest."""
     low, high = min(numbers), max(numbers)
     return f"{low}" if low == high else f"{low}–{high}"
