@@ -60,18 +60,19 @@ def short(rows: Sequence[Row]) -> Finding | None:
     axes.legend(fontsize=7)
     ahead = [_ahead(row) for row in own if row.agreement < AGREED]
     sides = [
-        f"{word} in {len(side)} of them"
-        + (f", by {abs(statistics.fmean(side)):.1f} dB in the mean" if side else "")
-        for word, side in (
-            ("nearer to the truth than the formula", [gain for gain in ahead if gain > 0]),
-            ("farther from it", [gain for gain in ahead if gain <= 0]),
+        f"There the network is {where} the formula in {len(side)} rows, by {abs(statistics.fmean(side)):.1f} dB "
+        "in the mean."
+        for where, side in (
+            ("nearer to the truth than", [gain for gain in ahead if gain > 0]),
+            ("farther from the truth than", [gain for gain in ahead if gain <= 0]),
         )
+        if side
     ]
     return Finding(
         "short",
         f"Agreement below {AGREED} dB",
         f"On held-out images networks and formula agree to less than {AGREED} dB in {', '.join(said)}. "
-        f"The network is {', and '.join(sides)}.",
+        f"{' '.join(sides) or 'None falls short.'}",
         figure,
     )
 
@@ -108,8 +109,8 @@ def aware(rows: Sequence[Row]) -> Finding | None:
     return Finding(
         "aware",
         "Aware and agnostic",
-        f"Seen through a pre-inverse the formula gains from {worst[1]:+.1f} dB ({_seen(worst[0])}, "
-        f"σ = {worst[0].sigma:g}) to {best[1]:+.1f} dB ({_seen(best[0])}, σ = {best[0].sigma:g}) on "
+        f"Seen through a pre-inverse the formula gains from {worst[1]:+z.1f} dB ({_seen(worst[0])}, "
+        f"σ = {worst[0].sigma:g}) to {best[1]:+z.1f} dB ({_seen(best[0])}, σ = {best[0].sigma:g}) on "
         f"held-out images. The networks gain where the formula does, and lose where it does, in {same} of "
         f"{len(gains)} comparisons; their gains are {off:.1f} dB apart in the mean.",
         figure,
@@ -192,10 +193,10 @@ def memory(rows: Sequence[Row]) -> Finding | None:
     return Finding(
         "memory",
         "Memorisation and generalisation",
-        f"At σ = {sigma:g} the formula is {formula:+.1f} dB better on images that it was built from than on "
-        f"held-out ones, the networks {network_gain:+.1f} dB. On held-out pixels with an effective sample "
-        f"size of {_range(few)} the networks are {gains[few]:+.1f} dB nearer to the truth than the formula, "
-        f"with {_range(many)} {gains[many]:+.1f} dB.",
+        f"At σ = {sigma:g} the formula is {formula:+z.1f} dB better on images that it was built from than on "
+        f"held-out ones, the networks {network_gain:+z.1f} dB. On held-out pixels with an effective sample "
+        f"size of {_range(few)} the networks are {gains[few]:+z.1f} dB nearer to the truth than the formula, "
+        f"with {_range(many)} {gains[many]:+z.1f} dB.",
         figure,
     )
 
@@ -220,7 +221,7 @@ def unlike(rows: Sequence[Row]) -> Finding | None:
     for kind in kinds:
         own = [row for row in rows if row.inputs == kind]
         agreement[kind] = f"{statistics.fmean(row.agreement for row in own):.1f} dB on {kind}"
-        gain[kind] = f"{statistics.fmean(map(_ahead, own)):+.1f} dB on {kind}"
+        gain[kind] = f"{statistics.fmean(map(_ahead, own)):+z.1f} dB on {kind}"
     return Finding(
         "unlike",
         "Images unlike the training set",
