@@ -60,8 +60,8 @@ def short(rows: Sequence[Row]) -> Finding | None:
     axes.legend(fontsize=7)
     ahead = [_ahead(row) for row in own if row.agreement < AGREED]
     sides = [
-        f"There the network is {where} the formula in {len(side)} rows, by {abs(statistics.fmean(side)):.1f} dB "
-        "in the mean."
+        f"In {len(side)} of them the network is {where} the formula, "
+        f"by {abs(statistics.fmean(side)):.1f} dB in the mean."
         for where, side in (
             ("nearer to the truth than", [gain for gain in ahead if gain > 0]),
             ("farther from the truth than", [gain for gain in ahead if gain <= 0]),

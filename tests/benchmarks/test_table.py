@@ -175,8 +175,10 @@ def test_what_falls_short_is_told_with_what_is_nearer_to_the_truth():
     rows += [known(agreement=24.0, sigma=0.2, patch_size=7, network_psnr=20.0, formula_psnr=21.0)]
     said = told(rows)["short"]
     assert "less than 25 dB in 3 of 4 rows at p = 5 (σ = 0.1), 1 of 1 rows at p = 7 (σ = 0.2)" in said
-    assert "nearer to the truth than the formula in 2 rows, by 4.0 dB in the mean" in said
-    assert "farther from the truth than the formula in 2 rows, by 1.0 dB in the mean" in said
+    assert "In 2 of them the network is nearer to the truth than the formula, by 4.0 dB in the mean." in said
+    assert (
+        "In 2 of them the network is farther from the truth than the formula, by 1.0 dB in the mean." in said
+    )
     assert "in 0 of 1 rows at p = 5. None falls short." in told(rows[:1])["short"]
 
 
