@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paper.findings import findings
-from benchmarks.paper.table import AGREED, Row, between, text
+from benchmarks.paper.findings import HELD_OUT, findings
+from benchmarks.paper.table import AGREED, Row, between, summary, text
 from benchmarks.quality.report import markdown
 
 SMOOTHED = 0.98
@@ -32,6 +32,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
         f"Written on {date.today()} with Python {platform.python_version()}, "
         f"{', '.join(f'{package} {version(package)}' for package in PACKAGES)}; all seeds are 0.",
         f"## Agreement\n\n{_overview(trained)}",
+        f"On held-out images, {summary([row for row in trained if row.inputs == HELD_OUT])}",
     ]
     for finding in findings(rows):
         finding.figure.savefig(out / f"{finding.name}.png", dpi=110)

@@ -160,6 +160,22 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join(sections)
 
 
+def summary(rows: Sequence[Row]) -> str:
+    """Return the agreement alone in Markdown: a line for each task, in a cell all networks."""
+    networks = list(dict.fromkeys(row.network for row in rows))
+    sigmas = sorted({row.sigma for row in rows})
+    header = ["data", "images", "problem", "p", *(f"σ = {sigma:g}" for sigma in sigmas), "mean"]
+    lines = []
+    for task in dict.fromkeys(map(_task, rows)):
+        own = [row for row in rows if _task(row) == task]
+        cells = []
+        for sigma in sigmas:
+            found = {row.network: f"{row.agreement:.1f}" for row in own if row.sigma == sigma}
+            cells.append(" / ".join(found.get(network, "–") for network in networks) if found else "")
+        lines.append([*task, *cells, f"{statistics.fmean(row.agreement for row in own):.1f}"])
+    return f"{' / '.join(networks)}:\n\n{markdown(header, lines)}"
+
+
 def between(numbers: Sequence[float]) -> str:
     """Return the one number, or the least and the greatest."""
     low, high = min(numbers), max(numbers)
@@ -168,11 +184,14 @@ def between(numbers: Sequence[float]) -> str:
 
 def heading(row: Row) -> str:
     """Name the table that a row is in."""
+    data, training, problem, p = _task(row)
+    return f"{data}, {training} training images, {problem}, p = {p}: {row.inputs} images"
+
+
+def _task(row: Row) -> tuple[str, str, str, str]:
+    """Data set, training images, problem and patch size, for people."""
     seen = "" if row.pre_inverse == "identity" else f" seen through {row.pre_inverse}"
-    return (
-        f"{row.data}, {row.training} training images, {row.physics}{seen}, p = {row.patch_size}: "
-        f"{row.inputs} images"
-    )
+    return row.data, str(row.training), f"{row.physics}{seen}", str(row.patch_size)
 
 
 def _summed(rows: Sequence[Row]) -> str:

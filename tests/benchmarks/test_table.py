@@ -12,7 +12,7 @@ from benchmarks.paper import formula
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.findings import findings
 from benchmarks.paper.formula import Answers
-from benchmarks.paper.table import compare, decibels, text
+from benchmarks.paper.table import compare, decibels, summary, text
 from benchmarks.paper.tasks import Measurements, Problem, Task
 from benchmarks.paper.training import Trained, device_name
 from benchmarks.quality.data import Data
@@ -136,6 +136,16 @@ def test_a_row_compares_each_two():
     assert row.network_psnr == pytest.approx(-20 * np.log10(0.11))
     assert (row.data, row.training, row.images, row.parameters, row.steps) == ("tiny", 3, 2, 7, 3)
     assert row.device == "here"
+
+
+def test_the_summary_has_a_line_for_each_task():
+    rows = [known(agreement=30.0), known(agreement=31.0, sigma=0.2), known(agreement=27.0, network="U-Net")]
+    rows += [known(agreement=20.0, patch_size=7)]
+    names, _, header, _, *lines = summary(rows).splitlines()
+    assert names == "PatchMLP / U-Net:"
+    assert header == "| data | images | problem | p | σ = 0.1 | σ = 0.2 | mean |"
+    assert lines[0] == "| tiny | 3 | identity | 5 | 30.0 / 27.0 | 31.0 / – | 29.3 |"
+    assert lines[1] == "| tiny | 3 | identity | 7 | 20.0 / – |  | 20.0 |"
 
 
 def test_what_is_equal_is_100_db():
