@@ -14,6 +14,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,8 +25,8 @@ from benchmarks.paper import formula, report
 from benchmarks.paper.findings import HELD_OUT
 from benchmarks.paper.networks import NETWORKS, PATCH_SIZES
 from benchmarks.paper.table import Rows, compare
-from benchmarks.paper.tasks import Measurements, Problem, Task, first, inputs, load
-from benchmarks.paper.training import Schedule, Trained, train
+from benchmarks.paper.tasks import VERSION, Measurements, Problem, Task, first, inputs, load
+from benchmarks.paper.training import Schedule, read, train
 from benchmarks.quality.methods import digest
 from lemmse.client import LemmseError, connect
 from lemmse.client.serving import serving
@@ -33,6 +34,22 @@ from lemmse.index.errors import EngineError, NotFound
 
 PROBLEMS = ("identity", "blur:gaussian:1.0", "blur:gaussian:1.0,wiener:0.05")
 SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+def count(text: str) -> int:
+    """Read a number of things."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return number
+
+
+def noise(text: str) -> float:
+    """Read a σ that the networks learn."""
+    sigma = float(text)
+    if not 0 < sigma <= 1:
+        raise argparse.ArgumentTypeError(f"expected a noise above 0 and up to 1, got {text}")
+    return sigma
 
 
 def parsed() -> argparse.Namespace:
@@ -47,20 +64,20 @@ def parsed() -> argparse.Namespace:
         help="folder of FashionMNIST's idx files (default %(default)s)",
     )
     for name, kind, default, what in (
-        ("limits", int, (1000,), "numbers of training images"),
+        ("limits", count, (1000,), "numbers of training images"),
         ("problems", str, PROBLEMS, "PHYSICS or PHYSICS,PRE-INVERSE"),
-        ("sigmas", float, SIGMAS, "noise standard deviations"),
+        ("sigmas", noise, SIGMAS, "noise standard deviations"),
     ):
         parser.add_argument(
             f"--{name}", type=kind, nargs="+", default=default, help=f"{what} (default %(default)s)"
         )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=tuple(NETWORKS))
     parser.add_argument("--patch-sizes", type=int, nargs="+", choices=PATCH_SIZES, default=(5,))
-    parser.add_argument("--images", type=int, default=4, help="images of each kind (default %(default)s)")
+    parser.add_argument("--images", type=count, default=4, help="images of each kind (default %(default)s)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="of training for a network (default 1)")
     length.add_argument("--steps", type=int, help="of training for a network")
-    parser.add_argument("--threads", type=int, help="of torch (default: as many as there are cores)")
+    parser.add_argument("--threads", type=count, help="of torch (default: as many as there are cores)")
     return parser.parse_args()
 
 
@@ -77,12 +94,21 @@ class Study:
         minutes = 1.0 if arguments.minutes is None and arguments.steps is None else arguments.minutes
         self.schedule = Schedule(steps=arguments.steps, minutes=minutes)
         self.console = Console(stderr=True)
-        data = load(arguments.data, max(arguments.limits), arguments.images, arguments.fashion)
-        problems = [Problem.parse(text) for text in arguments.problems]
-        self.tasks = [
+        self.arguments = arguments
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """All estimations."""
+        asked = self.arguments
+        data = load(asked.data, max(asked.limits), self.images, asked.fashion)
+        problems = [Problem.parse(text) for text in asked.problems]
+        tasks = [
             Task(first(data, limit), problem, p)
-            for limit, problem, p in itertools.product(arguments.limits, problems, arguments.patch_sizes)
+            for limit, problem, p in itertools.product(asked.limits, problems, asked.patch_sizes)
         ]
+        for task in tasks:
+            task.check()
+        return tasks
 
     def train(self) -> None:
         """Train every network on every task."""
@@ -106,7 +132,10 @@ class Study:
         """Ask the formula and every network for the same reconstructions."""
         rows = Rows(self.cache)
         for task in self.tasks:
-            networks = {network: self.trained(task, network) for network in self.networks}
+            networks = {
+                network: read(task, network, self.schedule, self.checkpoint(task, network))
+                for network in self.networks
+            }
             images = inputs(task.data, self.images)
             measurements = [
                 Measurements.of(task, kind, images[kind], sigma)
@@ -116,13 +145,12 @@ class Study:
             for measured in measurements:
                 answers = formula.read(self.kept(measured))
                 for network, trained in networks.items():
-                    setting = network, asdict(self.schedule)
-                    rows.rows[measured.key(*setting)] = compare(measured, answers, network, trained)
+                    asked = network, self.schedule.length
+                    rows.add(compare(measured, answers, *asked, trained))
                     for early in trained.early if measured.kind == HELD_OUT else ():
-                        row = compare(measured, answers, network, early, early=True)
-                        rows.rows[measured.key(*setting, early.steps)] = row
+                        rows.add(compare(measured, answers, *asked, early, early=True))
             rows.save()
-        report.show(list(rows.rows.values()), Console(width=120))
+        report.show(list(rows), Console(width=130))
 
     def ask(self, task: Task, measurements: Sequence[Measurements]) -> None:
         """Have the formula answer what it has not answered yet."""
@@ -140,25 +168,18 @@ class Study:
 
     def report(self) -> None:
         """Write the page of all rows that are kept."""
-        rows = list(Rows(self.cache).rows.values())
+        rows = list(Rows(self.cache))
         if not rows:
             raise NotFound(f"nothing was compared in {self.out} yet: run table first")
         report.write(rows, self.out)
 
     def checkpoint(self, task: Task, network: str) -> Path:
         """The file that a training is kept in."""
-        return self.cache / f"{network}-{digest(task.key, asdict(self.schedule))}.pt"
+        return self.cache / f"{network}-{digest(VERSION, task.key, asdict(self.schedule))}.pt"
 
     def kept(self, measured: Measurements) -> Path:
         """The file that the formula's answers are kept in."""
         return self.cache / f"answers-{measured.key()}.npz"
-
-    def trained(self, task: Task, network: str) -> Trained:
-        """Read a network that was trained."""
-        checkpoint = self.checkpoint(task, network)
-        if not checkpoint.exists():
-            raise NotFound(f"{network} was not trained for {task}: run train with the same options first")
-        return train(task, network, self.schedule, checkpoint)
 
 
 def _shown(bars: Progress, bar: TaskID) -> Callable[[float, float], None]:

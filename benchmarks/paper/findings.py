@@ -4,7 +4,9 @@ A finding whose rows are not there is left out.
 """
 
 import itertools
+import operator
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +15,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.paper.table import AGREED, SIZES, TENTHS, Row, between
+from benchmarks.paper.table import AGREED, SETTING, SIZES, TENTHS, Row, between
 
 HELD_OUT, TRAINING = "held-out", "training"
-SETTING = ("data", "training", "physics", "pre_inverse", "patch_size", "network", "inputs", "sigma")
-"""What tells rows apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,8 @@ def aware(rows: Sequence[Row]) -> Finding | None:
 
 def density(rows: Sequence[Row]) -> Finding | None:
     """Compare the agreement where patches are likely with that where they are not."""
-    own = [row for row in rows if row.inputs == HELD_OUT]
+    held_out = [row for row in rows if row.inputs == HELD_OUT]
+    own = [row for row in held_out if not _uneven(row)]
     if not own:
         return None
     figure, (axes,) = _figure(1)
@@ -130,6 +131,12 @@ def density(rows: Sequence[Row]) -> Finding | None:
     axes.legend(fontsize=7)
     low, high = (statistics.fmean(row.by_density[tenth] for row in own) for tenth in (0, -1))
     ranks = [float(np.corrcoef(range(TENTHS), np.argsort(np.argsort(row.by_density)))[0, 1]) for row in own]
+    uneven = len(held_out) - len(own)
+    left_out = (
+        f" {uneven} rows are left out: they see more or fewer pixels of a patch, and so its density differs."
+        if uneven
+        else ""
+    )
     rising = sum(row.by_density[-1] > row.by_density[0] for row in own)
     return Finding(
         "density",
@@ -137,7 +144,7 @@ def density(rows: Sequence[Row]) -> Finding | None:
         f"In the tenth of the held-out pixels whose patches are least likely under the training set, "
         f"networks and formula agree to {low:.1f} dB in the mean, in the likeliest tenth to {high:.1f} dB. "
         f"The likeliest tenth agrees better in {rising} of {len(own)} rows, and the rank correlation of log "
-        f"density and agreement is {statistics.fmean(ranks):+.2f} in the mean.",
+        f"density and agreement is {statistics.fmean(ranks):+.2f} in the mean.{left_out}",
         figure,
     )
 
@@ -146,23 +153,24 @@ def influence(rows: Sequence[Row]) -> Finding | None:
     """Tell how the agreement depends on the noise, the patch size and the number of training images."""
     own = [row for row in rows if row.inputs == HELD_OUT]
     names = {"sigma": "σ", "patch_size": "p", "training": "K"}
-    found = {name: _varied(own, name) for name in names}
-    found = {name: means for name, means in found.items() if len(means) > 1}
+    varied = {name: _varied(own, name) for name in names}
+    found = {name: (means, count) for name, (means, count) in varied.items() if len(means) > 1}
     if not found:
         return None
     figure, axes = _figure(len(found))
     said = []
-    for panel, (name, means) in zip(axes, found.items(), strict=True):
+    for panel, (name, (means, count)) in zip(axes, found.items(), strict=True):
         panel.plot(list(means), list(means.values()), "o-", markersize=3)
         panel.set(xlabel=names[name], ylabel="agreement (dB)")
         _ticks(panel, list(means))
-        said.append(f"from {_ends(names[name], means)}")
+        said.append(f"from {_ends(names[name], means)} (mean of {count})")
     unsaid = [names[name] for name in names if name not in found]
-    rest = f"Not varied: {', '.join(unsaid)}." if unsaid else "All means are over what was run at each value."
+    rest = f" With all else the same, not varied: {', '.join(unsaid)}." if unsaid else ""
     return Finding(
         "influence",
         "Noise σ, patch size p and number K of training images",
-        f"The mean agreement of all networks on held-out images goes {'; '.join(said)}. {rest}",
+        "Agreement on held-out images, over what was run at each of the values, goes "
+        f"{'; '.join(said)}.{rest}",
         figure,
     )
 
@@ -247,15 +255,23 @@ def length(rows: Sequence[Row]) -> Finding | None:
     first = statistics.fmean(points[0][1] for _, points in curves)
     last = statistics.fmean(points[-1][1] for _, points in curves)
     steps = [points[-1][0] for _, points in curves]
-    halves = [max(point for point in points if 2 * point[0] <= points[-1][0]) for _, points in curves]
-    doubled = [points[-1][1] - half[1] for (_, points), half in zip(curves, halves, strict=True)]
+    doubled = [
+        points[-1][1] - half[1]
+        for _, points in curves
+        for half in [point for point in points if 2 * point[0] <= points[-1][0]][-1:]
+    ]
+    late = (
+        f" Of that, {statistics.fmean(doubled):.1f} dB in the mean (from {min(doubled):.1f} to "
+        f"{max(doubled):.1f} dB) came after the last network with at most half of the steps."
+        if doubled
+        else ""
+    )
     return Finding(
         "length",
         "Length of the training",
-        f"Agreement on held-out images, the mean over σ, rises from {first:.1f} dB after "
-        f"{curves[0][1][0][0]} steps to {last:.1f} dB after {between(steps)}, at the end of the training. "
-        f"The last doubling of the steps, or somewhat more, brought {statistics.fmean(doubled):.1f} dB in "
-        f"the mean (from {min(doubled):.1f} to {max(doubled):.1f} dB).",
+        f"Agreement on held-out images, the mean over σ, goes from {first:.1f} dB after "
+        f"{curves[0][1][0][0]} steps to {last:.1f} dB after {between(steps)}, at the end of the training."
+        f"{late}",
         figure,
     )
 
@@ -278,6 +294,11 @@ def _setting(row: Row, *but: str) -> tuple[Any, ...]:
     return tuple(getattr(row, name) for name in SETTING if name not in but)
 
 
+def _uneven(row: Row) -> bool:
+    """Whether the noise that is seen, and so what a density counts, differs from pixel to pixel."""
+    return row.physics.startswith("inpaint") and row.pre_inverse != "identity"
+
+
 def _ahead(row: Row) -> float:
     """By how much the network is nearer to the truth than the formula, in dB."""
     return row.network_psnr - row.formula_psnr
@@ -297,24 +318,25 @@ def _pairs(rows: Sequence[Row], one: str, other: str) -> list[tuple[Row, Row]]:
     ]
 
 
-def _varied(rows: Sequence[Row], name: str) -> dict[float, float]:
-    """Mean agreement for each value of a setting, over what was run at all of its values."""
+def _varied(rows: Sequence[Row], name: str) -> tuple[dict[float, float], int]:
+    """Mean agreement for each value of a setting, over what was run at all of them, and how much that is."""
     groups: dict[tuple[Any, ...], dict[float, float]] = {}
     for row in rows:
         groups.setdefault(_setting(row, name), {})[getattr(row, name)] = row.agreement
-    most = max((set(group) for group in groups.values()), key=len, default=set())
+    run = Counter(frozenset(group) for group in groups.values())
+    most = max(run, key=lambda values: (len(values), run[values]), default=frozenset())
     full = [group for group in groups.values() if set(group) >= most]
-    return {value: statistics.fmean(group[value] for group in full) for value in sorted(most)}
+    return {value: statistics.fmean(group[value] for group in full) for value in sorted(most)}, len(full)
 
 
 def _by_size(rows: Sequence[Row]) -> dict[int, float]:
-    """Mean gain of the networks over the formula, for each range of effective sample sizes."""
+    """Mean gain of the networks over the formula, for each range of effective sample sizes, by its pixels."""
     gains = {}
     for k in range(len(SIZES) - 1):
-        own = [row.by_size[k] for row in rows]
-        found = [known[2] - known[3] for known in own if known is not None]
+        found = [known for row in rows if (known := row.by_size[k]) is not None]
         if found:
-            gains[k] = statistics.fmean(found)
+            shares, network, formula = zip(*found, strict=True)
+            gains[k] = statistics.fmean(map(operator.sub, network, formula), shares)
     return gains
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,21 +39,24 @@ def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
     """The index folder of a task: the one that is there, or a new one, calibrated if hybrid is asked."""
     index = folder / f"index-{task.key}"
     if not index.exists():
-        with TemporaryDirectory(dir=folder) as scratch:
-            source = Path(scratch) / "training.npy"
-            np.save(source, task.data.training)
-            problem = task.problem
-            build(
-                [source],
-                index,
-                patch_size=task.patch_size,
-                physics=problem.physics,
-                pre_inverse=problem.pre_inverse,
-            )
+        # A build that is stopped goes on from the same source only.
+        source = folder / f"training-{task.key}.npy"
+        np.save(source, task.data.training)
+        problem = task.problem
+        build(
+            [source],
+            index,
+            patch_size=task.patch_size,
+            physics=problem.physics,
+            pre_inverse=problem.pre_inverse,
+        )
+        source.unlink()
     if _mode(task) == "hybrid":
         opened = open_index(index)
-        if opened.manifest.calibration is None:
-            calibration = calibrate(opened, sigmas=sorted(sigmas))
+        known = opened.manifest.calibration
+        measured = set(known.sigmas) if known else set()
+        if not measured >= set(sigmas):
+            calibration = calibrate(opened, sigmas=sorted(measured.union(sigmas)))
             replace(opened.manifest, calibration=calibration).write(opened.folder)
     return index
 

@@ -27,8 +27,7 @@ def write(rows: Sequence[Row], out: Path) -> None:
     parts = [
         "# Networks beside the formula",
         "Networks were trained to reconstruct, and LE-MMSE was asked the same: the same patches, training "
-        "images, physics, pre-inverse and noise. All numbers are PSNR in dB for a peak of 1, means over "
-        "images.",
+        "images, physics, pre-inverse and noise. All numbers are PSNR in dB for a peak of 1.",
         f"Written on {date.today()} with Python {platform.python_version()}, "
         f"{', '.join(f'{package} {version(package)}' for package in PACKAGES)}; all seeds are 0.",
         f"## Agreement\n\n{_overview(trained)}",
@@ -73,10 +72,11 @@ OVERVIEW = (
     "network",
     "p",
     "parameters",
+    "training",
     "steps",
     "minutes",
     "on",
-    "images",
+    "measured",
     "mean",
     "least",
     f"≥ {AGREED} dB",
@@ -88,23 +88,28 @@ def _overview(rows: Sequence[Row]) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> list[list[str]]:
-    """Return a line for each network, patch size and kind of images."""
+    """Return a line for each network, patch size, length of the training and kind of images."""
     lines = []
-    for group in dict.fromkeys((row.network, row.patch_size, row.inputs) for row in rows):
-        own = [row for row in rows if (row.network, row.patch_size, row.inputs) == group]
+    for group in dict.fromkeys(map(_group, rows)):
+        own = [row for row in rows if _group(row) == group]
         agreements = [row.agreement for row in own]
         lines.append(
             [
                 group[0],
                 str(group[1]),
                 between([row.parameters for row in own]),
+                group[2],
                 between([row.steps for row in own]),
                 f"{statistics.fmean(row.seconds for row in own) / 60:.1f}",
                 ", ".join(dict.fromkeys(row.device for row in own)),
-                group[2],
+                group[3],
                 f"{statistics.fmean(agreements):.1f}",
                 f"{min(agreements):.1f}",
                 f"{sum(agreement >= AGREED for agreement in agreements)} of {len(own)}",
             ]
         )
     return lines
+
+
+def _group(row: Row) -> tuple[str, int, str, str]:
+    return row.network, row.patch_size, row.length, row.inputs

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.paper.formula import Answers
-from benchmarks.paper.tasks import Measurements
+from benchmarks.paper.tasks import VERSION, Measurements
 from benchmarks.paper.training import Trained
 from benchmarks.quality.report import markdown
 
@@ -26,9 +26,23 @@ SIZES = (1.0, 2.0, 10.0, 100.0, 1e4, math.inf)
 """Bounds of the effective sample sizes, of each range of which the errors are noted."""
 
 
+SETTING = (
+    "data",
+    "training",
+    "physics",
+    "pre_inverse",
+    "patch_size",
+    "network",
+    "length",
+    "inputs",
+    "sigma",
+)
+"""What a comparison depends on, but for the number of images."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network beside the formula, on images of one kind at one σ; all dB are means over the images."""
+    """One network beside the formula, on images of one kind at one σ; dB are means over the images."""
 
     data: str
     """Name of the data set."""
@@ -42,6 +56,8 @@ class Row:
     """Side p, in pixels."""
     network: str
     """Name of the network."""
+    length: str
+    """Of its training, as it was asked for."""
     parameters: int
     """Numbers that it learned."""
     steps: int
@@ -66,35 +82,52 @@ class Row:
     """How the formula was summed."""
     expected_db: float | None
     """Agreement with the exact sum that is to be expected where it was not exact."""
-    densities: list[float]
-    """Median log density of each tenth of the pixels, ascending."""
     by_density: list[float]
-    """PSNR between network and formula in each tenth."""
+    """PSNR between network and formula in each tenth of all images' pixels, by ascending log density."""
     by_size: list[list[float] | None]
-    """For each range of effective sample sizes the share of the pixels, and the PSNR between network and
-    formula, network and clean image, formula and clean image; None where no pixel is."""
+    """For each range of effective sample sizes the share of the pixels of all images, and the PSNR there of
+    network and of formula, to the clean image; None where no pixel is."""
     early: bool
     """Whether the training went on after these steps."""
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells rows apart."""
+        return tuple(getattr(self, name) for name in SETTING), self.early and self.steps
+
 
 class Rows:
-    """The finished rows in a folder, each found by all that it depends on."""
+    """The finished rows in a folder, one for each setting: the last that was compared."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "results.json"
-        self.rows: dict[str, Row] = {}
+        self.path = folder / f"results-{VERSION}.json"
+        self.rows: dict[tuple[Any, ...], Row] = {}
         if self.path.exists():
-            self.rows = {key: Row(**row) for key, row in json.loads(self.path.read_text()).items()}
+            for row in json.loads(self.path.read_text()):
+                self.add(Row(**row))
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows.values())
+
+    def add(self, row: Row) -> None:
+        """Put a row in the place of the one that there is of its setting."""
+        self.rows[row.key] = row
 
     def save(self) -> None:
         """Write them, all or none."""
         scratch = self.path.with_suffix(".new")
-        scratch.write_text(json.dumps({key: asdict(row) for key, row in self.rows.items()}, indent=1))
+        scratch.write_text(json.dumps([asdict(row) for row in self], indent=1))
         scratch.replace(self.path)
 
 
 def compare(
-    measurements: Measurements, formula: Answers, network: str, trained: Trained, *, early: bool = False
+    measurements: Measurements,
+    formula: Answers,
+    network: str,
+    length: str,
+    trained: Trained,
+    *,
+    early: bool = False,
 ) -> Row:
     """Have a network, or an early one, answer, and make a row of that and the formula's answers."""
     task, clean, sigma = measurements.task, measurements.clean, measurements.sigma
@@ -116,6 +149,7 @@ def compare(
         pre_inverse=task.problem.pre_inverse,
         patch_size=task.patch_size,
         network=network,
+        length=length,
         parameters=trained.parameters,
         steps=trained.steps,
         seconds=trained.seconds,
@@ -128,10 +162,11 @@ def compare(
         formula_psnr=formula_psnr,
         mode=formula.mode,
         expected_db=formula.expected_db,
-        densities=[float(np.median(density[tenth])) for tenth in tenths],
         by_density=[decibels(errors[0, tenth]) for tenth in tenths],
         by_size=[
-            [float(inside.mean()), *(decibels(error[inside]) for error in errors)] if inside.any() else None
+            [float(inside.mean()), *(decibels(error[inside]) for error in errors[1:])]
+            if inside.any()
+            else None
             for inside in ranges
         ],
         early=early,
@@ -164,7 +199,15 @@ def summary(rows: Sequence[Row]) -> str:
     """Return the agreement alone in Markdown: a line for each task, in a cell all networks."""
     networks = list(dict.fromkeys(row.network for row in rows))
     sigmas = sorted({row.sigma for row in rows})
-    header = ["data", "images", "problem", "p", *(f"σ = {sigma:g}" for sigma in sigmas), "mean"]
+    header = [
+        "data",
+        "training images",
+        "problem",
+        "p",
+        "training",
+        *(f"σ = {sigma:g}" for sigma in sigmas),
+        "mean",
+    ]
     lines = []
     for task in dict.fromkeys(map(_task, rows)):
         own = [row for row in rows if _task(row) == task]
@@ -184,14 +227,16 @@ def between(numbers: Sequence[float]) -> str:
 
 def heading(row: Row) -> str:
     """Name the table that a row is in."""
-    data, training, problem, p = _task(row)
-    return f"{data}, {training} training images, {problem}, p = {p}: {row.inputs} images"
+    data, training, problem, p, length = _task(row)
+    return (
+        f"{data}, {training} training images, {problem}, p = {p}, {length} of training: {row.inputs} images"
+    )
 
 
-def _task(row: Row) -> tuple[str, str, str, str]:
-    """Data set, training images, problem and patch size, for people."""
+def _task(row: Row) -> tuple[str, ...]:
+    """Data set, training images, problem, patch size and length of the training, for people."""
     seen = "" if row.pre_inverse == "identity" else f" seen through {row.pre_inverse}"
-    return row.data, str(row.training), f"{row.physics}{seen}", str(row.patch_size)
+    return row.data, str(row.training), f"{row.physics}{seen}", str(row.patch_size), row.length
 
 
 def _summed(rows: Sequence[Row]) -> str:

@@ -20,6 +20,8 @@ NAMED = {"fashion": data.fashion, "faces": data.faces}
 """Data sets that are not a file."""
 SEED = 0
 """Seed of the noise that all methods see."""
+VERSION = 2
+"""Of what is kept of networks and comparisons: another one where either means something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,14 @@ class Task:
     @property
     def key(self) -> str:
         """Name all that an answer depends on, but for the measurement."""
-        problem = self.problem
-        return digest(self.data.training, problem.physics, problem.pre_inverse, self.patch_size)
+        return digest(self.data.training, self.operators.digest, self.patch_size)
+
+    def check(self) -> None:
+        """Raise InvalidArgument where images of this size cannot be measured or seen so."""
+        operators, shape = self.operators, self.data.training.shape[1:]
+        operators.check(shape)
+        if operators.stationary and not operators.white:
+            operators.whitening(shape, self.patch_size)
 
     def __str__(self) -> str:
         return f"{self.data.name}, {len(self.data.training)} images, {self.problem}, p = {self.patch_size}"
@@ -136,24 +144,27 @@ def first(whole: Data, limit: int) -> Data:
 def inputs(whole: Data, count: int) -> dict[str, list[Image]]:
     """The images that are measured: some that were trained on, some held out, and two kinds unlike either.
 
-    All have the size of the training images, as masks and filters want it.
+    All have the size of the training images, as masks and filters want it; of each kind there are so many, or
+    as many as there are. Where the photograph is smaller than an image, that kind is left out.
     """
     height, width, channels = whole.training.shape[1:]
     chosen = np.random.default_rng(SEED).permutation(len(whole.training))[:count]
     held_out = whole.held_out[:count]
-    return {
+    kinds = {
         "training": [intensities(whole.training[k]).astype(np.float64) for k in chosen],
         "held-out": held_out,
         "inverted": [1 - x for x in held_out],
         "photographic": _tiles(height, width, channels)[:count],
     }
+    return {kind: images for kind, images in kinds.items() if images}
 
 
 def _tiles(height: int, width: int, channels: int) -> list[Image]:
-    """Tiles from the middle rows of a photograph that no data set is trained on."""
+    """Tiles of a photograph that no data set is trained on, the middle rows first."""
     picture: Any = intensities(photograph(PHOTOGRAPHS_OUT[0])).astype(np.float64)
     if channels == 1:
         picture = picture.mean(axis=2, keepdims=True)
-    top = (picture.shape[0] - height) // 2
+    free = picture.shape[0] - height
+    tops = sorted(range(free // 2 % height, free + 1, height), key=lambda top: abs(top - free // 2))
     columns = range(0, picture.shape[1] - width + 1, width)
-    return [picture[top : top + height, left : left + width] for left in columns]
+    return [picture[top : top + height, left : left + width] for top in tops for left in columns]

@@ -4,7 +4,8 @@ The loss is the mean square error to the clean image, so that what is learned is
 is the same function at every position, so each window of an image stands for all of it, and many small ones
 from different images tell more in a step than few whole ones.
 
-All that a run depends on is in its checkpoint: one that is stopped goes on as if it had not been, bit by bit.
+All that a run depends on is in its checkpoint. One of so many steps that is stopped goes on as if it had not
+been, on a CPU bit by bit; one of so many minutes loses the steps since its last checkpoint.
 """
 
 import copy
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.paper.networks import NETWORKS, Network, Pixel
 from benchmarks.paper.tasks import Task
-from lemmse.index.errors import InvalidArgument
+from lemmse.index.errors import InvalidArgument, NotFound
 from lemmse.index.sources import intensities
 
 Progress = Callable[[float, float], None]
@@ -45,7 +46,7 @@ class Schedule:
     Raises
     ------
     InvalidArgument
-        Not exactly one of steps and minutes is given.
+        Not exactly one of steps and minutes is given, or it is not positive.
     """
 
     steps: int | None = None
@@ -68,6 +69,13 @@ class Schedule:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise InvalidArgument("steps", "expected one of steps and minutes, got both or none")
+        if not (self.steps or self.minutes or 0) > 0:
+            raise InvalidArgument("steps", f"expected a positive length of the training, got {self.length}")
+
+    @property
+    def length(self) -> str:
+        """The length that was asked for, for people."""
+        return f"{self.steps} steps" if self.steps is not None else f"{self.minutes:g} min"
 
     def done(self, step: int, seconds: float) -> float:
         """The part of the training that lies behind, in [0, 1]."""
@@ -228,13 +236,15 @@ class Run:
 
     def restore(self, path: Path) -> None:
         """Go back to where a checkpoint was written."""
-        state: dict[str, Any] = torch.load(path, map_location=DEVICE, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.windows.random.bit_generator.state = state["random"]
         self.losses, self.seconds = state["losses"], state["seconds"]
-        self.device, self.early = state["device"], state["early"]
+        self.early = state["early"]
+        if self.done == 1:
+            self.device = state["device"]
 
     def trained(self) -> Trained:
         """The network as it is, and as it was earlier."""
@@ -289,6 +299,22 @@ def device_name() -> str:
         return torch.cuda.get_device_name(DEVICE)
     threads = torch.get_num_threads()
     return f"{threads} CPU thread{'s' * (threads > 1)}"
+
+
+def read(task: Task, network: str, schedule: Schedule, checkpoint: Path) -> Trained:
+    """Read a network that was trained.
+
+    Raises
+    ------
+    NotFound
+        It was not, or not to the end.
+    """
+    run = Run(task, network, schedule)
+    if checkpoint.exists():
+        run.restore(checkpoint)
+    if run.done < 1:
+        raise NotFound(f"{network} was not trained for {task}: run train with the same options first")
+    return run.trained()
 
 
 def _span(start: NDArray[np.int64], length: int, size: int) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """From training to the page, through a server; and what rows and findings say of known numbers."""
 
-import json
 import sys
 from dataclasses import replace
 
@@ -12,11 +11,12 @@ from benchmarks.paper import formula
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.findings import findings
 from benchmarks.paper.formula import Answers
-from benchmarks.paper.table import compare, decibels, summary, text
+from benchmarks.paper.table import Rows, compare, decibels, summary, text
 from benchmarks.paper.tasks import Measurements, Problem, Task
 from benchmarks.paper.training import Trained, device_name
 from benchmarks.quality.data import Data
 from lemmse.client import connect
+from lemmse.index import open_index
 
 PROBLEM = "inpaint:center:3,mask"
 
@@ -47,26 +47,26 @@ def out(photos, tmp_path_factory):
     return folder
 
 
-def run(photos, out, command):
+def run(photos, out, command, *more):
     options = ["--networks", "PatchMLP", "--steps", "5", "--sigmas", "0.05", "0.5", "--images", "2"]
-    arguments = [command, "--out", str(out), "--data", str(photos), *options, "--problems", PROBLEM]
+    arguments = [command, "--out", str(out), "--data", str(photos), *options, "--problems", PROBLEM, *more]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["benchmarks.paper", *arguments])
         main()
 
 
 def test_a_row_for_every_task_network_noise_and_input(out):
-    rows = json.loads((out / "cache" / "results.json").read_text()).values()
+    rows = list(Rows(out / "cache"))
     assert len(rows) == 2 * 4
-    assert {row["inputs"] for row in rows} == {"training", "held-out", "inverted", "photographic"}
-    assert {row["mode"] for row in rows} == {"exact"}
-    assert {row["steps"] for row in rows} == {5}
+    assert {row.inputs for row in rows} == {"training", "held-out", "inverted", "photographic"}
+    assert {row.mode for row in rows} == {"exact"}
+    assert {row.steps for row in rows} == {5}
 
 
 def test_the_formula_gives_training_images_back_at_low_noise(out):
     """At σ = 0.05 no other patch of random images is near; the server said so, not the network."""
-    rows = json.loads((out / "cache" / "results.json").read_text()).values()
-    found = {row["sigma"]: row["formula_psnr"] for row in rows if row["inputs"] == "training"}
+    rows = list(Rows(out / "cache"))
+    found = {row.sigma: row.formula_psnr for row in rows if row.inputs == "training"}
     assert found[0.05] > found[0.5] + 5
 
 
@@ -74,21 +74,24 @@ def test_the_page_has_findings_tables_and_figures(out):
     page = (out / "report.md").read_text()
     assert f"torch {torch.__version__}" in page
     assert f"| {device_name()} | held-out |" in page
-    for title in ("Agreement and density", "Noise σ, patch size p", "Memorisation", "unlike"):
+    for title in ("Agreement below 25 dB", "Noise σ, patch size p", "Memorisation", "unlike"):
         assert title in page
-    for figure in ("density", "influence", "memory", "unlike"):
+    for figure in ("short", "influence", "memory", "unlike"):
         assert f"({figure}.png)" in page
         assert (out / f"{figure}.png").stat().st_size > 1000
-    assert "### tiny, 4 training images, inpaint:center:3 seen through mask, p = 5: held-out" in page
+    assert (
+        "### tiny, 4 training images, inpaint:center:3 seen through mask, p = 5, 5 steps of training: held-out"
+        in page
+    )
 
 
 def test_what_is_there_is_not_computed_again(photos, out):
     kept = sorted((out / "cache").glob("*.npz")) + sorted((out / "cache").glob("*.pt"))
     before = [path.stat().st_mtime_ns for path in kept]
-    results = (out / "cache" / "results.json").read_text()
+    results = Rows(out / "cache").path.read_text()
     run(photos, out, "all")
     assert [path.stat().st_mtime_ns for path in kept] == before
-    assert (out / "cache" / "results.json").read_text() == results
+    assert Rows(out / "cache").path.read_text() == results
 
 
 def test_an_untrained_network_is_one_line(photos, tmp_path):
@@ -97,6 +100,38 @@ def test_an_untrained_network_is_one_line(photos, tmp_path):
         match="PatchMLP was not trained for tiny, 4 images, inpaint:center:3, mask, p = 5: run train",
     ):
         run(photos, tmp_path, "table")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sigmas", "2"], "argument --sigmas: expected a noise above 0 and up to 1, got 2"),
+        (["--images", "0"], "argument --images: expected 1 or more, got 0"),
+        (["--steps", "-1"], "steps: expected a positive length of the training, got -1 steps"),
+        (["--problems", "inpaint:center:9"], "physics: expected"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_the_first_training(arguments, said, photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(photos, tmp_path, "all", *arguments)
+    assert said in f"{capsys.readouterr().err} {stopped.value}"
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_the_report_needs_no_data(out, tmp_path):
+    page = (out / "report.md").read_text()
+    run(tmp_path / "missing.npz", out, "report")
+    assert (out / "report.md").read_text() == page
+
+
+def test_further_noise_is_calibrated_too(tmp_path, monkeypatch):
+    training = np.random.default_rng(3).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    own = Task(Data("tiny", training, np.zeros(8, np.int64), [], "none"), Problem("identity"), 5)
+    monkeypatch.setattr(formula, "EXACT_IMAGES", 7)
+    for sigmas, known_then in [([0.1], (0.1,)), ([0.1], (0.1,)), ([0.5], (0.1, 0.5))]:
+        index = formula.index_of(own, sigmas, tmp_path)
+        assert open_index(index).manifest.calibration.sigmas == known_then
+    assert [path.name for path in tmp_path.iterdir()] == [index.name]
 
 
 @pytest.mark.parametrize("problem", ["identity", "blur:gaussian:1.0,wiener:0.05"])
@@ -110,7 +145,7 @@ def test_of_many_images_the_answer_is_hybrid_and_says_how_near_it_is(problem, tm
         exact = client.reconstruct(measurements.measured[0], sigma=0.3, mode="exact").image
     assert (answers.mode, answers.expected_db is not None) == ("hybrid", True)
     assert decibels(np.square(answers.images[0] - exact)) > 40
-    row = compare(measurements, answers, "PatchMLP", TRAINED)
+    row = compare(measurements, answers, "PatchMLP", "3 steps", TRAINED)
     assert f"hybrid, within {answers.expected_db:.0f} dB of exact" in text([row])
 
 
@@ -124,7 +159,7 @@ def row_of(network, formula, clean, ess, log_density):
     task = Task(Data("tiny", training, np.zeros(3, np.int64), [], "none"), Problem("identity"), 5)
     answers = Answers(formula, list(ess), list(log_density), "exact", None)
     measurements = Measurements(task, "held-out", 0.1, clean, clean, network)
-    return compare(measurements, answers, "PatchMLP", TRAINED)
+    return compare(measurements, answers, "PatchMLP", "3 steps", TRAINED)
 
 
 def test_a_row_compares_each_two():
@@ -143,9 +178,9 @@ def test_the_summary_has_a_line_for_each_task():
     rows += [known(agreement=20.0, patch_size=7)]
     names, _, header, _, *lines = summary(rows).splitlines()
     assert names == "PatchMLP / U-Net:"
-    assert header == "| data | images | problem | p | σ = 0.1 | σ = 0.2 | mean |"
-    assert lines[0] == "| tiny | 3 | identity | 5 | 30.0 / 27.0 | 31.0 / – | 29.3 |"
-    assert lines[1] == "| tiny | 3 | identity | 7 | 20.0 / – |  | 20.0 |"
+    assert header == "| data | training images | problem | p | training | σ = 0.1 | σ = 0.2 | mean |"
+    assert lines[0] == "| tiny | 3 | identity | 5 | 3 steps | 30.0 / 27.0 | 31.0 / – | 29.3 |"
+    assert lines[1] == "| tiny | 3 | identity | 7 | 3 steps | 20.0 / – |  | 20.0 |"
 
 
 def test_what_is_equal_is_100_db():
@@ -157,13 +192,11 @@ def test_a_row_tells_the_agreement_by_density_and_by_sample_size():
     number = np.arange(32.0).reshape(2, 4, 4)
     network = list(np.where(number < 16, 0.1, 0.01)[..., None])
     row = row_of(network, answered(0), answered(0), np.where(number < 16, 1.5, 1e6), number)
-    assert row.densities == sorted(row.densities)
-    assert row.densities[0] == 1.5  # 0, 1, 2, 3
     np.testing.assert_allclose([row.by_density[k] for k in (0, 3, 6, 9)], [20, 20, 40, 40])
     first, *between, last = row.by_size
     assert between == [None] * 3
-    np.testing.assert_allclose(first, [0.5, 20, 20, 100])
-    np.testing.assert_allclose(last, [0.5, 40, 40, 100])
+    np.testing.assert_allclose(first, [0.5, 20, 100])
+    np.testing.assert_allclose(last, [0.5, 40, 100])
 
 
 def known(**changes):
@@ -213,7 +246,14 @@ def test_influence_compares_only_what_was_run_at_every_value():
     rows += [known(agreement=10.0, physics="inpaint:center:3")]  # at one patch size only
     said = told(rows)["influence"]
     assert "from 30.0 dB at p = 5 to 26.0 dB at p = 7" in said
-    assert "Not varied: σ, K." in said
+    assert "(mean of 1)" in said
+    assert "not varied: σ, K." in said
+
+
+def test_influence_takes_the_values_at_which_most_was_run():
+    rows = [known(agreement=30.0, training=k, data="one") for k in (10, 20)]
+    rows += [known(agreement=20.0 + k, training=k, network=name) for k in (1, 3) for name in "ab"]
+    assert "from 21.0 dB at K = 1 to 23.0 dB at K = 3 (mean of 2)" in told(rows)["influence"]
 
 
 def test_unlike_images_are_compared_with_all_kinds():
@@ -228,4 +268,41 @@ def test_the_length_of_a_training_is_told_of_those_that_were_kept_on_the_way():
     rows += [replace(row, steps=25, agreement=row.agreement - 3) for row in rows if row.early]
     said = told(rows)["length"]
     assert "from 26.0 dB after 25 steps to 31.0 dB after 100, at the end" in said
-    assert "brought 2.0 dB in the mean" in said
+    assert "Of that, 2.0 dB in the mean" in said
+
+
+def test_of_a_short_training_the_end_is_told_alone():
+    """64 steps are more than half of 100."""
+    rows = [known(steps=100, agreement=30.0), known(steps=64, early=True, agreement=28.0)]
+    said = told(rows)["length"]
+    assert "from 28.0 dB after 64 steps to 30.0 dB after 100, at the end of the training." in said
+    assert "Of that" not in said
+
+
+def test_densities_of_patches_seen_in_part_are_not_compared():
+    masked = known(physics="inpaint:center:3", pre_inverse="mask")
+    assert "density" not in told([masked])
+    assert "1 rows are left out" in told([masked, known()])["density"]
+    assert "left out" not in told([known()])["density"]
+
+
+def test_a_gain_by_sample_size_counts_its_pixels():
+    """Three pixels of four are 4 dB nearer, one of eight 8 dB: (0.75·4 + 0.125·8) / 0.875."""
+    rows = [
+        known(sigma=sigma, inputs=kind, by_size=[[share, 20 + gain, 20.0], None, None, None, None])
+        for kind in ("held-out", "training")
+        for sigma, share, gain in ((0.1, 0.75, 4.0), (0.2, 0.125, 8.0))
+    ]
+    assert "the networks are +4.6 dB nearer to the truth" in told(rows)["memory"]
+
+
+def test_a_setting_has_the_row_that_was_compared_last(tmp_path):
+    rows = Rows(tmp_path)
+    for row in (known(images=2), known(images=8), known(length="9 min"), known(early=True, steps=1)):
+        rows.add(row)
+    rows.save()
+    assert [(row.images, row.length, row.early) for row in Rows(tmp_path)] == [
+        (8, "3 steps", False),
+        (2, "9 min", False),
+        (2, "3 steps", True),
+    ]

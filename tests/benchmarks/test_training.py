@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.paper.networks import NETWORKS
 from benchmarks.paper.tasks import Problem, Task
-from benchmarks.paper.training import Schedule, Windows, train
+from benchmarks.paper.training import Schedule, Windows, read, train
 from benchmarks.quality.data import Data
-from lemmse.index.errors import InvalidArgument
+from lemmse.index.errors import InvalidArgument, NotFound
 
 SCHEDULE = Schedule(steps=12, windows=8, kept=4)
 
@@ -61,6 +61,15 @@ def test_networks_on_the_way_are_kept_by_a_run_that_was_stopped_too(tmp_path):
         for name, weights in mine.items():
             assert torch.equal(weights, others[name])
         assert not all(torch.equal(weights, last[name]) for name, weights in mine.items())
+
+
+def test_a_run_that_was_stopped_cannot_be_read(tmp_path):
+    path = tmp_path / "run.pt"
+    with pytest.raises(Stopped):
+        train(task(), "PatchMLP", SCHEDULE, path, stop_at(0.5))
+    with pytest.raises(NotFound, match="PatchMLP was not trained for tiny, 4 images, identity, p = 5"):
+        read(task(), "PatchMLP", SCHEDULE, path)
+    assert train(task(), "PatchMLP", SCHEDULE, path).losses == read(task(), "PatchMLP", SCHEDULE, path).losses
 
 
 def test_a_finished_run_is_only_read(tmp_path):
