@@ -126,7 +126,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Reconstruct images without a network: the LE-MMSE estimator as an indexed service.
 
-    Exit status: 0 done, 1 failed, 2 bad input or command line.
+    Exit status: 0 done, 1 failed, 2 bad input or command line, 130 interrupted.
     """
 
 

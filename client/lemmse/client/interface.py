@@ -74,7 +74,7 @@ class Client(ABC):
             Noise standard deviation, in intensities, > 0: one number, or a map (H, W) or (H, W, C).
         mask : array, optional
             What was observed, (H, W) or (H, W, C): 0 or False where y is not to be looked at and may be NaN.
-            It and maps of sigma need an index of physics and pre-inverse identity.
+            It and maps of sigma need an index of physics and pre-inverse identity and equivariance none.
         index : str, optional
             Name of the index; not needed where there is only one, and where quality is "best" and all are
             calibrated and of the same training images and inverse problem: the best of them is taken.

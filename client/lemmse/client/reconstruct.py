@@ -115,8 +115,8 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Weights on patches (le-mmse), translated images (e-mmse) or images (mmse).",
 )
 @click.option("--mode", type=click.Choice(list(MODES)), default="auto", show_default=True)
-@click.option("--k", type=click.IntRange(min=1), help="Neighbours to sum in mode topk.")
-@click.option("--nprobe", type=click.IntRange(min=1), help="Cells to search in mode topk.")
+@click.option("--k", type=click.IntRange(min=1), help="Neighbours to sum in mode topk.  [default: 1000]")
+@click.option("--nprobe", type=click.IntRange(min=1), help="Cells to search in mode topk.  [default: 32]")
 @click.option(
     "--accuracy-db",
     metavar="DB",
@@ -184,8 +184,8 @@ def reconstruct(
 
     Each output has the format and bit depth of its input, and maps are in its range: of 8-bit images the
     error is in steps of 1/255 and the variance in their squares. Maps of sigma and masks need an index of
-    physics and pre-inverse identity. A file that fails does not stop the others: the exit status is 1 where
-    some failed, and 2 where there was nothing but bad input.
+    physics and pre-inverse identity and equivariance none. A file that fails does not stop the others: the
+    exit status is 1 where some failed, and 2 where there was nothing but bad input.
     """
     if (server is None) == (not folders):
         raise click.UsageError("expected either --server or --index")

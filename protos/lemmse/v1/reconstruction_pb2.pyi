@@ -325,7 +325,8 @@ class ReconstructRequest(_message.Message):
     @_builtins.property
     def sigma_map(self) -> _tensor_pb2.Tensor:
         """For each pixel, (H, W), or for each pixel and channel, (H, W, C); float.
-        Only on an index of physics and pre-inverse identity.
+        Only on an index of physics and pre-inverse identity and equivariance
+        none.
         """
 
     @_builtins.property
@@ -338,7 +339,7 @@ class ReconstructRequest(_message.Message):
     def mask(self) -> _tensor_pb2.Tensor:
         """What was observed, (H, W) or (H, W, C), uint8: where it is 0, y is not
         looked at and may be NaN. Everything if not given. Only on an index of
-        physics and pre-inverse identity.
+        physics and pre-inverse identity and equivariance none.
         """
 
     @_builtins.property

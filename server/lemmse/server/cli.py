@@ -29,7 +29,11 @@ def _setting(flag: str, **attributes: Any) -> Callable[[F], F]:
 @_setting("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
 @_setting("--threads", type=int, help="Threads of one computation.  [default: all cores]")
 @_setting("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
-@_setting("--exact-work", type=float, help="Work up to which mode auto answers exactly.")
+@_setting(
+    "--exact-work",
+    type=float,
+    help="Pixels x keys x patch length up to which mode auto answers exactly.  [default: 1e11]",
+)
 @_setting(
     "--scheduler",
     metavar="ADDRESS",
