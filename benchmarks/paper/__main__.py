@@ -142,19 +142,22 @@ class Study:
                 for kind, sigma in itertools.product(images, self.sigmas)
             ]
             self.ask(task, measurements)
+            if task.pooled:
+                self.ask(task.pooled, measurements, masked=True)
             for measured in measurements:
                 answers = formula.read(self.kept(measured))
+                pooled = formula.read(self.kept(measured, masked=True)) if task.pooled else None
                 for network, trained in networks.items():
                     asked = network, self.schedule.length
-                    rows.add(compare(measured, answers, *asked, trained))
+                    rows.add(compare(measured, answers, *asked, trained, pooled=pooled))
                     for early in trained.early if measured.kind == HELD_OUT else ():
                         rows.add(compare(measured, answers, *asked, early, early=True))
             rows.save()
         report.show(list(rows), Console(width=130))
 
-    def ask(self, task: Task, measurements: Sequence[Measurements]) -> None:
-        """Have the formula answer what it has not answered yet."""
-        missing = [measured for measured in measurements if not self.kept(measured).exists()]
+    def ask(self, task: Task, measurements: Sequence[Measurements], *, masked: bool = False) -> None:
+        """Have the index of a task answer what it has not answered yet."""
+        missing = [measured for measured in measurements if not self.kept(measured, masked=masked).exists()]
         if not missing:
             return
         index = formula.index_of(task, self.sigmas, self.cache)
@@ -163,8 +166,9 @@ class Study:
             connect(f"grpc://{address}") as client,
         ):
             for measured in missing:
-                formula.save(formula.ask(client, measured), self.kept(measured))
-                self.console.log(f"{task}: {measured.kind} images, σ = {measured.sigma:g}")
+                answers = formula.ask(client, measured, masked=masked)
+                formula.save(answers, self.kept(measured, masked=masked))
+                self.console.log(f"{measured.task}: {measured.kind} images, σ = {measured.sigma:g}")
 
     def report(self) -> None:
         """Write the page of all rows that are kept."""
@@ -177,9 +181,9 @@ class Study:
         """The file that a training is kept in."""
         return self.cache / f"{network}-{digest(VERSION, task.key, asdict(self.schedule))}.pt"
 
-    def kept(self, measured: Measurements) -> Path:
+    def kept(self, measured: Measurements, *, masked: bool = False) -> Path:
         """The file that the formula's answers are kept in."""
-        return self.cache / f"answers-{measured.key()}.npz"
+        return self.cache / f"{'pooled' if masked else 'answers'}-{measured.key()}.npz"
 
 
 def _shown(bars: Progress, bar: TaskID) -> Callable[[float, float], None]:

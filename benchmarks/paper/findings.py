@@ -37,7 +37,7 @@ class Finding:
 def findings(rows: Sequence[Row]) -> Iterator[Finding]:
     """Tell what the rows have enough numbers for."""
     trained = [row for row in rows if not row.early]
-    found = [find(trained) for find in (short, aware, density, influence, memory, unlike)]
+    found = [find(trained) for find in (short, positions, aware, density, influence, memory, unlike)]
     yield from (finding for finding in (*found, length(rows)) if finding)
 
 
@@ -73,6 +73,36 @@ def short(rows: Sequence[Row]) -> Finding | None:
         f"Agreement below {AGREED} dB",
         f"On held-out images networks and formula agree to less than {AGREED} dB in {', '.join(said)}. "
         f"{' '.join(sides) or 'None falls short.'}",
+        figure,
+    )
+
+
+def positions(rows: Sequence[Row]) -> Finding | None:
+    """Compare the formula that a mask tells where a patch is with the one that pools all positions."""
+    own = [row for row in rows if row.inputs == HELD_OUT and row.pooled_agreement is not None]
+    if not own:
+        return None
+    figure, (axes,) = _figure(1)
+    said = []
+    for number, physics in enumerate(dict.fromkeys(row.physics for row in own)):
+        apart, pooled = (
+            [(row.sigma, level) for row in own if row.physics == physics and (level := getattr(row, name))]
+            for name in ("agreement", "pooled_agreement")
+        )
+        _line(axes, apart, f"{physics}, the same pattern", color=f"C{number}")
+        _line(axes, pooled, f"{physics}, all positions", color=f"C{number}", linestyle="--")
+        means = [statistics.fmean(level for _, level in points) for points in (apart, pooled)]
+        said.append(f"{means[0]:.1f} and {means[1]:.1f} dB ({physics})")
+    axes.set(ylabel="agreement (dB)")
+    _noise(axes, own)
+    axes.legend(fontsize=7)
+    return Finding(
+        "positions",
+        "What a mask tells of the position",
+        "Through a mask the formula compares a patch with those that were seen through the same pattern, "
+        "which tells it where in the image it is; a network is the same at every position. On held-out "
+        "images the networks agree with it, and with the formula that has the patches of all positions and "
+        f"is told the mask, to {', '.join(said)} in the mean.",
         figure,
     )
 
@@ -363,11 +393,11 @@ def _ticks(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, float]], label: str) -> None:
+def _line(axes: Axes, points: Sequence[tuple[float, float]], label: str, **style: Any) -> None:
     """Draw the mean of the points at each x."""
     ordered = itertools.groupby(sorted(points), key=lambda point: point[0])
     means = [(x, statistics.fmean(y for _, y in same)) for x, same in ordered]
-    axes.plot(*zip(*means, strict=True), "o-", markersize=3, label=label)
+    axes.plot(*zip(*means, strict=True), marker="o", markersize=3, label=label, **style)
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:

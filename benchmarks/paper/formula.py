@@ -61,8 +61,17 @@ def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
     return index
 
 
-def ask(client: Client, measurements: Measurements) -> Answers:
+def ask(client: Client, measurements: Measurements, *, masked: bool = False) -> Answers:
     """Reconstruct images; the one that fails ends it.
+
+    Parameters
+    ----------
+    client : Client
+        Of a server of the task's index.
+    measurements : Measurements
+        What is reconstructed.
+    masked : bool
+        The index is that of clean patches, and told with each image what was observed.
 
     Raises
     ------
@@ -70,10 +79,12 @@ def ask(client: Client, measurements: Measurements) -> Answers:
         An image has no answer.
     """
     mode = _mode(measurements.task)
+    shape = measurements.task.data.training.shape[1:]
     results = []
     for result in client.reconstruct_many(
         measurements.measured,
         sigma=measurements.sigma,
+        mask=measurements.task.operators.scale(shape) > 0 if masked else None,
         mode=mode,
         accuracy_db=ACCURACY_DB if mode == "hybrid" else None,
         maps=("ess", "log_density"),

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ class Row:
     """PSNR between network and clean image."""
     formula_psnr: float
     """PSNR between formula and clean image."""
+    pooled_agreement: float | None
+    """PSNR between network and the formula that has patches of all positions; if seen through a mask."""
     mode: str
     """How the formula was summed."""
     expected_db: float | None
@@ -127,16 +129,17 @@ def compare(
     length: str,
     trained: Trained,
     *,
+    pooled: Answers | None = None,
     early: bool = False,
 ) -> Row:
-    """Have a network, or an early one, answer, and make a row of that and the formula's answers."""
+    """Have a network, or an early one, answer, and make a row of that and the formula's answers.
+
+    Those of `Task.pooled` are compared with where they are given.
+    """
     task, clean, sigma = measurements.task, measurements.clean, measurements.sigma
     answered = trained.answer(measurements.seen, sigma)
     pixels = [np.stack(images) for images in (answered, formula.images, clean)]
-    agreement, network_psnr, formula_psnr = (
-        statistics.fmean(decibels(_square(x, y)) for x, y in zip(a, b, strict=True))
-        for a, b in _pairs(pixels)
-    )
+    agreement, network_psnr, formula_psnr = (_psnr(a, b) for a, b in _pairs(pixels))
     errors = np.stack([_square(a, b).mean(axis=-1).ravel() for a, b in _pairs(pixels)])  # (3, pixels)
     density, ess = (np.stack(maps).ravel() for maps in (formula.log_density, formula.ess))
     tenths = np.array_split(np.argsort(density, kind="stable"), TENTHS)
@@ -160,6 +163,7 @@ def compare(
         agreement=agreement,
         network_psnr=network_psnr,
         formula_psnr=formula_psnr,
+        pooled_agreement=_psnr(answered, pooled.images) if pooled else None,
         mode=formula.mode,
         expected_db=formula.expected_db,
         by_density=[decibels(errors[0, tenth]) for tenth in tenths],
@@ -255,6 +259,11 @@ def _cell(row: Row) -> str:
 def _pairs(pixels: Sequence[NDArray[np.float64]]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     network, formula, clean = pixels
     return [(network, formula), (network, clean), (formula, clean)]
+
+
+def _psnr(a: Iterable[NDArray[np.float64]], b: Iterable[NDArray[np.float64]]) -> float:
+    """Mean over the images."""
+    return statistics.fmean(decibels(_square(x, y)) for x, y in zip(a, b, strict=True))
 
 
 def _square(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

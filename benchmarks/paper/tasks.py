@@ -72,6 +72,11 @@ class Task:
         return InverseProblem.parse(self.problem.physics, self.problem.pre_inverse)
 
     @property
+    def pooled(self) -> "Task | None":
+        """If seen through a mask: the task whose index has clean patches of all positions."""
+        return replace(self, problem=Problem("identity")) if self.problem.pre_inverse == "mask" else None
+
+    @property
     def key(self) -> str:
         """Name all that an answer depends on, but for the measurement."""
         return digest(self.data.training, self.operators.digest, self.patch_size)

@@ -12,8 +12,8 @@ from benchmarks.paper.__main__ import main
 from benchmarks.paper.findings import findings
 from benchmarks.paper.formula import Answers
 from benchmarks.paper.table import Rows, compare, decibels, summary, text
-from benchmarks.paper.tasks import Measurements, Problem, Task
-from benchmarks.paper.training import Trained, device_name
+from benchmarks.paper.tasks import Measurements, Problem, Task, inputs, load
+from benchmarks.paper.training import Schedule, Trained, device_name, read
 from benchmarks.quality.data import Data
 from lemmse.client import connect
 from lemmse.index import open_index
@@ -70,13 +70,37 @@ def test_the_formula_gives_training_images_back_at_low_noise(out):
     assert found[0.05] > found[0.5] + 5
 
 
+def test_through_a_mask_the_formula_of_all_positions_is_asked_too(photos, out):
+    """It is an index of clean patches that is told the mask."""
+    rows = {row.sigma: row for row in Rows(out / "cache") if row.inputs == "held-out"}
+    schedule = Schedule(steps=5)
+    own = Task(load(str(photos), 1000, 2, photos), Problem.parse(PROBLEM), 5)
+    measured = Measurements.of(own, "held-out", inputs(own.data, 2)["held-out"], 0.5)
+    (checkpoint,) = (out / "cache").glob("PatchMLP-*.pt")
+    network = read(own, "PatchMLP", schedule, checkpoint)
+    observed = np.ones((8, 8))
+    observed[2:5, 2:5] = 0
+    with connect(formula.index_of(own.pooled, [0.5], out / "cache")) as client:
+        errors = [
+            decibels(np.square(client.reconstruct(y, sigma=0.5, mask=observed).image - answer))
+            for y, answer in zip(measured.measured, network.answer(measured.seen, 0.5), strict=True)
+        ]
+    assert rows[0.5].pooled_agreement == pytest.approx(np.mean(errors), abs=1e-3)
+
+
 def test_the_page_has_findings_tables_and_figures(out):
     page = (out / "report.md").read_text()
     assert f"torch {torch.__version__}" in page
     assert f"| {device_name()} | held-out |" in page
-    for title in ("Agreement below 25 dB", "Noise σ, patch size p", "Memorisation", "unlike"):
+    for title in (
+        "Agreement below 25 dB",
+        "What a mask tells",
+        "Noise σ, patch size p",
+        "Memorisation",
+        "unlike",
+    ):
         assert title in page
-    for figure in ("short", "influence", "memory", "unlike"):
+    for figure in ("short", "positions", "influence", "memory", "unlike"):
         assert f"({figure}.png)" in page
         assert (out / f"{figure}.png").stat().st_size > 1000
     section = "### tiny, 4 training images, inpaint:center:3 seen through mask, p = 5, 5 steps of training"
@@ -221,6 +245,13 @@ def test_what_falls_short_is_told_with_what_is_nearer_to_the_truth():
         "In 2 of them the network is farther from the truth than the formula, by 1.0 dB in the mean." in said
     )
     assert "in 0 of 1 rows at p = 5. None falls short." in told(rows[:1])["short"]
+
+
+def test_both_formulas_of_a_mask_are_told():
+    rows = [known(physics="inpaint:center:3", agreement=20.0, pooled_agreement=28.0)]
+    rows += [replace(rows[0], sigma=0.2, agreement=22.0), known()]
+    assert "to 21.0 and 28.0 dB (inpaint:center:3) in the mean" in told(rows)["positions"]
+    assert "positions" not in told([known()])
 
 
 def test_aware_is_compared_with_agnostic():
