@@ -12,6 +12,7 @@ not computed again: a run that is stopped goes on where it was, and one with oth
 
 import argparse
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -201,6 +202,9 @@ def main() -> None:
                 getattr(study, command)()
     except (EngineError, LemmseError) as error:
         raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """From training to the page, through a server; and what rows and findings say of known numbers."""
 
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -138,6 +141,20 @@ def test_what_cannot_be_meant_is_said_before_the_first_training(arguments, said,
         run(photos, tmp_path, "all", *arguments)
     assert said in f"{capsys.readouterr().err} {stopped.value}"
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_an_interrupt_is_a_line(photos, tmp_path):
+    arguments = ["--out", tmp_path, "--data", photos, "--steps", 100000, "--problems", PROBLEM]
+    command = [sys.executable, "-m", "benchmarks.paper", "train", *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "cache").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.endswith("\nstopped; the same command goes on where it was\n")
+    assert "Traceback" not in stderr
 
 
 def test_the_report_needs_no_data(out, tmp_path):
