@@ -227,7 +227,7 @@ class Run:
                 "random": self.windows.random.bit_generator.state,
                 "losses": self.losses,
                 "seconds": self.seconds,
-                "device": device_name(),
+                "device": self.device,
                 "early": self.early,
             },
             scratch,
