@@ -86,7 +86,7 @@ def positions(rows: Sequence[Row]) -> Finding | None:
     said = []
     for number, physics in enumerate(dict.fromkeys(row.physics for row in own)):
         apart, pooled = (
-            [(row.sigma, level) for row in own if row.physics == physics and (level := getattr(row, name))]
+            [(row.sigma, getattr(row, name)) for row in own if row.physics == physics]
             for name in ("agreement", "pooled_agreement")
         )
         _line(axes, apart, f"{physics}, the same pattern", color=f"C{number}")
