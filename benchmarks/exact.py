@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.memory import peak_beyond
 from lemmse.estimator import Keys, Queries, exact_sums
 from lemmse.estimator.keys import TILE
-from lemmse.index import Images
+from lemmse.index.images.stack import Images
 from lemmse.index.sources import intensities, iterate, open_source
 
 QUERIES = 1024

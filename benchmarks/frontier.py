@@ -29,10 +29,12 @@ from rich.table import Table
 
 from lemmse.builder.calibrate import calibrate
 from lemmse.estimator import Queries, Want, never
-from lemmse.estimator.local import Local
+from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.method import Method
-from lemmse.index import Calibration, Images, Index, build, open_index
+from lemmse.index import Index, build, open_index
+from lemmse.index.images.stack import Images
 from lemmse.index.sources import intensities, iterate, open_source
+from lemmse.index.storage.calibration_record import Calibration
 
 SIGMAS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 ACCURACIES = (48.0, 52.0, 54.0, 60.0)
@@ -69,13 +71,13 @@ def contestants(calibration: Calibration, sigma: float, keys: int, flat: bool) -
     return methods
 
 
-def queries(local: Local, clean: NDArray[np.float32], sigma: float, seed: int) -> Queries:
+def queries(local: LocalBackend, clean: NDArray[np.float32], sigma: float, seed: int) -> Queries:
     y = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
     u = local.patches(y, np.arange(clean.shape[0] * clean.shape[1]))
     return Queries.white(torch.from_numpy(u.astype(np.float32)), sigma)
 
 
-def measure(local: Local, images: list[NDArray[np.float32]], sigma: float, flat: bool) -> list[Row]:
+def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float, flat: bool) -> list[Row]:
     t_length = local.keys.t_length
     asked = [queries(local, clean, sigma, seed) for seed, clean in enumerate(images)]
     calibration = local.index.manifest.calibration
@@ -125,7 +127,7 @@ def measure(local: Local, images: list[NDArray[np.float32]], sigma: float, flat:
     return rows
 
 
-def covered(local: Local, block: Queries, method: Method, exact: NDArray[np.float64]) -> float:
+def covered(local: LocalBackend, block: Queries, method: Method, exact: NDArray[np.float64]) -> float:
     posterior = local.sums(block, 0, method, Want(error=True), never).posterior(local.keys.t_length)
     error = posterior.error.numpy() * method.error_scale + ROUNDING
     return float(100 * (np.abs(posterior.mean.numpy() - exact) <= error).mean())
@@ -186,7 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         index = prepared(arguments, Path(folder))
-        local = Local(index, torch.device("cpu"))
+        local = LocalBackend(index, torch.device("cpu"))
         stack = Images.stack(intensities(image) for image, _ in iterate(open_source(arguments.test)))
         images = [stack[k] for k in range(arguments.images)]
         measure(local, [images[0][:4, :4]], SIGMAS[0], flat=False)  # compiles what is compiled once

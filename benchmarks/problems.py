@@ -28,9 +28,11 @@ from rich.console import Console
 from scipy.interpolate import griddata
 from scipy.spatial.distance import cdist
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
-from lemmse.index import Images, InverseProblem, build, open_index
-from lemmse.index.errors import InvalidArgument
+from lemmse.index import build, open_index
+from lemmse.index.images.stack import Images
+from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import intensities, open_source, photograph
 
 P = 5

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[1]
 # A package may import itself and these.
 ALLOWED = {
     "v1": {"v1"},
-    "wire": {"v1"},
-    "client": {"v1", "wire"},
-    "index": set(),
-    "estimator": {"index"},
-    "builder": {"client", "estimator", "index"},
-    "server": {"estimator", "index", "v1", "wire"},
+    "contract": {"v1"},
+    "client": {"contract", "v1"},
+    "index": {"contract"},
+    "estimator": {"contract", "index"},
+    "builder": {"client", "contract", "estimator", "index"},
+    "server": {"contract", "estimator", "index", "v1"},
 }
 
 # The client's modules that are imported on demand may import more.

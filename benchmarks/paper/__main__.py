@@ -29,9 +29,9 @@ from benchmarks.paper.table import Rows, compare
 from benchmarks.paper.tasks import VERSION, Measurements, Problem, Task, first, inputs, load
 from benchmarks.paper.training import Schedule, read, train
 from benchmarks.quality.methods import digest
-from lemmse.client import LemmseError, connect
+from lemmse.client import connect
 from lemmse.client.serving import serving
-from lemmse.index.errors import EngineError, NotFound
+from lemmse.contract.errors import LemmseError, NotFound
 
 PROBLEMS = ("identity", "blur:gaussian:1.0", "blur:gaussian:1.0,wiener:0.05")
 SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -200,7 +200,7 @@ def main() -> None:
         for command in ("train", "table", "report"):
             if arguments.command in (command, "all"):
                 getattr(study, command)()
-    except (EngineError, LemmseError) as error:
+    except LemmseError as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on where it was", file=sys.stderr)

@@ -12,8 +12,8 @@ from benchmarks.quality import data
 from benchmarks.quality.data import PHOTOGRAPHS_OUT, Data, Image
 from benchmarks.quality.methods import digest
 from benchmarks.quality.scores import add_noise
-from lemmse.index import InverseProblem
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
+from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import intensities, photograph
 
 NAMED = {"fashion": data.fashion, "faces": data.faces}
@@ -137,7 +137,7 @@ def load(name: str, limit: int, images: int, fashion: Path) -> Data:
     if file:
         return replace(data.colour(arguments), name=file.stem)
     if name not in NAMED:
-        raise InvalidArgument("data", f"expected {', '.join(NAMED)} or a FILE.npz, got {name!r}")
+        raise InvalidArgument.of("data", f"expected {', '.join(NAMED)} or a FILE.npz, got {name!r}")
     return NAMED[name](arguments)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.paper.networks import NETWORKS, Network, Pixel
 from benchmarks.paper.tasks import Task
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.contract.errors import InvalidArgument, NotFound
 from lemmse.index.sources import intensities
 
 Progress = Callable[[float, float], None]
@@ -68,9 +68,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
-            raise InvalidArgument("steps", "expected one of steps and minutes, got both or none")
+            raise InvalidArgument.of("steps", "expected one of steps and minutes, got both or none")
         if not (self.steps or self.minutes or 0) > 0:
-            raise InvalidArgument("steps", f"expected a positive length of the training, got {self.length}")
+            raise InvalidArgument.of(
+                "steps", f"expected a positive length of the training, got {self.length}"
+            )
 
     @property
     def length(self) -> str:

@@ -21,8 +21,7 @@ from benchmarks.quality.data import DATASETS
 from benchmarks.quality.mixture import GMM
 from benchmarks.quality.settings import OURS
 from lemmse.builder.pictures import PICTURE_SIGMAS
-from lemmse.client import LemmseError
-from lemmse.index.errors import EngineError
+from lemmse.contract.errors import LemmseError
 
 METHODS = {method.name: method for method in (*CLASSICAL, *GMM, *OURS)}
 
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     try:
         run(parsed())
-    except (EngineError, LemmseError) as error:
+    except LemmseError as error:
         raise SystemExit(str(error)) from error
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quality.needs import missing
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index.sources import HELD_OUT, intensities, iterate, open_source, photograph
 
 Image = NDArray[np.float64]
@@ -57,7 +57,7 @@ def fashion(arguments: argparse.Namespace) -> Data:
 def colour(arguments: argparse.Namespace) -> Data:
     path: Path | None = arguments.colour
     if path is None:
-        raise InvalidArgument("colour", "expected --colour FILE.npz with the arrays train and test")
+        raise InvalidArgument.of("colour", "expected --colour FILE.npz with the arrays train and test")
     training = np.stack(_first(path, arguments.limit))
     with np.load(path, allow_pickle=False) as archive:
         test = archive["test"]

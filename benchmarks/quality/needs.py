@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lemmse.index.errors import NotFound
+from lemmse.contract.errors import NotFound
 
 
 def missing(what: str, package: str) -> NotFound:

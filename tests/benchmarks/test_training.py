@@ -10,7 +10,7 @@ from benchmarks.paper.networks import NETWORKS
 from benchmarks.paper.tasks import Problem, Task
 from benchmarks.paper.training import Schedule, Windows, read, train
 from benchmarks.quality.data import Data
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.contract.errors import InvalidArgument, NotFound
 
 SCHEDULE = Schedule(steps=12, windows=8, kept=4)
 

@@ -8,8 +8,8 @@ import pytest
 
 from lemmse.client.serving import LEMMSE
 from lemmse.index import open_index
-from tests.commands import invoke
-from tests.estimator.cases import smooth
+from tests.support.cases import smooth
+from tests.support.commands import invoke
 
 
 @pytest.fixture

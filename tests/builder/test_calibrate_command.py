@@ -11,10 +11,10 @@ import pytest
 
 from lemmse.builder.calibrate import SIGMAS, THRESHOLDS, calibrate
 from lemmse.builder.pictures import PICTURE_SIGMAS
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument
-from tests.commands import apart, invoke
-from tests.estimator.cases import smooth
+from tests.support.cases import smooth
+from tests.support.commands import apart, invoke
 
 TABLES = ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale")
 

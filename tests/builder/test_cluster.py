@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from lemmse.builder.cluster import on_local_workers, on_scheduler
+from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument, NotFound, Unavailable
-from tests.commands import invoke
-from tests.estimator.cases import smooth
 from tests.index.test_building import by_cell
+from tests.support.cases import smooth
+from tests.support.commands import invoke
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_workers_that_cannot_be_meant(source, tmp_path, options, message):
 
 
 def test_a_cluster_without_workers(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("lemmse.index.workers.PATIENCE", 0.5)
+    monkeypatch.setattr("lemmse.index.dask_workers.PATIENCE", 0.5)
     local = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
     with (
         distributed.LocalCluster(**local) as cluster,

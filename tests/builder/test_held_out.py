@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemmse.builder.held_out import hold_out
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument
-from tests.estimator.cases import smooth
+from tests.support.cases import smooth
 
 
 def built(folder, counts, **options):

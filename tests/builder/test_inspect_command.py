@@ -8,8 +8,8 @@ import faiss
 import pytest
 
 from lemmse.index import open_index
-from lemmse.index.manifest import Manifest, checksum
-from tests.commands import apart, invoke
+from lemmse.index.storage.manifest import Manifest, checksum
+from tests.support.commands import apart, invoke
 
 
 @pytest.fixture

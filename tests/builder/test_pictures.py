@@ -7,10 +7,11 @@ import pytest
 
 from lemmse.builder.calibrate import calibrate
 from lemmse.builder.pictures import measure_pictures
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
-from lemmse.index import Pictures, Refinement, build, open_index
-from lemmse.index.errors import InvalidArgument
-from tests.estimator.cases import smooth
+from lemmse.index import build, open_index
+from lemmse.index.storage.picture_record import Pictures, Refinement
+from tests.support.cases import smooth
 
 SIGMAS = (0.02, 0.2)
 

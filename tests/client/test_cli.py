@@ -17,8 +17,8 @@ from lemmse.client import cli
 from lemmse.client.errors import NotFound, Unavailable
 from lemmse.client.exits import exit_status
 from lemmse.client.serving import LEMMSE
-from lemmse.index import errors as engine
-from tests.commands import apart, invoke
+from lemmse.contract import errors as engine
+from tests.support.commands import apart, invoke
 
 
 def test_version_and_help():
@@ -71,7 +71,7 @@ def raising(monkeypatch, error):
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (engine.InvalidArgument("SOURCE", "expected images,\ngot none"), 2),
+        (engine.InvalidArgument.of("SOURCE", "expected images,\ngot none"), 2),
         (engine.DataLoss("the index is altered"), 2),
         (NotFound("nothing there"), 2),
         (Unavailable("nobody there"), 1),

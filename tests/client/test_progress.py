@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lemmse.client.progress import told
+from lemmse.client.progress import report_progress
 from lemmse.client.serving import LEMMSE
-from tests.commands import apart, invoke
+from tests.support.commands import apart, invoke
 
 RNG = np.random.default_rng(3)
 NAMES = ["stage", "done", "total", "seconds", "rate", "remaining_seconds"]
@@ -29,7 +29,7 @@ def at(monkeypatch):
 
 def test_lines_for_programs(at, capsys):
     """Of a stage that goes on where it was: the rate is that of what was done now."""
-    with told(as_json=True) as progress:
+    with report_progress(as_json=True) as progress:
         for seconds, done in ((0, 10), (0.5, 11), (1, 12), (1.9, 13), (4, 20), (4.1, 30)):
             at(seconds)
             progress("arrange", done, 30)
@@ -46,7 +46,7 @@ def test_lines_for_programs(at, capsys):
 
 
 def test_each_stage_has_its_own_second(at, capsys):
-    with told(as_json=True) as progress:
+    with report_progress(as_json=True) as progress:
         for seconds, *call in ((0, "a", 0, 9), (0.1, "b", 0, 9), (1, "a", 1, 9), (1, "b", 1, 9)):
             at(seconds)
             progress(*call)
@@ -59,7 +59,7 @@ def test_each_stage_has_its_own_second(at, capsys):
 
 
 def test_nobody_is_told_where_there_is_no_terminal(capsys):
-    with told(as_json=False) as progress:
+    with report_progress(as_json=False) as progress:
         for done in range(4):
             progress("count", done, 3)
     assert capsys.readouterr() == ("", "")

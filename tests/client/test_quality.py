@@ -7,7 +7,8 @@ import pytest
 
 from lemmse.client import connect
 from lemmse.client.errors import InvalidArgument, NotFound
-from lemmse.index import Pictures, Refinement, build, open_index
+from lemmse.index import build, open_index
+from lemmse.index.storage.picture_record import Pictures, Refinement
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from lemmse.client.cli import main
 from lemmse.client.serving import LEMMSE
-from lemmse.index import Pictures, Refinement, build, open_index
-from tests.commands import apart
+from lemmse.index import build, open_index
+from lemmse.index.storage.picture_record import Pictures, Refinement
+from tests.support.commands import apart
 
 RNG = np.random.default_rng(6)
 

@@ -13,7 +13,7 @@ from lemmse.client.results import Result
 from lemmse.index import build, open_index
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
-from tests.oracle import agreement, oracle
+from tests.support.oracle import agreement, oracle
 
 MAPS = ("variance", "ess", "log_density")
 RNG = np.random.default_rng(7)

@@ -12,7 +12,7 @@ from lemmse.client.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.client.serving import LEMMSE
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
-from tests.commands import invoke
+from tests.support.commands import invoke
 
 Y = np.random.default_rng(3).random((6, 5), np.float32)
 ASKED = {"sigma": 0.1, "mode": "exact", "maps": ["variance", "ess"]}
@@ -102,7 +102,7 @@ def test_a_server_has_its_own(server, tmp_path):
 
 
 def test_who_is_asked_for_an_index_may_be_gone(tiny_index, monkeypatch):
-    for module in ("lemmse.estimator.spread", "lemmse.index.workers"):
+    for module in ("lemmse.estimator.distributed", "lemmse.index.dask_workers"):
         monkeypatch.setattr(f"{module}.PATIENCE", 0.5)
     with workers(1) as cluster:
         embedded = connect(tiny_index, scheduler=cluster.scheduler_address)

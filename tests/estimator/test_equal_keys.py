@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
-from lemmse.estimator.local import Local
+from lemmse.estimator.cancellation import never
+from lemmse.estimator.image_queries import WhitenedQueries
+from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.method import Method
-from lemmse.estimator.views import WhitenedView
-from lemmse.estimator.work import never
 from lemmse.index import build, open_index
-from tests.estimator.cases import constant, smooth
-from tests.oracle import Oracle, agreement
-from tests.problem_oracle import problem_oracle
+from tests.support.cases import constant, smooth
+from tests.support.oracle import Oracle, agreement
+from tests.support.problem_oracle import problem_oracle
 
 P = 3
 SHAPE = (6, 6, 1)
@@ -125,8 +125,8 @@ def test_the_maps_are_those_of_the_oracle(case, lemmse, sigma, mode):
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_the_maps_of_hybrid_are_those_of_the_oracle_where_all_is_opened(case, lemmse, sigma):
-    local = Local(lemmse.index, torch.device("cpu"))
-    view = WhitenedView(local, case.measurement(sigma).astype(float), sigma)
+    local = LocalBackend(lemmse.index, torch.device("cpu"))
+    view = WhitenedQueries(local, case.measurement(sigma).astype(float), sigma)
     want = Want(variance=True, ess=True)
     sums = view.sums(np.arange(36), Method("hybrid", threshold=-1e4), want, never)
     posterior, expected = sums.posterior(1), case.expected(sigma)
@@ -141,7 +141,7 @@ def test_the_maps_of_hybrid_are_those_of_the_oracle_where_all_is_opened(case, le
 @pytest.mark.parametrize("threshold", [1e4, 0, -3])
 def test_every_patch_counts_once_in_groups(case, lemmse, threshold):
     """At overwhelming noise every weight is 1, so that they add up to the number of patches."""
-    local = Local(lemmse.index, torch.device("cpu"))
+    local = LocalBackend(lemmse.index, torch.device("cpu"))
     for stratum in range(len(lemmse.index.strata)):
         queries = torch.randn(5, P * P, generator=torch.Generator().manual_seed(0))
         of = {"stratum": stratum, "want": Want(ess=True)}
@@ -181,7 +181,8 @@ def test_keys_of_one_hash_that_differ_stay_apart(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", np.stack(flat()))
     found = open_index(build([tmp_path / "x.npy"], tmp_path / "found", patch_size=P))
     monkeypatch.setattr(
-        "lemmse.index.distinct._hashes", lambda patches, progress: np.zeros(len(patches), np.uint64)
+        "lemmse.index.clustering.distinct._hashes",
+        lambda patches, progress: np.zeros(len(patches), np.uint64),
     )
     index = open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=P))
     assert found.manifest.distinct < index.manifest.distinct < index.manifest.keys

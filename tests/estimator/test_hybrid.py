@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from lemmse.builder.calibrate import calibrate
+from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
 from lemmse.estimator.hybrid import first_look
 from lemmse.estimator.hybrid.descent import descend, probe
-from lemmse.estimator.local import Local
+from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.method import Known
 from lemmse.index import build, open_index
-from lemmse.index.errors import Cancelled, InvalidArgument
-from tests.estimator.cases import smooth
-from tests.oracle import agreement
+from tests.support.cases import smooth
+from tests.support.oracle import agreement
 
 EVERYTHING = Want(variance=True, ess=True)
 SIGMAS = (0.01, 0.05, 0.2, 0.5, 1.0, 5.0)
@@ -36,7 +36,7 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def local(index):
-    return Local(index, torch.device("cpu"))
+    return LocalBackend(index, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def wide(tmp_path_factory):
     """Keys of which not all coordinates are leading ones."""
     folder = tmp_path_factory.mktemp("wide")
     np.save(folder / "images.npy", images(4, 0))
-    return Local(open_index(build([folder / "images.npy"], folder / "index")), torch.device("cpu"))
+    return LocalBackend(open_index(build([folder / "images.npy"], folder / "index")), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_opening_everything_is_the_exact_sum(local, sigma):
 
 def nearest_targets(index, y, mask, sigma) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest target of the keys that may be heaviest at each pixel, for all float32 can tell."""
-    local = Local(index, torch.device("cpu"))
+    local = LocalBackend(index, torch.device("cpu"))
     u, seen = (
         local.patches(np.broadcast_to(x, y.shape).astype(float), np.arange(y[..., 0].size)) for x in (y, mask)
     )

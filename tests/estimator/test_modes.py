@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument
-from tests.estimator.cases import CASES, SIGMAS, Case
-from tests.oracle import agreement
+from tests.support.cases import CASES, SIGMAS, Case
+from tests.support.oracle import agreement
 
 ALL_KEYS = 10**6
 

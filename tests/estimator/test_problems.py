@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
 from lemmse.index import Index, build, open_index
-from lemmse.index.errors import InvalidArgument
-from tests.estimator.cases import smooth
-from tests.oracle import Oracle, agreement
-from tests.problem_oracle import convolution_matrix, problem_oracle, weighted_oracle
+from tests.support.cases import smooth
+from tests.support.oracle import Oracle, agreement
+from tests.support.problem_oracle import convolution_matrix, problem_oracle, weighted_oracle
 
 P = 3
 MODES = {"exact": {"mode": "exact"}, "topk of all": {"mode": "topk", "k": 10**6}}

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument
-from tests.estimator.cases import CASES, Case, smooth
-from tests.oracle import agreement
-from tests.quality_oracle import quality_oracle
+from tests.support.cases import CASES, Case, smooth
+from tests.support.oracle import agreement
+from tests.support.quality_oracle import quality_oracle
 
 SIGMAS = (0.01, 0.1, 0.5)
 MODES = {

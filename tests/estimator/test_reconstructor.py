@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.estimator import MODES, Reconstructor
 from lemmse.index import build, open_index
-from lemmse.index.errors import Cancelled, InvalidArgument
-from tests.estimator.cases import smooth
-from tests.oracle import agreement
+from tests.support.cases import smooth
+from tests.support.oracle import agreement
 
 X = np.stack([smooth(seed, 9, 8, 3) for seed in range(6)])
 

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemmse.estimator import Queries, exact_sums, hybrid_sums
-from lemmse.estimator.hybrid.leaves import scratch_of
-from lemmse.estimator.hybrid.sketches import may_be_nearer
-from lemmse.estimator.hybrid.sums import as_patches
-from lemmse.estimator.local import Local
+from lemmse.estimator.hybrid.leaf_sums import scratch_of
+from lemmse.estimator.hybrid.posterior import as_patches
+from lemmse.estimator.hybrid.sketch_bounds import may_be_nearer
+from lemmse.estimator.local import LocalBackend
 from lemmse.index import build, open_index
-from lemmse.index.sketching import SKETCHED
-from tests.estimator.cases import smooth
-from tests.oracle import agreement
+from lemmse.index.clustering.sketches import SKETCHED
+from tests.support.cases import smooth
+from tests.support.oracle import agreement
 
 
 @pytest.fixture(scope="module", params=["grey", "floats", "offset"])
@@ -34,7 +34,7 @@ def local(request, tmp_path_factory):
     assert (
         index.manifest.key_dtype == {"grey": "uint8", "floats": "float32", "offset": "int16"}[request.param]
     )
-    return Local(index, torch.device("cpu"))
+    return LocalBackend(index, torch.device("cpu"))
 
 
 def queries_of(local, seed: int, noise: float, n: np.ndarray) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lemmse.contract.errors import Cancelled
 from lemmse.estimator import MEAN_ONLY, Keys, PosteriorSums, Queries, Want, exact_sums
-from lemmse.index.errors import Cancelled
 
 EVERYTHING = Want(variance=True, ess=True, top=3)
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from lemmse.estimator import Neighbours, Queries, Reconstructor, Want, exact_sums, load_keys, topk_sums
 from lemmse.index import build, open_index
-from lemmse.index.without import without
-from tests.estimator.cases import smooth
-from tests.oracle import agreement
+from lemmse.index.reading.held_out_view import leave_out
+from tests.support.cases import smooth
+from tests.support.oracle import agreement
 
 P = 3
 
@@ -36,7 +36,7 @@ def keys(index):
 
 @pytest.fixture(scope="module")
 def neighbours(index):
-    return Neighbours(index.neighbours, index.coding, index.strata_cells)
+    return Neighbours(index.neighbours, index.quantization, index.strata_cells)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,10 @@ def test_a_cell_that_lost_its_keys_is_passed_over(index, queries):
     images = index.ids(0, index.manifest.keys)[:, 0]
     cell = np.repeat(np.arange(len(index.cells) - 1), np.diff(index.copies[index.cells]))
     smallest = np.bincount(cell).argmin()
-    left = without(index, np.unique(images[cell == smallest]))
+    left = leave_out(index, np.unique(images[cell == smallest]))
     assert (np.diff(left.cells) == 0).any()
     keys = load_keys(left, torch.device("cpu"))
-    neighbours = Neighbours(left.neighbours, left.coding, left.strata_cells)
+    neighbours = Neighbours(left.neighbours, left.quantization, left.strata_cells)
     asked = Queries(queries, torch.full_like(queries, 4.0))
     found = topk_sums(keys, neighbours, asked, k=keys.count, nprobe=10**6).posterior(1)
     expected = exact_sums(keys, asked).posterior(1)

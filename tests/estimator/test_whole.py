@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.memory import peak_beyond
+from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.estimator.sums import Posterior, Want
-from lemmse.estimator.whole import WholeImages
-from lemmse.index.errors import Cancelled, InvalidArgument
-from tests.estimator.cases import SIGMAS, smooth
-from tests.oracle import agreement, oracle
-from tests.whole_oracle import emmse_oracle, mmse_oracle
+from lemmse.estimator.whole_images import WholeImages
+from tests.support.cases import SIGMAS, smooth
+from tests.support.oracle import agreement, oracle
+from tests.support.whole_oracle import emmse_oracle, mmse_oracle
 
 CPU = torch.device("cpu")
 EVERYTHING = Want(variance=True, ess=True, top=5)
@@ -224,7 +224,7 @@ def test_blocks_of_images_add_up(monkeypatch, equivariant):
     whole = WholeImages(x := stack(9, 4, 5), x, CPU)
     y = noisy(0.5 * (x[0] + x[8]), 0.1)
     once = ask(whole, y, 0.1, equivariant=equivariant)
-    monkeypatch.setattr("lemmse.estimator.whole._BLOCK", 2 * y.size)
+    monkeypatch.setattr("lemmse.estimator.whole_images._BLOCK", 2 * y.size)
     blocks = ask(whole, y, 0.1, equivariant=equivariant)
     for name in ("mean", "variance", "ess", "log_density", "top_weight", "top_key"):
         torch.testing.assert_close(getattr(blocks, name), getattr(once, name), rtol=1e-9, atol=1e-9)
@@ -285,7 +285,7 @@ def test_another_size_is_refused(equivariant):
 
 @BOTH
 def test_cancelling_stops_between_blocks(monkeypatch, equivariant):
-    monkeypatch.setattr("lemmse.estimator.whole._BLOCK", 1)
+    monkeypatch.setattr("lemmse.estimator.whole_images._BLOCK", 1)
     whole = WholeImages(x := stack(5, 3, 3), x, CPU)
     calls = []
 

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from lemmse.client.serving import LEMMSE
-from lemmse.index import FORMAT, Images, build, open_index
-from lemmse.index.cells import to_search
-from lemmse.index.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, UnsupportedFormat
-from tests.oracle import patch
+from lemmse.contract.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, UnsupportedFormat
+from lemmse.index import build, open_index
+from lemmse.index.images.stack import Images
+from lemmse.index.storage.inverted_lists import to_search
+from lemmse.index.storage.manifest import FORMAT
+from tests.support.oracle import patch
 
 
 def images_of(shape, count=3, seed=0) -> np.ndarray:
@@ -58,7 +60,7 @@ def test_keys_are_grouped_by_nearest_centroid(tmp_path):
     np.save(tmp_path / "x.npy", images_of((16, 16, 1), count=10))
     index = open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=3))
     neighbours = index.neighbours
-    keys = to_search(index.packed_keys.rows(0, index.manifest.distinct), index.coding)
+    keys = to_search(index.packed_keys.rows(0, index.manifest.distinct), index.quantization)
     keys = keys.repeat(index.counts, axis=0)
     centroids = neighbours.quantizer.reconstruct_n(0, neighbours.nlist)
     nearest = ((keys[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
@@ -113,8 +115,8 @@ def test_sources_of_several_types_are_stored_as_floats(source, tmp_path):
 
 
 def test_more_keys_than_a_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr("lemmse.index.store.SHARD", 32)
-    monkeypatch.setattr("lemmse.index.store.CHUNK", 16)
+    monkeypatch.setattr("lemmse.index.storage.zarr_store.SHARD", 32)
+    monkeypatch.setattr("lemmse.index.storage.zarr_store.CHUNK", 16)
     x = images_of((6, 5, 1))
     np.save(tmp_path / "x.npy", x)
     index = open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=3))

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lemmse.contract.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedFormat
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
-from lemmse.index.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedFormat
-from lemmse.index.reader import Index
-from tests.estimator.cases import smooth
-from tests.index.test_without import everything, few_at_a_time
+from lemmse.index.reading.index import Index
+from tests.index.test_held_out_view import everything, few_at_a_time
+from tests.support.cases import smooth
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -86,7 +86,7 @@ import os, signal, sys
 from pathlib import Path
 import pytest
 from lemmse.index import build
-from tests.index.test_without import few_at_a_time
+from tests.index.test_held_out_view import few_at_a_time
 
 def progress(stage, done, total):
     if stage == sys.argv[3] and done == int(sys.argv[4]):
@@ -276,7 +276,7 @@ def test_an_update_ended_before_readers_are_told_goes_on(source, more, tmp_path,
         raise Ended
 
     with monkeypatch.context() as patched:
-        patched.setattr("lemmse.index.folder.write_atomically", end)
+        patched.setattr("lemmse.index.storage.folder.write_atomically", end)
         with pytest.raises(Ended):
             update([more], index)
     assert open_index(index).version == "1"
@@ -320,7 +320,7 @@ def test_a_build_holds_no_more_than_it_was_given(tmp_path):
 
 
 def test_errors_travel_between_processes():
-    error = pickle.loads(pickle.dumps(InvalidArgument("sigma", "expected a number > 0")))
+    error = pickle.loads(pickle.dumps(InvalidArgument.of("sigma", "expected a number > 0")))
     assert (str(error), error.argument) == ("sigma: expected a number > 0", "sigma")
 
 
@@ -329,7 +329,9 @@ def test_a_build_ended_before_it_tidied_up_is_done(source, more, tmp_path, monke
         raise Ended
 
     with monkeypatch.context() as patched:
-        patched.setattr("lemmse.index.folder.sync", end)  # which the new name in its folder takes last
+        patched.setattr(
+            "lemmse.index.storage.folder.sync", end
+        )  # which the new name in its folder takes last
         with pytest.raises(Ended):
             build([source], tmp_path / "index", patch_size=3)
     assert open_index(tmp_path / "index").version == "1"
@@ -367,7 +369,7 @@ def test_a_build_ended_while_it_writes_the_manifest_goes_on(source, tmp_path, mo
         raise Ended
 
     with monkeypatch.context() as patched:
-        patched.setattr("lemmse.index.manifest.write_atomically", end)
+        patched.setattr("lemmse.index.storage.manifest.write_atomically", end)
         with pytest.raises(Ended):
             build([source], tmp_path / "index", patch_size=3)
     build([source], tmp_path / "index", patch_size=3)

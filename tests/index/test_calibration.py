@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.index import Calibration, Manifest, build, open_index
-from lemmse.index.errors import DataLoss
+from lemmse.contract.errors import DataLoss
+from lemmse.index import build, open_index
+from lemmse.index.storage.calibration_record import Calibration
+from lemmse.index.storage.manifest import Manifest
 
 
 def calibration(accuracy_db, *, cost, sigmas, thresholds, keys_touched=None, error_scale=None) -> Calibration:

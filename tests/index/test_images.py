@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.index import Images
-from tests.oracle import patch
+from lemmse.index.images.stack import Images
+from tests.support.oracle import patch
 
 SHAPES = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5)
 

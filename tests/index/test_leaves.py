@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lemmse.index.leaves import LEAF, split
+from lemmse.index.clustering.leaves import LEAF, split
 
 
 def scattered(n, p, seed=0) -> np.ndarray:

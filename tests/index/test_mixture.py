@@ -5,9 +5,11 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from lemmse.index import Mixture, build, cells, open_index
-from lemmse.index.without import without
-from tests.estimator.cases import smooth
+from lemmse.index import build, open_index
+from lemmse.index.clustering import cells
+from lemmse.index.clustering.mixture import Mixture
+from lemmse.index.reading.held_out_view import leave_out
+from tests.support.cases import smooth
 
 WEIGHTS = np.array([0.3, 0.7])
 MEANS = np.array([[0.0, 0.0, 0.0], [6.0, -4.0, 5.0]])
@@ -183,7 +185,7 @@ def test_without_some_images_it_is_that_of_the_others(tmp_path, options):
     whole = index_of(tmp_path / "whole", images, **options)
     left = [image for k, image in enumerate(images) if k not in (1, 3)]
     fresh = index_of(tmp_path / "fresh", left, **options)
-    found = without(whole, np.array([1, 3])).mixture
+    found = leave_out(whole, np.array([1, 3])).mixture
     assert_equal(found, fresh.mixture)
     assert not np.array_equal(found.weights, whole.mixture.weights)
 
@@ -201,4 +203,4 @@ def test_patches_of_other_problems_have_none(tmp_path, physics, pre_inverse):
     images = [smooth(seed, 8, 8, 1) for seed in range(2)]
     index = index_of(tmp_path, images, physics=physics, pre_inverse=pre_inverse)
     assert (index.manifest.gaussians, index.mixture) == (0, None)
-    assert without(index, np.array([0])).mixture is None
+    assert leave_out(index, np.array([0])).mixture is None

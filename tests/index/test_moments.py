@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.index import Basis, Groups, Moments
-from lemmse.index.moments import LEADING
+from lemmse.index.clustering.groups import Groups
+from lemmse.index.clustering.moments import LEADING, Basis, Moments
 
 EPS = float(np.finfo(np.float32).eps)
 TINY = float(np.finfo(np.float32).tiny)

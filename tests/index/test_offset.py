@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, load_keys
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument
-from tests.estimator.cases import smooth
-from tests.oracle import Oracle
-from tests.problem_oracle import convolution_matrix, patch_indices
+from tests.support.cases import smooth
+from tests.support.oracle import Oracle
+from tests.support.problem_oracle import convolution_matrix, patch_indices
 
 P = 3
 KERNEL = np.array([[0.0, 0.1, 0.0], [0.1, 0.5, 0.1], [0.0, 0.2, 0.0]])

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.index.errors import DataLoss, InvalidArgument, NotFound
-from lemmse.index.images import Images
+from lemmse.contract.errors import DataLoss, InvalidArgument, NotFound
+from lemmse.index.images.stack import Images
 from lemmse.index.physics import PHYSICS, PRE_INVERSES, InverseProblem, whitening
 from lemmse.index.physics.blur import Blur
 from lemmse.index.physics.inpaint import Random
 from lemmse.index.physics.noise import CONDITION_LIMIT
-from tests.oracle import patch
+from tests.support.oracle import patch
 
 SHAPE = (6, 5, 2)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.contract.errors import InvalidArgument, NotFound
 from lemmse.index.sources import (
     HELD_OUT,
     ImageSource,

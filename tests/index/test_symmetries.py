@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
-from lemmse.index.errors import InvalidArgument
-from lemmse.index.symmetries import SYMMETRIES, apply, origin
-from lemmse.index.without import without
-from tests.estimator.cases import constant, smooth
-from tests.oracle import agreement, oracle
-from tests.problem_oracle import convolution_matrix, problem_oracle
+from lemmse.index.images.symmetries import SYMMETRIES, apply, origin
+from lemmse.index.reading.held_out_view import leave_out
+from tests.support.cases import constant, smooth
+from tests.support.oracle import agreement, oracle
+from tests.support.problem_oracle import convolution_matrix, problem_oracle
 
 MAPS = ("variance", "ess", "log_density")
 KERNEL = np.array([[0.1, 0.2, 0.3, 0.2], [0.0, 0.0, 0.1, 0.1]])
@@ -178,7 +178,7 @@ def test_rotating_and_flipping_y_does_so_to_the_result(tmp_path, equivariance):
 def test_an_image_is_held_out_with_all_its_copies(tmp_path):
     case = Case("equal copies", equal=True)
     (tmp_path / "whole").mkdir()
-    view = without(case.build(tmp_path / "whole"), np.array([3]))
+    view = leave_out(case.build(tmp_path / "whole"), np.array([3]))
     y = measurement(case, 0.2)
     rest = [image for k, image in enumerate(case.images) if k != 3]
     training = [copy.astype(float) for image in rest for copy in copies(image).values()]

@@ -8,9 +8,8 @@ import faiss
 import pytest
 import torch
 
-from lemmse.index.errors import Cancelled
+from lemmse.contract.errors import Cancelled, ResourceExhausted
 from lemmse.server.compute import Compute
-from lemmse.server.errors import Overloaded
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def test_the_thread_counts_hold_where_the_work_is_done(compute):
 
 
 def test_admits_one_and_the_queue(compute):
-    refused = pytest.raises(Overloaded, match="already has 2 calls")
+    refused = pytest.raises(ResourceExhausted, match="already has 2 calls")
     with compute.admit(staying), compute.admit(staying), refused, compute.admit(staying):
         pass
     with compute.admit(staying) as place:

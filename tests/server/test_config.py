@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.server.config import ServerConfig
 
 SETTINGS = {"indexes": (Path("index"),)}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from lemmse.contract import MalformedMessage
 from lemmse.server.items import items
 from lemmse.v1.reconstruction_pb2 import ReconstructRequest, ReconstructStreamRequest
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk
-from lemmse.wire import MalformedMessage
 
 COMPLETE = np.arange(2, dtype="<f4").tobytes()
 
@@ -30,7 +30,7 @@ def outcomes(*parts):
             np.testing.assert_array_equal(incoming.arrays()["y"], [0, 1])
             result.append((number, "whole"))
         except MalformedMessage as error:
-            result.append((number, error.field))
+            result.append((number, error.argument))
     return result
 
 

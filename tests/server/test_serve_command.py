@@ -12,7 +12,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from lemmse.client.serving import LEMMSE
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
-from tests.server.requests import OpenStream
+from tests.support.requests import OpenStream
 
 
 @contextmanager

@@ -14,16 +14,15 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 from hypothesis import given
 
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.contract import MAX_CONTRIBUTORS
+from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.server.config import ServerConfig
-from lemmse.server.errors import CannotListen
 from lemmse.server.lifecycle import Server
 from lemmse.v1 import index_pb2, index_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT64, DATA_TYPE_UINT8, Tensor, TensorChunk
-from lemmse.wire import MAX_CONTRIBUTORS
-from tests.server.requests import OpenStream, request
+from tests.support.requests import OpenStream, request
 
 SERVICES = ["", "lemmse.v1.IndexService", "lemmse.v1.ReconstructionService"]
 
@@ -246,7 +245,7 @@ def test_stopping_tells_health_first_and_lets_calls_finish(tiny_index):
 
 
 def test_a_taken_port_is_refused(server, tiny_index):
-    with pytest.raises(CannotListen, match=f"cannot listen on {server.address}"):
+    with pytest.raises(Unavailable, match=f"cannot listen on {server.address}"):
         Server(ServerConfig(indexes=(tiny_index,), listen=server.address, threads=1))
 
 

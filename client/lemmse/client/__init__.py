@@ -4,8 +4,8 @@ Importing it imports neither the estimator nor what that needs.
 """
 
 from lemmse.client.connecting import connect
-from lemmse.client.errors import LemmseError
 from lemmse.client.interface import Client
 from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
+from lemmse.contract.errors import LemmseError
 
 __all__ = ["Client", "Contributor", "Diagnostics", "IndexInfo", "LemmseError", "Result", "connect"]

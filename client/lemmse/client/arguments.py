@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lemmse.client.errors import InvalidArgument
-from lemmse.wire import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MAX_CONTRIBUTORS, MODES, QUALITIES
+from lemmse.contract import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MAX_CONTRIBUTORS, MODES, QUALITIES
+from lemmse.contract.errors import InvalidArgument
 
 __all__ = ["ExplainOptions", "Options", "as_name", "as_timeout"]
 

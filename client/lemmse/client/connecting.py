@@ -3,8 +3,8 @@
 import re
 from os import PathLike, fspath
 
-from lemmse.client.errors import InvalidArgument
 from lemmse.client.interface import Client
+from lemmse.contract.errors import InvalidArgument
 
 __all__ = ["SCHEME", "connect"]
 

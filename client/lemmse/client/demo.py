@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lemmse.client import Result, connect
-from lemmse.client.errors import AlreadyExists
 from lemmse.client.extras import required
 from lemmse.client.serving import LEMMSE, serving
+from lemmse.contract.errors import AlreadyExists
 
 __all__ = ["demo"]
 

@@ -9,18 +9,17 @@ from os import PathLike
 from typing import Any
 
 from lemmse.client.arguments import ExplainOptions, Options
-from lemmse.client.errors import BY_CODE, DeadlineExceeded, InvalidArgument, LemmseError
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
 from lemmse.client.measurement import Measurement
 from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
-from lemmse.wire import MAPS
+from lemmse.contract import MAPS
+from lemmse.contract.errors import DeadlineExceeded, InvalidArgument, LemmseError
 
 with required("an index in this process"):
-    from lemmse.estimator import Catalogue, Explanation, Reconstruction
+    from lemmse.contract.errors import Cancelled, LemmseError
+    from lemmse.estimator import Explanation, Reconstruction, Registry
     from lemmse.index import Index
-    from lemmse.index.errors import Cancelled, EngineError
-    from lemmse.index.errors import InvalidArgument as EngineInvalidArgument
 
 __all__ = ["EmbeddedClient"]
 
@@ -42,12 +41,12 @@ class EmbeddedClient(Client):
     """
 
     def __init__(self, *folders: str | PathLike[str], scheduler: str | None = None) -> None:
-        with _engine_errors():
-            self._catalogue = Catalogue.load(folders, scheduler=scheduler)
+        with _deadline():
+            self._registry = Registry.load(folders, scheduler=scheduler)
 
     def _close(self) -> None:
-        self._catalogue.close()
-        del self._catalogue
+        self._registry.close()
+        del self._registry
 
     def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result:
         return self._answer(measurement, options, _expiry(timeout))
@@ -72,8 +71,8 @@ class EmbeddedClient(Client):
     def _explain(
         self, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
-        with _engine_errors():
-            explanation: Explanation = self._catalogue.get(options.index or "").explain(
+        with _deadline():
+            explanation: Explanation = self._registry.get(options.index or "").explain(
                 measurement.y,
                 sigma=measurement.sigma,
                 mask=measurement.mask,
@@ -87,16 +86,16 @@ class EmbeddedClient(Client):
         ]
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
-        return [_info(reconstructor.index) for reconstructor in self._catalogue]
+        return [_info(reconstructor.index) for reconstructor in self._registry]
 
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo:
-        with _engine_errors():
-            return _info(self._catalogue.get(name).index)
+        with _deadline():
+            return _info(self._registry.get(name).index)
 
     def _answer(self, measurement: Measurement, options: Options, expired: Callable[[], bool]) -> Result:
         measured: dict[str, Any] = {name: getattr(measurement, name) for name in ("y", "sigma", "mask")}
-        with _engine_errors():
-            reconstructor = self._catalogue.choose(options.index or "", options.quality, **measured)
+        with _deadline():
+            reconstructor = self._registry.choose(options.index or "", options.quality, **measured)
             result: Reconstruction = reconstructor.reconstruct(
                 **measured,
                 estimator=options.estimator,
@@ -134,13 +133,9 @@ def _expiry(timeout: float | None) -> Callable[[], bool]:
 
 
 @contextmanager
-def _engine_errors() -> Iterator[None]:
-    """Raise the client's error in place of the engine's of the same code."""
+def _deadline() -> Iterator[None]:
+    """Raise DeadlineExceeded where the block was cancelled, which here only a timeout does."""
     try:
         yield
     except Cancelled as error:
         raise DeadlineExceeded("the timeout passed before the answer was computed") from error
-    except EngineInvalidArgument as error:
-        raise InvalidArgument.of(error.argument, error.expected) from error
-    except EngineError as error:
-        raise BY_CODE[error.code](str(error)) from error

@@ -23,7 +23,7 @@ def exit_status(error: Exception) -> int | None:
 
     Examples
     --------
-    >>> from lemmse.client.errors import NotFound
+    >>> from lemmse.contract.errors import NotFound
     >>> exit_status(NotFound("nothing there")), exit_status(OSError("disk full")), exit_status(KeyError())
     (2, 1, None)
     """

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lemmse.client.errors import FailedPrecondition
+from lemmse.contract.errors import FailedPrecondition
 
 __all__ = ["required"]
 
@@ -39,7 +39,7 @@ def required(what: str) -> Iterator[None]:
     ...     raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
     Traceback (most recent call last):
     ...
-    lemmse.client.errors.FailedPrecondition: drawing needs matplotlib; pip install 'lemmse[demo]'
+    lemmse.contract.errors.FailedPrecondition: drawing needs matplotlib; pip install 'lemmse[demo]'
     """
     try:
         yield

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from lemmse.client.errors import InvalidArgument, NotFound
+from lemmse.contract.errors import InvalidArgument, NotFound
 
 __all__ = ["SUFFIXES", "as_stored", "read", "read_array", "write"]
 

@@ -8,9 +8,9 @@ from typing import Self
 from numpy.typing import ArrayLike
 
 from lemmse.client.arguments import ExplainOptions, Options, as_name, as_timeout
-from lemmse.client.errors import FailedPrecondition, InvalidArgument, LemmseError
 from lemmse.client.measurement import Mask, Measurement, Sigma, measurements
 from lemmse.client.results import Contributor, IndexInfo, Result
+from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
 
 __all__ = ["Client"]
 

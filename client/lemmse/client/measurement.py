@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.client.errors import InvalidArgument
-from lemmse.wire import FloatArray, WireArray
+from lemmse.contract import FloatArray, WireArray
+from lemmse.contract.errors import InvalidArgument
 
 __all__ = ["Mask", "Measurement", "Sigma", "measurements"]
 

@@ -7,9 +7,7 @@ import numpy as np
 from lemmse.client.arguments import ExplainOptions, Options
 from lemmse.client.measurement import Measurement
 from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
-from lemmse.v1 import index_pb2
-from lemmse.v1 import reconstruction_pb2 as pb
-from lemmse.wire import (
+from lemmse.contract import (
     AGGREGATES,
     ERRORS,
     ESTIMATORS,
@@ -23,6 +21,8 @@ from lemmse.wire import (
     attach,
     mode_name,
 )
+from lemmse.v1 import index_pb2
+from lemmse.v1 import reconstruction_pb2 as pb
 
 __all__ = ["as_contributor", "as_index_info", "as_result", "explain_request", "reconstruct_request"]
 
@@ -65,7 +65,7 @@ def as_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
     """
     arrays = {name: array.astype(np.float32, copy=False) for name, array in incoming.arrays().items()}
     if "image" not in arrays:
-        raise MalformedMessage("image", "expected a tensor, got none")
+        raise MalformedMessage.of("image", "expected a tensor, got none")
     return Result(
         image=arrays["image"],
         **{name: arrays.get(name) for name in MAPS},

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-__all__ = ["Progress", "told"]
+__all__ = ["Progress", "report_progress"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, what is done of it, and its total: as the stage begins, and as it goes on."""
@@ -48,7 +48,7 @@ _AMOUNTS: dict[str, tuple[type[ProgressColumn], ...]] = {
 
 
 @contextmanager
-def told(*, as_json: bool, unit: Literal["items", "bytes"] = "items") -> Iterator[Progress]:
+def report_progress(*, as_json: bool, unit: Literal["items", "bytes"] = "items") -> Iterator[Progress]:
     """Tell of the work in the block.
 
     Parameters

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.connecting import SCHEME, connect
-from lemmse.client.errors import InvalidArgument, LemmseError
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.files import as_stored, read, read_array, write
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
-from lemmse.client.progress import told
+from lemmse.client.progress import report_progress
 from lemmse.client.results import Result
-from lemmse.wire import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
+from lemmse.contract import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
+from lemmse.contract.errors import InvalidArgument, LemmseError
 
 __all__ = ["reconstruct"]
 
@@ -194,7 +194,7 @@ def reconstruct(
     jobs = plan(inputs, out, maps, overwrite=overwrite)
     targets = folders or (SCHEME + str(server).removeprefix(SCHEME),)
     failures: list[Exception] = []
-    with connect(*targets, scheduler=scheduler) as client, told(as_json=as_json) as progress:
+    with connect(*targets, scheduler=scheduler) as client, report_progress(as_json=as_json) as progress:
         if index_name is None and options["quality"] == "best":
             client.list_indexes()  # any may be the best
         else:

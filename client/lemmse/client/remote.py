@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.arguments import ExplainOptions, Options
-from lemmse.client.errors import InvalidArgument, LemmseError
 from lemmse.client.interface import Client
 from lemmse.client.measurement import Measurement
 from lemmse.client.messages import (
@@ -20,12 +19,13 @@ from lemmse.client.messages import (
     reconstruct_request,
 )
 from lemmse.client.results import Contributor, IndexInfo, Result
-from lemmse.client.status import rpc_errors
+from lemmse.client.rpc_errors import rpc_errors
 from lemmse.client.stream import reconstruct_stream
+from lemmse.contract import INLINE_BYTES, MESSAGE_BYTES, Incoming, answer_bytes, attach
+from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.v1 import index_pb2 as index_pb
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
-from lemmse.wire import INLINE_BYTES, MESSAGE_BYTES, Incoming, answer_bytes, attach
 
 __all__ = ["RemoteClient"]
 

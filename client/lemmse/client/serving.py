@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lemmse.client.errors import Unavailable
+from lemmse.contract.errors import Unavailable
 
 __all__ = ["LEMMSE", "serving"]
 

@@ -8,15 +8,15 @@ from typing import NamedTuple, TypeAlias
 from google.rpc.status_pb2 import Status
 
 from lemmse.client.arguments import Options
-from lemmse.client.errors import InvalidArgument, LemmseError
 from lemmse.client.measurement import Measurement
 from lemmse.client.messages import as_result, reconstruct_request
 from lemmse.client.results import Result
-from lemmse.client.status import from_status
+from lemmse.contract import Incoming, MalformedMessage, split
+from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.status import from_status
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from lemmse.v1.tensor_pb2 import TensorChunk
-from lemmse.wire import Incoming, MalformedMessage, split
 
 __all__ = ["reconstruct_stream"]
 
@@ -80,7 +80,7 @@ def reconstruct_stream(
         while waiting:
             yield _outcome(call, waiting.popleft())
         for surplus in call:
-            raise MalformedMessage("item", f"got an answer to item {surplus.item}, which was not sent")
+            raise MalformedMessage.of("item", f"got an answer to item {surplus.item}, which was not sent")
     finally:
         outbound.put(None)
         call.cancel()
@@ -116,6 +116,6 @@ def _next_part(
 ) -> pb.ReconstructStreamResponse:
     for part in answers:
         if part.item != expected:
-            raise MalformedMessage("item", f"expected the answer to item {expected}, got item {part.item}")
+            raise MalformedMessage.of("item", f"expected the answer to item {expected}, got item {part.item}")
         return part
-    raise MalformedMessage("item", f"expected the answer to item {expected}, got the end of the stream")
+    raise MalformedMessage.of("item", f"expected the answer to item {expected}, got the end of the stream")

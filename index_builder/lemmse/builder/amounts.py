@@ -4,7 +4,7 @@ import re
 
 import click
 
-__all__ = ["to_bytes"]
+__all__ = ["parse_bytes"]
 
 _UNITS = {"": 1} | {
     f"{letter}{suffix}": base**power
@@ -13,12 +13,12 @@ _UNITS = {"": 1} | {
 }
 
 
-def to_bytes(context: click.Context | None, parameter: click.Parameter | None, text: str) -> int:
+def parse_bytes(context: click.Context | None, parameter: click.Parameter | None, text: str) -> int:
     """Read a number of bytes, or of kB, MB, GB, TB, KiB, MiB, GiB, TiB; a callback of click.
 
     Examples
     --------
-    >>> [to_bytes(None, None, text) for text in ("2GB", "1.5 MiB", "300")]
+    >>> [parse_bytes(None, None, text) for text in ("2GB", "1.5 MiB", "300")]
     [2000000000, 1572864, 300]
     """
     found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())

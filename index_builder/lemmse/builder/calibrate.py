@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from lemmse.builder.held_out import hold_out
 from lemmse.estimator import Want, never
-from lemmse.estimator.local import Local
+from lemmse.estimator.image_queries import WhitenedQueries
+from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.method import Method
-from lemmse.estimator.views import WhitenedView
-from lemmse.index import Calibration, Index, Progress
+from lemmse.index import Index
+from lemmse.index.progress import Progress
 from lemmse.index.sources import intensities
+from lemmse.index.storage.calibration_record import Calibration
 
 __all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
 
@@ -96,7 +98,7 @@ def calibrate(
     rng = np.random.default_rng(seed)
     view, numbers = hold_out(index, rng, _IMAGES)
     progress("calibrate", 0, len(sigmas))
-    local = Local(view, torch.device("cpu"))
+    local = LocalBackend(view, torch.device("cpu"))
     stack = index.images()
     images = [intensities(stack[k]) for k in numbers]
     _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # what is compiled once must not count
@@ -120,7 +122,7 @@ def calibrate(
 
 
 def _row(
-    local: Local,
+    local: LocalBackend,
     images: Sequence[NDArray[np.float32]],
     sigma: float,
     rng: np.random.Generator,
@@ -137,7 +139,7 @@ def _row(
         clean = local.index.problem.measure(x)
         y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(*x.shape[:2], channels)
         n = rng.permutation(x.shape[0] * x.shape[1])[:of_each]
-        patches.append(WhitenedView(local, y, sigma).queries(np.sort(n)))
+        patches.append(WhitenedQueries(local, y, sigma).queries(np.sort(n)))
     u, stratum = (np.concatenate(parts) for parts in zip(*patches, strict=True))
 
     def run(method: Method, want: Want) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:

@@ -18,27 +18,23 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from lemmse.builder.amounts import to_bytes
+from lemmse.builder.amounts import parse_bytes
 from lemmse.builder.calibrate import calibrate as measure
 from lemmse.builder.cluster import on_local_workers, on_scheduler
 from lemmse.builder.pictures import PICTURE_SIGMAS, measure_pictures
-from lemmse.client.progress import told
-from lemmse.index import (
-    AUGMENTS,
-    BOUNDARIES,
-    EQUIVARIANCES,
-    Calibration,
-    Pictures,
-    Progress,
-    Run,
-    one_after_the_other,
-    open_index,
-)
+from lemmse.client.progress import report_progress
+from lemmse.contract.errors import InvalidArgument, TooFewImages
 from lemmse.index import build as build_index
+from lemmse.index import open_index
 from lemmse.index import update as update_index
-from lemmse.index.errors import InvalidArgument, TooFewImages, about_index
-from lemmse.index.reader import Index, open_unverified
-from lemmse.index.verifying import reading, verify
+from lemmse.index.building import AUGMENTS, EQUIVARIANCES, Run, run_serially
+from lemmse.index.images.stack import BOUNDARIES
+from lemmse.index.progress import Progress
+from lemmse.index.reading.index import Index, open_unverified
+from lemmse.index.reading.verify import reading, verify
+from lemmse.index.storage.calibration_record import Calibration
+from lemmse.index.storage.folder import about_index
+from lemmse.index.storage.picture_record import Pictures
 
 __all__ = ["build", "calibrate", "inspect"]
 
@@ -99,7 +95,7 @@ _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
 @click.option("--seed", default=0, show_default=True, help="Seed of the clustering and of samples.")
 @click.option(
     "--memory",
-    callback=to_bytes,
+    callback=parse_bytes,
     default="4GB",
     show_default=True,
     help="What a process of the build may hold, 1GB at least; calibrating holds all keys.",
@@ -146,7 +142,7 @@ def build(
 
     A build that was ended goes on when it is started again with the same arguments.
     """
-    with told(as_json=as_json) as progress:
+    with report_progress(as_json=as_json) as progress:
         with _runner(workers, scheduler) as run:
             if update:
                 update_index(sources, out, progress=progress, run=run, **_of_updates(options))
@@ -191,7 +187,7 @@ def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
         _require_writable(index)
     measured: dict[str, Pictures] = {}
     for index in opened:
-        with told(as_json=as_json) as progress:
+        with report_progress(as_json=as_json) as progress:
             calibration, pictures = _calibrate(index, seed, progress)
         if pictures is not None:
             measured[index.name] = pictures
@@ -228,7 +224,7 @@ def inspect(index: Path, verified: bool, as_json: bool) -> None:
     """
     opened = open_unverified(index)
     if verified:
-        with told(as_json=as_json, unit="bytes") as progress:
+        with report_progress(as_json=as_json, unit="bytes") as progress:
             verify(opened, progress)
     _describe(opened, as_json, verified=verified)
 
@@ -236,10 +232,10 @@ def inspect(index: Path, verified: bool, as_json: bool) -> None:
 def _runner(workers: int | None, scheduler: str | None) -> AbstractContextManager[Run]:
     """Who does the parts of a build."""
     if workers is not None and scheduler is not None:
-        raise InvalidArgument("workers", "expected none beside --scheduler, whose workers they are")
+        raise InvalidArgument.of("workers", "expected none beside --scheduler, whose workers they are")
     if workers is not None:
         return on_local_workers(workers)
-    return nullcontext(one_after_the_other) if scheduler is None else on_scheduler(scheduler)
+    return nullcontext(run_serially) if scheduler is None else on_scheduler(scheduler)
 
 
 def _of_updates(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,7 +243,7 @@ def _of_updates(options: Mapping[str, Any]) -> dict[str, Any]:
     context = click.get_current_context()
     for name in options.keys() - {"memory"}:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise InvalidArgument(
+            raise InvalidArgument.of(
                 name.replace("_", "-"), "expected none with --update, which builds as the index was built"
             )
     return {"memory": options["memory"]}
@@ -259,7 +255,7 @@ def _require_writable(index: Index) -> None:
         with TemporaryFile(dir=index.folder):
             pass
     except OSError as error:
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "INDEX", f"expected an index to write to, got {index.folder}: {error.strerror}"
         ) from error
 

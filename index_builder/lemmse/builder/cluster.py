@@ -10,9 +10,9 @@ from typing import Any
 
 import faiss
 
-from lemmse.index import Part, Run, do
-from lemmse.index.errors import InvalidArgument
-from lemmse.index.workers import addresses, connect, distributed
+from lemmse.contract.errors import InvalidArgument
+from lemmse.index.building import Part, Run, do
+from lemmse.index.dask_workers import addresses, connect, distributed
 
 __all__ = ["on_local_workers", "on_scheduler"]
 
@@ -27,7 +27,7 @@ def on_local_workers(count: int) -> Iterator[Run]:
         Dask is not installed, or the number is not positive.
     """
     if count < 1:
-        raise InvalidArgument("workers", f"expected a whole number >= 1, got {count}")
+        raise InvalidArgument.of("workers", f"expected a whole number >= 1, got {count}")
     dask = distributed("workers")
     threads = max(1, faiss.omp_get_max_threads() // count)
     with (

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.contract.errors import TooFewImages
 from lemmse.index import Index
-from lemmse.index.errors import TooFewImages
-from lemmse.index.without import Without, without
+from lemmse.index.reading.held_out_view import HeldOutView, leave_out
 
 __all__ = ["hold_out"]
 
@@ -17,7 +17,7 @@ _SCENE_MOST = 64
 """Images of one file up to which they are taken for one scene: a file of more is a collection."""
 
 
-def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[Without, NDArray[np.int64]]:
+def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOutView, NDArray[np.int64]]:
     """Return the index without some scenes, and the numbers of images of these, at most so many.
 
     Images of one file (tiles of a photograph, slices of a volume, poses of a person) are taken for one scene
@@ -39,11 +39,11 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[Without
             chosen.append(scenes[number])
     while chosen:
         images = np.sort(np.concatenate(chosen))
-        view = without(index, images)
+        view = leave_out(index, images)
         if np.diff(view.cells[view.strata_cells]).all():
             return view, images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
         chosen.pop()
-    raise TooFewImages("index", "expected training images of which one can be held out, got too few")
+    raise TooFewImages.of("index", "expected training images of which one can be held out, got too few")
 
 
 def _scenes(labels: Sequence[str]) -> list[NDArray[np.int64]]:

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from lemmse.builder.held_out import hold_out
 from lemmse.estimator import Reconstructor
-from lemmse.index import PAPER, Calibration, Index, Pictures, Progress, Refinement
+from lemmse.index import Index
+from lemmse.index.progress import Progress
 from lemmse.index.sources import intensities
+from lemmse.index.storage.calibration_record import Calibration
+from lemmse.index.storage.picture_record import PAPER, Pictures, Refinement
 
 __all__ = ["PICTURE_SIGMAS", "measure_pictures"]
 

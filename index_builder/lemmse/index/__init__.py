@@ -1,61 +1,31 @@
-"""The index: image sources, patch geometry, physics, and the folder that holds the training patches."""
+"""Training images, their patches and the index that is built from them.
 
-from lemmse.index.building import (
-    AUGMENTS,
-    EQUIVARIANCES,
-    MEMORY,
-    Part,
-    Run,
-    build,
-    do,
-    one_after_the_other,
-    update,
-)
-from lemmse.index.calibration import Calibration, Plan
-from lemmse.index.coding import Coding
-from lemmse.index.groups import Groups
-from lemmse.index.images import BOUNDARIES, Images
-from lemmse.index.manifest import FORMAT, Manifest
-from lemmse.index.mixture import Mixture
-from lemmse.index.moments import Basis, Moments
-from lemmse.index.packing import LANES, Packed
-from lemmse.index.physics import InverseProblem
-from lemmse.index.pictures import PAPER, Pictures, Refinement
-from lemmse.index.progress import Progress
-from lemmse.index.reader import Index, open_index
-from lemmse.index.sketching import Sketch
-from lemmse.index.strata import Strata
+In the order in which each uses the ones before: `images` (stacks of images, image files), `sources` (where
+training images come from), `physics` (the operators A and B and their noise), `patches` (translated training
+patches and their strata), `storage` (what lies on disk), `clustering` (cells, leaves and their summary
+statistics), `reading` (an opened index and its views), `building` (from sources to an index).
 
-__all__ = [
-    "AUGMENTS",
-    "BOUNDARIES",
-    "EQUIVARIANCES",
-    "FORMAT",
-    "LANES",
-    "MEMORY",
-    "PAPER",
-    "Basis",
-    "Calibration",
-    "Coding",
-    "Groups",
-    "Images",
-    "Index",
-    "InverseProblem",
-    "Manifest",
-    "Mixture",
-    "Moments",
-    "Packed",
-    "Part",
-    "Pictures",
-    "Plan",
-    "Progress",
-    "Refinement",
-    "Run",
-    "Sketch",
-    "Strata",
-    "build",
-    "do",
-    "one_after_the_other",
-    "open_index",
-    "update",
-]
+Importing this package imports neither FAISS nor Zarr; what needs them is imported when it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lemmse.index.building import build, update
+    from lemmse.index.reading import Index, open_index
+
+__all__ = ["Index", "build", "open_index", "update"]
+
+_HOMES = {
+    "Index": "lemmse.index.reading",
+    "build": "lemmse.index.building",
+    "open_index": "lemmse.index.reading",
+    "update": "lemmse.index.building",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -8,17 +8,17 @@ stand beside the keys, `training` what all that is asked of, with the keys here,
 """
 
 from lemmse.estimator.arguments import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
-from lemmse.estimator.catalogue import Catalogue
+from lemmse.estimator.cancellation import Cancel, never
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import Descent, hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys
 from lemmse.estimator.method import DEFAULT_K, DEFAULT_NPROBE
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.reconstructor import DEFAULT_ACCURACY_DB, DEFAULT_EXACT_WORK, Reconstructor
+from lemmse.estimator.registry import Registry
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
 from lemmse.estimator.sums import MEAN_ONLY, Posterior, PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
-from lemmse.estimator.work import Cancel, never
 
 __all__ = [
     "AGGREGATES",
@@ -33,7 +33,6 @@ __all__ = [
     "MODES",
     "QUALITIES",
     "Cancel",
-    "Catalogue",
     "Contributor",
     "Descent",
     "Diagnostics",
@@ -45,6 +44,7 @@ __all__ = [
     "Queries",
     "Reconstruction",
     "Reconstructor",
+    "Registry",
     "Want",
     "exact_sums",
     "hybrid_sums",

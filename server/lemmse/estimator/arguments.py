@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 
 __all__ = [
     "AGGREGATES",
@@ -71,12 +71,12 @@ def as_measurement(y: ArrayLike, sigma: Any, mask: ArrayLike | None, channels: i
     low, high = SIGMA_RANGE
     if not ((s >= low) & (s <= high)).all():  # of NaN no comparison is true
         wrong = s[~((s >= low) & (s <= high))][0]
-        raise InvalidArgument("sigma", f"expected a number in [{low:g}, {high:g}], got {wrong:g}")
+        raise InvalidArgument.of("sigma", f"expected a number in [{low:g}, {high:g}], got {wrong:g}")
     observed = np.ones(image.shape, bool)
     if mask is not None:
         values = _as_map("mask", mask, image.shape)
         if not np.isfinite(values).all():
-            raise InvalidArgument(
+            raise InvalidArgument.of(
                 "mask", "expected booleans, or numbers that are 0 where nothing was observed"
             )
         observed = values != 0
@@ -84,7 +84,7 @@ def as_measurement(y: ArrayLike, sigma: Any, mask: ArrayLike | None, channels: i
     wrong = observed & ~(np.abs(image) <= limit)
     if wrong.any():
         what = "finite numbers" if not np.isfinite(image[observed]).all() else f"numbers within ±{limit:g}"
-        raise InvalidArgument("y", f"expected {what}, got {image[wrong][0]}")
+        raise InvalidArgument.of("y", f"expected {what}, got {image[wrong][0]}")
     return Measurement(
         y=np.where(observed, image, 0.0),
         sigma=float(s.flat[0]) if one and mask is None else None,
@@ -95,11 +95,11 @@ def as_measurement(y: ArrayLike, sigma: Any, mask: ArrayLike | None, channels: i
 def _as_image(y: ArrayLike, channels: int) -> NDArray[np.float64]:
     array = np.asarray(y)
     if not np.issubdtype(array.dtype, np.floating):
-        raise InvalidArgument("y", f"expected floats with clean intensities in [0, 1], got {array.dtype}")
+        raise InvalidArgument.of("y", f"expected floats with clean intensities in [0, 1], got {array.dtype}")
     wanted = "(H, W) or (H, W, 1)" if channels == 1 else f"(H, W, {channels})"
     image = array[..., None] if array.ndim == 2 else array
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
-        raise InvalidArgument("y", f"expected an image of shape {wanted}, got {array.shape}")
+        raise InvalidArgument.of("y", f"expected an image of shape {wanted}, got {array.shape}")
     return image.astype(np.float64)
 
 
@@ -107,16 +107,16 @@ def _as_number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidArgument("sigma", f"expected a number, got {value!r}") from error
+        raise InvalidArgument.of("sigma", f"expected a number, got {value!r}") from error
 
 
 def _as_map(argument: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """An array (H, W) or (H, W, C) as one of y's shape (H, W, C)."""
     array = np.asarray(values)
     if array.dtype.kind not in "buif":
-        raise InvalidArgument(argument, f"expected numbers, got {array.dtype}")
+        raise InvalidArgument.of(argument, f"expected numbers, got {array.dtype}")
     if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
-        raise InvalidArgument(argument, f"expected the shape {shape[:2]} or {shape}, got {array.shape}")
+        raise InvalidArgument.of(argument, f"expected the shape {shape[:2]} or {shape}, got {array.shape}")
     return np.broadcast_to(array.reshape(*shape[:2], -1), shape).astype(np.float64)
 
 
@@ -134,7 +134,7 @@ def as_maps(maps: Collection[str]) -> frozenset[str]:
     """A set of names from `MAPS`."""
     for name in maps:
         if name not in MAPS:
-            raise InvalidArgument("maps", f"expected names out of {', '.join(MAPS)}, got {name!r}")
+            raise InvalidArgument.of("maps", f"expected names out of {', '.join(MAPS)}, got {name!r}")
     return frozenset(maps)
 
 
@@ -155,7 +155,7 @@ def as_quality(quality: Any) -> str:
 
 def _as_one_of(argument: str, value: Any, names: tuple[str, ...]) -> str:
     if value not in names:
-        raise InvalidArgument(argument, f"expected one of {', '.join(names)}, got {value!r}")
+        raise InvalidArgument.of(argument, f"expected one of {', '.join(names)}, got {value!r}")
     return str(value)
 
 
@@ -164,9 +164,9 @@ def as_accuracy(value: Any) -> float:
     try:
         accuracy = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidArgument("accuracy_db", f"expected a number of dB, got {value!r}") from error
+        raise InvalidArgument.of("accuracy_db", f"expected a number of dB, got {value!r}") from error
     if not 0 < accuracy <= ACCURACY_MAX:
-        raise InvalidArgument("accuracy_db", f"expected dB in (0, {ACCURACY_MAX:g}], got {accuracy:g}")
+        raise InvalidArgument.of("accuracy_db", f"expected dB in (0, {ACCURACY_MAX:g}], got {accuracy:g}")
     return accuracy
 
 
@@ -184,9 +184,9 @@ def _as_number_to(argument: str, value: Any, most: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidArgument(argument, f"expected a number, got {value!r}") from error
+        raise InvalidArgument.of(argument, f"expected a number, got {value!r}") from error
     if not 0 <= number <= most:
-        raise InvalidArgument(argument, f"expected a number in [0, {most:g}], got {number:g}")
+        raise InvalidArgument.of(argument, f"expected a number in [0, {most:g}], got {number:g}")
     return number
 
 
@@ -195,9 +195,9 @@ def as_count(argument: str, value: Any) -> int:
     try:
         count = operator.index(value)
     except TypeError as error:
-        raise InvalidArgument(argument, f"expected a whole number >= 1, got {value!r}") from error
+        raise InvalidArgument.of(argument, f"expected a whole number >= 1, got {value!r}") from error
     if count < 1:
-        raise InvalidArgument(argument, f"expected a whole number >= 1, got {count}")
+        raise InvalidArgument.of(argument, f"expected a whole number >= 1, got {count}")
     return count
 
 
@@ -207,9 +207,9 @@ def as_pixel(pixel: Any, shape: tuple[int, ...]) -> tuple[int, int]:
     try:
         row, column = (operator.index(x) for x in pixel)
     except (TypeError, ValueError) as error:
-        raise InvalidArgument("pixel", f"expected (row, column), got {pixel!r}") from error
+        raise InvalidArgument.of("pixel", f"expected (row, column), got {pixel!r}") from error
     if not (0 <= row < height and 0 <= column < width):
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "pixel",
             f"expected a row below {height} and a column below {width}, both >= 0, got ({row}, {column})",
         )

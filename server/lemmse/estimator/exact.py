@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lemmse.estimator.cancellation import Cancel, never, query_block, stop_if
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
-from lemmse.estimator.work import Cancel, never, query_block, stop_if
 
 __all__ = ["exact_sums"]
 

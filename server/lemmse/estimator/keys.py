@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.index import LANES, Coding, Index, Packed
-from lemmse.index.coding import codings
-from lemmse.index.moments import key_moments
+from lemmse.index import Index
+from lemmse.index.clustering.moments import key_moments
+from lemmse.index.storage.packing import LANES, Packed
+from lemmse.index.storage.quantization import Quantization, quantizations
 
 __all__ = ["TILE", "Keys", "Tile", "load_keys"]
 
@@ -73,7 +74,7 @@ class _Rows:
 class Keys:
     """U distinct keys on one device."""
 
-    coding: Coding
+    quantization: Quantization
     """How they are stored."""
     packed: Packed
     """They, as stored, in the memory of the host."""
@@ -102,10 +103,10 @@ class Keys:
 
         `strata` has the first key of each stratum, and U.
         """
-        *_, plain = codings(1)
+        *_, plain = quantizations(1)
         copies = np.concatenate([[0], np.cumsum(n)])
         return cls(
-            coding=plain,
+            quantization=plain,
             packed=Packed.of([plain.encode(v)]),
             packed_moments=Packed.of([key_moments(t, copies)]),
             strata=tuple(strata),
@@ -182,7 +183,9 @@ class Keys:
         return self._moments.of(key)
 
     def _decoded(self, q: Tensor) -> Tensor:
-        return q if q.is_floating_point() else q.float().mul_(self.coding.step).add_(self.coding.low)
+        return (
+            q if q.is_floating_point() else q.float().mul_(self.quantization.step).add_(self.quantization.low)
+        )
 
 
 def load_keys(index: Index, device: torch.device) -> Keys:
@@ -191,7 +194,7 @@ def load_keys(index: Index, device: torch.device) -> Keys:
     # Patches are counted by leaf: a stratum ends with one.
     leaves = np.searchsorted(index.leaves, strata)
     return Keys(
-        coding=index.coding,
+        quantization=index.quantization,
         packed=index.packed_keys,
         packed_moments=index.packed_moments,
         strata=tuple(strata.tolist()),

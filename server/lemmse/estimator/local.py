@@ -7,22 +7,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lemmse.estimator.backend import Backend, Extent
+from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import Descent, first_look, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.method import Method, Rows
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.strata import sum_over_strata
+from lemmse.estimator.stratum_sums import sum_over_strata
 from lemmse.estimator.sums import PosteriorSums, Want
 from lemmse.estimator.topk import Neighbours, topk_sums
-from lemmse.estimator.training import Extent, Training
-from lemmse.estimator.work import Cancel
 from lemmse.index import Index
 
-__all__ = ["Local"]
+__all__ = ["LocalBackend"]
 
 
-class Local(Training):
+class LocalBackend(Backend):
     """The keys of an index, and their search.
 
     Parameters
@@ -58,7 +58,7 @@ class Local(Training):
     @cached_property
     def neighbours(self) -> Neighbours:
         """The search of topk, made when it is first asked for."""
-        return Neighbours(self.index.neighbours, self.index.coding, self.index.strata_cells)
+        return Neighbours(self.index.neighbours, self.index.quantization, self.index.strata_cells)
 
     @cached_property
     def extent(self) -> Extent:
@@ -124,7 +124,7 @@ class Local(Training):
         cancelled: Cancel,
         about: Tensor | None = None,
     ) -> PosteriorSums:
-        """Sums over all keys that count for patches of B y, see `Training`."""
+        """Sums over all keys that count for patches of B y, see `Backend`."""
         strata = self.index.strata
 
         def sums_in(queries: Queries, number: int, rows: Rows, log_norm: float) -> PosteriorSums:

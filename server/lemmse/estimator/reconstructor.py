@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.arguments import (
     Measurement,
@@ -29,19 +30,20 @@ from lemmse.estimator.arguments import (
     as_pixel,
     as_quality,
 )
-from lemmse.estimator.local import Local
+from lemmse.estimator.backend import Backend
+from lemmse.estimator.cancellation import Cancel, never, stop_if
+from lemmse.estimator.distributed import DistributedBackend
+from lemmse.estimator.image_queries import ImageQueries, cut_queries
+from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.method import DEFAULT_K, DEFAULT_NPROBE, Method
 from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
-from lemmse.estimator.spread import Spread
 from lemmse.estimator.sums import Posterior, Want
-from lemmse.estimator.training import Training
-from lemmse.estimator.views import View, view_of
-from lemmse.estimator.whole import WholeImages
-from lemmse.estimator.work import Cancel, never, stop_if
-from lemmse.index import PAPER, Index, Plan, Refinement
-from lemmse.index.errors import InvalidArgument
+from lemmse.estimator.whole_images import WholeImages
+from lemmse.index import Index
+from lemmse.index.images.symmetries import SYMMETRIES
 from lemmse.index.sources import intensities
-from lemmse.index.symmetries import SYMMETRIES
+from lemmse.index.storage.calibration_record import OperatingPoint
+from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_ACCURACY_DB", "DEFAULT_EXACT_WORK", "DEFAULT_K", "DEFAULT_NPROBE", "Reconstructor"]
 
@@ -114,29 +116,29 @@ class Reconstructor:
     ) -> None:
         self.index = index
         self.exact_work = exact_work
-        self._training = _training_of(index, device, scheduler)
+        self._backend = _backend_of(index, device, scheduler)
 
     def close(self) -> None:
         """Have the workers of a scheduler let go of the keys."""
-        self._training.close()
+        self._backend.close()
 
     def prepare(self) -> None:
         """Do now what the first requests in hybrid and topk would wait for, as a server does at its start."""
-        self._training.prepare()
+        self._backend.prepare()
 
     @cached_property
     def _whole_images(self) -> WholeImages:
         """The training images, for the estimators that compare whole images."""
         images = self.index.images()
         if len(np.unique(images.sizes, axis=0)) > 1:
-            raise InvalidArgument(
+            raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
             )
         problem = self.index.problem
         clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
         measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
         scale = None if problem.stationary else problem.scale(clean[0].shape)
-        return WholeImages(clean, measured, self._training.device, scale=scale)
+        return WholeImages(clean, measured, self._backend.device, scale=scale)
 
     def reconstruct(
         self,
@@ -231,7 +233,7 @@ class Reconstructor:
             budget=None if budget is None else as_count("budget", budget),
         )
         if method.mode == "topk" and "error" in asked:
-            raise InvalidArgument(
+            raise InvalidArgument.of(
                 "maps", "expected other maps than error for mode topk, which does not know it"
             )
         given: dict[str, Any] = {
@@ -250,7 +252,7 @@ class Reconstructor:
         height, width, channels = measurement.y.shape
         image: Aggregate = Centres(channels, asked)
         if estimator == "le-mmse":
-            view = view_of(self._training, measurement, refinement)
+            view = cut_queries(self._backend, measurement, refinement)
             if overlap:
                 image = self._overlap(measurement.y.shape, asked)
             plan = self._plan(view.sigma, accuracy)
@@ -268,9 +270,9 @@ class Reconstructor:
         else:
             for argument in (field.name for field in fields(PAPER)):
                 if getattr(refinement, argument) != getattr(PAPER, argument):
-                    raise InvalidArgument(argument, f"expected none for {estimator}, which has no patches")
+                    raise InvalidArgument.of(argument, f"expected none for {estimator}, which has no patches")
             if method.mode in ("topk", "hybrid"):
-                raise InvalidArgument("mode", f"expected auto or exact for {estimator}, got {method.mode}")
+                raise InvalidArgument.of("mode", f"expected auto or exact for {estimator}, got {method.mode}")
             method, plan = replace(method, mode="exact"), None
             n = np.arange(height * width)
             posteriors = ((n, *self._whole(measurement, estimator, want, cancelled)) for _ in range(1))
@@ -348,7 +350,7 @@ class Reconstructor:
         top = min(as_count("top", top), self.index.manifest.keys)
         want = Want(top=min(top, self.index.manifest.distinct))
         n = np.array([row * measurement.y.shape[1] + column])
-        sums = view_of(self._training, measurement).sums(n, _EXACT, want, cancelled)
+        sums = cut_queries(self._backend, measurement).sums(n, _EXACT, want, cancelled)
         posterior = sums.posterior(self.index.manifest.channels)
         heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
         named = (
@@ -368,28 +370,28 @@ class Reconstructor:
         if not self.index.problem.denoises:
             return PAPER  # there is nothing else
         if manifest.pictures is None:
-            raise InvalidArgument(
+            raise InvalidArgument.of(
                 "quality", f"expected paper, since index {self.index.name!r} was not calibrated; calibrate it"
             )
         return manifest.pictures.best(_typical_sigma(measurement))
 
-    def _plan(self, sigma: float | None, accuracy_db: float) -> Plan | None:
+    def _plan(self, sigma: float | None, accuracy_db: float) -> OperatingPoint | None:
         """How hybrid reaches an agreement, where it was measured."""
         calibration = self.index.manifest.calibration
         return None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
 
     def _overlap(self, shape: tuple[int, int, int], maps: frozenset[str]) -> Overlap:
         """An image (H, W, C) that is to be the mean of overlapping patches."""
-        self._training.require_clean_keys("aggregate", "overlap")
+        self._backend.require_clean_keys("aggregate", "overlap")
         height, width, _ = shape
         pixels = np.arange(height * width).reshape(height, width, 1)
-        return Overlap(shape, maps, lambda n: self._training.patches(pixels, n))
+        return Overlap(shape, maps, lambda n: self._backend.patches(pixels, n))
 
     def _chosen(
         self,
         method: Method,
-        view: View,
-        plan: Plan | None,
+        view: ImageQueries,
+        plan: OperatingPoint | None,
         accuracy_db: float,
         want: Want,
         certified: bool,
@@ -404,7 +406,7 @@ class Reconstructor:
         # mean of its patches where each has a precision; nor, ever, the variances of their pixels.
         beyond = (certified or want.patch) and view.sigma is None
         beyond = beyond or (want.patch and (certified or want.variance))
-        if mode == "hybrid" and (beyond or self._training.device.type != "cpu"):
+        if mode == "hybrid" and (beyond or self._backend.device.type != "cpu"):
             mode = "exact"  # the loops are those of the CPU
         if plan is None:
             at_0, for_each = _UNCALIBRATED if view.sigma else _WEIGHTED
@@ -414,7 +416,7 @@ class Reconstructor:
 
     def _posterior(
         self,
-        view: View,
+        view: ImageQueries,
         n: NDArray[np.int64],
         method: Method,
         want: Want,
@@ -427,7 +429,7 @@ class Reconstructor:
 
     def _of_targets(
         self,
-        view: View,
+        view: ImageQueries,
         n: NDArray[np.int64],
         method: Method,
         want: Want,
@@ -442,7 +444,7 @@ class Reconstructor:
         posterior = sums.posterior(channels)
         if method.mode != "hybrid":
             return posterior, sums.touched
-        low, high = self._training.extent.low, self._training.extent.high
+        low, high = self._backend.extent.low, self._backend.extent.high
         if view.gaussian_share:
             low, high = torch.full_like(low, -math.inf), torch.full_like(high, math.inf)
         # The moments of a group may lead beyond the targets that it has; no mean lies beyond all targets.
@@ -521,13 +523,13 @@ def _blocks(positions: int) -> Iterator[NDArray[np.int64]]:
     return (np.arange(i, min(i + _BLOCK, positions)) for i in range(0, positions, _BLOCK))
 
 
-def _training_of(index: Index, device: str, scheduler: str | None) -> Training:
+def _backend_of(index: Index, device: str, scheduler: str | None) -> Backend:
     """The training patches, here or on workers."""
     if scheduler is None:
-        return Local(index, _as_device(device))
+        return LocalBackend(index, _as_device(device))
     if device not in ("auto", "cpu"):
-        raise InvalidArgument("device", f"expected auto or cpu with a scheduler, got {device!r}")
-    return Spread(index, scheduler)
+        raise InvalidArgument.of("device", f"expected auto or cpu with a scheduler, got {device!r}")
+    return DistributedBackend(index, scheduler)
 
 
 def _as_device(device: str) -> torch.device:
@@ -536,7 +538,7 @@ def _as_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "device", f"expected auto, cpu or a GPU that torch sees, got {device!r}"
         ) from error
     return torch.device(device)

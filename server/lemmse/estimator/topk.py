@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lemmse.estimator.cancellation import Cancel, never, stop_if
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
-from lemmse.estimator.work import Cancel, never, stop_if
-from lemmse.index import Coding
-from lemmse.index.cells import to_search
+from lemmse.index.storage.inverted_lists import to_search
+from lemmse.index.storage.quantization import Quantization
 
 __all__ = ["Found", "Neighbours", "topk_sums"]
 
@@ -49,7 +49,7 @@ class Neighbours:
     index: faiss.IndexIVF
     """Numbers the keys as `Keys` does, and has them in steps. Its distances are sums of squared differences,
     all digits kept."""
-    coding: Coding
+    quantization: Quantization
     """How the keys are stored."""
     strata_cells: NDArray[np.int64]
     """First cell of each stratum, and the number of cells, (S + 1,)."""
@@ -80,7 +80,7 @@ class Neighbours:
         squared distances (Q, k), keys (Q, k), keys whose distance was computed (Q,)
         """
         first, end = self.strata_cells[stratum : stratum + 2]
-        u = to_search(self.coding.steps(u), self.coding)
+        u = to_search(self.quantization.steps(u), self.quantization)
         centroids = self._centroids[first:end]
         cells, touched = self._choose(
             lambda count: first + faiss.knn(u, centroids, count)[1], int(end - first), k, nprobe
@@ -98,13 +98,13 @@ class Neighbours:
             faiss.IVFSearchParameters(nprobe=cells.shape[1]),
         )
         cell, place = found >> 32, found & 0xFFFFFFFF
-        squared *= np.float32(self.coding.step**2)
+        squared *= np.float32(self.quantization.step**2)
         return squared, np.where(found < 0, -1, self._edges[cell] + place), touched
 
     def search_weighted(self, keys: Keys, queries: Queries, k: int, nprobe: int) -> Found:
         """Find the k keys of largest log w, where each query has a precision for each coordinate."""
         u, precision = queries.u, queries.precision
-        of_cells = self.coding.decode(self._centroids[:, : keys.p_length])
+        of_cells = self.quantization.decode(self._centroids[:, : keys.p_length])
         centroids = torch.from_numpy(of_cells).to(u.device)
         log_w = (precision * u) @ centroids.T - 0.5 * precision @ centroids.square().T  # (Q, cells)
         cells, touched = self._choose(

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 
-from lemmse.server.errors import Failure
+from lemmse.server.failures import Failure
 
 __all__ = ["answering", "logged"]
 

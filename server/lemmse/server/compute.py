@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 import faiss
 import torch
 
-from lemmse.index.errors import Cancelled
-from lemmse.server.errors import Overloaded
+from lemmse.contract.errors import Cancelled, ResourceExhausted
 
 __all__ = ["Compute", "Place"]
 
@@ -50,11 +49,11 @@ class Compute:
 
         Raises
         ------
-        Overloaded
+        ResourceExhausted
             All places are taken.
         """
         if not self._free.acquire(blocking=False):
-            raise Overloaded(f"the server already has {self.places} calls to answer; try again later")
+            raise ResourceExhausted(f"the server already has {self.places} calls to answer; try again later")
         try:
             place = Place(self._pool)
             if not on_end(place.abandon):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from lemmse.contract.errors import InvalidArgument
+
 __all__ = ["ServerConfig"]
 
 _LISTEN = re.compile(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
@@ -69,7 +71,4 @@ class ServerConfig:
 
 
 def _refuse(argument: str, expected: str) -> NoReturn:
-    # Not at the top: importing anything of the index imports FAISS, before OMP_NUM_THREADS is set.
-    from lemmse.index.errors import InvalidArgument
-
-    raise InvalidArgument(argument, expected)
+    raise InvalidArgument.of(argument, expected)

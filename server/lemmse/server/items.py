@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from lemmse.contract import Incoming, MalformedMessage
 from lemmse.v1 import reconstruction_pb2 as pb
-from lemmse.wire import Incoming, MalformedMessage
 
 __all__ = ["Item", "items"]
 
@@ -35,12 +35,14 @@ def items(parts: Iterable[pb.ReconstructStreamRequest]) -> Iterator[Item]:
             if incoming is not None and number is not None:
                 yield number, incoming
             if part.item == number:
-                raise MalformedMessage("item", f"expected a number other than the last item's, got {number}")
+                raise MalformedMessage.of(
+                    "item", f"expected a number other than the last item's, got {number}"
+                )
             number, incoming, refused = part.item, None, False
         elif kind is None:
-            raise MalformedMessage("part", "expected a request or a chunk, got neither")
+            raise MalformedMessage.of("part", "expected a request or a chunk, got neither")
         elif part.item != number or (incoming is None and not refused):
-            raise MalformedMessage("item", f"got a chunk for item {part.item}, which is not being sent")
+            raise MalformedMessage.of("item", f"got a chunk for item {part.item}, which is not being sent")
         elif refused:
             continue
         try:

@@ -10,13 +10,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lemmse.estimator import Catalogue
+from lemmse.contract import MESSAGE_BYTES
+from lemmse.contract.errors import Unavailable
+from lemmse.estimator import Registry
 from lemmse.server.compute import Compute
 from lemmse.server.config import ServerConfig
-from lemmse.server.errors import CannotListen
 from lemmse.server.service import IndexServicer, ReconstructionServicer
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2, reconstruction_pb2_grpc
-from lemmse.wire import MESSAGE_BYTES
 
 __all__ = ["Server", "serve"]
 
@@ -49,26 +49,26 @@ class Server:
 
     Raises
     ------
-    EngineError
+    LemmseError
         An index cannot be loaded.
-    CannotListen
+    Unavailable
         The address is taken, or is none of this machine's.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        self._catalogue = Catalogue.load(
+        self._registry = Registry.load(
             config.indexes, device=config.device, exact_work=config.exact_work, scheduler=config.scheduler
         )
-        for reconstructor in self._catalogue:
+        for reconstructor in self._registry:
             reconstructor.prepare()
         self._compute = Compute(threads=config.threads, queue=config.queue)
         self._handlers = ThreadPoolExecutor(self._compute.places + _SPARE_THREADS, "call")
         self._health = health.HealthServicer()
         self._server = grpc.server(self._handlers, options=_OPTIONS)
         reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
-            ReconstructionServicer(self._catalogue, self._compute), self._server
+            ReconstructionServicer(self._registry, self._compute), self._server
         )
-        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._catalogue), self._server)
+        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._registry), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -76,7 +76,7 @@ class Server:
         try:
             port = self._server.add_insecure_port(config.listen)
         except RuntimeError as error:
-            raise CannotListen(
+            raise Unavailable(
                 f"listen: cannot listen on {config.listen}: it is in use or not an address of this machine"
             ) from error
         self.address = f"{config.host}:{port}"
@@ -97,7 +97,7 @@ class Server:
         self._server.stop(grace).wait()
         self._handlers.shutdown()
         self._compute.close()
-        self._catalogue.close()
+        self._registry.close()
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:

@@ -7,10 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse import estimator
-from lemmse.estimator import Explanation, Reconstruction
-from lemmse.index import Index
-from lemmse.v1 import index_pb2, reconstruction_pb2
-from lemmse.wire import (
+from lemmse.contract import (
     AGGREGATES,
     ERRORS,
     ESTIMATORS,
@@ -27,6 +24,9 @@ from lemmse.wire import (
     mode_name,
     quality_name,
 )
+from lemmse.estimator import Explanation, Reconstruction
+from lemmse.index import Index
+from lemmse.v1 import index_pb2, reconstruction_pb2
 
 __all__ = [
     "Arguments",
@@ -97,13 +97,13 @@ def measurement(
     """
     request, arrays = incoming.message, incoming.arrays()
     if "y" not in arrays:
-        raise MalformedMessage("y", "expected a tensor, got none")
+        raise MalformedMessage.of("y", "expected a tensor, got none")
     if request.WhichOneof("noise") is None:
-        raise MalformedMessage("sigma", "expected sigma or sigma_map, got neither")
+        raise MalformedMessage.of("sigma", "expected sigma or sigma_map, got neither")
     for field, array in arrays.items():
         if array.dtype.kind != _KINDS[field]:
             expected = "uint8" if field == "mask" else "float32 or float64"
-            raise MalformedMessage(f"{field}.dtype", f"expected {expected}, got {array.dtype}")
+            raise MalformedMessage.of(f"{field}.dtype", f"expected {expected}, got {array.dtype}")
     return Measurement(
         y=arrays["y"],
         sigma=arrays.get("sigma_map", request.sigma),
@@ -121,7 +121,7 @@ def reconstruct_arguments(request: reconstruction_pb2.ReconstructRequest) -> Arg
     """
     unknown = set(request.maps) - set(_MAP_NAMES)
     if unknown:
-        raise MalformedMessage("maps", f"expected {', '.join(MAPS)}, got {min(unknown)}")
+        raise MalformedMessage.of("maps", f"expected {', '.join(MAPS)}, got {min(unknown)}")
     topk, hybrid = request.topk, request.hybrid
     return Arguments(
         estimator=_named("estimator", request.estimator, estimator_name, ESTIMATORS),
@@ -184,7 +184,7 @@ def _named(field: str, number: int, name: Callable[[int], T], names: Collection[
     try:
         return name(number)
     except ValueError as error:
-        raise MalformedMessage(field, f"expected one of {', '.join(names)}, got {number}") from error
+        raise MalformedMessage.of(field, f"expected one of {', '.join(names)}, got {number}") from error
 
 
 def _diagnostics(diagnostics: estimator.Diagnostics) -> reconstruction_pb2.Diagnostics:

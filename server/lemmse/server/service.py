@@ -5,11 +5,20 @@ from typing import Any
 
 import grpc
 
-from lemmse.estimator import Catalogue, Reconstruction
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract import (
+    INLINE_BYTES,
+    MAX_CONTRIBUTORS,
+    Incoming,
+    MalformedMessage,
+    answer_bytes,
+    attach,
+    split,
+)
+from lemmse.contract.errors import InvalidArgument, ResourceExhausted
+from lemmse.estimator import Reconstruction, Registry
 from lemmse.server.calls import answering, logged
 from lemmse.server.compute import Compute, Place
-from lemmse.server.errors import Failure, TooLarge
+from lemmse.server.failures import Failure
 from lemmse.server.items import items
 from lemmse.server.messages import (
     explain_response,
@@ -21,15 +30,6 @@ from lemmse.server.messages import (
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.tensor_pb2 import TensorChunk
-from lemmse.wire import (
-    INLINE_BYTES,
-    MAX_CONTRIBUTORS,
-    Incoming,
-    MalformedMessage,
-    answer_bytes,
-    attach,
-    split,
-)
 
 __all__ = ["IndexServicer", "ReconstructionServicer"]
 
@@ -37,29 +37,29 @@ __all__ = ["IndexServicer", "ReconstructionServicer"]
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     """Tells what the server can answer from."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    def __init__(self, catalogue: Registry) -> None:
+        self._registry = catalogue
 
     def ListIndexes(  # noqa: N802, D102
         self, request: index_pb2.ListIndexesRequest, context: grpc.ServicerContext
     ) -> index_pb2.ListIndexesResponse:
         with answering(context, "ListIndexes"):
-            indexes = [index_message(reconstructor.index) for reconstructor in self._catalogue]
+            indexes = [index_message(reconstructor.index) for reconstructor in self._registry]
             return index_pb2.ListIndexesResponse(indexes=indexes)
 
     def GetIndex(  # noqa: N802, D102
         self, request: index_pb2.GetIndexRequest, context: grpc.ServicerContext
     ) -> index_pb2.GetIndexResponse:
         with answering(context, "GetIndex"):
-            index = self._catalogue.get(request.name).index
+            index = self._registry.get(request.name).index
             return index_pb2.GetIndexResponse(index=index_message(index))
 
 
 class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServicer):
     """Reconstructs, and explains reconstructions."""
 
-    def __init__(self, catalogue: Catalogue, compute: Compute) -> None:
-        self._catalogue = catalogue
+    def __init__(self, catalogue: Registry, compute: Compute) -> None:
+        self._registry = catalogue
         self._compute = compute
 
     def Reconstruct(  # noqa: N802, D102
@@ -103,11 +103,11 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             answering(context, "Explain") as facts,
             self._compute.admit(context.add_callback) as place,
         ):
-            reconstructor = self._catalogue.get(request.index)
+            reconstructor = self._registry.get(request.index)
             measured = measurement(Incoming(request))
             facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measured["y"].shape}
             if request.top > MAX_CONTRIBUTORS:
-                raise InvalidArgument("top", f"expected at most {MAX_CONTRIBUTORS}, got {request.top}")
+                raise InvalidArgument.of("top", f"expected at most {MAX_CONTRIBUTORS}, got {request.top}")
             explanation = place.run(
                 lambda cancelled: reconstructor.explain(
                     **measured,
@@ -129,7 +129,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         request = incoming.message
         measured = measurement(incoming)
         arguments = reconstruct_arguments(request)
-        reconstructor = self._catalogue.choose(request.index, arguments["quality"], **measured)
+        reconstructor = self._registry.choose(request.index, arguments["quality"], **measured)
         shape = measured["y"].shape
         facts |= {
             "index": reconstructor.index.name,
@@ -139,7 +139,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         }
         size = answer_bytes(shape, arguments["maps"])
         if limit is not None and size > limit:
-            raise TooLarge(f"the answer takes {size} bytes, one message holds {limit}; use ReconstructStream")
+            raise ResourceExhausted(
+                f"the answer takes {size} bytes, one message holds {limit}; use ReconstructStream"
+            )
         return place.run(
             lambda cancelled: reconstructor.reconstruct(**measured, **arguments, cancelled=cancelled)
         )

@@ -5,7 +5,7 @@ of a shard at a time, however many images there are.
 """
 
 from lemmse.index.building.build import AUGMENTS, EQUIVARIANCES, MEMORY, PATCH_SIZE_MAX, build, update
-from lemmse.index.building.work import Part, Run, do, one_after_the_other
+from lemmse.index.building.state import Part, Run, do, run_serially
 
 __all__ = [
     "AUGMENTS",
@@ -16,6 +16,6 @@ __all__ = [
     "Run",
     "build",
     "do",
-    "one_after_the_other",
+    "run_serially",
     "update",
 ]

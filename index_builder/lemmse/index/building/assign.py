@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index import cells, store
-from lemmse.index.building.groundwork import Groundwork
-from lemmse.index.coding import codings
-from lemmse.index.distinct import first_equal
-from lemmse.index.durable import sync
-from lemmse.index.patches import Patches
+from lemmse.index.building.key_model import KeyModel
+from lemmse.index.clustering import cells
+from lemmse.index.clustering.distinct import first_equal
+from lemmse.index.patches.block import Patches
+from lemmse.index.storage import zarr_store
+from lemmse.index.storage.durable import sync
+from lemmse.index.storage.quantization import quantizations
 
 __all__ = ["Assignment", "assign"]
 
@@ -49,12 +50,12 @@ class Assignment:
 
     @property
     def fits(self) -> NDArray[np.bool_]:
-        """Which of the codings the keys of the block fit."""
+        """Which of the quantizations the keys of the block fit."""
         fits: NDArray[np.bool_] = np.load(self._fits)
         return fits
 
     def write(self, cell: NDArray[np.int64], count: int, fits: NDArray[np.bool_]) -> None:
-        """Store the cell of each patch, of so many cells, and which codings fit."""
+        """Store the cell of each patch, of so many cells, and which quantizations fit."""
         order = np.argsort(cell, kind="stable")
         edges = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
         parts = ((self._fits, fits), (self._rows, order.astype(np.uint32)), (self._edges, edges))
@@ -66,16 +67,18 @@ class Assignment:
             staged.replace(path)
 
 
-def assign(patches: Patches, groundwork: Groundwork) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The cell of each patch, (len(patches),), and which of the codings fit all their keys."""
+def assign(patches: Patches, groundwork: KeyModel) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The cell of each patch, (len(patches),), and which of the quantizations fit all their keys."""
     cell = np.empty(len(patches), np.int64)
-    possible = codings(patches.p**2)
+    possible = quantizations(patches.p**2)
     fits = np.ones(len(possible), np.bool_)
     by_stratum = np.argsort(patches.stratum, kind="stable")
-    for start in range(0, len(patches), store.CHUNK):
-        rows = by_stratum[start : start + store.CHUNK]
+    for start in range(0, len(patches), zarr_store.CHUNK):
+        rows = by_stratum[start : start + zarr_store.CHUNK]
         v, stratum = patches.keys(rows), patches.stratum[rows]
-        fits &= np.array([still and coding.fits(v) for still, coding in zip(fits, possible, strict=True)])
+        fits &= np.array(
+            [still and quantization.fits(v) for still, quantization in zip(fits, possible, strict=True)]
+        )
         # Of equal keys one is looked up.
         first = first_equal(v, stratum)
         for number in np.unique(stratum):

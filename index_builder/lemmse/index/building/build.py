@@ -4,15 +4,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lemmse.index.building.plan import Plan
-from lemmse.index.building.steps import carry_out
-from lemmse.index.building.stored import StoredImages
-from lemmse.index.building.work import MEMORY_MIN, Run, one_after_the_other
-from lemmse.index.errors import InvalidArgument
-from lemmse.index.images import BOUNDARIES
+from lemmse.contract.errors import InvalidArgument
+from lemmse.index.building.index_images import IndexImages
+from lemmse.index.building.plan import BuildPlan
+from lemmse.index.building.run import run_build
+from lemmse.index.building.state import MEMORY_MIN, Run, run_serially
+from lemmse.index.images.stack import BOUNDARIES
 from lemmse.index.physics import InverseProblem
 from lemmse.index.progress import Progress, silent
-from lemmse.index.reader import open_index
+from lemmse.index.reading.index import open_index
 
 __all__ = ["AUGMENTS", "EQUIVARIANCES", "MEMORY", "PATCH_SIZE_MAX", "build", "update"]
 
@@ -42,7 +42,7 @@ def build(
     seed: int = 0,
     memory: int = MEMORY,
     progress: Progress = silent,
-    run: Run = one_after_the_other,
+    run: Run = run_serially,
 ) -> Path:
     """Build an index of all translated training patches.
 
@@ -56,7 +56,7 @@ def build(
     out : path
         The folder to make; its name is the name of the index.
     patch_size : int
-        Side p of the patches, 1 to 64, odd or even; see `lemmse.index.images` for the centre.
+        Side p of the patches, 1 to 64, odd or even; see `lemmse.index.images.stack` for the centre.
     physics, pre_inverse : str
         Specifications of A and B, see `lemmse.index.physics`.
     boundary : str
@@ -66,7 +66,7 @@ def build(
         stands for all its levels. For physics identity and blur.
     augment : str
         "dihedral" adds all rotations by 90° and mirror images of the training images, see
-        `lemmse.index.symmetries`.
+        `lemmse.index.images.symmetries`.
     limit : int, optional
         Use only the first `limit` images.
     seed : int
@@ -111,9 +111,9 @@ def build(
         ("augment", augment, AUGMENTS),
     ):
         if value not in known:
-            raise InvalidArgument(argument, f"expected one of {', '.join(known)}, got {value!r}")
+            raise InvalidArgument.of(argument, f"expected one of {', '.join(known)}, got {value!r}")
     _require_in("memory", memory, MEMORY_MIN)
-    plan = Plan(
+    plan = BuildPlan(
         sources=_names(sources),
         patch_size=patch_size,
         physics=physics,
@@ -125,7 +125,7 @@ def build(
         seed=seed,
         memory=memory,
     )
-    return carry_out(_place(out), plan, problem, [], progress, run)
+    return run_build(_place(out), plan, problem, [], progress, run)
 
 
 def update(
@@ -134,7 +134,7 @@ def update(
     *,
     memory: int = MEMORY,
     progress: Progress = silent,
-    run: Run = one_after_the_other,
+    run: Run = run_serially,
 ) -> Path:
     """Add training images to an index, as a new version of it; the others stay as they are.
 
@@ -166,7 +166,7 @@ def update(
     out = _place(out)
     index = open_index(out)
     manifest = index.manifest
-    plan = Plan(
+    plan = BuildPlan(
         kept=manifest.sources,
         based_on=index.version,
         sources=_names(sources),
@@ -180,7 +180,7 @@ def update(
         seed=manifest.seed,
         memory=memory,
     )
-    return carry_out(out, plan, index.problem, [StoredImages(index)], progress, run)
+    return run_build(out, plan, index.problem, [IndexImages(index)], progress, run)
 
 
 def _names(sources: _Sources) -> tuple[str, ...]:
@@ -189,11 +189,11 @@ def _names(sources: _Sources) -> tuple[str, ...]:
 
 def _place(out: str | os.PathLike[str]) -> Path:
     if not os.fspath(out):
-        raise InvalidArgument("out", "expected the name of a new folder, got an empty one")
+        raise InvalidArgument.of("out", "expected the name of a new folder, got an empty one")
     return Path(os.path.abspath(out))
 
 
 def _require_in(argument: str, value: int, least: int, most: int | None = None) -> None:
     if value < least or (most is not None and value > most):
         bounds = f">= {least}" if most is None else f"in [{least}, {most}]"
-        raise InvalidArgument(argument, f"expected a whole number {bounds}, got {value}")
+        raise InvalidArgument.of(argument, f"expected a whole number {bounds}, got {value}")

@@ -5,17 +5,17 @@ from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 
-from lemmse.index.durable import write_atomically
-from lemmse.index.errors import InvalidArgument, UnsupportedFormat
-from lemmse.index.manifest import FORMAT
+from lemmse.contract.errors import InvalidArgument, UnsupportedFormat
+from lemmse.index.storage.durable import write_atomically
+from lemmse.index.storage.manifest import FORMAT
 
-__all__ = ["Plan"]
+__all__ = ["BuildPlan"]
 
 _FILE = "plan.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BuildPlan:
     """The arguments of a build, and what else its index depends on."""
 
     kept: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Plan:
         write_atomically(folder / _FILE, json.dumps(asdict(self), indent=1))
 
     @classmethod
-    def read(cls, folder: Path) -> "Plan | None":
+    def read(cls, folder: Path) -> "BuildPlan | None":
         """The plan that was noted in the folder of a build, if one was.
 
         Raises
@@ -63,7 +63,7 @@ class Plan:
             )
         return cls(**content | {name: tuple(content[name]) for name in ("kept", "sources")})
 
-    def require_same(self, unfinished: "Plan", folder: Path) -> None:
+    def require_same(self, unfinished: "BuildPlan", folder: Path) -> None:
         """Refuse to go on with a build that was asked for something else.
 
         Raises
@@ -75,7 +75,7 @@ class Plan:
             ours, theirs = getattr(self, field.name), getattr(unfinished, field.name)
             if ours != theirs:
                 ours, theirs = (" ".join(x) if isinstance(x, tuple) else x for x in (ours, theirs))
-                raise InvalidArgument(
+                raise InvalidArgument.of(
                     field.name.replace("_", "-"),
                     f"expected {theirs} to go on with the unfinished build in {folder}, got {ours}; "
                     "remove that folder to begin anew",

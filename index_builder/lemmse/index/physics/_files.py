@@ -4,7 +4,7 @@ import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.errors import InvalidArgument, NotFound
+from lemmse.contract.errors import InvalidArgument, NotFound
 
 __all__ = ["read"]
 
@@ -28,11 +28,11 @@ def read(path: str) -> NDArray[np.float64]:
         raise NotFound(f"physics: expected a file, got nothing at {path}") from error
     except Exception as error:  # Decoders raise whatever they trip over.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "physics", f"expected a readable .npy or .png, got {path} ({reason})"
         ) from error
     if array.dtype.kind not in "buif" or array.size == 0 or not np.isfinite(array).all():
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "physics", f"expected finite real numbers in {path}, got {array.dtype} of shape {array.shape}"
         )
     numbers: NDArray[np.float64] = array.astype(np.float64)

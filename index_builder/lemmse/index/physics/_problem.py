@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.errors import DataLoss, InvalidArgument
+from lemmse.contract.errors import DataLoss, InvalidArgument
 from lemmse.index.physics import _files, blur, deblurring, identity, inpaint, masking, noise
 from lemmse.index.physics._operators import Convolution, Diagonal, Operator, Shape
 from lemmse.index.physics._spec import PhysicsKind, PreInverseKind, Read, Spec
@@ -219,7 +219,7 @@ class InverseProblem:
             wiener = deblurring.best_conditioned(self._forward, shape[:2], p)
             if wiener is None:
                 raise
-            raise InvalidArgument(error.argument, f"{error.expected}, or wiener:{wiener.lam:g}") from error
+            raise InvalidArgument.of(error.argument, f"{error.expected}, or wiener:{wiener.lam:g}") from error
 
 
 def _operators(physics: str, pre_inverse: str, read: Read) -> tuple[Operator, Operator]:
@@ -232,7 +232,7 @@ def _operators(physics: str, pre_inverse: str, read: Read) -> tuple[Operator, Op
     if kind is None:
         raise inverse_spec.error(f"one of {', '.join(PRE_INVERSES)}")
     if kind.physics not in (None, name):
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "pre-inverse",
             f"expected physics {kind.physics} for {pre_inverse!r}, got {physics!r}; use identity",
         )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index.physics._operators import Operator
 
 __all__ = ["PhysicsKind", "PreInverseKind", "Read", "Spec", "is_file"]
@@ -39,7 +39,7 @@ class Spec:
 
     def error(self, expected: str) -> InvalidArgument:
         """Make the error for a specification that cannot be meant."""
-        return InvalidArgument(self.argument, f"expected {expected}, got {self.text!r}")
+        return InvalidArgument.of(self.argument, f"expected {expected}, got {self.text!r}")
 
     def number(self, word: str, name: str, *, above: float = 0, at_most: float = math.inf) -> float:
         """Parse a parameter: a finite number, > above and <= at_most."""

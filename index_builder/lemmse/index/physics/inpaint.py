@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index.physics._operators import Diagonal, Shape
 from lemmse.index.physics._spec import PhysicsKind, Read, Spec, is_file
 
@@ -48,7 +48,7 @@ class Centre(Inpaint):
     def check(self, shape: Shape) -> None:
         """Raise unless the square fits."""
         if self.side > min(shape[:2]):
-            raise InvalidArgument(
+            raise InvalidArgument.of(
                 "physics",
                 f"expected SIDE <= {min(shape[:2])} for an image of {shape[0]} × {shape[1]} pixels, "
                 f"got 'inpaint:center:{self.side}'",
@@ -88,7 +88,7 @@ class Stored(Inpaint):
         """Raise unless the image has the mask's height and width, and its channels if it has several."""
         expected = self.mask.shape
         if expected[:2] != shape[:2] or expected[2:] not in ((), (1,), shape[2:]):
-            raise InvalidArgument(
+            raise InvalidArgument.of(
                 "physics", f"expected an image of the mask's shape {expected}, got an image of shape {shape}"
             )
 

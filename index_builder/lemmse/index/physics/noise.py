@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index.physics._operators import Convolution
 
 __all__ = ["CONDITION_LIMIT", "Whitening", "condition_number", "patch_covariance", "whitening"]
@@ -54,7 +54,7 @@ def whitening(covariance: NDArray[np.float64]) -> Whitening:
     values, vectors = np.linalg.eigh(covariance)
     condition = _condition(values)
     if not condition <= CONDITION_LIMIT:
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "pre-inverse",
             f"expected noise of condition number <= {CONDITION_LIMIT:.0e} in a patch, got {condition:.1e}; "
             "use pre-inverse identity or a smaller patch",
@@ -73,7 +73,7 @@ def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: i
     """
     height, width, channels = shape
     if p > min(height, width):
-        raise InvalidArgument(
+        raise InvalidArgument.of(
             "patch-size", f"expected at most {min(height, width)}, the image's side, got {p}"
         )
     power = np.abs(convolution.transfer(height, width)) ** 2

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from lemmse.index.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index.sources._image import Kind, bad_source, reading
 from lemmse.index.sources._stack import Stack
 

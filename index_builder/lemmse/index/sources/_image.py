@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.errors import EngineError, InvalidArgument
+from lemmse.contract.errors import InvalidArgument, LemmseError
 
 __all__ = ["Image", "ImageSource", "Kind", "bad_source", "check_dtype", "checked", "intensities", "reading"]
 
@@ -49,7 +49,7 @@ class Kind(NamedTuple):
 
 def bad_source(expected: str) -> InvalidArgument:
     """Make the error for a source that cannot be meant."""
-    return InvalidArgument("SOURCE", expected)
+    return InvalidArgument.of("SOURCE", expected)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def reading(path: str) -> Iterator[None]:
     """Turn whatever a decoder makes of a bad file into one error that names the file."""
     try:
         yield
-    except (EngineError, MemoryError):
+    except (LemmseError, MemoryError):
         raise
     except Exception as exc:  # decoders raise anything on a bad file: ValueError, SyntaxError, struct.error …
         reason = " ".join(str(exc).split()) or type(exc).__name__

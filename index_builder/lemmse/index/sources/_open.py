@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lemmse.index.errors import NotFound
+from lemmse.contract.errors import NotFound
 from lemmse.index.sources import _arrays, _cifar, _files, _idx, _photos, _zarr
 from lemmse.index.sources._image import ImageSource, bad_source, reading
 

@@ -12,7 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.errors import NotFound
+from lemmse.contract.errors import NotFound
 from lemmse.index.sources._image import Image, Kind, bad_source, reading
 
 __all__ = ["HELD_OUT", "KIND", "photograph"]

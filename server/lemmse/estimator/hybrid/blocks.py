@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lemmse.estimator.hybrid.numbers import ABSENT, LOG2_E, aligned, compiled, compiled_to_allocate, exp2, log
 from lemmse.estimator.hybrid.records import Patches, Results, Wanted
-from lemmse.estimator.lanes import (
+from lemmse.estimator.hybrid.simd import (
     LANES,
     add_distances,
     add_products,
@@ -33,7 +33,7 @@ from lemmse.estimator.lanes import (
     dot,
     posterior_means,
 )
-from lemmse.index import Groups
+from lemmse.index.clustering.groups import Groups
 
 __all__ = [
     "HIDDEN",

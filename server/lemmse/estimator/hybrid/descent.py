@@ -26,7 +26,7 @@ from lemmse.estimator.hybrid.blocks import (
     score,
 )
 from lemmse.estimator.hybrid.bounds import add_bounds, log_most
-from lemmse.estimator.hybrid.leaves import Scratch, add_keys, key_scores, scratch_of
+from lemmse.estimator.hybrid.leaf_sums import Scratch, add_keys, key_scores, scratch_of
 from lemmse.estimator.hybrid.numbers import (
     ABSENT,
     LOG2_E,
@@ -37,10 +37,10 @@ from lemmse.estimator.hybrid.numbers import (
     rounded_down,
 )
 from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
-from lemmse.estimator.hybrid.sketches import Sketches, may_be_nearer
+from lemmse.estimator.hybrid.simd import LANES, dot, maximum
+from lemmse.estimator.hybrid.sketch_bounds import Sketches, may_be_nearer
 from lemmse.estimator.hybrid.tree import Tree
-from lemmse.estimator.lanes import LANES, dot, maximum
-from lemmse.index import Groups
+from lemmse.index.clustering.groups import Groups
 
 __all__ = ["ANYTHING", "descend", "probe"]
 

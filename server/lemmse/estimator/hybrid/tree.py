@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index import Basis, Groups, Index
-from lemmse.index.groups import first_blocks
+from lemmse.index import Index
+from lemmse.index.clustering.groups import Groups, first_blocks
+from lemmse.index.clustering.moments import Basis
 
 __all__ = ["Tree", "load_tree"]
 

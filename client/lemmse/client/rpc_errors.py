@@ -1,0 +1,35 @@
+"""Errors of gRPC calls as the client's errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import grpc
+from grpc_status import rpc_status
+
+from lemmse.contract import MalformedMessage
+from lemmse.contract.errors import BY_CODE, Internal
+from lemmse.contract.status import from_status, one_line
+
+__all__ = ["rpc_errors"]
+
+
+@contextmanager
+def rpc_errors(address: str) -> Iterator[None]:
+    """Raise the client's error in place of gRPC's.
+
+    Parameters
+    ----------
+    address : str
+        HOST:PORT that was called.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        status = rpc_status.from_call(cast(grpc.Call, error))
+        if status is not None:
+            raise from_status(status) from error
+        hint = "; is a server running there?" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
+        raise BY_CODE[error.code().name](f"{address}: {one_line(error.details())}{hint}") from error
+    except MalformedMessage as error:
+        raise Internal(f"{address}: the answer breaks the contract: {error}") from error

@@ -1,0 +1,1 @@
+"""Keys in groups: cells, leaves and the Gaussian mixture, with the summary statistics of each group."""

@@ -1,0 +1,157 @@
+"""A mixture of Gaussians that the training patches are drawn from, as EM fits it.
+
+It knows what patches that were not seen look like: those between the training patches, and beside them along
+the directions in which patches like them vary. The estimator may add it to the training patches themselves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.index.clustering import cells
+from lemmse.index.patches.corpus import Corpus
+
+__all__ = ["COMPONENTS", "Mixture", "fit_mixture"]
+
+COMPONENTS = 200
+"""Gaussians at most."""
+_PATCHES = 500
+"""Patches to fit each of them to."""
+_PATCHES_PER_AXIS = 4
+"""Patches for each axis of each of them at least: fewer do not tell its covariance."""
+_NUMBERS = 1 << 22
+"""Numbers in the covariances of all Gaussians at most, of which fitting takes time in proportion."""
+_ITERATIONS = 6
+_ROUNDING = 1e-5
+"""Added to all variances, in squared intensities: what 8 bits, or as little, leave unknown."""
+_BLOCK = 1 << 11
+"""Patches to treat at a time: few enough that their coordinates stay in the processor's cache."""
+_SHARE = 1e-4
+"""A patch of which a Gaussian explains less than this says nothing about its covariance."""
+_NEVER = 1e-24
+"""A Gaussian that explains less than this of a patch will not come to explain it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Σ_g π_g N(μ_g, Σ_g) over patches of length P, each covariance along its R principal axes."""
+
+    weights: NDArray[np.float32]
+    """π, (G,)."""
+    means: NDArray[np.float32]
+    """μ, (G, P)."""
+    variances: NDArray[np.float32]
+    """Variances along the axes, (G, R)."""
+    axes: NDArray[np.float32]
+    """Orthonormal axes in columns, (G, P, R); R is less than P where patches are without their level."""
+
+    @classmethod
+    def fit(
+        cls,
+        patches: NDArray[np.float32],
+        components: int,
+        seed: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> "Mixture":
+        """Fit by expectation maximisation, from the cells of k-means on.
+
+        Parameters
+        ----------
+        patches : float32, (n, P)
+            The sample.
+        components : int
+            Gaussians, G.
+        seed : int
+            Seed of the clustering.
+        progress : callable
+            Called as `progress(done, total)`.
+
+        References
+        ----------
+        A. P. Dempster, N. M. Laird, D. B. Rubin, Maximum likelihood from incomplete data via the EM
+        algorithm, Journal of the Royal Statistical Society B 39 (1977).
+
+        Examples
+        --------
+        >>> points = np.random.default_rng(0).normal([[0, 0]] * 500 + [[9, 9]] * 500, [1, 0.1])
+        >>> found = Mixture.fit(points.astype(np.float32), components=2, seed=0)
+        >>> sorted(found.means[:, 0].round().astype(int).tolist())
+        [0, 9]
+        >>> np.sqrt(found.variances).round(1)
+        array([[0.1, 1. ],
+               [0.1, 1. ]], dtype=float32)
+        """
+        progress(0, _ITERATIONS)
+        centroids = cells.fit(patches[: components * cells.SAMPLE_PER_CELL], components, seed)
+        shares = np.zeros((len(patches), len(centroids)), np.float32)
+        shares[np.arange(len(patches)), cells.nearest(patches, centroids)] = 1
+        mixture, _ = _most_likely(patches, shares)
+        near = np.ones((len(patches), len(mixture.weights)), np.bool_)
+        for done in range(_ITERATIONS):
+            shares = mixture._shares(patches, near)
+            mixture, kept = _most_likely(patches, shares)
+            near = shares[:, kept] > _NEVER
+            progress(done + 1, _ITERATIONS)
+        return mixture
+
+    def _shares(self, patches: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Posterior of the Gaussians given each patch, (n, G), if it is of one that is near."""
+        shares = np.full((len(patches), len(self.weights)), -np.inf, np.float32)
+        constants = np.log(self.weights) - 0.5 * np.log(self.variances).sum(axis=1)
+        whitening = self.axes / np.sqrt(self.variances)[:, None]
+        offsets = np.einsum("gp,gpr->gr", self.means, whitening)
+        for start in range(0, len(patches), _BLOCK):
+            x, log_p = patches[start : start + _BLOCK], shares[start : start + _BLOCK]
+            for g, (white, offset, constant) in enumerate(zip(whitening, offsets, constants, strict=True)):
+                rows = np.flatnonzero(near[start : start + _BLOCK, g])
+                z = x[rows] @ white
+                z -= offset
+                log_p[rows, g] = constant - 0.5 * np.einsum("nr,nr->n", z, z)
+            log_p -= log_p.max(axis=1, keepdims=True)
+            np.exp(log_p, out=log_p)
+            log_p /= log_p.sum(axis=1, keepdims=True)
+        return shares
+
+
+def fit_mixture(
+    corpus: Corpus, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Mixture | None:
+    """Fit the mixture of an index to a sample of its patches, of one stratum.
+
+    None where P is too large, and where patches are their level and nothing else.
+    """
+    most, constants = _NUMBERS // corpus.length**2, corpus.strata.constants
+    if not most or (constants is not None and constants.shape[1] == corpus.length):
+        return None
+    enough = _PATCHES_PER_AXIS * corpus.length
+    components = max(1, min(COMPONENTS, most, len(corpus) // enough))
+    count = min(len(corpus), components * max(_PATCHES, enough))
+    rows = np.random.default_rng(seed).choice(len(corpus), count, replace=False)
+    sample = corpus.keys(rows)
+    if constants is None:
+        return Mixture.fit(sample, components, seed, progress)
+    # Without their level patches have no variance along the constants, and no density but beside them.
+    beside = corpus.strata.beside_constants.astype(np.float32)  # (P, R)
+    mixture = Mixture.fit(sample @ beside, components, seed, progress)
+    return Mixture(mixture.weights, mixture.means @ beside.T, mixture.variances, beside @ mixture.axes)
+
+
+def _most_likely(
+    patches: NDArray[np.float32], shares: NDArray[np.float32]
+) -> tuple[Mixture, NDArray[np.bool_]]:
+    """The mixture whose Gaussians have these shares (n, G) of the patches, and which have any, (G,)."""
+    counts = shares.sum(axis=0, dtype=np.float64)
+    some = counts >= 1
+    shares, counts = shares[:, some], counts[some]
+    means = (shares.T @ patches / counts[:, None]).astype(np.float32)
+    variances, axes = np.empty_like(means), np.empty((*means.shape, means.shape[1]), np.float32)
+    for g, (mean, count) in enumerate(zip(means, counts, strict=True)):
+        rows = np.flatnonzero(shares[:, g] > _SHARE)
+        deviation = patches[rows] - mean
+        covariance = deviation.T @ (shares[rows, g, None] * deviation) / count
+        covariance[np.diag_indices_from(covariance)] += _ROUNDING
+        variances[g], axes[g] = np.linalg.eigh(covariance)
+    weights = (counts / counts.sum()).astype(np.float32)
+    return Mixture(weights, means, np.maximum(variances, _ROUNDING), axes), some

@@ -1,0 +1,1 @@
+"""Images: stacks of any sizes, their symmetries, and image files."""

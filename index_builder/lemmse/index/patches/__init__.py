@@ -1,0 +1,1 @@
+"""The translated training patches of images, and the strata that share the noise of a patch."""

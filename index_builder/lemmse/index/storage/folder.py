@@ -1,0 +1,172 @@
+"""The index folder on disk: versions side by side, published whole or not at all.
+
+    DIR/CURRENT              the version that readers open, one line
+    DIR/1/manifest.json      see manifest.py; written last
+    DIR/1/arrays.zarr        see store.py
+    DIR/1/shards/…           the keys, see shards.py
+    DIR/1/sources.json       where each training image came from
+
+A build goes to a hidden folder beside DIR, is synced to disk, and renamed.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lemmse.contract.errors import (
+    AlreadyExists,
+    DataLoss,
+    InvalidArgument,
+    LemmseError,
+    NotFound,
+    UnsupportedFormat,
+)
+from lemmse.index.storage.durable import sync, sync_tree, write_atomically
+from lemmse.index.storage.manifest import MANIFEST
+
+__all__ = [
+    "ARRAYS",
+    "SOURCES",
+    "STAGED",
+    "about_index",
+    "clear",
+    "current_version",
+    "is_published",
+    "next_version",
+    "publish",
+    "staging",
+]
+
+ARRAYS = "arrays.zarr"
+SOURCES = "sources.json"
+STAGED = "index"
+"""What is published, in the folder of a build."""
+_CURRENT = "CURRENT"
+_LOCK = "lock"
+
+
+@contextmanager
+def staging(out: Path, *, update: bool) -> Iterator[Path]:
+    """Give the folder beside an index that a build works in, locked; what was done there before is kept.
+
+    When the block raises what its caller can mend, and nothing was there before, the folder is removed.
+
+    Raises
+    ------
+    AlreadyExists
+        There is something at `out`, and no update was asked for; or another process builds there.
+    InvalidArgument
+        The folder that is to hold `out` cannot be made or written to.
+    """
+    folder = out.parent / f".{out.name}.building"
+    if not update:
+        _require_free(out)
+    fresh = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise InvalidArgument.of(
+            "out", f"expected a folder to write to, got {out}: {error.strerror}"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyExists(f"out: another process builds {out}; wait for it, or end it") from error
+        try:
+            yield folder
+        except LemmseError:
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def publish(folder: Path, out: Path, version: str) -> None:
+    """Make the version that a build finished the one that readers open, and remove the build's folder.
+
+    It may be repeated where it was cut short: readers always see the index as it was, or as it is to be.
+    """
+    staged = folder / STAGED
+    if not out.exists():
+        (staged / _CURRENT).write_text(f"{version}\n")
+        sync_tree(staged)
+        _require_free(out)
+        staged.rename(out)
+    else:
+        if (staged / version).exists():
+            sync_tree(staged / version)
+            (staged / version).rename(out / version)
+            sync(out)
+        write_atomically(out / _CURRENT, f"{version}\n")
+        sync(out)
+    sync(out.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_published(path: Path, version: str) -> bool:
+    """Whether readers open this version of an index, or a later one."""
+    try:
+        current = (path / _CURRENT).read_text().strip()
+    except OSError:
+        return False
+    return current.isdigit() and int(current) >= int(version)
+
+
+def clear(folder: Path) -> None:
+    """Empty the folder of a build, but for its lock."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+
+
+def next_version(path: Path) -> str:
+    """Name of the version after all that an index has."""
+    versions = [int(entry.name) for entry in path.iterdir() if entry.name.isdigit()] if path.exists() else []
+    return str(max(versions, default=0) + 1)
+
+
+def current_version(path: Path) -> tuple[str, Path]:
+    """Name and folder of the version that readers open.
+
+    Raises
+    ------
+    NotFound
+        There is no index at `path`.
+    DataLoss
+        The version that CURRENT names is not there.
+    """
+    try:
+        version = (path / _CURRENT).read_text(errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        what = (
+            "a folder without an index" if path.is_dir() else "a file" if path.exists() else "nothing there"
+        )
+        raise NotFound(f"index: expected an index folder, got {path}: {what}") from error
+    folder = path / version
+    if not version.isdigit() or not (folder / MANIFEST).is_file():
+        raise DataLoss(
+            f"{path / _CURRENT} names version {version!r}, which is not there; restore the index or build it "
+            "again"
+        )
+    return version, folder
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() or out.is_symlink():
+        raise AlreadyExists(
+            f"out: expected a new folder, got {out}, which is there; remove it or choose another"
+        )
+
+
+@contextmanager
+def about_index(name: str, version: str) -> Iterator[None]:
+    """Name the index in the errors of the block, which reads it."""
+    try:
+        yield
+    except (DataLoss, UnsupportedFormat) as error:
+        raise type(error)(f"index {name!r} version {version}: {error}") from error

@@ -1,0 +1,188 @@
+"""The manifest of an index version: what was built, from what, and the checksum of every file.
+
+It is written last; a folder without one is not an index. It carries a checksum of itself, so that no
+number in it can change unseen.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lemmse.contract.errors import DataLoss, UnsupportedFormat
+from lemmse.index.progress import Progress, silent
+from lemmse.index.storage.calibration_record import Calibration
+from lemmse.index.storage.durable import write_atomically
+from lemmse.index.storage.picture_record import Pictures
+
+__all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum"]
+
+FORMAT = 7
+"""The format that this version writes and reads."""
+
+MANIFEST = "manifest.json"
+REMEDY = "restore the index from a copy or build it again"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of an index version."""
+
+    bytes: int
+    """Length."""
+    sha256: str
+    """SHA-256 in hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index version holds."""
+
+    format: int
+    """Version of the index format."""
+    lemmse: str
+    """Version of the builder."""
+    sources: tuple[str, ...]
+    """Image sources, as given to the builder."""
+    digest: str
+    """SHA-256 over dtype, pixels and sizes of the training images."""
+    images: int
+    """Training images, K."""
+    channels: int
+    """Channels of the images, C."""
+    dtype: str
+    """Element type of the stored images: uint8 and uint16 count in steps of 1/255 and 1/65535."""
+    physics: str
+    """Specification of the forward operator A."""
+    pre_inverse: str
+    """Specification of the pre-inverse B."""
+    boundary: str
+    """How positions outside an image are read."""
+    equivariance: str
+    """What the estimator commutes with beside translations: none, or offset."""
+    augment: str
+    """Symmetric copies of the training images that keys are cut from: none but themselves, or dihedral."""
+    patch_size: int
+    """Side of the patches, p."""
+    keys: int
+    """Translated training patches, those of symmetric copies included, M."""
+    distinct: int
+    """Distinct keys among them, U."""
+    cells: int
+    """Cells that the distinct keys are searched by."""
+    shards: int
+    """Folders that the cells are stored in."""
+    leaves: int
+    """Groups of some tens of distinct keys, of which moments are stored."""
+    strata: int
+    """Strata of positions whose patches carry the same noise."""
+    gaussians: int
+    """Gaussians of the mixture that was fitted to the patches; 0 where there is none."""
+    condition: float
+    """Condition number of the noise covariance S where B is a convolution; 1 elsewhere."""
+    key_dtype: str
+    """Type of the numbers that keys are stored as: uint8, int16 or float32."""
+    key_step: float
+    """What these count."""
+    key_low: float
+    """What they are counted from."""
+    seed: int
+    """Seed of the clustering and of samples."""
+    files: Mapping[str, FileEntry]
+    """Every other file of the version, by its path within."""
+    calibration: Calibration | None = None
+    """What hybrid gives for its work, where that was measured."""
+    pictures: Pictures | None = None
+    """Which pictures are best, where that was measured."""
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into a version's folder."""
+        content = asdict(self)
+        content["manifest_sha256"] = _self_checksum(json.loads(json.dumps(content)))
+        write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the manifest of a version's folder.
+
+        Raises
+        ------
+        DataLoss
+            It is missing or altered.
+        UnsupportedFormat
+            It was written by a version that writes another format.
+        """
+        try:
+            content = json.loads((folder / MANIFEST).read_bytes())
+            found, expected = content["format"], content.pop("manifest_sha256")
+        except FileNotFoundError as error:
+            raise DataLoss(f"{MANIFEST} is missing; {REMEDY}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}") from error
+        if isinstance(found, int) and found != FORMAT:
+            remedy = "update lemmse to read it" if found > FORMAT else "build it again"
+            raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
+        if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
+            raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}")
+        content["sources"] = tuple(content["sources"])
+        content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
+        if content["calibration"] is not None:
+            content["calibration"] = Calibration.restore(content["calibration"])
+        if content["pictures"] is not None:
+            content["pictures"] = Pictures.restore(content["pictures"])
+        return cls(**content)
+
+    def require_files(self, folder: Path) -> None:
+        """See that every file is there, with its length.
+
+        Raises
+        ------
+        DataLoss
+            A file is missing or has another length.
+        """
+        for name, entry in self.files.items():
+            path = folder / name
+            if not path.is_file():
+                raise DataLoss(f"{name} is missing; {REMEDY}")
+            if path.stat().st_size != entry.bytes:
+                raise DataLoss(f"{name}: expected {entry.bytes} bytes, got {path.stat().st_size}; {REMEDY}")
+
+    def verify(self, folder: Path, progress: Progress = silent) -> None:
+        """Compare every file with its length and checksum.
+
+        Parameters
+        ----------
+        folder : Path
+            The version's folder.
+        progress : callable
+            Called as `progress(stage, done, total)`, in bytes.
+
+        Raises
+        ------
+        DataLoss
+            A file is missing, cut short or altered.
+        """
+        self.require_files(folder)
+        stage, done, total = "compare checksums", 0, sum(entry.bytes for entry in self.files.values())
+        progress(stage, done, total)
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda name: checksum(folder / name), self.files)
+            for (name, entry), seen in zip(self.files.items(), found, strict=True):
+                if seen != entry:
+                    raise DataLoss(f"{name} is altered: its SHA-256 is not the manifest's; {REMEDY}")
+                done += entry.bytes
+                progress(stage, done, total)
+
+
+def checksum(path: Path) -> FileEntry:
+    """Length and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(path.stat().st_size, digest)
+
+
+def _self_checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,336 @@
+"""The cells, leaves and moments of an index, and of an index without some of its images."""
+
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lemmse.estimator import Reconstructor
+from lemmse.index import build, open_index
+from lemmse.index.clustering.groups import Groups
+from lemmse.index.clustering.moments import Moments
+from lemmse.index.reading.held_out_view import leave_out
+from lemmse.index.reading.index import Index
+from lemmse.index.storage.inverted_lists import to_search
+from tests.index.test_moments import EPS, moments_of, moments_oracle
+from tests.support.cases import smooth
+from tests.support.oracle import agreement, patch
+
+P = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    name: str
+    sizes: tuple[tuple[int, int], ...]
+    held_out: tuple[int, ...]
+    channels: int = 1
+    physics: str = "identity"
+    pre_inverse: str = "identity"
+    boundary: str = "circular"
+    equal: int = 0
+    several_shards: bool = False
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        """The first `equal` of one colour, the upper half of the next as well."""
+        images = [smooth(seed, *size, self.channels) for seed, size in enumerate(self.sizes)]
+        for image in images[: self.equal]:
+            image[:] = 0.25
+        if self.equal:
+            images[self.equal][: self.sizes[self.equal][0] // 2] = 0.25
+        return images
+
+    def build(self, folder, leave_out=()) -> Index:
+        folder.mkdir()
+        sources = []
+        for k, image in enumerate(self.images):
+            if k not in leave_out:
+                sources.append(folder / f"{k}.npy")
+                np.save(sources[-1], image[None])
+        options = {"physics": self.physics, "pre_inverse": self.pre_inverse, "boundary": self.boundary}
+        with pytest.MonkeyPatch.context() as patched:
+            if self.several_shards:
+                few_at_a_time(patched, keys=200)
+            return open_index(build(sources, folder / "index", patch_size=P, **options))
+
+
+def few_at_a_time(patched, keys: int) -> None:
+    """Have a build hold so many keys at a time."""
+    patched.setattr("lemmse.index.building.state.Work._held", lambda work, channels: keys)
+
+
+UNEQUAL = ((12, 9), (7, 10), (16, 16), (5, 3), (9, 9))
+CASES = [
+    Case("grey", ((12, 12),) * 6, (0, 4)),
+    Case("colour", ((9, 9),) * 5, (2,), channels=3),
+    Case("images of unequal size", UNEQUAL, (2, 3)),
+    Case("cells of several leaves", ((32, 32),) * 7, (1, 2)),
+    Case("valid", ((12, 9), (2, 9), (16, 16), (9, 9)), (0,), boundary="valid"),
+    Case("an image without keys", ((12, 9), (2, 9), (16, 16), (9, 9)), (1,), boundary="valid"),
+    Case("strata that exclude", ((6, 6),) * 5, (0, 3), physics="inpaint:random:20", pre_inverse="mask"),
+    Case("strata", ((7, 7),) * 5, (1,), physics="inpaint:center:2", pre_inverse="epsilon:0.1"),
+    Case("blur", ((10, 10),) * 4, (3,), physics="blur:gaussian:1.0", pre_inverse="wiener:0.05"),
+    Case("equal keys", ((9, 9),) * 6, (0, 4), equal=3),
+    Case("equal keys, colour", ((9, 9),) * 4, (1, 2), channels=3, equal=2),
+    Case(
+        "strata with equal keys",
+        ((6, 6),) * 6,
+        (0, 3),
+        physics="inpaint:random:20",
+        pre_inverse="mask",
+        equal=3,
+    ),
+    Case("blur with equal keys", ((10, 10),) * 5, (3,), physics="blur:gaussian:1.0", equal=2),
+    Case("all but one", ((8, 8),) * 4, (0, 1, 3)),
+    Case("several shards", ((12, 9), (7, 10), (16, 16), (9, 9)), (1,), several_shards=True),
+    Case("several shards of equal keys", ((12, 9),) * 6, (0, 4), equal=3, several_shards=True),
+    Case(
+        "strata in several shards",
+        ((6, 6),) * 6,
+        (0, 3),
+        physics="inpaint:random:20",
+        pre_inverse="mask",
+        several_shards=True,
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[case.name for case in CASES])
+def case(request) -> Case:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def whole(case, tmp_path_factory) -> Index:
+    return case.build(tmp_path_factory.mktemp("whole") / "in")
+
+
+@pytest.fixture(scope="module")
+def rest(case, whole) -> Index:
+    return leave_out(whole, np.array(case.held_out))
+
+
+@pytest.fixture(scope="module")
+def fresh(case, tmp_path_factory) -> Index:
+    """Built without the images."""
+    return case.build(tmp_path_factory.mktemp("fresh") / "in", leave_out=case.held_out)
+
+
+@pytest.fixture(scope="module", params=["whole", "rest"])
+def index(request, whole, rest) -> Index:
+    return {"whole": whole, "rest": rest}[request.param]
+
+
+def kept(case, whole) -> list[int]:
+    """Numbers of the keys whose images are left."""
+    ids = whole.ids(0, whole.manifest.keys)
+    return [number for number, (k, _, _) in enumerate(ids.tolist()) if k not in case.held_out]
+
+
+def everything(index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Key, target and id of every training patch."""
+    m = index.manifest.keys
+    keys = index.keys(0, index.manifest.distinct).repeat(index.counts, axis=0)
+    return keys, index.targets(0, m), index.ids(0, m)
+
+
+def keys_of_cell(neighbours, cell) -> np.ndarray:
+    """The keys of a cell, as FAISS has them."""
+    lists = neighbours.invlists
+    size = lists.list_size(cell)
+    codes = (
+        faiss.rev_swig_ptr(lists.get_codes(cell), size * lists.code_size) if size else np.zeros(0, np.uint8)
+    )
+    kind = np.uint8 if lists.code_size == neighbours.d else np.float32
+    return codes.view(kind).reshape(size, neighbours.d)
+
+
+def assert_same_lists(found, wanted) -> None:
+    assert found.nlist == wanted.nlist
+    for cell in range(found.nlist):
+        np.testing.assert_array_equal(keys_of_cell(found, cell), keys_of_cell(wanted, cell))
+
+
+def test_cells_and_leaves_tile_the_keys(index):
+    m = index.manifest.distinct
+    assert (index.leaves[0], index.leaves[-1]) == (0, m)
+    assert (np.diff(index.leaves) > 0).all()
+    assert (index.cells[0], index.cells[-1]) == (0, m)
+    assert (np.diff(index.cells) >= 0).all()
+    assert len(index.cells) == len(index.cell_leaves) == index.manifest.cells + 1
+    np.testing.assert_array_equal(index.leaves[index.cell_leaves], index.cells)
+    assert index.cell_leaves[-1] == len(index.leaves) - 1
+
+
+def test_manifest_counts_leaves_and_keys(index):
+    assert index.manifest.leaves == len(index.leaves) - 1
+    assert index.manifest.keys == len(index.ids(0, index.manifest.keys)) == index.copies[-1]
+    assert index.manifest.distinct == len(index.keys(0, index.manifest.distinct)) == len(index.counts)
+
+
+def test_keys_are_distinct_in_their_stratum(case, index):
+    edges = index.cells[index.strata_cells]
+    keys = index.keys(0, index.manifest.distinct)
+    for start, stop in pairwise(edges):
+        assert len(np.unique(keys[start:stop], axis=0)) == stop - start
+    assert (index.counts > 0).all()
+    if case.equal:
+        assert index.manifest.distinct < index.manifest.keys
+
+
+def test_patches_of_a_key_are_in_order(index):
+    ids = index.ids(0, index.manifest.keys).tolist()
+    assert len({tuple(row) for row in ids}) == len(ids)
+    for start, stop in pairwise(index.copies):
+        assert ids[start:stop] == sorted(ids[start:stop])
+
+
+def test_patches_of_a_key_are_told_one_by_one(index):
+    for key, (start, stop) in enumerate(pairwise(index.copies.tolist())):
+        if key % 7 == 0 or key == index.manifest.distinct - 1:
+            assert index.patches_of(key) == (start, stop)
+
+
+def test_neighbours_have_the_keys_of_each_cell(index):
+    keys = to_search(index.packed_keys.rows(0, index.manifest.distinct), index.quantization)
+    for cell, (start, stop) in enumerate(pairwise(index.cells)):
+        # In the order of the keys, since a key is named by its cell and its place there.
+        np.testing.assert_array_equal(keys_of_cell(index.neighbours, cell), keys[start:stop])
+    index.neighbours.nprobe = index.neighbours.nlist
+    squared, _ = index.neighbours.search(keys[::7], 1)
+    assert (squared == 0).all()
+
+
+def test_shards_are_as_many_as_are_there(case, whole):
+    folders = sorted(path.name for path in (whole.folder / "shards").iterdir())
+    assert folders == [f"{number:04}" for number in range(whole.manifest.shards)]
+    assert (whole.manifest.shards > 1) == case.several_shards
+
+
+def test_moments_of_leaves_are_those_of_the_stored_keys(index):
+    keys, targets, _ = everything(index)
+    rotated = (keys.astype(float) - index.basis.mean) @ index.basis.axes.astype(float)
+    expected = moments_oracle(rotated, targets, index.copies[index.leaves].tolist())
+    # A coordinate is a sum of P products in float32: off by some EPS of the length of a key.
+    off = 4 * np.sqrt(index.patch_length) * EPS * np.linalg.norm(rotated, axis=1).max()
+    spread = np.ptp(rotated, axis=0).max()
+    atol = {"mean": off, "variance": off * spread, "low": off, "high": off, "cross": off}
+    moments = moments_of(index.leaf_groups(), index.patch_length)
+    for field in fields(Moments):
+        found = moments[field.name]
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(
+            found, expected[field.name], rtol=0, atol=atol.get(field.name, 8 * EPS), err_msg=field.name
+        )
+
+
+def test_keys_and_targets_are_those_of_the_image_at_the_ids(case, index):
+    if index.problem.physics != "identity":
+        pytest.skip("keys are white here")
+    some = slice(None, None, 1 + index.manifest.keys // 1000)
+    for v, t, (k, row, column) in zip(*(array[some] for array in everything(index)), strict=True):
+        np.testing.assert_array_equal(v, patch(case.images[k], row, column, P).astype(np.float32))
+        np.testing.assert_array_equal(t, case.images[k][row, column])
+
+
+def test_cells_keep_to_their_stratum(case, index):
+    assert index.manifest.strata == len(index.strata) == len(index.strata_cells) - 1
+    assert (index.manifest.strata > 1) == case.name.startswith("strata")
+    _, _, ids = everything(index)
+    edges = index.copies[index.cells[index.strata_cells]]
+    for stratum, (start, stop) in enumerate(pairwise(edges)):
+        for k, row, column in ids[start:stop].tolist():
+            if case.name.startswith("strata"):
+                scale = patch(index.problem.scale(case.images[k].shape), row, column, P)
+                np.testing.assert_array_equal(scale, index.strata.scale[stratum])
+    assert edges[-1] == len(ids)
+
+
+def test_lacks_the_keys_of_the_images_and_no_other(case, whole, rest):
+    numbers = kept(case, whole)
+    assert rest.manifest.keys == len(numbers)
+    assert (len(numbers) < whole.manifest.keys) == (case.name != "an image without keys")
+    for found, of_whole in zip(everything(rest), everything(whole), strict=True):
+        np.testing.assert_array_equal(found, of_whole[numbers])
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_reads_any_run_of_keys(rest, data):
+    u, m = rest.manifest.distinct, rest.manifest.keys
+    for read, count in ((rest.keys, u), (rest.targets, m), (rest.ids, m)):
+        start = data.draw(st.integers(0, count))
+        stop = data.draw(st.integers(start, count))
+        np.testing.assert_array_equal(read(start, stop), read(0, count)[start:stop])
+
+
+def test_cells_and_leaves_stay_as_they_were_cut(case, whole, rest):
+    numbers = np.array(kept(case, whole))
+
+    def counts(edges):
+        return [int(np.sum((start <= numbers) & (numbers < stop))) for start, stop in pairwise(edges)]
+
+    in_leaves = counts(whole.copies[whole.leaves])
+    np.testing.assert_array_equal(np.diff(rest.copies[rest.leaves]), [n for n in in_leaves if n])
+    np.testing.assert_array_equal(np.diff(rest.copies[rest.cells]), counts(whole.copies[whole.cells]))
+    left = [sum(n > 0 for n in in_leaves[first:end]) for first, end in pairwise(whole.cell_leaves)]
+    np.testing.assert_array_equal(np.diff(rest.cell_leaves), left)
+    np.testing.assert_array_equal(rest.strata_cells, whole.strata_cells)
+
+
+def test_the_same_over_many_shards(tmp_path, monkeypatch):
+    case = CASES[-1]
+    expected = case.build(tmp_path / "one")
+    monkeypatch.setattr("lemmse.index.storage.zarr_store.SHARD", 64)
+    monkeypatch.setattr("lemmse.index.storage.zarr_store.CHUNK", 16)
+    whole = case.build(tmp_path / "many")
+    view, expected_view = (leave_out(index, np.array(case.held_out)) for index in (whole, expected))
+    for found, wanted in ((whole, expected), (view, expected_view)):
+        np.testing.assert_array_equal(found.leaves, wanted.leaves)
+        np.testing.assert_array_equal(found.counts, wanted.counts)
+        for a, b in zip(everything(found), everything(wanted), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert_same_lists(found.neighbours, wanted.neighbours)
+        for name, a, b in zip(Groups._fields, found.leaf_groups(), wanted.leaf_groups(), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=16 * EPS, err_msg=name)
+
+
+def test_without_no_image_is_the_index(whole):
+    view = leave_out(whole, np.array([], np.int64))
+    for a, b in zip(everything(view), everything(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(view.leaves, whole.leaves)
+    assert_same_lists(view.neighbours, whole.neighbours)
+
+
+@pytest.mark.parametrize("options", [{"mode": "exact"}, {"mode": "topk", "k": 10**6}], ids=["exact", "topk"])
+def test_reconstructs_as_an_index_that_never_had_the_images(case, rest, fresh, options):
+    if options["mode"] == "topk" and rest.manifest.keys > 2000:
+        pytest.skip("the sum over all keys by topk takes long")
+    view, built = Reconstructor(rest, device="cpu"), Reconstructor(fresh, device="cpu")
+    clean = smooth(70, *case.sizes[0], case.channels)
+    for sigma in (0.01, 0.2, 0.8):
+        y = clean + sigma * np.random.default_rng(2).standard_normal(clean.shape)
+        found, expected = (
+            lemmse.reconstruct(y, sigma=sigma, maps=["variance", "log_density"], **options)
+            for lemmse in (view, built)
+        )
+        assert agreement(found.image, expected.image) > 80
+        assert agreement(found.variance, expected.variance) > 80
+        np.testing.assert_allclose(found.log_density, expected.log_density, atol=1e-2)
+        assert found.diagnostics.keys == expected.diagnostics.keys
+
+
+def test_contributors_are_of_the_images_that_are_left(case, rest):
+    y = smooth(70, *case.sizes[0], case.channels)
+    explanation = Reconstructor(rest, device="cpu").explain(y, sigma=0.5, pixel=(4, 5), top=50)
+    for contributor in explanation.contributors:
+        assert contributor.image not in case.held_out
+        value = case.images[contributor.image][contributor.row, contributor.column]
+        np.testing.assert_array_equal(contributor.value, value)
+        assert contributor.source == rest.labels[contributor.image] == f"{contributor.image}.npy[0]"

@@ -1,0 +1,128 @@
+"""Better pictures from the same posterior, as their models say: slow loops in float64.
+
+The prior of a clean patch is a mixture of Gaussians. A training patch v stands for N(v, τ² I), and for 1/M of
+the share of them all; a Gaussian of the fitted mixture for N(μ, Σ + τ² I), and for π of the share of these.
+The query u shows every coordinate with its own noise, or not at all. What it leaves of the patch follows from
+the joint Gaussian of both by conditioning, and the posterior is the mixture of that over all of them.
+"""
+
+import numpy as np
+
+from tests.support.oracle import Oracle, patch
+
+
+def patch_posteriors(training, y, s, p, bandwidth, mixture=None, gaussian_share=0.0):
+    """Mean and variance of every patch of y (H, W, C), by position; s (H, W, C) is inf where y is unseen."""
+    basis = np.eye(p * p * y.shape[2])
+    parts = prior(training, p, bandwidth, mixture, gaussian_share, basis)
+    return {
+        (i, j): posterior(patch(y, i, j, p), patch(s, i, j, p), parts)
+        for i in range(y.shape[0])
+        for j in range(y.shape[1])
+    }
+
+
+def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_share=0.0):
+    """The same where a training patch stands for all its levels of brightness, in each channel.
+
+    In an orthonormal basis of C constants and what is left, the constants have a flat prior, so that the
+    query alone tells them, and the rest is as above.
+    """
+    channels = y.shape[2]
+    constants = np.tile(np.eye(channels), (p * p, 1)) / p  # (P, C), unit columns
+    rest = np.linalg.svd(constants, full_matrices=True)[0][:, channels:]  # (P, P − C)
+    parts = prior(training, p, bandwidth, mixture, gaussian_share, rest)
+    posteriors = {}
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            u = patch(y, i, j, p)
+            found = posterior(rest.T @ u, np.full(rest.shape[1], sigma), parts, rest)
+            found["mean"] += constants @ (constants.T @ u)
+            found["variance"] += sigma**2 * np.diag(constants @ constants.T)
+            posteriors[i, j] = found
+    return posteriors
+
+
+def prior(training, p, bandwidth, mixture, gaussian_share, basis):
+    """The prior in an orthonormal basis (P, D): log weight, means (n, D), covariance (D, D) of its parts."""
+    wide = bandwidth**2 * np.eye(basis.shape[1])
+    parts = []
+    if gaussian_share < 1:
+        keys = np.array(
+            [
+                basis.T @ patch(np.asarray(x, np.float64), i, j, p)
+                for x in training
+                for i in range(x.shape[0])
+                for j in range(x.shape[1])
+            ]
+        )
+        parts.append((np.log1p(-gaussian_share) - np.log(len(keys)), keys, wide))
+    if gaussian_share > 0:
+        arrays = (mixture.weights, mixture.means, mixture.variances, mixture.axes)
+        for weight, mean, variances, axes in zip(*(a.astype(np.float64) for a in arrays), strict=True):
+            covariance = basis.T @ axes @ np.diag(variances) @ axes.T @ basis
+            parts.append((np.log(gaussian_share * weight), (basis.T @ mean)[None], covariance + wide))
+    return parts
+
+
+def posterior(u, noise, parts, basis=None):
+    """What u (D,), seen with noise (D,), leaves of such a prior, as numbers of the patch; inf is unseen."""
+    basis = np.eye(len(u)) if basis is None else basis
+    seen = np.flatnonzero(np.isfinite(noise))
+    rows = []
+    for log_prior, means, covariance in parts:
+        joint = covariance[np.ix_(seen, seen)] + np.diag(noise[seen] ** 2)
+        gain = covariance[:, seen] @ np.linalg.inv(joint)
+        left = basis @ (covariance - gain @ covariance[seen]) @ basis.T
+        d = u[seen] - means[:, seen]
+        squared = (d * np.linalg.solve(joint, d.T).T).sum(axis=1)
+        log_p = -0.5 * np.linalg.slogdet(2 * np.pi * joint)[1] - 0.5 * squared
+        given = (means + d @ gain.T) @ basis.T
+        rows.append((log_prior + log_p, given, np.tile(np.diag(left), (len(means), 1))))
+    log_w, means, left = (np.concatenate(column) for column in zip(*rows, strict=True))
+    w = np.exp(log_w - log_w.max())
+    mean = w @ means / w.sum()
+    return {
+        "mean": mean,
+        "variance": w @ (left + (means - mean) ** 2) / w.sum(),
+        "ess": w.sum() ** 2 / (w**2).sum(),
+        "log_density": log_w.max() + np.log(w.sum()),
+    }
+
+
+def quality_oracle(
+    training,
+    y,
+    s,
+    p,
+    *,
+    bandwidth=0.0,
+    aggregate="centre",
+    mixture=None,
+    gaussian_share=0.0,
+    equivariance="none",
+) -> Oracle:
+    """Reconstruct y (H, W, C) from training images with noise of standard deviation s (H, W, C)."""
+    height, width, channels = y.shape
+    if equivariance == "offset":
+        posteriors = offset_posteriors(training, y, s.flat[0], p, bandwidth, mixture, gaussian_share)
+    else:
+        posteriors = patch_posteriors(training, y, s, p, bandwidth, mixture, gaussian_share)
+    told = {pixel: [] for pixel in posteriors}  # what patches say of a pixel: mean, variance, ess, density
+    half = p // 2
+    for (i, j), of_patch in posteriors.items():
+        mean = of_patch["mean"].reshape(p, p, channels)
+        variance = of_patch["variance"].reshape(p, p, channels)
+        for a in range(p):
+            for b in range(p):
+                if aggregate == "overlap" or (a, b) == (half, half):
+                    pixel = (i - half + a) % height, (j - half + b) % width
+                    told[pixel].append((mean[a, b], variance[a, b], of_patch["ess"], of_patch["log_density"]))
+    result = Oracle.empty(y.shape, [])
+    for pixel, rows in told.items():
+        means, variances, ess, log_density = (np.array(column) for column in zip(*rows, strict=True))
+        result.image[pixel] = means.mean(axis=0)
+        result.variance[pixel] = np.maximum(0, variances.mean(axis=0) - means.var(axis=0))
+        result.ess[pixel] = ess.mean()
+        result.log_density[pixel] = log_density.mean()
+    return result
