@@ -1,43 +1,32 @@
-"""What one side puts into a message, the other reads out of it; options have one name everywhere."""
+"""What one side writes into a message, the other reads from it."""
 
-import inspect
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
-from lemmse.client import Client, Result
-from lemmse.client import results as client_results
-from lemmse.client.arguments import Options
-from lemmse.client.measurement import Measurement
-from lemmse.client.messages import as_contributor, as_result, reconstruct_request
-from lemmse.client.reconstruct import reconstruct as command
-from lemmse.contract import Incoming, attach
-from lemmse.estimator import Contributor, Diagnostics, Explanation, Reconstruction, Reconstructor
-from lemmse.server.messages import (
-    Arguments,
+from lemmse.contract.chunks import Incoming, attach
+from lemmse.contract.errors import MalformedMessage
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.messages import (
+    explain_request,
     explain_response,
-    reconstruct_arguments,
+    index_message,
+    read_explain_options,
+    read_explanation,
+    read_index,
+    read_measurement,
+    read_options,
+    read_result,
+    reconstruct_request,
     reconstruct_response,
 )
+from lemmse.contract.options import ExplainOptions, Options
+from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, Result
 from lemmse.v1 import index_pb2
 from lemmse.v1 import reconstruction_pb2 as pb
 
-DEFAULTS = {
-    "estimator": "le-mmse",
-    "mode": "auto",
-    "k": None,
-    "nprobe": None,
-    "accuracy_db": None,
-    "budget": None,
-    "maps": frozenset(),
-    "error": "estimated",
-    "aggregate": None,
-    "bandwidth": None,
-    "gaussian_share": None,
-    "quality": "paper",
-}
-IMAGE = np.zeros((2, 3), np.float32)
+IMAGE = np.arange(6, dtype=np.float32).reshape(2, 3)
 DIAGNOSTICS = Diagnostics(
     mode="hybrid",
     index="photos",
@@ -51,6 +40,11 @@ DIAGNOSTICS = Diagnostics(
     bandwidth=0.05,
     gaussian_share=0.25,
 )
+
+
+def sent(message):
+    """A message as the other side parses it."""
+    return type(message).FromString(message.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -68,74 +62,87 @@ DIAGNOSTICS = Diagnostics(
         {"quality": "best", "aggregate": "centre"},
     ],
 )
-def test_what_is_asked_arrives(changes):
+def test_options_arrive(changes):
     measurement = Measurement.checked(IMAGE, sigma=0.1, mask=None)
-    request = reconstruct_request(measurement, Options.checked(index=None, **DEFAULTS | changes))
-    received = pb.ReconstructRequest.FromString(request.SerializeToString())
-    assert reconstruct_arguments(received) == DEFAULTS | changes
+    options = Options(**changes)
+    assert read_options(sent(reconstruct_request("photos", measurement, options))) == options
 
 
-def test_what_a_request_does_not_say_has_its_default():
-    assert reconstruct_arguments(pb.ReconstructRequest()) == DEFAULTS
+def test_an_empty_request_has_the_defaults():
+    assert read_options(pb.ReconstructRequest()) == Options()
 
 
-def answer(diagnostics: Diagnostics) -> Result:
-    """What a client makes of a server's answer."""
-    sent = Reconstruction(
-        IMAGE, variance=None, ess=None, log_density=None, error=None, diagnostics=diagnostics
-    )
-    message = attach(*reconstruct_response(sent))
-    return as_result(Incoming(pb.ReconstructResponse.FromString(message.SerializeToString())))
+@pytest.mark.parametrize("field", ["estimator", "mode", "error", "aggregate", "quality"])
+def test_an_unknown_number_is_refused(field):
+    with pytest.raises(MalformedMessage, match=rf"^{field}: expected one of .*, got 99"):
+        read_options(pb.ReconstructRequest(**{field: 99}))
 
 
-def test_diagnostics_come_back():
-    assert asdict(answer(DIAGNOSTICS).diagnostics) == asdict(DIAGNOSTICS)
+def test_an_unknown_map_is_refused():
+    with pytest.raises(MalformedMessage, match=r"^maps: expected one of variance, .*, got 9"):
+        read_options(pb.ReconstructRequest(maps=[1, 9]))
 
 
-def test_a_server_that_knows_of_no_aggregate_has_the_centre():
+@pytest.mark.parametrize("sigma", [0.25, np.full((2, 3), 0.5, np.float32)])
+@pytest.mark.parametrize("mask", [None, np.array([[0, 1, 1], [1, 1, 0]])])
+def test_measurements_arrive(sigma, mask):
+    measurement = Measurement.checked(IMAGE, sigma=sigma, mask=mask)
+    request = attach(reconstruct_request("", measurement, Options()), measurement.arrays)
+    received = read_measurement(Incoming(sent(request)))
+    np.testing.assert_array_equal(received.y, IMAGE)
+    np.testing.assert_array_equal(received.sigma, sigma)
+    assert (received.mask is None) == (mask is None)
+    if mask is not None:
+        np.testing.assert_array_equal(received.mask, mask != 0)
+
+
+def test_explain_options_arrive():
+    measurement = Measurement.checked(IMAGE, sigma=0.25, mask=None)
+    options = ExplainOptions(pixel=(1, 2), top=7)
+    request = sent(explain_request("photos", measurement, options))
+    assert (request.index, request.sigma) == ("photos", 0.25)
+    assert read_explain_options(request, measurement) == options
+
+
+@pytest.mark.parametrize("maps", [(), ("variance",), ("variance", "ess", "log_density", "error")])
+def test_results_come_back(maps):
+    arrays = {name: IMAGE + number for number, name in enumerate(maps, 1)}
+    result = Result(image=IMAGE, diagnostics=DIAGNOSTICS, **arrays)
+    received = read_result(Incoming(sent(attach(*reconstruct_response(result)))))
+    assert received.diagnostics == DIAGNOSTICS
+    assert received.arrays.keys() == {"image", *maps}
+    for name, array in result.arrays.items():
+        np.testing.assert_array_equal(received.arrays[name], array)
+
+
+def test_a_server_that_sends_no_aggregate_has_the_centre():
     message = attach(pb.ReconstructResponse(diagnostics=pb.Diagnostics(mode=pb.MODE_EXACT)), {"image": IMAGE})
-    diagnostics = as_result(Incoming(message)).diagnostics
+    diagnostics = read_result(Incoming(message)).diagnostics
     assert (diagnostics.aggregate, diagnostics.bandwidth, diagnostics.gaussian_share) == ("centre", 0, 0)
+    assert (diagnostics.expected_accuracy_db, diagnostics.certified) == (None, None)
 
 
-def test_contributors_come_back():
+def test_explanations_come_back():
     contributors = (
         Contributor(3, "a.png", 1, 2, 0.75, (0.25, 0.5, 1.0), "identity"),
         Contributor(0, "b.png", 4, 0, 0.25, (0.0, 0.5, 0.125), "rotate-90"),
     )
-    message = explain_response(Explanation(contributors, DIAGNOSTICS))
-    received = pb.ExplainResponse.FromString(message.SerializeToString())
-    assert [asdict(as_contributor(c)) for c in received.contributors] == [asdict(c) for c in contributors]
+    explanation = Explanation(contributors, DIAGNOSTICS)
+    assert read_explanation(sent(explain_response(explanation))) == explanation
 
 
-def options_of(function) -> dict[str, object]:
-    """The keyword-only options of a function and their defaults."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+def test_descriptions_of_indexes_come_back():
+    values = {
+        f.name: number if f.type == "int" or f.type is int else f.name
+        for number, f in enumerate(fields(IndexInfo))
+    }
+    info = IndexInfo(**values)
+    assert read_index(sent(index_message(info))) == info
 
 
-@pytest.mark.parametrize("function", [Reconstructor.reconstruct, Client.reconstruct, Client.reconstruct_many])
-def test_options_are_the_same_everywhere(function):
-    others = {"sigma", "mask", "index", "timeout", "cancelled"}
-    found = {name: default for name, default in options_of(function).items() if name not in others}
-    assert found == DEFAULTS | {"maps": ()}
-    assert Arguments.__annotations__.keys() == DEFAULTS.keys()
-    assert {field.name for field in fields(Options)} == {"index", *DEFAULTS}
-
-
-def test_the_command_has_the_same_options():
-    context = command.make_context("reconstruct", ["y.png", "--out", "x.png", "--sigma", "0.1"])
-    assert {name: context.params[name] for name in DEFAULTS} == DEFAULTS
-
-
-@pytest.mark.parametrize("kind", [Contributor, Diagnostics])
-def test_answers_have_the_same_fields_everywhere(kind):
-    message = getattr(pb, kind.__name__).DESCRIPTOR
-    names = {field.name for field in fields(kind)}
-    assert names == {field.name for field in fields(getattr(client_results, kind.__name__))}
-    assert names == set(message.fields_by_name)
-
-
-def test_an_index_is_described_by_every_field_of_its_message():
-    names = {field.name for field in fields(client_results.IndexInfo)}
-    assert names == set(index_pb2.Index.DESCRIPTOR.fields_by_name)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(Contributor, pb.Contributor), (Diagnostics, pb.Diagnostics), (IndexInfo, index_pb2.Index)],
+)
+def test_results_have_the_fields_of_their_messages(kind, message):
+    assert {field.name for field in fields(kind)} == set(message.DESCRIPTOR.fields_by_name)

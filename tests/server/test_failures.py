@@ -6,8 +6,8 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
 
-from lemmse.contract import MalformedMessage
 from lemmse.contract import errors as engine
+from lemmse.contract.errors import MalformedMessage
 from lemmse.server.failures import Failure
 
 

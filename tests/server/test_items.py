@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lemmse.contract import MalformedMessage
+from lemmse.contract.errors import MalformedMessage
 from lemmse.server.items import items
 from lemmse.v1.reconstruction_pb2 import ReconstructRequest, ReconstructStreamRequest
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk

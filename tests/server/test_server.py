@@ -14,8 +14,8 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 from hypothesis import given
 
-from lemmse.contract import MAX_CONTRIBUTORS
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
+from lemmse.contract.limits import MAX_CONTRIBUTORS
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from lemmse.v1 import index_pb2, index_pb2_grpc

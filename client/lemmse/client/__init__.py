@@ -5,7 +5,7 @@ Importing it imports neither the estimator nor what that needs.
 
 from lemmse.client.connecting import connect
 from lemmse.client.interface import Client
-from lemmse.client.results import Contributor, Diagnostics, IndexInfo, Result
 from lemmse.contract.errors import LemmseError
+from lemmse.contract.results import Contributor, Diagnostics, IndexInfo, Result
 
 __all__ = ["Client", "Contributor", "Diagnostics", "IndexInfo", "LemmseError", "Result", "connect"]

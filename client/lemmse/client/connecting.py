@@ -1,17 +1,14 @@
-"""From a target to a client."""
+"""Connect to a server, or to index folders in this process."""
 
-import re
 from os import PathLike, fspath
 
 from lemmse.client.interface import Client
+from lemmse.contract.address import Address
 from lemmse.contract.errors import InvalidArgument
 
 __all__ = ["SCHEME", "connect"]
 
 SCHEME = "grpc://"
-
-_ADDRESS = re.compile(r"([^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
-_LAST_PORT = 65535
 
 
 def connect(
@@ -22,23 +19,22 @@ def connect(
     Parameters
     ----------
     target : str or path
-        "grpc://HOST:PORT" for a server, which is first spoken to when the first method is called. Anything
-        else is the path of an index folder, which is loaded into this process at once; that needs the
-        estimator: `pip install 'lemmse[server]'`.
+        "grpc://HOST:PORT" for a server; the connection is made by the first call. Anything else is the path
+        of an index folder, which is loaded into this process at once; that needs the estimator:
+        `pip install 'lemmse[server]'`.
     *others : str or path
-        More index folders, of other names. Methods name the index that they mean; of indexes of the same
-        training images, quality "best" finds the best by itself.
+        More index folders, with different names. Methods then take the name of the index; with quality
+        "best" and indexes of the same training images, the best one is chosen.
     scheduler : str, optional
-        For index folders, the address of a Dask scheduler: its workers hold the patches and sum over them,
-        this process does the rest. Each must see the folders under the same paths. It needs Dask:
-        `pip install 'lemmse[dask]'`.
+        For index folders, the address of a Dask scheduler whose workers hold the keys and sum over them. All
+        must see the folders under the same paths. It needs Dask: `pip install 'lemmse[dask]'`.
 
     Raises
     ------
     InvalidArgument
         The target is neither an address nor a path.
     LemmseError
-        The folder is not a sound index, or there are no workers to hold it.
+        A folder is not an index or is damaged, or the scheduler has no workers.
 
     Examples
     --------
@@ -62,11 +58,9 @@ def connect(
         raise InvalidArgument.of("scheduler", "expected none with a server, which has its own")
     if others:
         raise InvalidArgument.of("target", f"expected one server, or index folders only, got {names}")
-    address = name.removeprefix(SCHEME)
-    match = _ADDRESS.fullmatch(address)
-    # gRPC would take a larger port modulo 65536.
-    if match is None or int(match["port"]) > _LAST_PORT:
+    address = Address.parse(name.removeprefix(SCHEME))
+    if address is None:
         raise InvalidArgument.of("target", expected)
     from lemmse.client.remote import RemoteClient
 
-    return RemoteClient(address)
+    return RemoteClient(str(address))

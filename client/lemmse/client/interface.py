@@ -7,10 +7,11 @@ from typing import Self
 
 from numpy.typing import ArrayLike
 
-from lemmse.client.arguments import ExplainOptions, Options, as_name, as_timeout
-from lemmse.client.measurement import Mask, Measurement, Sigma, measurements
-from lemmse.client.results import Contributor, IndexInfo, Result
+from lemmse.client.arguments import as_name, as_timeout
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
+from lemmse.contract.measurement import Mask, Measurement, Sigma, measurements
+from lemmse.contract.options import ExplainOptions, Options
+from lemmse.contract.results import Contributor, IndexInfo, Result
 
 __all__ = ["Client"]
 
@@ -123,23 +124,10 @@ class Client(ABC):
         LemmseError
             There is no answer; the class says why.
         """
+        options = Options.of(locals())
         self._require_open()
-        options = Options.checked(
-            index=index,
-            estimator=estimator,
-            mode=mode,
-            k=k,
-            nprobe=nprobe,
-            accuracy_db=accuracy_db,
-            budget=budget,
-            maps=maps,
-            error=error,
-            aggregate=aggregate,
-            bandwidth=bandwidth,
-            gaussian_share=gaussian_share,
-            quality=quality,
-        )
-        return self._reconstruct(Measurement.checked(y, sigma=sigma, mask=mask), options, as_timeout(timeout))
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
+        return self._reconstruct(as_name(index), measurement, options, as_timeout(timeout))
 
     def reconstruct_many(
         self,
@@ -201,23 +189,10 @@ class Client(ABC):
         ...         else:
         ...             np.save(f"{number}.npy", outcome.image)
         """
+        options = Options.of(locals())
         self._require_open()
-        options = Options.checked(
-            index=index,
-            estimator=estimator,
-            mode=mode,
-            k=k,
-            nprobe=nprobe,
-            accuracy_db=accuracy_db,
-            budget=budget,
-            maps=maps,
-            error=error,
-            aggregate=aggregate,
-            bandwidth=bandwidth,
-            gaussian_share=gaussian_share,
-            quality=quality,
-        )
-        return self._reconstruct_many(measurements(images, sigma, mask), options, as_timeout(timeout))
+        batch = measurements(images, sigma, mask)
+        return self._reconstruct_many(as_name(index), batch, options, as_timeout(timeout))
 
     def explain(
         self,
@@ -248,8 +223,8 @@ class Client(ABC):
         """
         self._require_open()
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, index=index, pixel=pixel, top=top)
-        return self._explain(measurement, options, as_timeout(timeout))
+        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top)
+        return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
         """Describe the indexes that can be asked, in the order of their names."""
@@ -265,7 +240,7 @@ class Client(ABC):
             There is none of that name.
         """
         self._require_open()
-        return self._get_index(as_name(name) or "", as_timeout(timeout))
+        return self._get_index(as_name(name), as_timeout(timeout))
 
     def _require_open(self) -> None:
         if self._closed:
@@ -275,16 +250,22 @@ class Client(ABC):
     def _close(self) -> None: ...
 
     @abstractmethod
-    def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result: ...
+    def _reconstruct(
+        self, index: str, measurement: Measurement, options: Options, timeout: float | None
+    ) -> Result: ...
 
     @abstractmethod
     def _reconstruct_many(
-        self, images: Iterator[Measurement | InvalidArgument], options: Options, timeout: float | None
+        self,
+        index: str,
+        batch: Iterator[Measurement | InvalidArgument],
+        options: Options,
+        timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]: ...
 
     @abstractmethod
     def _explain(
-        self, measurement: Measurement, options: ExplainOptions, timeout: float | None
+        self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
 
     @abstractmethod

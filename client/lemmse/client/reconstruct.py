@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from lemmse.client.connecting import SCHEME, connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.files import as_stored, read, read_array, write
+from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
 from lemmse.client.progress import report_progress
-from lemmse.client.results import Result
-from lemmse.contract import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
 from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.results import Result
 
 __all__ = ["reconstruct"]
 
@@ -58,21 +58,6 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
         raise click.BadParameter(f"{value}: {error}", ctx, param) from error
 
 
-def _not_nan(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Refuse the one number that no range excludes."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("expected a number, got nan", ctx, param)
-    return value
-
-
-def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> frozenset[str]:
-    """Return map names that are separated by commas."""
-    names = frozenset(value.split(",")) if value else frozenset()
-    if unknown := names - MAPS.keys():
-        raise click.BadParameter(f"expected names out of {','.join(MAPS)}, got {min(unknown)!r}", ctx, param)
-    return names
-
-
 @click.command
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
@@ -105,68 +90,15 @@ def _as_maps(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     metavar="FILE",
     type=click.Path(path_type=Path),
     callback=_as_mask,
-    help="What was observed, for all inputs: PNG, TIFF or npy, 0 where a pixel is not to be looked at.",
+    help="Observed pixels, for all inputs: PNG, TIFF or npy, 0 where a pixel is to be ignored.",
 )
-@click.option(
-    "--estimator",
-    type=click.Choice(list(ESTIMATORS)),
-    default="le-mmse",
-    show_default=True,
-    help="Weights on patches (le-mmse), translated images (e-mmse) or images (mmse).",
-)
-@click.option("--mode", type=click.Choice(list(MODES)), default="auto", show_default=True)
-@click.option("--k", type=click.IntRange(min=1), help="Neighbours to sum in mode topk.  [default: 1000]")
-@click.option("--nprobe", type=click.IntRange(min=1), help="Cells to search in mode topk.  [default: 32]")
-@click.option(
-    "--accuracy-db",
-    metavar="DB",
-    type=click.FloatRange(min=0, min_open=True, max=120),
-    callback=_not_nan,
-    help="Agreement with mode exact that is asked of modes hybrid and auto, PSNR in dB.",
-)
-@click.option("--budget", type=click.IntRange(min=1), help="Keys to sum at most for a patch in mode hybrid.")
-@click.option("--maps", metavar="NAMES", callback=_as_maps, help=f"Maps to write beside: {','.join(MAPS)}.")
-@click.option(
-    "--error",
-    type=click.Choice(list(ERRORS)),
-    default="estimated",
-    show_default=True,
-    help="What the map error is: what the difference from mode exact is below for 95 % of pixels, or always.",
-)
-@click.option(
-    "--quality",
-    type=click.Choice(list(QUALITIES)),
-    default="paper",
-    show_default=True,
-    help="The formula untouched, or what calibration found best at this noise, of indexes of the same images "
-    "the best one.",
-)
-@click.option(
-    "--aggregate",
-    type=click.Choice(list(AGGREGATES)),
-    help="What a pixel is: the estimate from the patch centred at it, or the mean of those from all patches "
-    "that hold it.",
-)
-@click.option(
-    "--bandwidth",
-    metavar="T",
-    type=click.FloatRange(min=0, max=1e6),
-    callback=_not_nan,
-    help="Standard deviation of a Gaussian around each patch of the prior, where white is 1.",
-)
-@click.option(
-    "--gaussian-share",
-    metavar="G",
-    type=click.FloatRange(min=0, max=1),
-    callback=_not_nan,
-    help="Share of the prior that a mixture of Gaussians has beside the training patches.",
-)
+@option_flags
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print a JSON object for each input, and on stderr how far it is.",
+    help="Print a JSON object for each input, and progress on stderr.",
 )
 def reconstruct(
     inputs: Sequence[Path],

@@ -8,21 +8,22 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.client.arguments import ExplainOptions, Options
 from lemmse.client.interface import Client
-from lemmse.client.measurement import Measurement
-from lemmse.client.messages import (
-    as_contributor,
-    as_index_info,
-    as_result,
-    explain_request,
-    reconstruct_request,
-)
-from lemmse.client.results import Contributor, IndexInfo, Result
 from lemmse.client.rpc_errors import rpc_errors
 from lemmse.client.stream import reconstruct_stream
-from lemmse.contract import INLINE_BYTES, MESSAGE_BYTES, Incoming, answer_bytes, attach
+from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.limits import INLINE_BYTES, MESSAGE_BYTES
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.messages import (
+    explain_request,
+    read_explanation,
+    read_index,
+    read_result,
+    reconstruct_request,
+)
+from lemmse.contract.options import ExplainOptions, Options
+from lemmse.contract.results import Contributor, IndexInfo, Result, result_bytes
 from lemmse.v1 import index_pb2 as index_pb
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
@@ -79,50 +80,58 @@ class RemoteClient(Client):
     def _close(self) -> None:
         self._channel.close()
 
-    def _reconstruct(self, measurement: Measurement, options: Options, timeout: float | None) -> Result:
-        if max(measurement.nbytes, answer_bytes(measurement.y.shape, options.maps)) <= INLINE_BYTES:
-            request = attach(reconstruct_request(measurement, options), measurement.arrays)
+    def _reconstruct(
+        self, index: str, measurement: Measurement, options: Options, timeout: float | None
+    ) -> Result:
+        if max(measurement.nbytes, result_bytes(measurement.y.shape, options.maps)) <= INLINE_BYTES:
+            request = attach(reconstruct_request(index, measurement, options), measurement.arrays)
             with rpc_errors(self._address):
                 response = self._reconstruction.Reconstruct(request, timeout=timeout)
-                return as_result(Incoming(response)).in_range(measurement.white)
-        (outcome,) = self._reconstruct_many(iter([measurement]), options, timeout)
+                return read_result(Incoming(response)).scaled(measurement.white_level)
+        (outcome,) = self._reconstruct_many(index, iter([measurement]), options, timeout)
         if isinstance(outcome, LemmseError):
             raise outcome
         return outcome
 
     def _reconstruct_many(
-        self, images: Iterator[Measurement | InvalidArgument], options: Options, timeout: float | None
+        self,
+        index: str,
+        batch: Iterator[Measurement | InvalidArgument],
+        options: Options,
+        timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
         self._require_open()
         with rpc_errors(self._address):
-            yield from reconstruct_stream(self._reconstruction, images, options, timeout)
+            yield from reconstruct_stream(self._reconstruction, index, batch, options, timeout)
 
     def _explain(
-        self, measurement: Measurement, options: ExplainOptions, timeout: float | None
+        self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
-            index = self._get_index(options.index or "", timeout)
-            measurement, options = _crop(measurement, options, index)
-        request = explain_request(measurement, options)
+            measurement, options = _crop(measurement, options, self._get_index(index, timeout))
+        request = attach(explain_request(index, measurement, options), measurement.arrays)
         with rpc_errors(self._address):
             response = self._reconstruction.Explain(request, timeout=timeout)
-        return [as_contributor(message).in_range(measurement.white) for message in response.contributors]
+        return [one.scaled(measurement.white_level) for one in read_explanation(response).contributors]
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         with rpc_errors(self._address):
             response = self._indexes.ListIndexes(index_pb.ListIndexesRequest(), timeout=timeout)
-        return [as_index_info(index) for index in response.indexes]
+        return [read_index(index) for index in response.indexes]
 
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo:
         with rpc_errors(self._address):
             response = self._indexes.GetIndex(index_pb.GetIndexRequest(name=name), timeout=timeout)
-        return as_index_info(response.index)
+        return read_index(response.index)
 
 
 def _crop(
     measurement: Measurement, options: ExplainOptions, index: IndexInfo
 ) -> tuple[Measurement, ExplainOptions]:
-    """Cut out what the patch at the pixel covers; the cut-out continues outside as the image does."""
+    """Return the pixels that the patch at the pixel covers, and the options for this cut-out.
+
+    Outside, the cut-out continues as the image does.
+    """
     if index.pre_inverse != "identity":
         raise InvalidArgument.of(
             "y",

@@ -7,8 +7,7 @@ from typing import cast
 import grpc
 from grpc_status import rpc_status
 
-from lemmse.contract import MalformedMessage
-from lemmse.contract.errors import BY_CODE, Internal
+from lemmse.contract.errors import BY_CODE, Internal, MalformedMessage
 from lemmse.contract.status import from_status, one_line
 
 __all__ = ["rpc_errors"]

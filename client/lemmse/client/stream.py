@@ -7,12 +7,12 @@ from typing import NamedTuple, TypeAlias
 
 from google.rpc.status_pb2 import Status
 
-from lemmse.client.arguments import Options
-from lemmse.client.measurement import Measurement
-from lemmse.client.messages import as_result, reconstruct_request
-from lemmse.client.results import Result
-from lemmse.contract import Incoming, MalformedMessage, split
-from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.chunks import Incoming, split
+from lemmse.contract.errors import InvalidArgument, LemmseError, MalformedMessage
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.messages import read_result, reconstruct_request
+from lemmse.contract.options import Options
+from lemmse.contract.results import Result
 from lemmse.contract.status import from_status
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
@@ -36,7 +36,8 @@ _Outbound: TypeAlias = "SimpleQueue[_Item | None]"
 
 def reconstruct_stream(
     stub: ReconstructionServiceStub,
-    images: Iterator[Measurement | InvalidArgument],
+    index: str,
+    batch: Iterator[Measurement | InvalidArgument],
     options: Options,
     timeout: float | None,
 ) -> Generator[Result | LemmseError, None, None]:
@@ -49,12 +50,14 @@ def reconstruct_stream(
     ----------
     stub : ReconstructionServiceStub
         The server.
-    images : iterator of Measurement or InvalidArgument
-        Images; an error in place of one keeps its place in the order.
+    index : str
+        Name of the index; empty for the server's only one.
+    batch : iterator of Measurement or InvalidArgument
+        Measurements; an error in place of one keeps its place in the order.
     options : Options
-        What is asked for.
+        The options of all of them.
     timeout : float, optional
-        Seconds for all of it.
+        Seconds for the whole batch.
 
     Raises
     ------
@@ -65,9 +68,9 @@ def reconstruct_stream(
     """
     outbound: _Outbound = SimpleQueue()
     waiting: deque[_Item | InvalidArgument] = deque()
-    call = stub.ReconstructStream(_requests(outbound, options), timeout=timeout)
+    call = stub.ReconstructStream(_requests(outbound, index, options), timeout=timeout)
     try:
-        for number, measurement in enumerate(images):
+        for number, measurement in enumerate(batch):
             if isinstance(measurement, InvalidArgument):
                 waiting.append(measurement)
             else:
@@ -86,10 +89,10 @@ def reconstruct_stream(
         call.cancel()
 
 
-def _requests(outbound: _Outbound, options: Options) -> Iterator[pb.ReconstructStreamRequest]:
+def _requests(outbound: _Outbound, index: str, options: Options) -> Iterator[pb.ReconstructStreamRequest]:
     """Yield the parts of the items that come through the queue, until None comes."""
     while (item := outbound.get()) is not None:
-        for part in split(reconstruct_request(item.measurement, options), item.measurement.arrays):
+        for part in split(reconstruct_request(index, item.measurement, options), item.measurement.arrays):
             if isinstance(part, TensorChunk):
                 yield pb.ReconstructStreamRequest(item=item.number, chunk=part)
             else:
@@ -108,7 +111,7 @@ def _outcome(
     incoming = Incoming(part.response)
     while not incoming.complete:
         incoming.add(_next_part(answers, expected.number).chunk)
-    return as_result(incoming).in_range(expected.measurement.white)
+    return read_result(incoming).scaled(expected.measurement.white_level)
 
 
 def _next_part(

@@ -1,16 +1,14 @@
-"""What an operator can set."""
+"""Settings of the server."""
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from lemmse.contract.address import Address
 from lemmse.contract.errors import InvalidArgument
 
 __all__ = ["ServerConfig"]
-
-_LISTEN = re.compile(r"(?P<host>[^:\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 
 _DAY = 86400
 _THREADS_MAX = 4096
@@ -29,7 +27,7 @@ class ServerConfig:
     Raises
     ------
     InvalidArgument
-        A setting cannot be meant.
+        A setting is out of range.
     """
 
     indexes: tuple[Path, ...]
@@ -52,8 +50,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not self.indexes:
             _refuse("DIR", "expected at least one index folder, got none")
-        match = _LISTEN.fullmatch(self.listen)
-        if match is None or int(match["port"]) > 65535:
+        if Address.parse(self.listen) is None:
             _refuse("listen", f"expected HOST:PORT, got {self.listen!r}")
         if not 1 <= self.threads <= _THREADS_MAX:
             _refuse("threads", f"expected a number from 1 to {_THREADS_MAX}, got {self.threads}")

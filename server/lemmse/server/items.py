@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from lemmse.contract import Incoming, MalformedMessage
+from lemmse.contract.chunks import Incoming
+from lemmse.contract.errors import MalformedMessage
 from lemmse.v1 import reconstruction_pb2 as pb
 
 __all__ = ["Item", "items"]

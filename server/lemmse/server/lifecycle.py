@@ -10,8 +10,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lemmse.contract import MESSAGE_BYTES
 from lemmse.contract.errors import Unavailable
+from lemmse.contract.limits import MESSAGE_BYTES
 from lemmse.estimator import Registry
 from lemmse.server.compute import Compute
 from lemmse.server.config import ServerConfig

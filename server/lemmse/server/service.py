@@ -5,28 +5,23 @@ from typing import Any
 
 import grpc
 
-from lemmse.contract import (
-    INLINE_BYTES,
-    MAX_CONTRIBUTORS,
-    Incoming,
-    MalformedMessage,
-    answer_bytes,
-    attach,
-    split,
+from lemmse.contract.chunks import Incoming, attach, split
+from lemmse.contract.errors import MalformedMessage, ResourceExhausted
+from lemmse.contract.limits import INLINE_BYTES
+from lemmse.contract.messages import (
+    explain_response,
+    index_message,
+    read_explain_options,
+    read_measurement,
+    read_options,
+    reconstruct_response,
 )
-from lemmse.contract.errors import InvalidArgument, ResourceExhausted
-from lemmse.estimator import Reconstruction, Registry
+from lemmse.contract.results import Result, result_bytes
+from lemmse.estimator import Registry
 from lemmse.server.calls import answering, logged
 from lemmse.server.compute import Compute, Place
 from lemmse.server.failures import Failure
 from lemmse.server.items import items
-from lemmse.server.messages import (
-    explain_response,
-    index_message,
-    measurement,
-    reconstruct_arguments,
-    reconstruct_response,
-)
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.tensor_pb2 import TensorChunk
@@ -35,31 +30,31 @@ __all__ = ["IndexServicer", "ReconstructionServicer"]
 
 
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
-    """Tells what the server can answer from."""
+    """Describes the indexes of the server."""
 
-    def __init__(self, catalogue: Registry) -> None:
-        self._registry = catalogue
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     def ListIndexes(  # noqa: N802, D102
         self, request: index_pb2.ListIndexesRequest, context: grpc.ServicerContext
     ) -> index_pb2.ListIndexesResponse:
         with answering(context, "ListIndexes"):
-            indexes = [index_message(reconstructor.index) for reconstructor in self._registry]
+            indexes = [index_message(reconstructor.index.info) for reconstructor in self._registry]
             return index_pb2.ListIndexesResponse(indexes=indexes)
 
     def GetIndex(  # noqa: N802, D102
         self, request: index_pb2.GetIndexRequest, context: grpc.ServicerContext
     ) -> index_pb2.GetIndexResponse:
         with answering(context, "GetIndex"):
-            index = self._registry.get(request.name).index
-            return index_pb2.GetIndexResponse(index=index_message(index))
+            info = self._registry.get(request.name).index.info
+            return index_pb2.GetIndexResponse(index=index_message(info))
 
 
 class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServicer):
     """Reconstructs, and explains reconstructions."""
 
-    def __init__(self, catalogue: Registry, compute: Compute) -> None:
-        self._registry = catalogue
+    def __init__(self, registry: Registry, compute: Compute) -> None:
+        self._registry = registry
         self._compute = compute
 
     def Reconstruct(  # noqa: N802, D102
@@ -69,8 +64,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             answering(context, "Reconstruct") as facts,
             self._compute.admit(context.add_callback) as place,
         ):
-            answer = self._reconstruct(Incoming(request), place, facts, limit=INLINE_BYTES)
-            return attach(*reconstruct_response(answer))
+            result = self._reconstruct(Incoming(request), place, facts, limit=INLINE_BYTES)
+            return attach(*reconstruct_response(result))
 
     def ReconstructStream(  # noqa: N802, D102
         self, request_iterator: Iterator[pb.ReconstructStreamRequest], context: grpc.ServicerContext
@@ -85,12 +80,12 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                         facts["item"] = number
                         if isinstance(incoming, MalformedMessage):
                             raise incoming
-                        answer = self._reconstruct(incoming, place, facts)
+                        result = self._reconstruct(incoming, place, facts)
                 except Failure as failure:
                     error = failure.status.SerializeToString()
                     yield pb.ReconstructStreamResponse(item=number, error=error)
                     continue
-                for part in split(*reconstruct_response(answer)):
+                for part in split(*reconstruct_response(result)):
                     if isinstance(part, TensorChunk):
                         yield pb.ReconstructStreamResponse(item=number, chunk=part)
                     else:
@@ -104,18 +99,10 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             self._compute.admit(context.add_callback) as place,
         ):
             reconstructor = self._registry.get(request.index)
-            measured = measurement(Incoming(request))
-            facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measured["y"].shape}
-            if request.top > MAX_CONTRIBUTORS:
-                raise InvalidArgument.of("top", f"expected at most {MAX_CONTRIBUTORS}, got {request.top}")
-            explanation = place.run(
-                lambda cancelled: reconstructor.explain(
-                    **measured,
-                    pixel=(request.row, request.column),
-                    top=request.top,
-                    cancelled=cancelled,
-                )
-            )
+            measurement = read_measurement(Incoming(request))
+            options = read_explain_options(request, measurement)
+            facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
+            explanation = place.run(lambda cancelled: reconstructor.explain(measurement, options, cancelled))
             return explain_response(explanation)
 
     def _reconstruct(
@@ -124,24 +111,20 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         place: Place,
         facts: dict[str, Any],
         limit: int | None = None,
-    ) -> Reconstruction:
-        """Answer one request; `limit` bounds the tensor bytes of the answer."""
-        request = incoming.message
-        measured = measurement(incoming)
-        arguments = reconstruct_arguments(request)
-        reconstructor = self._registry.choose(request.index, arguments["quality"], **measured)
-        shape = measured["y"].shape
+    ) -> Result:
+        """Return the result of one request; `limit` bounds its tensor bytes."""
+        measurement, options = read_measurement(incoming), read_options(incoming.message)
+        reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
+        shape = measurement.y.shape
         facts |= {
             "index": reconstructor.index.name,
-            "estimator": arguments["estimator"],
-            "mode": arguments["mode"],
+            "estimator": options.estimator,
+            "mode": options.mode,
             "shape": shape,
         }
-        size = answer_bytes(shape, arguments["maps"])
+        size = result_bytes(shape, options.maps)
         if limit is not None and size > limit:
             raise ResourceExhausted(
                 f"the answer takes {size} bytes, one message holds {limit}; use ReconstructStream"
             )
-        return place.run(
-            lambda cancelled: reconstructor.reconstruct(**measured, **arguments, cancelled=cancelled)
-        )
+        return place.run(lambda cancelled: reconstructor.answer(measurement, options, cancelled))

@@ -6,34 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemmse.contract import (
-    AGGREGATES,
-    CHUNK_BYTES,
-    ERRORS,
-    ESTIMATORS,
-    INLINE_BYTES,
-    MAPS,
-    MESSAGE_BYTES,
-    MODES,
-    QUALITIES,
-    TENSOR_BYTES,
-    Incoming,
-    MalformedMessage,
-    aggregate_name,
-    answer_bytes,
-    error_name,
-    estimator_name,
-    mode_name,
-    quality_name,
-    split,
-)
+from lemmse.contract.choices import MAPS
+from lemmse.contract.chunks import Incoming, split
+from lemmse.contract.errors import MalformedMessage
+from lemmse.contract.limits import CHUNK_BYTES, INLINE_BYTES, MESSAGE_BYTES, TENSOR_BYTES
+from lemmse.contract.results import result_bytes
 from lemmse.v1.reconstruction_pb2 import (
-    Aggregate,
-    ErrorKind,
-    Estimator,
-    Map,
-    Mode,
-    Quality,
     ReconstructRequest,
     ReconstructResponse,
 )
@@ -136,27 +114,7 @@ def test_a_huge_shape_holds_no_memory():
 
 
 @given(hnp.array_shapes(min_dims=2, max_dims=3), st.frozensets(st.sampled_from(sorted(MAPS))))
-def test_answer_bytes(shape, maps):
+def test_result_bytes(shape, maps):
     like = {"image": shape, "variance": shape, "error": shape, "ess": shape[:2], "log_density": shape[:2]}
     arrays = [np.zeros(like[name], np.float32) for name in {"image", *maps}]
-    assert answer_bytes(shape, maps) == sum(array.nbytes for array in arrays)
-
-
-def test_names_cover_the_contract():
-    assert list(MODES.values()) == [number for number in Mode.values() if number]
-    assert list(MAPS.values()) == [number for number in Map.values() if number]
-    assert MAPS.keys() <= set(ReconstructResponse.DESCRIPTOR.fields_by_name)
-    assert list(ESTIMATORS.values()) == [number for number in Estimator.values() if number]
-    assert list(ERRORS.values()) == [number for number in ErrorKind.values() if number]
-    assert list(AGGREGATES.values()) == [number for number in Aggregate.values() if number]
-    assert list(QUALITIES.values()) == [number for number in Quality.values() if number]
-    for names, name in (
-        (MODES, mode_name),
-        (ESTIMATORS, estimator_name),
-        (ERRORS, error_name),
-        (AGGREGATES, aggregate_name),
-        (QUALITIES, quality_name),
-    ):
-        assert {name(number): number for number in names.values()} == names
-        with pytest.raises(ValueError, match="99"):
-            name(99)
+    assert result_bytes(shape, maps) == sum(array.nbytes for array in arrays)

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lemmse.client.errors import InvalidArgument
-from lemmse.client.measurement import Measurement, measurements
-from lemmse.client.results import Contributor, Result
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.measurement import Measurement, measurements
+from lemmse.contract.results import Contributor, Result
 
 IMAGES = [np.full((2, 3), 0.1 * number) for number in range(3)]
 
@@ -24,11 +24,11 @@ IMAGES = [np.full((2, 3), 0.1 * number) for number in range(3)]
 def test_integers_are_intensities_and_come_back_exactly(stored):
     measurement = Measurement.checked(stored, sigma=0.1, mask=None)
     assert measurement.y.dtype == np.float32
-    assert measurement.white == np.iinfo(stored.dtype).max
-    np.testing.assert_allclose(measurement.y, stored / measurement.white, rtol=1e-6)
+    assert measurement.white_level == np.iinfo(stored.dtype).max
+    np.testing.assert_allclose(measurement.y, stored / measurement.white_level, rtol=1e-6)
     result = Result(
         image=measurement.y, variance=None, ess=None, log_density=None, error=None, diagnostics=None
-    ).in_range(measurement.white)
+    ).scaled(measurement.white_level)
     assert result.image.dtype == np.float32
     np.testing.assert_array_equal(np.rint(result.image), stored)
 
@@ -36,8 +36,8 @@ def test_integers_are_intensities_and_come_back_exactly(stored):
 def test_results_in_the_range_of_the_image():
     ones = np.ones((2, 2), np.float32)
     result = Result(image=ones, variance=ones, ess=ones, log_density=ones, error=ones, diagnostics=None)
-    assert result.in_range(1.0) is result
-    scaled = result.in_range(255.0)
+    assert result.scaled(1.0) is result
+    scaled = result.scaled(255.0)
     assert (scaled.image == 255).all()
     assert (scaled.error == 255).all()
     assert (scaled.variance == 255**2).all()
@@ -46,7 +46,7 @@ def test_results_in_the_range_of_the_image():
     contributor = Contributor(
         image=0, source="a.png", row=1, column=2, weight=0.5, value=(0.2, 1.0), symmetry="flip"
     )
-    assert contributor.in_range(255.0) == replace(contributor, value=(51, 255))
+    assert contributor.scaled(255.0) == replace(contributor, value=(51, 255))
 
 
 @pytest.mark.parametrize("sigma", [1, 0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)])

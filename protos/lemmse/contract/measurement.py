@@ -1,7 +1,7 @@
-"""What was measured: an image with the noise and the gaps that it has.
+"""A measurement: the image y, the standard deviation σ of its noise, and the mask of observed pixels.
 
 Images are floats in intensities, [0, 1], or integers that encode them in steps of 1/255 (uint8) or 1/65535
-(uint16). Only here are integers turned into intensities; results are turned back with `Measurement.white`.
+(uint16). Integers become intensities here; results are scaled back by `Measurement.white_level`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract import FloatArray, WireArray
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.tensors import FloatArray, WireArray
 
 __all__ = ["Mask", "Measurement", "Sigma", "measurements"]
 
@@ -21,46 +21,49 @@ Sigma = float | ArrayLike
 """Noise standard deviation in intensities: a number, or a map (H, W) or (H, W, C)."""
 
 Mask = ArrayLike | None
-"""What was observed: (H, W) or (H, W, C), not 0 where it was; None if everything was."""
+"""(H, W) or (H, W, C), not 0 where a pixel was observed; None if all were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurement:
-    """An image as it was measured.
+    """An image as it was measured, checked when it is made by `checked`.
 
     Examples
     --------
     >>> m = Measurement.checked(np.array([[0, 51], [102, 255]], np.uint8), sigma=0.1, mask=[[0, 1], [1, 1]])
-    >>> m.y, m.white
+    >>> m.y, m.white_level
     (array([[0. , 0.2], [0.4, 1. ]], dtype=float32), 255.0)
     """
 
     y: FloatArray
     """Intensities, (H, W) or (H, W, C)."""
-    white: float
-    """What intensity 1 is in the range of the image that was given: 1, 255 or 65535."""
+    white_level: float
+    """Value of intensity 1 in the image that was given: 1, 255 or 65535."""
     sigma: float | FloatArray
     """Noise standard deviation in intensities, one number or a map."""
     mask: NDArray[np.bool_] | None
-    """Where something was observed; None if everywhere."""
+    """True where a pixel was observed; None if all were."""
 
     @classmethod
     def checked(cls, y: ArrayLike, *, sigma: Any, mask: Any) -> "Measurement":
-        """Return what a caller measured.
+        """Return the measurement of an image (H, W) or (H, W, C), float, uint8 or uint16.
 
         Raises
         ------
         InvalidArgument
-            An argument cannot be meant.
+            An argument has another type or shape.
         """
-        image, white = _as_image(y)
+        image, white_level = _as_image(y)
         return cls(
-            y=image, white=white, sigma=_as_sigma(sigma, image.shape), mask=_as_mask(mask, image.shape)
+            y=image,
+            white_level=white_level,
+            sigma=_as_sigma(sigma, image.shape),
+            mask=_as_mask(mask, image.shape),
         )
 
     @property
     def arrays(self) -> dict[str, WireArray]:
-        """Its arrays by their field in a request."""
+        """Arrays by their field in a request."""
         arrays: dict[str, WireArray] = {"y": self.y}
         if not isinstance(self.sigma, float):
             arrays["sigma_map"] = self.sigma
@@ -70,11 +73,11 @@ class Measurement:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
+        """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
     def crop(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> "Measurement":
-        """Return some rows and columns of it."""
+        """Return the measurement of the pixels in these rows and columns."""
         cut = np.ix_(rows, columns)
         return replace(
             self,
@@ -87,21 +90,21 @@ class Measurement:
 def measurements(
     images: Iterable[ArrayLike], sigma: Sigma | Iterable[Sigma], mask: Mask | Iterable[Mask]
 ) -> Iterator[Measurement | InvalidArgument]:
-    """Return the images of a batch, or in the place of one what is wrong with it; read one at a time.
+    """Return an iterator over the measurements of a batch, with an error in place of an invalid one.
 
     Parameters
     ----------
     images : iterable of arrays
         The images.
     sigma, mask
-        For all images: a number, an array with two or three axes, None. For each its own: any other
-        iterable, also an array with one axis.
+        A number, None or an array with two or three axes is for all images; any other iterable, also an
+        array with one axis, has one value for each image.
 
     Raises
     ------
     InvalidArgument
-        There are several images and another number of sigmas or masks, and both numbers are known. (Where
-        they are not known, each image without a sigma or mask is an error in its place.)
+        The numbers of images and of sigmas or masks are known and differ. (Where they are not known, an
+        image without a sigma or mask gives an error in its place.)
     """
     each = {"sigma": _each("sigma", sigma, images), "mask": _each("mask", mask, images)}
 
@@ -124,7 +127,7 @@ _NOTHING = object()
 
 
 def _each(argument: str, value: Any, images: Any) -> Iterator[Any]:
-    """Return the value of each image."""
+    """Return an iterator over the value for each image."""
     if isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
         return repeat(value)
     if hasattr(value, "__len__") and hasattr(images, "__len__") and len(value) != len(images):
@@ -135,7 +138,7 @@ def _each(argument: str, value: Any, images: Any) -> Iterator[Any]:
 
 
 def _as_image(y: ArrayLike) -> tuple[FloatArray, float]:
-    """Return an image in intensities, and what 1 is in its own range."""
+    """Return an image in intensities, and its white level."""
     array = _as_array("y", y)
     floats = array.dtype.kind == "f"
     if not floats and (array.dtype.kind != "u" or array.dtype.itemsize > 2):
@@ -144,12 +147,12 @@ def _as_image(y: ArrayLike) -> tuple[FloatArray, float]:
         raise InvalidArgument.of("y", f"expected an image of shape (H, W) or (H, W, C), got {array.shape}")
     if floats:
         return _as_floats(array), 1.0
-    white = float(np.iinfo(array.dtype).max)
-    return (array / np.float32(white)).astype(np.float32, copy=False), white
+    white_level = float(np.iinfo(array.dtype).max)
+    return (array / np.float32(white_level)).astype(np.float32, copy=False), white_level
 
 
 def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray:
-    """Return one number, or a map that fits the image."""
+    """Return one number, or a map of the shape of the image."""
     array = _as_array("sigma", sigma)
     if array.ndim == 0:
         try:
@@ -163,7 +166,7 @@ def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray:
 
 
 def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Return where something was observed."""
+    """Return True where a pixel was observed."""
     if mask is None:
         return None
     array = _as_array("mask", mask)
@@ -175,7 +178,7 @@ def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
 
 
 def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """Refuse a map that is not one of an image's pixels, or of its pixels and channels."""
+    """Raise InvalidArgument unless a map has the shape of the image, or one value for each pixel."""
     if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
         wanted = " or ".join(dict.fromkeys(map(str, (shape[:2], shape))))
         raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {array.shape}")
@@ -193,7 +196,7 @@ def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def _as_floats(array: NDArray[Any]) -> FloatArray:
-    """Return what travels: float32 where that holds the numbers, else float64."""
+    """Return float32 where that holds the numbers, else float64."""
     if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
         return array.astype(np.float32, copy=False)
     return array.astype(np.float64, copy=False)

@@ -1,0 +1,38 @@
+"""Network addresses, HOST:PORT."""
+
+import re
+from typing import NamedTuple
+
+__all__ = ["Address"]
+
+_FORM = re.compile(r"(?P<host>[^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
+_LAST_PORT = 65535
+"""gRPC takes a larger port modulo 65536."""
+
+
+class Address(NamedTuple):
+    """A host and a port."""
+
+    host: str
+    """Name or number; an IPv6 number in brackets."""
+    port: int
+    """0 to 65535."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Address | None":
+        """Return the address that a text names, or None where it is not HOST:PORT.
+
+        Examples
+        --------
+        >>> Address.parse("[::1]:50051")
+        Address(host='[::1]', port=50051)
+        >>> Address.parse("localhost") is None
+        True
+        """
+        match = _FORM.fullmatch(text)
+        if match is None or int(match["port"]) > _LAST_PORT:
+            return None
+        return cls(match["host"], int(match["port"]))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"

@@ -1,0 +1,175 @@
+"""Measurements, options and results as the messages of `lemmse.v1`, and back.
+
+Arrays travel beside the messages, by the name of their tensor field: `attach` and `split` put them in, and
+`Incoming` takes them out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from lemmse.contract.choices import AGGREGATES
+from lemmse.contract.chunks import Incoming
+from lemmse.contract.errors import MalformedMessage
+from lemmse.contract.fields import get, get_all, put, put_all
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import OPTIONS, ExplainOptions, Options
+from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, Result
+from lemmse.contract.tensors import WireArray
+from lemmse.v1 import index_pb2
+from lemmse.v1 import reconstruction_pb2 as pb
+
+__all__ = [
+    "explain_request",
+    "explain_response",
+    "index_message",
+    "read_explain_options",
+    "read_explanation",
+    "read_index",
+    "read_measurement",
+    "read_options",
+    "read_result",
+    "reconstruct_request",
+    "reconstruct_response",
+]
+
+_KINDS = {"y": "f", "sigma_map": "f", "mask": "u"}
+"""Kind of the elements of a request's tensors: floats, or unsigned integers."""
+
+
+def reconstruct_request(index: str, measurement: Measurement, options: Options) -> pb.ReconstructRequest:
+    """Return the request for an image, without the arrays of the measurement."""
+    request = pb.ReconstructRequest(index=index)
+    for option in OPTIONS:
+        put(request, option.path, getattr(options, option.name))
+    _put_sigma(request, measurement)
+    return request
+
+
+def read_options(request: pb.ReconstructRequest) -> Options:
+    """Return the options of a request.
+
+    Raises
+    ------
+    MalformedMessage
+        An enumeration has a number that the contract does not know.
+    InvalidArgument
+        An option is out of range.
+    """
+    return Options(**{option.name: get(request, option.path, option.default) for option in OPTIONS})
+
+
+def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
+    """Return the request for an explanation, without the arrays of the measurement."""
+    row, column = options.pixel
+    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
+    _put_sigma(request, measurement)
+    return request
+
+
+def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -> ExplainOptions:
+    """Return the options of a request for an explanation of a measurement.
+
+    Raises
+    ------
+    InvalidArgument
+        An option is out of range.
+    """
+    pixel = request.row, request.column
+    return ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=request.top)
+
+
+def read_measurement(
+    incoming: Incoming[pb.ReconstructRequest] | Incoming[pb.ExplainRequest],
+) -> Measurement:
+    """Return the measurement of a request.
+
+    Raises
+    ------
+    MalformedMessage
+        A tensor is missing, incomplete or of another element type than the contract's, or there is no sigma.
+    InvalidArgument
+        A shape or a value is invalid.
+    """
+    request, arrays = incoming.message, incoming.arrays()
+    if "y" not in arrays:
+        raise MalformedMessage.of("y", "expected a tensor, got none")
+    if request.WhichOneof("noise") is None:
+        raise MalformedMessage.of("sigma", "expected sigma or sigma_map, got neither")
+    for name, array in arrays.items():
+        if array.dtype.kind != _KINDS[name]:
+            expected = "uint8" if name == "mask" else "float32 or float64"
+            raise MalformedMessage.of(f"{name}.dtype", f"expected {expected}, got {array.dtype}")
+    return Measurement.checked(
+        arrays["y"], sigma=arrays.get("sigma_map", request.sigma), mask=arrays.get("mask")
+    )
+
+
+def reconstruct_response(result: Result) -> tuple[pb.ReconstructResponse, Mapping[str, WireArray]]:
+    """Return the response that carries a result, without its arrays, and these by field."""
+    return pb.ReconstructResponse(diagnostics=_diagnostics(result.diagnostics)), result.arrays
+
+
+def read_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
+    """Return the result of a complete response, in intensities.
+
+    Raises
+    ------
+    MalformedMessage
+        The image is missing or incomplete.
+    """
+    arrays: dict[str, Any] = {
+        name: array.astype(np.float32, copy=False) for name, array in incoming.arrays().items()
+    }
+    if "image" not in arrays:
+        raise MalformedMessage.of("image", "expected a tensor, got none")
+    return Result(diagnostics=_read_diagnostics(incoming.message.diagnostics), **arrays)
+
+
+def explain_response(explanation: Explanation) -> pb.ExplainResponse:
+    """Return the response that carries an explanation."""
+    return pb.ExplainResponse(
+        contributors=[put_all(pb.Contributor(), asdict(one)) for one in explanation.contributors],
+        diagnostics=_diagnostics(explanation.diagnostics),
+    )
+
+
+def read_explanation(response: pb.ExplainResponse) -> Explanation:
+    """Return the explanation of a response, in intensities."""
+    return Explanation(
+        contributors=tuple(Contributor(**get_all(one, _names(Contributor))) for one in response.contributors),
+        diagnostics=_read_diagnostics(response.diagnostics),
+    )
+
+
+def index_message(info: IndexInfo) -> index_pb2.Index:
+    """Return the message that describes an index."""
+    return put_all(index_pb2.Index(), asdict(info))
+
+
+def read_index(message: index_pb2.Index) -> IndexInfo:
+    """Return the description of an index."""
+    return IndexInfo(**get_all(message, _names(IndexInfo)))
+
+
+def _diagnostics(diagnostics: Diagnostics) -> pb.Diagnostics:
+    return put_all(pb.Diagnostics(), asdict(diagnostics))
+
+
+def _read_diagnostics(message: pb.Diagnostics) -> Diagnostics:
+    values = get_all(message, _names(Diagnostics))
+    # A server that does not send the aggregate has no other than centre.
+    return Diagnostics(**values | {"aggregate": values["aggregate"] or next(iter(AGGREGATES))})
+
+
+def _names(kind: type[Any]) -> list[str]:
+    """Return the names of the fields of a dataclass."""
+    return [field.name for field in fields(kind)]
+
+
+def _put_sigma(request: pb.ReconstructRequest | pb.ExplainRequest, measurement: Measurement) -> None:
+    """Set sigma where it is one number; a map travels as an array."""
+    if isinstance(measurement.sigma, float):
+        request.sigma = measurement.sigma

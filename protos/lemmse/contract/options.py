@@ -1,0 +1,320 @@
+"""The options of a reconstruction: one table.
+
+Each option is one row: a field of `Options` with its default, its kind (which checks a value and says what
+was expected), its unit, its message field and one line of help. The keyword checks, the message fields and
+the command-line flags with their help come from these rows. The public signatures repeat names and defaults;
+`tests/contract/test_options.py` compares them with the table.
+"""
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, Self
+
+from lemmse.contract.choices import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES, Choice
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import MAX_CONTRIBUTORS
+
+__all__ = [
+    "OPTIONS",
+    "Count",
+    "ExplainOptions",
+    "Kind",
+    "Names",
+    "Number",
+    "OneOf",
+    "Option",
+    "Options",
+]
+
+_UINT32 = 2**32 - 1
+_UINT64 = 2**64 - 1
+
+
+class Kind(Protocol):
+    """What the values of an option are."""
+
+    def check(self, argument: str, value: Any) -> Any:
+        """Return the value of an argument in the type of the option.
+
+        Raises
+        ------
+        InvalidArgument
+            The value is not of this kind.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """One name out of several."""
+
+    choice: Choice
+    """The names."""
+
+    def check(self, argument: str, value: Any) -> str:
+        """Return the name."""
+        if value not in self.choice:
+            raise InvalidArgument.of(argument, f"expected one of {self.choice}, got {value!r}")
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Any number of names out of several."""
+
+    choice: Choice
+    """The names."""
+
+    def check(self, argument: str, value: Any) -> frozenset[str]:
+        """Return the names."""
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise InvalidArgument.of(argument, f"expected a collection of names, got {value!r}")
+        names = list(value)
+        for name in names:
+            if name not in self.choice:
+                raise InvalidArgument.of(argument, f"expected names out of {self.choice}, got {name!r}")
+        return frozenset(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A whole number from 1 on."""
+
+    most: int
+    """Largest value."""
+
+    def check(self, argument: str, value: Any) -> int:
+        """Return the number."""
+        try:
+            count = operator.index(value)
+        except TypeError as error:
+            raise InvalidArgument.of(argument, f"expected a whole number >= 1, got {value!r}") from error
+        if not 1 <= count <= self.most:
+            bound = ">= 1" if count < 1 else f"<= {self.most}"
+            raise InvalidArgument.of(argument, f"expected a whole number {bound}, got {count}")
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in an interval."""
+
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end, included."""
+    open: bool = False
+    """Whether the lower end is excluded."""
+    unit: str = ""
+    """Unit, for messages."""
+
+    def check(self, argument: str, value: Any) -> float:
+        """Return the number."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            of_unit = f" of {self.unit}" if self.unit else ""
+            raise InvalidArgument.of(argument, f"expected a number{of_unit}, got {value!r}") from error
+        if math.isnan(number) or not self.low <= number <= self.high or (self.open and number == self.low):
+            interval = f"{'(' if self.open else '['}{self.low:g}, {self.high:g}]"
+            what = self.unit or "a number"
+            raise InvalidArgument.of(argument, f"expected {what} in {interval}, got {number:g}")
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A row of the table."""
+
+    name: str
+    """Keyword, attribute of `Options` and, with hyphens, command-line flag."""
+    default: Any
+    """Value where none is given; None leaves the choice to the index or the server."""
+    kind: Kind
+    """What its values are."""
+    path: str
+    """Path of its field in `lemmse.v1.ReconstructRequest`."""
+    metavar: str | None
+    """Placeholder of the value in the command's help; None where the kind implies it."""
+    help: str
+    """What it does, in one line."""
+
+
+def _row(kind: Kind, *, help: str, path: str | None = None, metavar: str | None = None) -> dict[str, Any]:
+    """Return the row of an option as metadata of its field; its path is its name unless given."""
+    return {"kind": kind, "path": path, "metavar": metavar, "help": help}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of a reconstruction, checked when they are made.
+
+    Raises
+    ------
+    InvalidArgument
+        A value is not of its option's kind.
+
+    Examples
+    --------
+    >>> options = Options(mode="hybrid", accuracy_db=60, maps=["ess"])
+    >>> options.accuracy_db, options.maps, options.quality
+    (60.0, frozenset({'ess'}), 'paper')
+    >>> Options(gaussian_share=2)
+    Traceback (most recent call last):
+    ...
+    lemmse.contract.errors.InvalidArgument: gaussian_share: expected a number in [0, 1], got 2
+    """
+
+    estimator: str = field(
+        default="le-mmse",
+        metadata=_row(
+            OneOf(ESTIMATORS),
+            help="Weights on patches (le-mmse), translated images (e-mmse) or images (mmse).",
+        ),
+    )
+    mode: str = field(
+        default="auto",
+        metadata=_row(
+            OneOf(MODES),
+            help="Sum all keys (exact), the k nearest (topk), or as many as the accuracy takes (hybrid); "
+            "auto chooses by cost.",
+        ),
+    )
+    k: int | None = field(
+        default=None,
+        metadata=_row(
+            Count(_UINT32),
+            path="topk.k",
+            help="Neighbours to sum in mode topk.  [default: 1000]",
+        ),
+    )
+    nprobe: int | None = field(
+        default=None,
+        metadata=_row(
+            Count(_UINT32),
+            path="topk.nprobe",
+            help="Cells to search in mode topk.  [default: 32]",
+        ),
+    )
+    accuracy_db: float | None = field(
+        default=None,
+        metadata=_row(
+            Number(0, 120, open=True, unit="dB"),
+            path="hybrid.accuracy_db",
+            metavar="DB",
+            help="Agreement with mode exact that modes hybrid and auto aim at, PSNR in dB.  [default: 50]",
+        ),
+    )
+    budget: int | None = field(
+        default=None,
+        metadata=_row(
+            Count(_UINT64),
+            path="hybrid.budget",
+            help="Keys to sum at most for a patch in mode hybrid.  [default: no limit]",
+        ),
+    )
+    maps: frozenset[str] = field(
+        default=frozenset(),
+        metadata=_row(
+            Names(MAPS),
+            metavar="NAMES",
+            help=f"Maps to write beside the image: {','.join(MAPS)}.",
+        ),
+    )
+    error: str = field(
+        default="estimated",
+        metadata=_row(
+            OneOf(ERRORS),
+            help="What the map error bounds: the difference from mode exact for 95 % of pixels, or always.",
+        ),
+    )
+    quality: str = field(
+        default="paper",
+        metadata=_row(
+            OneOf(QUALITIES),
+            help="The formula untouched, or what calibration found best at this noise, of indexes of the "
+            "same images the best one.",
+        ),
+    )
+    aggregate: str | None = field(
+        default=None,
+        metadata=_row(
+            OneOf(AGGREGATES),
+            help="What a pixel is: the estimate from the patch centred at it, or the mean of those from all "
+            "patches that contain it.",
+        ),
+    )
+    bandwidth: float | None = field(
+        default=None,
+        metadata=_row(
+            Number(0, 1e6),
+            metavar="T",
+            help="Standard deviation of a Gaussian around each patch of the prior, where white is 1.",
+        ),
+    )
+    gaussian_share: float | None = field(
+        default=None,
+        metadata=_row(
+            Number(0, 1),
+            metavar="G",
+            help="Share of the prior that a mixture of Gaussians has beside the training patches.",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        for option in OPTIONS:
+            value = getattr(self, option.name)
+            if value is not None or option.default is not None:
+                object.__setattr__(self, option.name, option.kind.check(option.name, value))
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """Return the options among the arguments of a call, for example its `locals()`."""
+        return cls(**{option.name: arguments[option.name] for option in OPTIONS})
+
+
+OPTIONS = tuple(
+    Option(
+        name=row.name,
+        default=row.default,
+        kind=row.metadata["kind"],
+        path=row.metadata["path"] or row.name,
+        metavar=row.metadata["metavar"],
+        help=row.metadata["help"],
+    )
+    for row in fields(Options)
+)
+"""The table of options."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainOptions:
+    """The options of an explanation."""
+
+    pixel: tuple[int, int]
+    """Row and column in the image, each >= 0."""
+    top: int
+    """Contributors to name, 1 to `MAX_CONTRIBUTORS`."""
+
+    @classmethod
+    def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any) -> Self:
+        """Return the options for an image of a shape (H, W, …).
+
+        Raises
+        ------
+        InvalidArgument
+            The pixel is not in the image, or the number of contributors is out of range.
+        """
+        height, width = shape[:2]
+        try:
+            row, column = (operator.index(x) for x in pixel)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument.of("pixel", f"expected (row, column), got {pixel!r}") from error
+        if not (0 <= row < height and 0 <= column < width):
+            raise InvalidArgument.of(
+                "pixel",
+                f"expected a row below {height} and a column below {width}, both >= 0, got ({row}, {column})",
+            )
+        return cls(pixel=(row, column), top=Count(MAX_CONTRIBUTORS).check("top", top))
