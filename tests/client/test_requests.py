@@ -9,7 +9,7 @@ import pytest
 
 from lemmse.client import Client, LemmseError, connect
 from lemmse.client.errors import InvalidArgument
-from lemmse.client.results import Result
+from lemmse.client import Result
 from lemmse.index import build, open_index
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server

@@ -31,7 +31,7 @@ _COMMANDS = {
     "build": _Lazy("lemmse.builder.cli:build", "Build an index from images."),
     "calibrate": _Lazy("lemmse.builder.cli:calibrate", "Measure hybrid against exact on held-out images."),
     "demo": _Lazy("lemmse.client.demo:demo", "Build, serve and reconstruct photographs; draw the result."),
-    "inspect": _Lazy("lemmse.builder.cli:inspect", "Tell what an index holds, and verify it."),
+    "inspect": _Lazy("lemmse.builder.cli:inspect", "Describe an index, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),
     "serve": _Lazy("lemmse.server.cli:serve", "Serve indexes over gRPC."),
 }
@@ -82,7 +82,7 @@ class _LazyGroup(click.Group):
 
 
 def _prepare_streams() -> None:
-    """Let stdout and stderr take every text: where they are closed, and where they lack a character."""
+    """Make stdout and stderr accept any text: discard it where closed, escape what cannot be encoded."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -104,7 +104,7 @@ def _prepare_threads() -> None:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Let the signals that end a process unwind it, so that a half-written folder is removed."""
+    """Raise SystemExit on the signals that end a process, so that a half-written folder is removed."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # What nohup ignores stays ignored.
     taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]

@@ -1,4 +1,4 @@
-"""The command `lemmse demo`: the whole path on a real photograph, through the commands and the client.
+"""The command `lemmse demo`: all steps on a real photograph, through the commands and the client.
 
 It builds an index of `sample:photos`, serves it on a free port, sends a noisy photograph that is not in the
 index through the client, and leaves a panel of pictures and a table.
@@ -37,9 +37,9 @@ class _Run:
     mode: str
     """The mode that was asked for."""
     result: Result
-    """What came back."""
+    """Its result."""
     seconds: float
-    """From the request to the answer, as the client sees it."""
+    """Time from the request to the answer, at the client."""
 
 
 @click.command()
@@ -89,7 +89,7 @@ def demo(out: Path, sigma: float, size: int) -> None:
 
 
 def _load_photograph(size: int) -> NDArray[np.float32]:
-    """Cut a square from the photograph, shape (size, size, 3), intensities in [0, 1]."""
+    """Return a square of the photograph, shape (size, size, 3), intensities in [0, 1]."""
     with required("the demo"):
         import matplotlib.figure  # noqa: F401  so that it is not missed at the end
         import skimage.data  # noqa: F401
@@ -117,7 +117,7 @@ def _prepare_index(folder: Path) -> Path:
 
 
 def _lemmse(*arguments: str) -> str:
-    """Run the command, whose stderr is seen; gives its stdout."""
+    """Run the command, which inherits stderr, and return its stdout."""
     done = subprocess.run([*LEMMSE, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise click.exceptions.Exit(done.returncode)  # it has said why
@@ -128,7 +128,7 @@ def _psnr(image: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """Return the peak signal-to-noise ratio in dB, for a peak of 1."""
     from skimage.metrics import peak_signal_noise_ratio
 
-    return float(peak_signal_noise_ratio(reference, image, data_range=1))
+    return float(peak_signal_noise_ratio(reference, image, data_range=1))  # type: ignore[no-untyped-call]
 
 
 def _print_table(clean: NDArray[np.float32], noisy: NDArray[np.float32], runs: list[_Run]) -> None:

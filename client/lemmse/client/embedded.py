@@ -20,19 +20,19 @@ __all__ = ["EmbeddedClient"]
 
 
 class EmbeddedClient(Client):
-    """A client that computes in this process; importing this module imports the estimator.
+    """A client of index folders in this process; importing this module imports the estimator.
 
     Parameters
     ----------
     *folders : path
         Index folders, at least one.
     scheduler : str, optional
-        Address of a Dask scheduler whose workers are to hold the keys.
+        Address of a Dask scheduler whose workers hold the keys.
 
     Raises
     ------
     LemmseError
-        One is not a sound index, or two have one name; or the workers cannot hold them.
+        A folder is not an index or is damaged, two have the same name, or the workers cannot hold them.
     """
 
     def __init__(self, *folders: str | PathLike[str], scheduler: str | None = None) -> None:
@@ -72,7 +72,7 @@ class EmbeddedClient(Client):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         with _deadline():
-            explanation = self._registry.get(index).explain(measurement, options, _expiry(timeout))
+            explanation = self._registry.get(index).explain_pixel(measurement, options, _expiry(timeout))
         return [one.scaled(measurement.white_level) for one in explanation.contributors]
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
@@ -91,14 +91,14 @@ class EmbeddedClient(Client):
 
 
 def _expiry(timeout: float | None) -> Callable[[], bool]:
-    """Return a function that says whether the timeout, which begins now, has passed."""
+    """Return a function that returns whether the timeout, counted from now, has passed."""
     end = math.inf if timeout is None else time.monotonic() + timeout
     return lambda: time.monotonic() > end
 
 
 @contextmanager
 def _deadline() -> Iterator[None]:
-    """Raise DeadlineExceeded where the block was cancelled, which here only a timeout does."""
+    """Raise DeadlineExceeded in place of Cancelled: here only a timeout cancels."""
     try:
         yield
     except Cancelled as error:

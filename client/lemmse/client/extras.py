@@ -1,4 +1,4 @@
-"""What to install when an optional part is missing."""
+"""Errors that name the extra to install."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ _EXTRAS = {
 
 @contextmanager
 def required(what: str) -> Iterator[None]:
-    """Say which extra to install when an import inside fails for the lack of it.
+    """Raise FailedPrecondition with the extra to install where an import of the block fails.
 
     Parameters
     ----------
     what : str
-        What the imports are for.
+        What the imports are needed for.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a client can do, the same for both kinds of connection."""
+"""The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterable, Iterator
@@ -17,15 +17,15 @@ __all__ = ["Client"]
 
 
 class Client(ABC):
-    """A connection to indexes; `connect` makes one. Close it, or use it in a `with` statement.
+    """A connection to indexes, made by `connect`. Close it, or use it in a `with` statement.
 
-    Several threads may use it at once. Every method raises the errors of `lemmse.client.errors`, and takes
-    as `timeout` the seconds after which it gives up with DeadlineExceeded.
+    Several threads may use it at once. Methods raise the errors of `lemmse.client.errors`; `timeout` is the
+    number of seconds after which a method raises DeadlineExceeded.
 
-    Images are floats in the intensities of the clean images, [0, 1], or encode them as uint8 in steps of
-    1/255 or as uint16 in steps of 1/65535. Results are float32 in the range of the image that was given: of a
-    uint8 image the mean and the error are times 255, the variance is times 255². Sigma and the bandwidth are
-    always in intensities of [0, 1].
+    Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
+    1/255 (uint8) or 1/65535 (uint16). Results are float32 in the range of the image: for a uint8 image, image
+    and error are multiplied by 255, the variance by 255². Sigma and the bandwidth are always in intensities
+    of [0, 1].
     """
 
     _closed = False
@@ -39,7 +39,7 @@ class Client(ABC):
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection; the client cannot be used any more."""
+        """Close the connection; methods then raise FailedPrecondition."""
         if not self._closed:
             self._closed = True
             self._close()
@@ -74,55 +74,58 @@ class Client(ABC):
         sigma : float or array
             Noise standard deviation, in intensities, > 0: one number, or a map (H, W) or (H, W, C).
         mask : array, optional
-            What was observed, (H, W) or (H, W, C): 0 or False where y is not to be looked at and may be NaN.
-            It and maps of sigma need an index of physics and pre-inverse identity and equivariance none.
+            0 or False where y was not observed and is ignored, NaN included; (H, W) or (H, W, C). Masks and
+            maps of sigma need an index of physics and pre-inverse identity and equivariance none.
         index : str, optional
-            Name of the index; not needed where there is only one, and where quality is "best" and all are
-            calibrated and of the same training images and inverse problem: the best of them is taken.
+            Name of the index. It may be left out where there is only one, and with quality "best" where all
+            indexes are calibrated and of the same training images and inverse problem: the best one answers.
         estimator : str
-            "le-mmse" weights translated training patches; "e-mmse" translated training images and "mmse"
-            training images, which take a y of their size.
+            "le-mmse" weights translated training patches, "e-mmse" translated training images, "mmse"
+            training images; the last two need a y of the size of the training images.
         mode : str
-            "exact" sums all keys, "topk" the k nearest, "hybrid" comes as close to exact as accuracy_db asks
-            for, "auto" chooses by cost and accuracy.
+            "exact" sums all keys, "topk" the k nearest; "hybrid" sums as many as accuracy_db takes and
+            estimates the rest; "auto" chooses by cost and accuracy.
         k, nprobe : int, optional
-            Neighbours to sum and cells to search in topk.
+            Neighbours to sum and cells to search in topk, >= 1; by default 1000 and 32.
         accuracy_db : float, optional
-            Agreement with exact that is asked of hybrid and auto, PSNR in dB for intensities in [0, 1];
-            in (0, 120], by default 50.
+            Agreement with exact that hybrid and auto aim at, PSNR in dB for intensities in [0, 1]; in
+            (0, 120], by default 50.
         budget : int, optional
             Keys to sum at most for each patch in hybrid, >= 1; by default there is no limit.
         maps : collection of str
-            Results wanted beside the image: "variance", "ess", "log_density", "error"; not error in topk.
+            Maps to return beside the image: "variance", "ess", "log_density", "error"; topk has no error.
         error : str
-            What the map error is: what |image − exact| is below for 95 % of pixels if "estimated", and always
-            if "certified".
+            The map error bounds |image − exact| for 95 % of the pixels if "estimated", always if "certified".
         aggregate : str, optional
-            What a pixel is: "centre", the posterior mean of the patch centred at it; "overlap", the mean of
-            those of all patches that hold it, and so are the maps ess and log_density; by default what
-            quality says. Overlap, and bandwidths and shares above 0, need le-mmse and an index of physics and
-            pre-inverse identity.
+            "centre" takes a pixel from the posterior mean of the patch centred at it; "overlap" averages
+            those of all patches that contain it, and likewise the maps ess and log_density. By default as
+            `quality` has it. Overlap, and a bandwidth or share above 0, need le-mmse and an index of physics
+            and pre-inverse identity.
         bandwidth : float, optional
-            Standard deviation of a Gaussian around each patch of the prior, in intensities, in [0, 1e6]; by
-            default what quality says.
+            Standard deviation τ of a Gaussian around each patch of the prior, in intensities, in [0, 1e6]; by
+            default as `quality` has it.
         gaussian_share : float, optional
-            Share of the prior, in [0, 1], that the mixture of Gaussians has which was fitted to the training
-            patches; these have the rest. By default what quality says.
+            Share γ of the prior, in [0, 1], of the mixture of Gaussians that was fitted to the training
+            patches; by default as `quality` has it.
         quality : str
-            "paper" is the formula untouched: centre, a bandwidth and a share of 0; "best" takes what
-            calibration found best on held-out training images at this noise.
+            "paper" is the formula untouched: centre, bandwidth 0, share 0; "best" is the combination of these
+            that calibration found best at this noise on held-out training images.
         timeout : float, optional
             Seconds to wait for the answer.
 
         Returns
         -------
         Result
-            The image, float32, y's shape and range; the maps; what was done.
+            The image and the maps, float32, in the shape and range of y, and diagnostics.
 
         Raises
         ------
         LemmseError
             There is no answer; the class says why.
+
+        References
+        ----------
+        arXiv 2601.10334, the MMSE, E-MMSE and LE-MMSE estimators.
         """
         options = Options.of(locals())
         self._require_open()
@@ -150,19 +153,19 @@ class Client(ABC):
         quality: str = "paper",
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
-        """Reconstruct images one after the other, in their order, lazily.
+        """Reconstruct images lazily, in order.
 
-        An image that fails does not end the batch: its error is yielded in its place. What concerns the
-        batch as a whole, such as a server that is gone, is raised. A remote client reads a few images ahead.
-        Closing the generator, or leaving it to the garbage collector, cancels the rest.
+        An image that fails does not end the batch: its error is yielded in its place. An error of the whole
+        batch, such as a lost server, is raised. A remote client reads a few images ahead. Closing the
+        generator, or letting it be garbage collected, cancels the rest.
 
         Parameters
         ----------
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, mask
-            As in `reconstruct`. A number, None or an array with two or three axes is for all images. A list,
-            an array with one axis or any other iterable has one number or map for each image, in order.
+            As in `reconstruct`. A number, None or an array with two or three axes is for all images; a list,
+            an array with one axis or any other iterable has one value for each image, in order.
         index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
         gaussian_share, quality
             As in `reconstruct`, for all images.
@@ -177,7 +180,7 @@ class Client(ABC):
         Raises
         ------
         InvalidArgument
-            An option cannot be meant, or there are known to be more or fewer sigmas or masks than images.
+            An argument is invalid, or the number of sigmas or masks is known and not that of the images.
 
         Examples
         --------
@@ -205,7 +208,7 @@ class Client(ABC):
         index: str | None = None,
         timeout: float | None = None,
     ) -> list[Contributor]:
-        """Name the training patches that weigh most in one pixel, from the sum over all keys.
+        """Return the training patches with the largest weights at one pixel, from the sum over all keys.
 
         Parameters
         ----------
@@ -214,7 +217,7 @@ class Client(ABC):
         pixel : (int, int)
             Row and column in y.
         top : int
-            How many to name, 1 to 4096.
+            Number of patches, 1 to 4096.
 
         Returns
         -------
@@ -227,17 +230,17 @@ class Client(ABC):
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
-        """Describe the indexes that can be asked, in the order of their names."""
+        """Return the descriptions of all indexes, in the order of their names."""
         self._require_open()
         return self._list_indexes(as_timeout(timeout))
 
     def get_index(self, name: str, *, timeout: float | None = None) -> IndexInfo:
-        """Describe one index.
+        """Return the description of one index.
 
         Raises
         ------
         NotFound
-            There is none of that name.
+            There is no index of that name.
         """
         self._require_open()
         return self._get_index(as_name(name), as_timeout(timeout))

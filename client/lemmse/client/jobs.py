@@ -1,4 +1,4 @@
-"""Which file becomes which: decided before any work, so that a refusal changes nothing."""
+"""Input and output files of a run, checked before any work starts."""
 
 import mimetypes
 import os
@@ -18,11 +18,11 @@ class Job:
     """One image file to reconstruct."""
 
     source: Path
-    """The file to read."""
+    """File to read."""
     image: Path
-    """The file to write."""
+    """File to write."""
     maps: Mapping[str, Path]
-    """The files of the maps to write, by map."""
+    """Files of the maps to write, by map."""
 
     @property
     def outputs(self) -> list[Path]:
@@ -50,10 +50,10 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
     NotFound
         An input does not exist, or a folder holds no images.
     InvalidArgument
-        An input is no image by its name, two would be written to one file, or a file cannot be written to
-        its place.
+        An input has another suffix than an image's, two inputs would write one file, or a file cannot be
+        written.
     AlreadyExists
-        A file to write exists already, or a file is where a folder is to be.
+        An output exists already, or is a file where a folder is needed.
     """
     if len(inputs) == 1 and inputs[0].is_file() and out.suffix.lower() in SUFFIXES:
         if out.suffix.lower() != inputs[0].suffix.lower():
@@ -119,7 +119,7 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written to, or made; trying it leaves nothing behind."""
+    """Raise InvalidArgument unless a folder can be made and written to; nothing is left behind."""
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryFile(dir=nearest):

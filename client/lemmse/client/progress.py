@@ -1,4 +1,4 @@
-"""Tell on stderr how far long work is: in bars where that is a terminal, in JSON lines for programs."""
+"""Report progress on stderr: bars on a terminal, JSON lines for programs."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from rich.text import Text
 __all__ = ["Progress", "report_progress"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, what is done of it, and its total: as the stage begins, and as it goes on."""
+"""Called as `progress(stage, done, total)` when a stage begins and as it advances."""
 
 _PERIOD = 1.0
 """Seconds from one line of a stage to the next."""
@@ -49,14 +49,14 @@ _AMOUNTS: dict[str, tuple[type[ProgressColumn], ...]] = {
 
 @contextmanager
 def report_progress(*, as_json: bool, unit: Literal["items", "bytes"] = "items") -> Iterator[Progress]:
-    """Tell of the work in the block.
+    """Report progress of the enclosed block.
 
     Parameters
     ----------
     as_json : bool
-        Write lines for programs, whatever stderr is: at most one a second for each stage, and its last.
+        Write JSON lines: at most one a second for each stage, and its last.
     unit : str
-        What is counted.
+        Unit of the counts.
     """
     if as_json:
         yield _lines()
@@ -67,7 +67,7 @@ def report_progress(*, as_json: bool, unit: Literal["items", "bytes"] = "items")
         *columns,
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
-        # What a program reads must not pass through the bars; what a person reads must.
+        # Output to a pipe must not pass through the bars; output to a terminal must.
         redirect_stdout=sys.stdout.isatty(),
         speed_estimate_period=math.inf,  # a single item may take minutes
     ) as bars:

@@ -1,4 +1,4 @@
-"""A server in a process of its own, on a free port of this machine, for as long as it is asked."""
+"""A server in a child process, on a free port of this machine."""
 
 import subprocess
 import sys
@@ -11,22 +11,22 @@ from lemmse.contract.errors import Unavailable
 __all__ = ["LEMMSE", "serving"]
 
 LEMMSE = (sys.executable, "-m", "lemmse.client.cli")
-"""The command lemmse, as this Python would run it."""
+"""The command lemmse, run by this Python."""
 _LISTENING = "listening on "
 _PATIENCE = 15.0
-"""Seconds that the server gets to end by itself."""
+"""Seconds to wait for the server to end after SIGTERM."""
 
 
 @contextmanager
 def serving(index: Path, log: Path) -> Iterator[str]:
-    """Run `lemmse serve`; gives its address, HOST:PORT, and ends it whatever happens.
+    """Run `lemmse serve` during the block; yield its address, HOST:PORT.
 
     Parameters
     ----------
     index : Path
         Folder of the index.
     log : Path
-        File for what the server says on stderr.
+        File for the server's stderr.
 
     Raises
     ------
