@@ -1,4 +1,4 @@
-"""The edge around every call: one line in the log, and errors turned into a status."""
+"""Around every call: one line in the log, and errors as a status."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def logged(what: str) -> Iterator[dict[str, Any]]:
-    """Log one line about what happens inside.
+    """Log one line about the block, with its duration and outcome.
 
     Parameters
     ----------
@@ -28,16 +28,16 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
     Yields
     ------
     dict
-        Facts to put into the line.
+        Further facts for the line, by name.
 
     Raises
     ------
     Failure
-        In place of whatever else was raised inside.
+        In place of any exception of the block.
     """
     facts: dict[str, Any] = {}
     start = time.perf_counter()
-    # What is left where the client is gone: its request stream breaks, or gRPC closes the answers' generator.
+    # The outcome where the client is gone: its request stream breaks, or gRPC closes the answers' generator.
     outcome = grpc.StatusCode.CANCELLED.name
     try:
         yield facts
@@ -49,20 +49,20 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
         outcome = f"{failure.code.name} {failure}"
         raise failure from error
     finally:
-        told = "".join(f" {name}={value}" for name, value in facts.items())
-        _LOG.info("%s%s seconds=%.3f %s", what, told, time.perf_counter() - start, outcome)
+        listed = "".join(f" {name}={value}" for name, value in facts.items())
+        _LOG.info("%s%s seconds=%.3f %s", what, listed, time.perf_counter() - start, outcome)
 
 
 @contextmanager
 def answering(context: grpc.ServicerContext, method: str) -> Iterator[dict[str, Any]]:
-    """Answer a call: `logged`, and a failure inside ends the call with its status.
+    """Log a call, and end it with the status of a failure in the block.
 
     Parameters
     ----------
     context : ServicerContext
         The call.
     method : str
-        Its method.
+        Name of its method.
     """
     try:
         with logged(method) as facts:

@@ -1,8 +1,7 @@
-"""The one pool that computes, and the bounded queue before it.
+"""The compute pool, and the bounded queue in front of it.
 
-The mathematics uses all cores inside one answer, so answers are computed one after the other. Threads of
-gRPC decode, submit and wait. Admission is counted here, in calls, and not by gRPC, whose own limit would
-refuse health checks too.
+One answer uses all cores, so answers are computed one after the other. Threads of gRPC decode, submit and
+wait. Calls are counted here and not by gRPC, whose own limit would refuse health checks too.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,12 +38,12 @@ class Compute:
 
     @contextmanager
     def admit(self, on_end: Callable[[Callable[[], None]], bool]) -> Iterator["Place"]:
-        """Give a call its place, for as long as it lasts.
+        """Yield the place of a call, which is taken until the block ends.
 
         Parameters
         ----------
         on_end : callable
-            Registers what is to be called when nobody waits for the call any more; False when that is so
+            Registers a function to call when the call ends or is cancelled; False if that has happened
             already.
 
         Raises
@@ -63,12 +62,12 @@ class Compute:
             self._free.release()
 
     def close(self) -> None:
-        """Wait for what is being computed and end the pool."""
+        """Wait for the running computation and end the pool."""
         self._pool.shutdown()
 
 
 class Place:
-    """The place of one call; it computes one thing at a time."""
+    """The place of one call in the queue; it computes one thing at a time."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
@@ -76,17 +75,17 @@ class Place:
         self._future: Future[Any] | None = None
 
     def run(self, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Wait for the pool to do some work.
+        """Run a function in the pool and return its result.
 
         Parameters
         ----------
         work : callable
-            Gets a function that says whether to stop.
+            Called with a function that returns whether to stop.
 
         Raises
         ------
         Cancelled
-            Nobody waits for the call any more.
+            The call has ended.
         """
         future = self._pool.submit(work, self._abandoned.is_set)
         self._future = future
@@ -95,16 +94,16 @@ class Place:
         try:
             return future.result()
         except CancelledError as error:
-            raise Cancelled("the caller no longer waits") from error
+            raise Cancelled("the call has ended") from error
 
     def abandon(self) -> None:
-        """Stop what runs and take back what waits."""
+        """Stop the running computation, or take it out of the queue."""
         self._abandoned.set()
         if self._future is not None:
             self._future.cancel()
 
 
 def _use_threads(threads: int) -> None:
-    """Set the thread counts, which hold for the calling thread only."""
+    """Set the numbers of threads, which apply to the calling thread only."""
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)

@@ -22,7 +22,7 @@ def _available_cpus() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """How to serve; checked when it is made.
+    """Settings of a server, checked when they are made.
 
     Raises
     ------
@@ -31,15 +31,15 @@ class ServerConfig:
     """
 
     indexes: tuple[Path, ...]
-    """Index folders; each is served under its folder's name."""
+    """Index folders; each index has the name of its folder."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to listen on; port 0 takes a free one."""
     threads: int = field(default_factory=_available_cpus)
-    """Threads that the mathematics uses, from 1 to 4096."""
+    """Threads of one computation, from 1 to 4096."""
     device: str = "auto"
-    """Where the mathematics runs: auto, cpu or cuda."""
+    """Device of the computation: auto, cpu or cuda."""
     exact_work: float | None = None
-    """Work up to which mode auto answers exactly, >= 0; None leaves it to the estimator."""
+    """Multiply-adds up to which mode auto is exact, >= 0; None for the estimator's default."""
     scheduler: str | None = None
     """Address of a Dask scheduler whose workers hold the keys; None holds them here."""
     queue: int = 32

@@ -1,4 +1,4 @@
-"""The items of a request stream, put together from their parts."""
+"""The items of a request stream, assembled from their parts."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,13 +9,13 @@ from lemmse.v1 import reconstruction_pb2 as pb
 __all__ = ["Item", "items"]
 
 Item = tuple[int, Incoming[pb.ReconstructRequest] | MalformedMessage]
-"""An item's number, and its request (incomplete if the item was cut short) or why it is refused."""
+"""An item's number, and its request (incomplete if it was cut short) or the error of a malformed one."""
 
 
 def items(parts: Iterable[pb.ReconstructStreamRequest]) -> Iterator[Item]:
-    """Yield each item as soon as its last byte is there; parts are pulled one at a time.
+    """Yield each item as soon as its last byte has arrived; parts are pulled one at a time.
 
-    An item that is malformed is yielded as its error, and the rest of its parts is dropped.
+    A malformed item is yielded as its error, and the rest of its parts is dropped.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def items(parts: Iterable[pb.ReconstructStreamRequest]) -> Iterator[Item]:
     Raises
     ------
     MalformedMessage
-        The parts can no longer be told apart, so that nothing after this can be trusted.
+        The parts cannot be assigned to items any more, so that the stream must end.
     """
     number: int | None = None
     incoming: Incoming[pb.ReconstructRequest] | None = None

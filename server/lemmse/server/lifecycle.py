@@ -1,4 +1,4 @@
-"""The server's life: load, listen, answer, drain."""
+"""The server's life cycle: load, listen, answer, drain."""
 
 import logging
 import signal
@@ -27,32 +27,32 @@ _SERVICES = (
     index_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
 )
 
-# Admitted calls wait in a thread each; these are for the calls that never wait, health checks above all.
+# Admitted calls wait in a thread each; these are for calls that never wait, such as health checks.
 _SPARE_THREADS = 8
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 _OPTIONS = (
-    # Otherwise a second server on the same port starts without an error and takes half of the calls.
+    # Otherwise a second server on the same port starts without an error and receives half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
 )
 
 
 class Server:
-    """A server that listens and answers from the moment it is made.
+    """A server that listens and answers once it is made.
 
     Parameters
     ----------
     config : ServerConfig
-        How to serve.
+        The settings.
 
     Raises
     ------
     LemmseError
         An index cannot be loaded.
     Unavailable
-        The address is taken, or is none of this machine's.
+        The address is in use, or not one of this machine.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -80,13 +80,13 @@ class Server:
                 f"listen: cannot listen on {config.listen}: it is in use or not an address of this machine"
             ) from error
         self.address = f"{config.host}:{port}"
-        """HOST:PORT that it listens on."""
+        """HOST:PORT of the listening socket."""
         self._server.start()
         for service in ("", *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace: float) -> None:
-        """Take no more calls, let the running ones finish, then end.
+        """Refuse new calls, let the running ones finish, then end.
 
         Parameters
         ----------
@@ -101,12 +101,12 @@ class Server:
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT comes, then drain. For the main thread.
+    """Serve until SIGTERM or SIGINT, then drain. To be called in the main thread.
 
     Parameters
     ----------
     config : ServerConfig
-        How to serve.
+        The settings.
     ready : callable
         Called with HOST:PORT once the server answers.
     """

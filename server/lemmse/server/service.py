@@ -102,7 +102,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             measurement = read_measurement(Incoming(request))
             options = read_explain_options(request, measurement)
             facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
-            explanation = place.run(lambda cancelled: reconstructor.explain(measurement, options, cancelled))
+            explanation = place.run(
+                lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled)
+            )
             return explain_response(explanation)
 
     def _reconstruct(
