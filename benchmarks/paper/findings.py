@@ -349,7 +349,7 @@ def _pairs(rows: Sequence[Row], one: str, other: str) -> list[tuple[Row, Row]]:
 
 
 def _varied(rows: Sequence[Row], name: str) -> tuple[dict[float, float], int]:
-    """Return the mean agreement for each value of a setting, over cases run at all values, and their number."""
+    """Return the mean agreement at each value of a setting, over cases run at all values, and their count."""
     groups: dict[tuple[Any, ...], dict[float, float]] = {}
     for row in rows:
         groups.setdefault(_setting(row, name), {})[getattr(row, name)] = row.agreement
