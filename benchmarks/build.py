@@ -3,8 +3,8 @@
     python -m benchmarks.build --cache FOLDER [--source SOURCE] [--images N…] [--patch-size P] [--memory N]
 
 Each build runs in a process of its own, whose peak memory is measured; the index is removed afterwards.
-Time is also given as a multiple of one pass that cuts all patches and does nothing with them, which any build
-makes. The last column is the exponent that time grew with since the line before.
+Time is also given as a multiple of one pass that cuts all patches and discards them, which every build
+makes. The last column is the exponent of the growth in time since the line before.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from lemmse.index.reading.index import Index
 
 FASHION = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
 BLOCK = 1 << 18
-"""Patches to cut at a time."""
+"""Number of patches to cut at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One build."""
+    """Measurements of one build."""
 
     images: int
     keys: int
@@ -40,15 +40,15 @@ class Row:
     shards: int
     seconds: float
     cutting: float
-    """Seconds of one pass of cutting all patches."""
+    """Time of one pass of cutting all patches, in seconds."""
     peak: int
-    """Bytes of memory, at most."""
+    """Peak memory, in bytes."""
     index: int
-    """Bytes of the index."""
+    """Size of the index, in bytes."""
 
 
 def measured(source: str, out: Path, count: int, patch_size: int, memory: int) -> Row:
-    """Build once, in this process."""
+    """Build an index in this process and return its measurements."""
     start = time.perf_counter()
     build([source], out, patch_size=patch_size, limit=count, memory=memory)
     seconds = time.perf_counter() - start
@@ -68,7 +68,7 @@ def measured(source: str, out: Path, count: int, patch_size: int, memory: int) -
 
 
 def cut_all(index: Index) -> float:
-    """Seconds to cut all training patches of an index."""
+    """Return the seconds it takes to cut all training patches of an index."""
     corpus = index.corpus(np.arange(index.manifest.images), BLOCK)
     start = time.perf_counter()
     for number in range(len(corpus.blocks) - 1):
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def growth(a: Row, b: Row) -> float:
-    """The exponent that time grows with."""
+    """Return the exponent with which time grows between two builds."""
     return math.log(b.seconds / a.seconds) / math.log(b.images / a.images)
 
 

@@ -2,12 +2,12 @@
 
     python -m benchmarks.exact --source FILE [--keys N] [--repeats R]
 
-All three run on the same keys and queries in one process, in turn, `repeats` times; the table has the
-median of each and of the ratios within a turn, so that a machine whose speed drifts does not favour one.
+All three run on the same keys and queries in one process, in turn, `repeats` times. The table has the
+median of each and of the ratios within a turn, so that a machine whose speed drifts favours none of them.
 
     exact    lemmse.estimator.exact_sums
     cdist    streamed torch.cdist, running maximum, softmax weights, in float32: the recipe of published code
-    product  the (Q, P) × (P, M) product alone, in the tiles of the exact sum, results thrown away
+    product  the (Q, P) × (P, M) product alone, in the tiles of the exact sum, results discarded
 """
 
 import argparse
@@ -62,7 +62,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def data(source: str, p: int, count: int, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys, targets and noisy queries, drawn from all images but the last tenth, and from the last tenth."""
+    """Return keys and targets from the first 90 % of the images, and noisy queries from the others."""
     opened = open_source(source)
     stack = Images.stack(intensities(image) for image, _ in iterate(opened))
     held_out = stack.first[-1 - max(1, len(stack) // 10)]

@@ -2,14 +2,14 @@
 
     python -m benchmarks.frontier --source FILE --test FILE [--limit N] [--patch-size P] [--out DIR]
 
-An index of the first N images is built (or taken from --index), and images that are not in it are
-reconstructed at each σ by the exact sum, by topk (FAISS inverted file with k = 50 and 1000 and several
-nprobe, and all cells if asked) and by hybrid, with the thresholds that its calibration has for several
-agreements; for one of these also many images are reconstructed at once. All modes answer the same noisy
-patches in one run. The table has, for each, the agreement with
-the exact sum (PSNR in dB over all images), the seconds for an image, the ratio of the exact sum's time to
-these, the keys whose distance was computed for a patch, and for hybrid the percentage of pixels and channels
-of the first image whose difference from exact is below the estimated error.
+The program builds an index of the first N images (or opens --index) and reconstructs images that are not in
+it at each σ with the exact sum, with topk (FAISS inverted file, k = 50 and 1000, several nprobe, and all
+cells if requested) and with hybrid, at the thresholds that its calibration gives for several agreements; for
+one of these it also reconstructs many images in one call. All modes get the same noisy patches in one run.
+
+The table has, for each, the agreement with the exact sum (PSNR in dB over all images), the seconds per
+image, the ratio of the exact sum's time to these, the keys evaluated per patch, and for hybrid the percentage
+of pixels and channels of the first image whose difference from exact is below the estimated error.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SIGMAS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 ACCURACIES = (48.0, 52.0, 54.0, 60.0)
 BATCH, BATCH_ACCURACY = 16, 52.0
 ROUNDING = 1e-5
-"""What an answer in float32 adds to its estimated error."""
+"""Rounding of float32 that is part of the estimated error."""
 TOPK = ((50, 32), (1000, 32), (1000, 256))
 
 
@@ -163,7 +163,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def prepared(arguments: argparse.Namespace, folder: Path) -> Index:
-    """The index to ask, calibrated."""
+    """Return the calibrated index to measure."""
     path = arguments.index or build(
         [arguments.source], folder / "index", limit=arguments.limit, patch_size=arguments.patch_size
     )
@@ -191,7 +191,7 @@ def main() -> None:
         local = LocalBackend(index, torch.device("cpu"))
         stack = Images.stack(intensities(image) for image, _ in iterate(open_source(arguments.test)))
         images = [stack[k] for k in range(arguments.images)]
-        measure(local, [images[0][:4, :4]], SIGMAS[0], flat=False)  # compiles what is compiled once
+        measure(local, [images[0][:4, :4]], SIGMAS[0], flat=False)  # compiles the loops before they are timed
         rows = [
             row
             for sigma in track(SIGMAS, console=Console(stderr=True))

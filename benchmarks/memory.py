@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, from the Linux kernel's own accounting."""
+"""Peak memory of a function call, as the Linux kernel reports it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,8 @@ __all__ = ["peak", "peak_beyond", "resident"]
 
 
 def peak_beyond(work: Callable[[], object]) -> int:
-    """Bytes of resident memory that `work` needs at its peak, beyond what the process holds before it."""
-    # Makes the high-water mark fall to what is resident now.
+    """Return the peak of resident memory that `work` adds to what the process already holds, in bytes."""
+    # Resets the high-water mark to the current resident memory.
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     work()
@@ -16,12 +16,12 @@ def peak_beyond(work: Callable[[], object]) -> int:
 
 
 def peak() -> int:
-    """Bytes of resident memory that this process held at its peak."""
+    """Return the peak of resident memory of this process, in bytes."""
     return resident("VmHWM")
 
 
 def resident(name: str) -> int:
-    """Bytes of resident memory of this process, of the kind that the kernel has under a name."""
+    """Return the resident memory of this process that the kernel lists under a name, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

@@ -2,9 +2,9 @@
 
     python -m benchmarks.problems --out docs/problems [--fashion FOLDER] [--images N] [--seed S]
 
-Training images are photographs (tiles of sample:photos) and, where it is installed, FashionMNIST; what is
-reconstructed is in neither. The tables are printed and written to OUT/tables.md, the pictures beside them.
-Indexes live in temporary folders.
+Training images are photographs (tiles of sample:photos) and, if it is installed, FashionMNIST; the
+reconstructed images are in neither. The tables are printed and written to OUT/tables.md, the figures beside
+them. Indexes are built in temporary folders.
 """
 
 import argparse
@@ -38,27 +38,27 @@ from lemmse.index.sources import intensities, open_source, photograph
 P = 5
 SIGMAS = (0.05, 0.2, 0.8)
 SHOWN = 0.05
-"""The σ of the pictures, and of the problems of one request."""
+"""σ of the figures, and of the problems given per request."""
 SIDE = 32
 """Side of the photographs' tiles, in pixels."""
 STRIDE = 2
-"""Of the tiles, one of so many is taken."""
+"""One of this many tiles is used."""
 FASHION = 400
 """FashionMNIST images in the index."""
 CROPS = ((42, 70), (104, 112), (2, 104), (50, 142), (60, 20), (16, 176))
 """Row and column of each held-out part of the photograph: eye, nose, forehead, eye, cheek, ear."""
 LARGE = (40, 64)
-"""Row and column of the part that is reconstructed with a problem of its own."""
+"""Row and column of the part that is reconstructed with problems given per request."""
 REFERENCE, REFERENCE_BLUR = 20, "blur:gaussian:1.0"
 """Training images and physics of the comparison with float64."""
 PER_REQUEST = "mask per request"
-"""In the place of a pre-inverse: an index of clean patches, told the mask with each request."""
+"""Used instead of a pre-inverse: an index of clean patches, with the mask in each request."""
 INVERTED = ("blur:gaussian:1.0", "blur:gaussian:2.0", "blur:disk:2.5", "blur:MOTION")
 """Blurs whose inverse is examined."""
 PATCH_SIZES = (5, 7, 9, 11)
-"""Sides of the patches in which it is."""
+"""Patch sizes for which it is examined."""
 ERROR_WHITE = 0.3
-"""Error that the pictures show as the brightest."""
+"""Error that the figures show at full brightness."""
 
 Image = NDArray[np.float64]
 
@@ -68,15 +68,15 @@ class Data:
     """A training set, and images that are not in it."""
 
     name: str
-    """For people."""
+    """Name in the tables."""
     stem: str
-    """For the names of files."""
+    """Name in file names."""
     training: NDArray[Any]
-    """(N, H, W, C) uint8."""
+    """Training images, (N, H, W, C) uint8."""
     held_out: list[Image]
-    """Images of the training images' size, intensities."""
+    """Held-out images of the training images' size, intensities."""
     requested: list[Image]
-    """Images of any size, for the problems of one request."""
+    """Held-out images of any size, for the problems given per request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,11 @@ class Problem:
     """A forward operator and its pre-inverses other than the identity."""
 
     name: str
-    """For people."""
+    """Name in the tables."""
     physics: str
     """Specification of A; MOTION stands for the file of the motion kernel."""
     aware: tuple[str, ...] = ()
-    """Specifications of B, or PER_REQUEST; the first is the one in the pictures."""
+    """Specifications of B, or PER_REQUEST; the figures show the first."""
 
 
 PROBLEMS = (
@@ -109,13 +109,13 @@ class Answer:
     sigma: float
     """Noise standard deviation."""
     measured: list[Image]
-    """What was given."""
+    """The measurements."""
     images: list[Image]
-    """What came back."""
+    """The reconstructions."""
 
 
 def psnr(images: Sequence[Image], clean: Sequence[Image]) -> float:
-    """Mean over the images of the PSNR, in dB; intensity 1 is the peak."""
+    """Return the mean over the images of the PSNR, in dB, for a peak of 1."""
     errors = [np.mean((image - x) ** 2) for image, x in zip(images, clean, strict=True)]
     return statistics.fmean(-10 * math.log10(error) for error in errors)
 
@@ -140,7 +140,7 @@ def fashion_mnist(folder: Path, count: int) -> Data:
 
 
 def motion_kernel() -> Image:
-    """A curved stroke, as a camera that shakes for some pixels leaves it; (9, 9)."""
+    """Return the kernel of a curved stroke, as from a camera shaken by some pixels, (9, 9)."""
     t = np.linspace(0, 1, 2000)
     row, column = 4 + 2.5 * np.sin(2.2 * t - 0.66), 1 + 6 * t
     cells = np.arange(9)[:, None]
@@ -166,7 +166,7 @@ def index_of(
 
 
 def noisy(x: Image, sigma: float, seed: int, number: int) -> Image:
-    """Add noise, in all problems the same for the image of a number."""
+    """Add noise that is the same in all problems for an image of the same number."""
     return x + sigma * np.random.default_rng([seed, number]).standard_normal(x.shape)
 
 
@@ -199,14 +199,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def verdict(gain: float) -> str:
-    """Name the better one, by its gain of aware over agnostic in dB."""
+    """Return the name of the better one, by the gain of aware over agnostic in dB."""
     if abs(gain) < 0.05:
         return "equal"
     return f"{'aware' if gain > 0 else 'agnostic'} by {abs(gain):.1f}"
 
 
 def compare(data: Data, out: Path, seed: int, console: Console) -> str:
-    """Every problem with its pre-inverses: a table in full, one of the differences, and a panel."""
+    """Measure every problem with its pre-inverses: a full table, one of the differences, and a panel."""
     rows, differences, panel = [], [], []
     for problem in PROBLEMS:
         console.log(f"{data.name}: {problem.name}")
@@ -247,7 +247,7 @@ def row(
 
 
 def requests(shape: tuple[int, ...], seed: int) -> dict[str, tuple[float | Image, NDArray[np.bool_] | None]]:
-    """σ and mask of each problem that is told with the request, by name."""
+    """Return σ and mask of each problem that is given per request, by name."""
     height, width, channels = shape
     ramp = np.broadcast_to(np.linspace(0.01, 0.3, width), (height, width))
     blocks = (np.arange(height)[:, None] % 12 < 8) | (np.arange(width) % 12 < 8)
@@ -267,7 +267,7 @@ def requests(shape: tuple[int, ...], seed: int) -> dict[str, tuple[float | Image
 
 
 def fill(y: Image, mask: NDArray[np.bool_]) -> Image:
-    """Interpolate what is missing linearly, and outside the hull of the observed pixels take the nearest."""
+    """Interpolate the missing pixels linearly; outside the hull of the observed pixels take the nearest."""
     filled = y.copy()
     for c in range(y.shape[2]):
         seen = np.broadcast_to(mask if mask.ndim == 2 else mask[..., c], y.shape[:2])
@@ -279,7 +279,7 @@ def fill(y: Image, mask: NDArray[np.bool_]) -> Image:
 
 
 def request(data: Data, out: Path, seed: int, console: Console) -> str:
-    """Problems that are told with the request, from one identity index: a table and a panel."""
+    """Measure the problems that are given per request on one identity index: a table and a panel."""
     console.log(f"{data.name}: one index, a problem for each request")
     rows, panel = [], []
     with index_of(data.training) as lemmse:
@@ -353,7 +353,7 @@ def show_error(ax: Axes, error: Image, title: str) -> None:
 
 
 def agreement(data: Data, seed: int) -> str:
-    """PSNR between the index's answer to an inverse and a float64 sum that whitens in another way."""
+    """Return the PSNR between the index's answer to an inverse and a float64 sum with another whitening."""
     training, x = data.training[:REFERENCE], data.held_out[0]
     rows = []
     for pre_inverse in ("wiener:0.05", "inverse"):
@@ -382,7 +382,7 @@ def agreement(data: Data, seed: int) -> str:
 
 
 def conditions(shape: tuple[int, ...]) -> str:
-    """Condition number of the noise in a patch after the inverse of each blur, or that it is refused."""
+    """Return the condition number of the noise in a patch for each inverse, or "refused"."""
     rows = []
     height, width, channels = shape
     with tempfile.TemporaryDirectory() as folder:

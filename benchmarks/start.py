@@ -2,7 +2,7 @@
 
     python -m benchmarks.start INDEX…
 
-Each index is opened in a process of its own. `mapped` is what lies in files that the kernel may drop and read
+Each index is opened in a process of its own. `mapped` is memory in files, which the kernel may drop and read
 again; the rest of the resident memory is the process's own. Files that are not in the page cache take as long
 as the disk does.
 """
@@ -23,7 +23,7 @@ from benchmarks.memory import resident
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start."""
+    """Measurements of one start."""
 
     keys: int
     distinct: int
@@ -37,7 +37,7 @@ class Start:
 
 
 def measured(path: Path) -> Start:
-    """Open an index as a server does, in this process, and have it reconstruct an image twice."""
+    """Open an index in this process as a server does, and reconstruct an image twice."""
     from lemmse.estimator import Reconstructor
     from lemmse.index import open_index
     from lemmse.index.sources import intensities

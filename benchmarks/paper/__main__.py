@@ -4,10 +4,11 @@
         [--problems PHYSICS[,PRE-INVERSE]…] [--networks NAME…] [--patch-sizes P…] [--sigmas S…] [--images N]
         [--minutes M | --steps N] [--threads T]
 
-`train` trains every network on every problem; `table` asks networks and formula to reconstruct the same
-measurements; `report` writes OUT/report.md of all that was compared in OUT; `all` does one after the other.
-Checkpoints, indexes, answers and results are kept in OUT/cache, and what is there for the same settings is
-not computed again: a run that is stopped goes on where it was, and one with other options adds to the report.
+`train` trains every network on every problem; `table` reconstructs the same measurements with the networks
+and the formula; `report` writes OUT/report.md of all comparisons in OUT; `all` does these in turn.
+Checkpoints, indexes, reconstructions and results are stored in OUT/cache, and those that exist for the same
+settings are not computed again: an interrupted run can be continued, and one with other options adds to the
+report.
 """
 
 import argparse
@@ -38,7 +39,7 @@ SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
 def count(text: str) -> int:
-    """Read a number of things."""
+    """Parse a count."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
@@ -46,7 +47,7 @@ def count(text: str) -> int:
 
 
 def noise(text: str) -> float:
-    """Read a σ that the networks learn."""
+    """Parse a σ within the range that the networks are trained for."""
     sigma = float(text)
     if not 0 < sigma <= 1:
         raise argparse.ArgumentTypeError(f"expected a noise above 0 and up to 1, got {text}")
@@ -83,7 +84,7 @@ def parsed() -> argparse.Namespace:
 
 
 class Study:
-    """All that was asked for on the command line."""
+    """Everything given on the command line."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.out: Path = arguments.out
@@ -99,7 +100,7 @@ class Study:
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """All estimations."""
+        """Return all tasks."""
         asked = self.arguments
         data = load(asked.data, max(asked.limits), self.images, asked.fashion)
         problems = [Problem.parse(text) for text in asked.problems]
@@ -130,7 +131,7 @@ class Study:
                 bars.update(bar, completed=1.0, loss=trained.losses[-1])
 
     def table(self) -> None:
-        """Ask the formula and every network for the same reconstructions."""
+        """Reconstruct the same measurements with the formula and with every network."""
         rows = Rows(self.cache)
         for task in self.tasks:
             networks = {
@@ -157,7 +158,7 @@ class Study:
         report.show(list(rows), Console(width=130))
 
     def ask(self, task: Task, measurements: Sequence[Measurements], *, masked: bool = False) -> None:
-        """Have the index of a task answer what it has not answered yet."""
+        """Reconstruct with the index of a task what is not stored yet."""
         missing = [measured for measured in measurements if not self.kept(measured, masked=masked).exists()]
         if not missing:
             return
@@ -172,18 +173,18 @@ class Study:
                 self.console.log(f"{measured.task}: {measured.kind} images, σ = {measured.sigma:g}")
 
     def report(self) -> None:
-        """Write the page of all rows that are kept."""
+        """Write the report of all stored rows."""
         rows = list(Rows(self.cache))
         if not rows:
             raise NotFound(f"nothing was compared in {self.out} yet: run table first")
         report.write(rows, self.out)
 
     def checkpoint(self, task: Task, network: str) -> Path:
-        """The file that a training is kept in."""
+        """Return the file of a training's checkpoint."""
         return self.cache / f"{network}-{digest(VERSION, task.key, asdict(self.schedule))}.pt"
 
     def kept(self, measured: Measurements, *, masked: bool = False) -> Path:
-        """The file that the formula's answers are kept in."""
+        """Return the file of the formula's reconstructions."""
         return self.cache / f"{'pooled' if masked else 'answers'}-{measured.key()}.npz"
 
 

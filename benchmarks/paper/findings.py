@@ -1,6 +1,6 @@
-"""What the rows say: each finding is a figure and two sentences, made of the numbers alone.
+"""Findings from the rows: each is a figure and two sentences, made from the numbers alone.
 
-A finding whose rows are not there is left out.
+A finding whose rows are missing is left out.
 """
 
 import itertools
@@ -25,24 +25,24 @@ class Finding:
     """One finding."""
 
     name: str
-    """Of its figure's file."""
+    """File name of its figure."""
     title: str
-    """For people."""
+    """Heading in the report."""
     sentences: str
-    """What the numbers say."""
+    """Summary of the numbers."""
     figure: Figure
-    """The numbers."""
+    """Plot of the numbers."""
 
 
 def findings(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Tell what the rows have enough numbers for."""
+    """Yield the findings for which there are enough rows."""
     trained = [row for row in rows if not row.early]
     found = [find(trained) for find in (short, positions, aware, density, influence, memory, unlike)]
     yield from (finding for finding in (*found, length(rows)) if finding)
 
 
 def short(rows: Sequence[Row]) -> Finding | None:
-    """Tell where the agreement falls short, and which of the two is nearer to the truth there."""
+    """Show where the agreement is low, and whether network or formula is nearer to the clean image there."""
     own = [row for row in rows if row.inputs == HELD_OUT]
     if not own:
         return None
@@ -78,7 +78,7 @@ def short(rows: Sequence[Row]) -> Finding | None:
 
 
 def positions(rows: Sequence[Row]) -> Finding | None:
-    """Compare the formula that a mask tells where a patch is with the one that pools all positions."""
+    """Compare the formula within one mask pattern with the one that pools all positions."""
     own = [row for row in rows if row.inputs == HELD_OUT and row.pooled_agreement is not None]
     if not own:
         return None
@@ -148,7 +148,7 @@ def aware(rows: Sequence[Row]) -> Finding | None:
 
 
 def density(rows: Sequence[Row]) -> Finding | None:
-    """Compare the agreement where patches are likely with that where they are not."""
+    """Compare the agreement of likely and unlikely patches."""
     held_out = [row for row in rows if row.inputs == HELD_OUT]
     own = [row for row in held_out if not _uneven(row)]
     if not own:
@@ -180,7 +180,7 @@ def density(rows: Sequence[Row]) -> Finding | None:
 
 
 def influence(rows: Sequence[Row]) -> Finding | None:
-    """Tell how the agreement depends on the noise, the patch size and the number of training images."""
+    """Show how the agreement depends on the noise, the patch size and the number of training images."""
     own = [row for row in rows if row.inputs == HELD_OUT]
     names = {"sigma": "σ", "patch_size": "p", "training": "K"}
     varied = {name: _varied(own, name) for name in names}
@@ -206,7 +206,7 @@ def influence(rows: Sequence[Row]) -> Finding | None:
 
 
 def memory(rows: Sequence[Row]) -> Finding | None:
-    """Compare images that were trained on with held-out ones, and few deciding patches with many."""
+    """Compare training images with held-out ones, and low effective sample sizes with high ones."""
     pairs = _pairs(rows, TRAINING, HELD_OUT)
     if not pairs:
         return None
@@ -270,7 +270,7 @@ def unlike(rows: Sequence[Row]) -> Finding | None:
 
 
 def length(rows: Sequence[Row]) -> Finding | None:
-    """Tell how the agreement rises while a network is trained."""
+    """Show how the agreement rises during a training."""
     curves = _curves([row for row in rows if row.inputs == HELD_OUT])
     if not curves:
         return None
@@ -307,7 +307,7 @@ def length(rows: Sequence[Row]) -> Finding | None:
 
 
 def _curves(rows: Sequence[Row]) -> list[tuple[str, list[tuple[int, float]]]]:
-    """For each training that has early networks: its network, and steps with their mean agreement."""
+    """Return, for each training with early networks, its network, and steps with their mean agreement."""
     trainings: dict[tuple[Any, ...], dict[int, list[float]]] = {}
     for row in rows:
         versions = trainings.setdefault(_setting(row, "sigma"), {})
@@ -325,12 +325,12 @@ def _setting(row: Row, *but: str) -> tuple[Any, ...]:
 
 
 def _uneven(row: Row) -> bool:
-    """Whether the noise that is seen, and so what a density counts, differs from pixel to pixel."""
+    """Return whether the noise, and so the scale of the density, differs between pixels."""
     return row.physics.startswith("inpaint") and row.pre_inverse != "identity"
 
 
 def _ahead(row: Row) -> float:
-    """By how much the network is nearer to the truth than the formula, in dB."""
+    """Return by how much the network is nearer to the clean image than the formula, in dB."""
     return row.network_psnr - row.formula_psnr
 
 
@@ -339,7 +339,7 @@ def _seen(row: Row) -> str:
 
 
 def _pairs(rows: Sequence[Row], one: str, other: str) -> list[tuple[Row, Row]]:
-    """Rows that differ in what was measured only."""
+    """Return the pairs of rows that differ only in the images measured."""
     found = {_setting(row, "inputs"): row for row in rows if row.inputs == other}
     return [
         (row, found[_setting(row, "inputs")])
@@ -349,7 +349,7 @@ def _pairs(rows: Sequence[Row], one: str, other: str) -> list[tuple[Row, Row]]:
 
 
 def _varied(rows: Sequence[Row], name: str) -> tuple[dict[float, float], int]:
-    """Mean agreement for each value of a setting, over what was run at all of them, and how much that is."""
+    """Return the mean agreement at each value of a setting, over cases run at all values, and their count."""
     groups: dict[tuple[Any, ...], dict[float, float]] = {}
     for row in rows:
         groups.setdefault(_setting(row, name), {})[getattr(row, name)] = row.agreement
@@ -360,7 +360,7 @@ def _varied(rows: Sequence[Row], name: str) -> tuple[dict[float, float], int]:
 
 
 def _by_size(rows: Sequence[Row]) -> dict[int, float]:
-    """Mean gain of the networks over the formula, for each range of effective sample sizes, by its pixels."""
+    """Return the networks' mean gain over the formula in each range of effective sample sizes, by pixels."""
     gains = {}
     for k in range(len(SIZES) - 1):
         found = [known for row in rows if (known := row.by_size[k]) is not None]
@@ -381,13 +381,13 @@ def _ends(name: str, means: dict[float, float]) -> str:
 
 
 def _noise(axes: Axes, rows: Sequence[Row]) -> None:
-    """Make σ the axis."""
+    """Make σ the x axis."""
     axes.set_xlabel("σ")
     _ticks(axes, sorted({row.sigma for row in rows}))
 
 
 def _ticks(axes: Axes, values: Sequence[float]) -> None:
-    """Mark the values alone, on a logarithmic axis."""
+    """Mark only the given values, on a logarithmic axis."""
     axes.set_xscale("log")
     axes.set_xticks(values, [f"{value:g}" for value in values], minor=False)
     axes.set_xticks([], minor=True)

@@ -1,4 +1,4 @@
-"""What the formula answers: an index of the task, served by `lemmse serve` and asked over gRPC."""
+"""The formula's reconstructions: an index of the task, served by `lemmse serve` and used over gRPC."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ from lemmse.client import Client, LemmseError
 from lemmse.index import build, open_index
 
 EXACT_IMAGES = 2000
-"""Training images up to which all keys are summed; beyond, hybrid comes as close as ACCURACY_DB."""
+"""Largest number of training images for the exact sum; above it, hybrid reaches ACCURACY_DB."""
 ACCURACY_DB = 50
-"""Far above any agreement of a network, so that what differs is the network."""
+"""Far above the agreement of any network, so that the difference is due to the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Answers:
     """Reconstructions of some images at one σ."""
 
     images: list[Image]
-    """The posterior means, (H, W, C)."""
+    """Posterior means, (H, W, C)."""
     ess: list[NDArray[np.float32]]
     """Effective sample size of each pixel, (H, W)."""
     log_density: list[NDArray[np.float32]]
@@ -32,14 +32,14 @@ class Answers:
     mode: str
     """The mode that ran."""
     expected_db: float | None
-    """Agreement with the exact sum that was to be expected, the least of the images; None where it ran."""
+    """Expected agreement with the exact sum, the least over the images; None if the sum was exact."""
 
 
 def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
-    """The index folder of a task: the one that is there, or a new one, calibrated if hybrid is asked."""
+    """Return the index folder of a task, built if it is missing, and calibrated if hybrid is used."""
     index = folder / f"index-{task.key}"
     if not index.exists():
-        # A build that is stopped goes on from the same source only.
+        # An interrupted build can only be continued from the same source.
         source = folder / f"training-{task.key}.npy"
         np.save(source, task.data.training)
         problem = task.problem
@@ -62,21 +62,21 @@ def index_of(task: Task, sigmas: Sequence[float], folder: Path) -> Path:
 
 
 def ask(client: Client, measurements: Measurements, *, masked: bool = False) -> Answers:
-    """Reconstruct images; the one that fails ends it.
+    """Reconstruct images; stop at the first that fails.
 
     Parameters
     ----------
     client : Client
-        Of a server of the task's index.
+        Connected to a server of the task's index.
     measurements : Measurements
-        What is reconstructed.
+        The images to reconstruct.
     masked : bool
-        The index is that of clean patches, and told with each image what was observed.
+        The index is one of clean patches, and the mask is sent with each image.
 
     Raises
     ------
     LemmseError
-        An image has no answer.
+        An image could not be reconstructed.
     """
     mode = _mode(measurements.task)
     shape = measurements.task.data.training.shape[1:]
@@ -104,7 +104,7 @@ def ask(client: Client, measurements: Measurements, *, masked: bool = False) -> 
 
 
 def save(answers: Answers, path: Path) -> None:
-    """Keep answers in a file, the whole of it or none."""
+    """Write reconstructions to a file, completely or not at all."""
     scratch = path.with_suffix(".new.npz")
     np.savez(
         scratch,
@@ -118,7 +118,7 @@ def save(answers: Answers, path: Path) -> None:
 
 
 def read(path: Path) -> Answers:
-    """Read answers back."""
+    """Read reconstructions from a file."""
     with np.load(path, allow_pickle=False) as arrays:
         expected = float(arrays["expected_db"])
         return Answers(

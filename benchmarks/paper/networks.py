@@ -1,11 +1,12 @@
 """The networks that are compared with the formula: each a function of a p×p patch, the same everywhere.
 
 A network pads its input once, by wrapping around, with ⌊p/2⌋ pixels on each side; no layer pads after that.
-So it sees p×p pixels and no more, commutes with every circular shift, and a window of an image that is
-⌊p/2⌋ pixels wider on each side gives the same answer inside as the image does. None decimates, which would
-commute with some shifts only: the coarse scales of the U-Net are those of convolutions with gaps.
+So its receptive field is p×p pixels and no more, it commutes with every circular shift, and a window of an
+image that is ⌊p/2⌋ pixels wider on each side gives the same result inside as the whole image. No network
+decimates, which would commute with some shifts only: the coarse scales of the U-Net are dilated convolutions.
 
-The noise is told as constant channels beside the image: σ, and its logarithm, which tells small σ apart.
+The noise level is given as constant channels beside the image: σ, and its logarithm, which distinguishes
+small σ.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,45 +17,45 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 GAPS = {5: (1, 1), 7: (1, 2), 9: (1, 1, 2), 11: (1, 2, 2)}
-"""Dilations of the U-Net's convolutions, from the finest scale down: together they see all of p×p."""
+"""Dilations of the U-Net's convolutions, from the finest scale down: together they cover p×p pixels."""
 PATCH_SIZES = tuple(GAPS)
-"""Sides of the receptive fields that all networks have."""
+"""Receptive fields that all networks support."""
 SIGMA_LEAST = 0.01
-"""Below it the logarithm of σ tells no difference."""
+"""Below it the logarithm of σ is constant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pixel:
-    """What is known of a clean pixel x from the pixel of B y at the same place alone, to second order."""
+    """Second-order statistics of a clean pixel x and the pixel of B y at the same position."""
 
     mean: float
-    """Of x."""
+    """Mean of x."""
     variance: float
-    """Of x."""
+    """Variance of x."""
     mean_seen: float
-    """Of B A x."""
+    """Mean of B A x."""
     variance_seen: float
-    """Of B A x."""
+    """Variance of B A x."""
     covariance: float
-    """Of x and B A x."""
+    """Covariance of x and B A x."""
     noise: float
-    """Variance that noise of σ = 1 leaves in B y."""
+    """Variance of the noise in B y for σ = 1."""
 
 
 class Network(nn.Module):
     """A function of p×p patches and σ.
 
-    It starts from the best linear estimate from the pixel alone; the body sees its input, and is asked for
-    what that estimate is off by, in units of their standard deviations, whatever σ is.
+    It starts from the best linear estimate from the pixel alone. The body gets the input and predicts the
+    residual of that estimate, both in units of their standard deviations, for every σ.
 
     Parameters
     ----------
     body : Module
-        Takes (n, C + 2, h + p − 1, w + p − 1) to (n, C, h, w).
+        Maps (n, C + 2, h + p − 1, w + p − 1) to (n, C, h, w).
     p : int
         Side of the receptive field, in pixels, odd.
     pixel : Pixel
-        Of the training images.
+        Statistics of the training images.
     """
 
     def __init__(self, body: nn.Module, p: int, pixel: Pixel) -> None:
@@ -80,7 +81,7 @@ class Network(nn.Module):
         return self.inside(functional.pad(z, (self.reach,) * 4, mode="circular"), sigma)
 
     def inside(self, z: Tensor, sigma: Tensor) -> Tensor:
-        """Reconstruct the pixels whose patches lie inside of windows, (n, C, h + p − 1, w + p − 1)."""
+        """Reconstruct the pixels whose patches lie inside windows, (n, C, h + p − 1, w + p − 1)."""
         sigma, pixel = sigma[:, None, None, None], self.pixel
         scale = (pixel.variance_seen + pixel.noise * sigma.square()).rsqrt()
         unit = (z - pixel.mean_seen) * scale
@@ -94,7 +95,7 @@ class Network(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + body(x), x cut to the size of what the body leaves."""
+    """x + body(x), with x cropped to the size of body(x)."""
 
     def __init__(self, *body: nn.Module, reach: int = 0) -> None:
         super().__init__()
@@ -102,7 +103,7 @@ class Residual(nn.Module):
         self.reach = reach
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take (n, width, h, w) to (n, width, h − 2 reach, w − 2 reach)."""
+        """Map (n, width, h, w) to (n, width, h − 2 reach, w − 2 reach)."""
         result: Tensor = cropped(x, self.reach) + self.body(x)
         return result
 
@@ -110,8 +111,8 @@ class Residual(nn.Module):
 class Scales(nn.Module):
     """The body of a U-Net without decimation.
 
-    On the way down a 3×3 convolution looks at each scale, with larger gaps the coarser it is; on the way up,
-    what the finer scale had is joined and mixed, pixel by pixel.
+    On the way down there is a 3×3 convolution for each scale, with larger dilation the coarser it is; on the
+    way up, the finer scale is concatenated and mixed, pixel by pixel.
     """
 
     def __init__(self, gaps: tuple[int, ...], channels: int, width: int) -> None:
@@ -125,7 +126,7 @@ class Scales(nn.Module):
         self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(width, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take (n, C + 2, h + p − 1, w + p − 1) to (n, C, h, w)."""
+        """Map (n, C + 2, h + p − 1, w + p − 1) to (n, C, h, w)."""
         x = self.first(x)
         finer = []
         for down in self.down:
@@ -139,21 +140,21 @@ class Scales(nn.Module):
 
 
 def patch_mlp(p: int, channels: int, pixel: Pixel, width: int = 128, depth: int = 3) -> Network:
-    """Make a perceptron of the patch: one p×p convolution, then residual blocks of single pixels."""
+    """Return a perceptron of the patch: one p×p convolution, then residual blocks of single pixels."""
     blocks = (pixelwise(width) for _ in range(depth))
     last = (nn.SiLU(), nn.Conv2d(width, channels, 1))
     return Network(nn.Sequential(nn.Conv2d(channels + 2, width, p), *blocks, *last), p, pixel)
 
 
 def resnet(p: int, channels: int, pixel: Pixel, width: int = 64) -> Network:
-    """Make residual blocks, of 3×3 pixels and of single ones in turn."""
+    """Return a network of residual blocks, of 3×3 pixels and of single pixels in turn."""
     blocks = [block(width) for _ in range(p // 2) for block in (spatial, pixelwise)]
     last = (nn.SiLU(), nn.Conv2d(width, channels, 1))
     return Network(nn.Sequential(nn.Conv2d(channels + 2, width, 1), *blocks, *last), p, pixel)
 
 
 def unet(p: int, channels: int, pixel: Pixel, width: int = 64) -> Network:
-    """Make a U-Net whose scales are those of `GAPS`."""
+    """Return a U-Net with the scales of `GAPS`."""
     return Network(Scales(GAPS[p], channels, width), p, pixel)
 
 
@@ -162,7 +163,7 @@ NETWORKS: Mapping[str, Callable[[int, int, Pixel], Network]] = {
     "ResNet": resnet,
     "U-Net": unet,
 }
-"""Each is made of p, the number of channels, and what a pixel tells."""
+"""Constructors of the networks, called with p, the number of channels and the pixel statistics."""
 
 
 def pixelwise(width: int) -> Residual:
@@ -174,6 +175,6 @@ def spatial(width: int) -> Residual:
 
 
 def cropped(x: Tensor, reach: int) -> Tensor:
-    """Leave out so many pixels on each side."""
+    """Crop this many pixels on each side."""
     height, width = x.shape[-2:]
     return x[..., reach : height - reach, reach : width - reach]

@@ -1,4 +1,4 @@
-"""What the benchmark leaves: a page with the findings and the tables, and its figures."""
+"""Output of the benchmark: a report with the findings and the tables, and its figures."""
 
 import platform
 import statistics
@@ -16,9 +16,9 @@ from benchmarks.paper.table import AGREED, Row, between, summary, text
 from benchmarks.quality.report import markdown
 
 SMOOTHED = 0.98
-"""How much of the last value the drawn loss keeps at each step."""
+"""Share of the previous value in the smoothed loss, per step."""
 PACKAGES = ("lemmse", "torch", "numpy", "faiss-cpu")
-"""On whose versions the numbers may depend."""
+"""Packages whose versions the report lists."""
 
 
 def write(rows: Sequence[Row], out: Path) -> None:
@@ -54,7 +54,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def draw_losses(losses: Sequence[float], path: Path, title: str) -> None:
-    """Draw the loss of each step, smoothed."""
+    """Draw the smoothed loss of each step."""
     smooth, drawn = losses[0], []
     for loss in losses:
         smooth = SMOOTHED * smooth + (1 - SMOOTHED) * loss

@@ -1,4 +1,4 @@
-"""How near each network is to the formula, and both to the truth: a row for a task, network, σ and input."""
+"""Agreement of each network with the formula, and PSNR of both: a row for a task, network, σ and input."""
 
 import json
 import math
@@ -17,13 +17,13 @@ from benchmarks.paper.training import Trained
 from benchmarks.quality.report import markdown
 
 ERROR_LEAST = 1e-10
-"""Mean square errors below count as this, 100 dB: at low noise the formula gives training images back."""
+"""Least mean square error, 100 dB: at low noise the formula returns training images unchanged."""
 AGREED = 25
-"""What the paper calls agreement, in dB."""
+"""Agreement in dB that the paper states."""
 TENTHS = 10
-"""Parts of the pixels, by log density, of each of which the agreement is noted."""
+"""Number of parts of the pixels, by log density, for which the agreement is computed separately."""
 SIZES = (1.0, 2.0, 10.0, 100.0, 1e4, math.inf)
-"""Bounds of the effective sample sizes, of each range of which the errors are noted."""
+"""Bounds of the ranges of effective sample size for which the errors are computed separately."""
 
 
 SETTING = (
@@ -37,17 +37,17 @@ SETTING = (
     "inputs",
     "sigma",
 )
-"""What a comparison depends on, but for the number of images."""
+"""Settings of a comparison, except the number of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network beside the formula, on images of one kind at one σ; dB are means over the images."""
+    """One network compared with the formula, on images of one kind at one σ; dB are means over the images."""
 
     data: str
     """Name of the data set."""
     training: int
-    """Training images."""
+    """Number of training images."""
     physics: str
     """Specification of A."""
     pre_inverse: str
@@ -57,19 +57,19 @@ class Row:
     network: str
     """Name of the network."""
     length: str
-    """Of its training, as it was asked for."""
+    """Requested length of its training."""
     parameters: int
-    """Numbers that it learned."""
+    """Number of its parameters."""
     steps: int
-    """Steps of its training."""
+    """Number of steps of its training."""
     seconds: float
-    """Wall time of its training."""
+    """Wall time of its training, in seconds."""
     device: str
     """Where it was trained."""
     inputs: str
-    """Which images were measured."""
+    """Kind of the images that were measured."""
     images: int
-    """How many."""
+    """Number of these images."""
     sigma: float
     """Noise standard deviation."""
     agreement: float
@@ -79,27 +79,27 @@ class Row:
     formula_psnr: float
     """PSNR between formula and clean image."""
     pooled_agreement: float | None
-    """PSNR between network and the formula that has patches of all positions; if seen through a mask."""
+    """PSNR between network and the formula with patches of all positions, if the pre-inverse is a mask."""
     mode: str
-    """How the formula was summed."""
+    """Mode of the formula."""
     expected_db: float | None
-    """Agreement with the exact sum that is to be expected where it was not exact."""
+    """Expected agreement with the exact sum, if the sum was not exact."""
     by_density: list[float]
     """PSNR between network and formula in each tenth of all images' pixels, by ascending log density."""
     by_size: list[list[float] | None]
-    """For each range of effective sample sizes the share of the pixels of all images, and the PSNR there of
-    network and of formula, to the clean image; None where no pixel is."""
+    """For each range of effective sample sizes, the share of the pixels of all images, and the PSNR there of
+    network and of formula, to the clean image; None if it has no pixel."""
     early: bool
-    """Whether the training went on after these steps."""
+    """Whether the training continued after these steps."""
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells rows apart."""
+        """Return the settings that identify a row."""
         return tuple(getattr(self, name) for name in SETTING), self.early and self.steps
 
 
 class Rows:
-    """The finished rows in a folder, one for each setting: the last that was compared."""
+    """The finished rows in a folder, the latest one for each setting."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"results-{VERSION}.json"
@@ -112,11 +112,11 @@ class Rows:
         return iter(self.rows.values())
 
     def add(self, row: Row) -> None:
-        """Put a row in the place of the one that there is of its setting."""
+        """Add a row, in place of the one with the same settings."""
         self.rows[row.key] = row
 
     def save(self) -> None:
-        """Write them, all or none."""
+        """Write all rows, completely or not at all."""
         scratch = self.path.with_suffix(".new")
         scratch.write_text(json.dumps([asdict(row) for row in self], indent=1))
         scratch.replace(self.path)
@@ -132,9 +132,9 @@ def compare(
     pooled: Answers | None = None,
     early: bool = False,
 ) -> Row:
-    """Have a network, or an early one, answer, and make a row of that and the formula's answers.
+    """Reconstruct with a network, or an early one, and return the row of its comparison with the formula.
 
-    Those of `Task.pooled` are compared with where they are given.
+    Reconstructions of `Task.pooled` are also compared if they are given.
     """
     task, clean, sigma = measurements.task, measurements.clean, measurements.sigma
     answered = trained.answer(measurements.seen, sigma)
@@ -178,7 +178,7 @@ def compare(
 
 
 def decibels(squares: NDArray[np.floating[Any]]) -> float:
-    """PSNR of square errors, for a peak of 1."""
+    """Return the PSNR of square errors, for a peak of 1."""
     return -10 * math.log10(max(float(np.mean(squares)), ERROR_LEAST))
 
 
@@ -200,7 +200,7 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Return the agreement alone in Markdown: a line for each task, in a cell all networks."""
+    """Return the agreement alone in Markdown: a line for each task, with all networks in a cell."""
     networks = list(dict.fromkeys(row.network for row in rows))
     sigmas = sorted({row.sigma for row in rows})
     header = [
@@ -224,13 +224,13 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def between(numbers: Sequence[float]) -> str:
-    """Return the one number, or the least and the greatest."""
+    """Return a single number, or the least and the greatest."""
     low, high = min(numbers), max(numbers)
     return f"{low}" if low == high else f"{low}–{high}"
 
 
 def heading(row: Row) -> str:
-    """Name the table that a row is in."""
+    """Return the heading of the table that a row is in."""
     data, training, problem, p, length = _task(row)
     return (
         f"{data}, {training} training images, {problem}, p = {p}, {length} of training: {row.inputs} images"
@@ -238,13 +238,13 @@ def heading(row: Row) -> str:
 
 
 def _task(row: Row) -> tuple[str, ...]:
-    """Data set, training images, problem, patch size and length of the training, for people."""
+    """Return data set, training images, problem, patch size and length of the training, as text."""
     seen = "" if row.pre_inverse == "identity" else f" seen through {row.pre_inverse}"
     return row.data, str(row.training), f"{row.physics}{seen}", str(row.patch_size), row.length
 
 
 def _summed(rows: Sequence[Row]) -> str:
-    """Say how the formula was summed."""
+    """Describe how the formula was summed."""
     images = max(row.images for row in rows)
     expected = [row.expected_db for row in rows if row.expected_db is not None]
     if not expected:
@@ -262,7 +262,7 @@ def _pairs(pixels: Sequence[NDArray[np.float64]]) -> list[tuple[NDArray[np.float
 
 
 def _psnr(a: Iterable[NDArray[np.float64]], b: Iterable[NDArray[np.float64]]) -> float:
-    """Mean over the images."""
+    """Return the mean PSNR over the images."""
     return statistics.fmean(decibels(_square(x, y)) for x, y in zip(a, b, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What a network learns and the formula knows: training images, a physics, a pre-inverse, a patch size."""
+"""The task of network and formula: training images, physics, pre-inverse, patch size."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from lemmse.index.physics import InverseProblem
 from lemmse.index.sources import intensities, photograph
 
 NAMED = {"fashion": data.fashion, "faces": data.faces}
-"""Data sets that are not a file."""
+"""Data sets with a name; others are files."""
 SEED = 0
-"""Seed of the noise that all methods see."""
+"""Seed of the noise, the same for all methods."""
 VERSION = 2
-"""Of what is kept of networks and comparisons: another one where either means something else."""
+"""Version of stored networks and comparisons, to be raised when their meaning changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Problem:
 
     @classmethod
     def parse(cls, text: str) -> "Problem":
-        """Read `PHYSICS` or `PHYSICS,PRE-INVERSE`.
+        """Parse `PHYSICS` or `PHYSICS,PRE-INVERSE`.
 
         Raises
         ------
         InvalidArgument
-            A specification cannot be meant, or the two do not go together.
+            A specification is invalid, or the two do not go together.
         """
         problem = cls(*text.split(",", 1))
         InverseProblem.parse(problem.physics, problem.pre_inverse)
@@ -48,7 +48,7 @@ class Problem:
 
     @property
     def aware(self) -> bool:
-        """Whether the estimator is told the physics."""
+        """Whether the estimator is physics-aware."""
         return self.pre_inverse != "identity"
 
     def __str__(self) -> str:
@@ -57,32 +57,32 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One estimation, for the formula and for every network."""
+    """One estimation problem, for the formula and for every network."""
 
     data: Data
-    """Of which all training images are used."""
+    """The data set; all of its training images are used."""
     problem: Problem
-    """What is measured and what is seen of it."""
+    """Physics and pre-inverse."""
     patch_size: int
     """Side p of the patch, in pixels."""
 
     @property
     def operators(self) -> InverseProblem:
-        """A and B."""
+        """Return A and B."""
         return InverseProblem.parse(self.problem.physics, self.problem.pre_inverse)
 
     @property
     def pooled(self) -> "Task | None":
-        """If seen through a mask: the task whose index has clean patches of all positions."""
+        """If the pre-inverse is a mask: the task whose index has clean patches of all positions."""
         return replace(self, problem=Problem("identity")) if self.problem.pre_inverse == "mask" else None
 
     @property
     def key(self) -> str:
-        """Name all that an answer depends on, but for the measurement."""
+        """Return a digest of everything that a result depends on, except the measurement."""
         return digest(self.data.training, self.operators.digest, self.patch_size)
 
     def check(self) -> None:
-        """Raise InvalidArgument where images of this size cannot be measured or seen so."""
+        """Raise InvalidArgument if A or B does not apply to images of this size."""
         operators, shape = self.operators, self.data.training.shape[1:]
         operators.check(shape)
         if operators.stationary and not operators.white:
@@ -94,24 +94,24 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """What formula and networks are given."""
+    """Inputs of formula and networks."""
 
     task: Task
-    """Of which estimation."""
+    """The task that they belong to."""
     kind: str
-    """Which images were measured, for people."""
+    """Kind of the images, as text."""
     sigma: float
     """Noise standard deviation, in intensities."""
     clean: Sequence[Image]
-    """x, of the training images' size."""
+    """Clean images x, of the training images' size."""
     measured: Sequence[Image]
-    """y, which the formula is given."""
+    """Measurements y, the input of the formula."""
     seen: Sequence[Image]
-    """B y, which the networks are given."""
+    """B y, the input of the networks."""
 
     @classmethod
     def of(cls, task: Task, kind: str, clean: Sequence[Image], sigma: float) -> "Measurements":
-        """Measure images: of a number and σ the noise is the same in all tasks."""
+        """Measure images; the noise of an image depends only on its number and σ, not on the task."""
         operators = task.operators
         measured = [
             add_noise(operators.measure(x), sigma, [SEED, round(sigma * 1e6), number])
@@ -120,12 +120,12 @@ class Measurements:
         return cls(task, kind, sigma, clean, measured, [operators.pre_invert(y) for y in measured])
 
     def key(self, *parts: Any) -> str:
-        """Name an answer by all that it depends on, the parts being what answers."""
+        """Return a digest of everything that a result depends on; the parts identify the method."""
         return digest(*self.clean, self.task.key, self.sigma, *parts)
 
 
 def load(name: str, limit: int, images: int, fashion: Path) -> Data:
-    """Load a data set of `benchmarks.quality` whose images have one size, or the file .npz that is named.
+    """Load a data set of `benchmarks.quality` whose images have one size, or a file .npz.
 
     Raises
     ------
@@ -142,15 +142,15 @@ def load(name: str, limit: int, images: int, fashion: Path) -> Data:
 
 
 def first(whole: Data, limit: int) -> Data:
-    """Keep the first training images only."""
+    """Return the data set with its first training images only."""
     return replace(whole, training=whole.training[:limit], scenes=whole.scenes[:limit])
 
 
 def inputs(whole: Data, count: int) -> dict[str, list[Image]]:
-    """The images that are measured: some that were trained on, some held out, and two kinds unlike either.
+    """Return the images to measure: some training images, some held-out ones, and two kinds unlike either.
 
-    All have the size of the training images, as masks and filters want it; of each kind there are so many, or
-    as many as there are. Where the photograph is smaller than an image, that kind is left out.
+    All have the size of the training images, as masks and filters need it; of each kind there are `count`, or
+    as many as exist. If the photograph is smaller than an image, that kind is left out.
     """
     height, width, channels = whole.training.shape[1:]
     chosen = np.random.default_rng(SEED).permutation(len(whole.training))[:count]
@@ -165,7 +165,7 @@ def inputs(whole: Data, count: int) -> dict[str, list[Image]]:
 
 
 def _tiles(height: int, width: int, channels: int) -> list[Image]:
-    """Tiles of a photograph that no data set is trained on, the middle rows first."""
+    """Return tiles of a photograph that is in no training set, the middle rows first."""
     picture: Any = intensities(photograph(PHOTOGRAPHS_OUT[0])).astype(np.float64)
     if channels == 1:
         picture = picture.mean(axis=2, keepdims=True)

@@ -1,11 +1,11 @@
 """How a network is trained: windows of training images, fresh noise in each step, σ uniform in [0, 1].
 
-The loss is the mean square error to the clean image, so that what is learned is the posterior mean. A network
-is the same function at every position, so each window of an image stands for all of it, and many small ones
-from different images tell more in a step than few whole ones.
+The loss is the mean square error to the clean image, so that the network learns the posterior mean. A network
+is the same function at every position, so each window of an image can represent all of it, and many small
+windows from different images are more informative per step than few whole ones.
 
-All that a run depends on is in its checkpoint. One of so many steps that is stopped goes on as if it had not
-been, on a CPU bit by bit; one of so many minutes loses the steps since its last checkpoint.
+A checkpoint has the whole state of a run. A run with a number of steps that is interrupted continues with the
+same results, on a CPU bit by bit; one with a number of minutes loses the steps since its last checkpoint.
 """
 
 import copy
@@ -27,21 +27,21 @@ from lemmse.contract.errors import InvalidArgument, NotFound
 from lemmse.index.sources import intensities
 
 Progress = Callable[[float, float], None]
-"""Called after each step with the part of the training that is done, in [0, 1], and the loss of the step."""
+"""Called after each step with the share of the training that is done, in [0, 1], and the loss of the step."""
 
 WARM_UP = 50
 """Steps in which the learning rate rises."""
 EARLY = 64
-"""Steps after which the network is also kept, for comparison; and after twice as many, and so on."""
+"""Steps after which an early network is stored, for comparison, and again after twice as many, and so on."""
 BETAS = (0.9, 0.99)
-"""Of AdamW: a short memory of squares, as trainings are short."""
+"""Betas of AdamW: a short memory of squares, as trainings are short."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-"""Where networks learn and answer."""
+"""Device of training and evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how a network is trained.
+    """Length and settings of a training.
 
     Raises
     ------
@@ -54,17 +54,17 @@ class Schedule:
     minutes: float | None = None
     """Length of the training, in minutes of wall time."""
     windows: int = 128
-    """Windows in a step."""
+    """Windows per step."""
     side: int = 4
-    """Side of what is learned in a window, in pixels."""
+    """Side of the reconstructed part of a window, in pixels."""
     rate: float = 8e-3
     """Highest learning rate; it falls to 0 along a cosine."""
     decay: float = 0.999
-    """Of the moving average of the weights, which is the network that is kept."""
+    """Decay of the moving average of the weights, which is the trained network."""
     seed: int = 0
-    """Of the first weights, the windows and the noise."""
+    """Seed of the initial weights, the windows and the noise."""
     kept: int = 200
-    """Steps after which a checkpoint is written, and at the end."""
+    """Steps between checkpoints; there is another one at the end."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -76,29 +76,29 @@ class Schedule:
 
     @property
     def length(self) -> str:
-        """The length that was asked for, for people."""
+        """The requested length, as text."""
         return f"{self.steps} steps" if self.steps is not None else f"{self.minutes:g} min"
 
     def done(self, step: int, seconds: float) -> float:
-        """The part of the training that lies behind, in [0, 1]."""
+        """Return the share of the training that is done, in [0, 1]."""
         part = step / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 0))
         return min(part, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network, and how it came about."""
+    """A trained network and its training."""
 
     network: Network
-    """Its moving average, to be asked, not to be trained."""
+    """Moving average of the network, for evaluation."""
     parameters: int
-    """Numbers that were learned."""
+    """Number of parameters."""
     steps: int
-    """Steps of the training."""
+    """Number of steps of the training."""
     seconds: float
-    """Wall time of the training."""
+    """Wall time of the training, in seconds."""
     device: str
-    """Where it ran last, for people."""
+    """Device of its last run, as text."""
     losses: list[float]
     """Mean square error of each step."""
     early: "Sequence[Trained]" = ()
@@ -113,7 +113,7 @@ class Trained:
 
 
 class Windows:
-    """Random windows of measured training images, and what they should become."""
+    """Random windows of measured training images, with the clean pixels."""
 
     def __init__(self, task: Task, schedule: Schedule) -> None:
         self.operators = task.operators
@@ -125,7 +125,7 @@ class Windows:
         self.random = np.random.default_rng(schedule.seed)
 
     def pixel(self) -> Pixel:
-        """What a pixel of B y tells of the clean one."""
+        """Return the statistics of a clean pixel and its pixel of B y."""
         shape = self.clean.shape[1:]
         x, v = (images.ravel().astype(np.float64) for images in (self.clean, self.seen))
         (variance, covariance), (_, variance_seen) = np.cov(x, v, bias=True)
@@ -143,7 +143,7 @@ class Windows:
         )
 
     def seen_noise(self, e: NDArray[np.float32]) -> NDArray[np.float32]:
-        """B e, (n, H, W, C)."""
+        """Return B e, (n, H, W, C)."""
         if self.operators.white:
             return e
         n, height, width, channels = e.shape
@@ -175,7 +175,7 @@ class Windows:
 
 
 class Run:
-    """A training in progress; what it depends on goes to a checkpoint and comes back."""
+    """A training in progress, whose whole state can be saved in a checkpoint."""
 
     def __init__(self, task: Task, network: str, schedule: Schedule) -> None:
         self.windows = Windows(task, schedule)
@@ -194,11 +194,11 @@ class Run:
 
     @property
     def done(self) -> float:
-        """The part of the training that lies behind, in [0, 1]."""
+        """Return the share of the training that is done, in [0, 1]."""
         return self.schedule.done(len(self.losses), self.seconds)
 
     def step(self) -> None:
-        """Learn from one batch of windows."""
+        """Make one step on a batch of windows."""
         start, number = time.perf_counter(), len(self.losses) + 1
         rate = self.schedule.rate * min(1, number / WARM_UP) * (1 + math.cos(math.pi * self.done)) / 2
         for group in self.optimiser.param_groups:
@@ -208,7 +208,7 @@ class Run:
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        # At first the average forgets sooner, or it would remember the weights that were drawn.
+        # At first the average decays faster, otherwise the initial weights would remain in it.
         decay = min(self.schedule.decay, number / (number + 9))
         learned = [weight.detach() for weight in self.network.parameters()]
         torch._foreach_lerp_(list(self.average.parameters()), learned, 1 - decay)
@@ -219,7 +219,7 @@ class Run:
             self.early.append((number, self.seconds, average))
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, the whole of it or none."""
+        """Write a checkpoint, completely or not at all."""
         scratch = path.with_suffix(".new")
         torch.save(
             {
@@ -237,7 +237,7 @@ class Run:
         scratch.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Go back to where a checkpoint was written."""
+        """Restore the state of a checkpoint."""
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
@@ -249,7 +249,7 @@ class Run:
             self.device = state["device"]
 
     def trained(self) -> Trained:
-        """The network as it is, and as it was earlier."""
+        """Return the network and the earlier ones."""
         early = [self._version(*version) for version in self.early if version[0] < len(self.losses)]
         return self._version(len(self.losses), self.seconds, self.average.state_dict(), early)
 
@@ -269,18 +269,18 @@ def train(
     checkpoint: Path,
     progress: Progress = lambda done, loss: None,
 ) -> Trained:
-    """Train a network, or go on where its checkpoint is; one that is finished is only read.
+    """Train a network, or continue from its checkpoint; a finished training is only read.
 
     Parameters
     ----------
     task : Task
-        What is learned.
+        Estimation problem.
     network : str
         Name in `NETWORKS`.
     schedule : Schedule
-        How long and how.
+        Length and settings.
     checkpoint : Path
-        File that the run is kept in.
+        File of the run.
     progress : callable
         Called after each step.
     """
@@ -296,7 +296,7 @@ def train(
 
 
 def device_name() -> str:
-    """Say where networks learn."""
+    """Return the name of the device."""
     if DEVICE.type == "cuda":
         return torch.cuda.get_device_name(DEVICE)
     threads = torch.get_num_threads()
@@ -304,12 +304,12 @@ def device_name() -> str:
 
 
 def read(task: Task, network: str, schedule: Schedule, checkpoint: Path) -> Trained:
-    """Read a network that was trained.
+    """Read a trained network.
 
     Raises
     ------
     NotFound
-        It was not, or not to the end.
+        It was not trained, or not to the end.
     """
     run = Run(task, network, schedule)
     if checkpoint.exists():
@@ -320,5 +320,5 @@ def read(task: Task, network: str, schedule: Schedule, checkpoint: Path) -> Trai
 
 
 def _span(start: NDArray[np.int64], length: int, size: int) -> NDArray[np.int64]:
-    """Positions from each start on, wrapping around, (n, length)."""
+    """Return the positions from each start on, wrapping around, (n, length)."""
     return (start[:, None] + np.arange(length)) % size

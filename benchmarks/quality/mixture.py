@@ -1,14 +1,14 @@
 """A Gaussian mixture of training patches: the classical model between one Gaussian and all patches.
 
-Clean patches are taken for a mixture Σ_k π_k N(μ_k, Σ_k), which EM fits. With white noise on them the
-posterior mean is exact,
+Clean patches are modelled by a mixture Σ_k π_k N(μ_k, Σ_k), fitted by EM. With white noise the posterior mean
+is exact,
 
     Σ_k w_k [ μ_k + Σ_k (Σ_k + σ² I)⁻¹ (u − μ_k) ],      w_k ∝ π_k N(u; μ_k, Σ_k + σ² I),
 
-and every pixel is the mean of its estimates by all patches that hold it (Zoran and Weiss 2011; Yu, Sapiro and
-Mallat 2012). There are two of them: one of the patches as they are, and one of the patches without their
-means per channel, where the noisy patch's mean is put back. The first knows which intensities to expect, the
-second need not have seen them.
+and every pixel is the mean of its estimates by all patches that contain it (Zoran and Weiss 2011; Yu, Sapiro
+and Mallat 2012). There are two variants: one of the patches themselves, and one of the patches without their
+mean per channel, where the noisy patch's mean is added back. The first models which intensities occur, the
+second also covers intensities that do not occur in the training images.
 """
 
 import warnings
@@ -37,17 +37,17 @@ FIT: dict[str, Any] = {
     "random_state": 0,
 }
 PATCHES = 100_000
-"""Training patches that are drawn."""
+"""Number of training patches to draw."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The mixture, its covariances along their principal axes."""
+    """A mixture of Gaussians, with covariances along their principal axes."""
 
     weights: NDArray[np.float64]
-    """π, (K,)."""
+    """Weights π, (K,)."""
     means: NDArray[np.float64]
-    """μ, (K, P)."""
+    """Means μ, (K, P)."""
     variances: NDArray[np.float64]
     """Eigenvalues of Σ, (K, P)."""
     axes: NDArray[np.float64]
@@ -55,15 +55,15 @@ class Mixture:
 
     @classmethod
     def fit(cls, patches: NDArray[np.float32]) -> "Mixture":
-        """Fit by EM to patches (n, P)."""
+        """Return the mixture fitted by EM to patches (n, P)."""
         with needed("GMM"):
             from sklearn.exceptions import ConvergenceWarning
             from sklearn.mixture import GaussianMixture
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is what bounds the time
+            warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter limits the time
             model = GaussianMixture(**FIT).fit(patches)
         variances, axes = np.linalg.eigh(model.covariances_.astype(np.float64))
-        # Rounding makes some of the least ones negative.
+        # Rounding makes some of the smallest eigenvalues negative.
         return cls(model.weights_, model.means_, np.maximum(variances, 0), axes)
 
     def posterior_mean(self, u: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
@@ -79,7 +79,7 @@ class Mixture:
         return np.asarray(np.einsum("kn,knp->np", w / w.sum(axis=0), means))
 
     def denoise(self, y: Image, sigma: float, offset: bool) -> Image:
-        """Return the mean image of the patches' posterior means."""
+        """Return the image of the posterior means, averaged where patches overlap."""
         p = SIDES[y.shape[2]]
         cut = windows(y, p)  # (rows, columns, p, p, C)
         level = cut.mean(axis=(2, 3), keepdims=True) if offset else np.zeros(1)
@@ -95,12 +95,12 @@ class Mixture:
 
 
 def windows(image: Image, p: int) -> Image:
-    """All patches that lie wholly inside, (rows, columns, p, p, C)."""
+    """Return all patches that lie wholly inside an image, (rows, columns, p, p, C)."""
     return np.moveaxis(np.lib.stride_tricks.sliding_window_view(image, (p, p), axis=(0, 1)), 2, 4)
 
 
 def training_patches(data: Data, offset: bool) -> NDArray[np.float32]:
-    """Cut patches of the training images at random places, (PATCHES, P); with offset, without their means."""
+    """Return random patches of the training images, (PATCHES, P); with offset, without their means."""
     rng = np.random.default_rng(0)
     count, height, width, channels = data.training.shape
     p = SIDES[channels]

@@ -1,4 +1,4 @@
-"""What to install when a package that only this benchmark needs is missing."""
+"""Messages for missing packages that only this benchmark needs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ def missing(what: str, package: str) -> NotFound:
 
 @contextmanager
 def needed(what: str) -> Iterator[None]:
-    """Say what to install when an import inside fails."""
+    """Name the package to install if an import in the enclosed block fails."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What the benchmark leaves: tables for the page and the terminal, and a panel of pictures."""
+"""Output of the benchmark: tables in Markdown and for the terminal, and a panel of images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from benchmarks.quality.methods import Method
 from benchmarks.quality.scores import psnr
 
 PICTURED = (0.1, 0.4)
-"""The σ of the pictures."""
+"""σ of the panel."""
 
 
 def tables(data: Data, cells: Sequence[Cell], sigmas: Sequence[float]) -> str:
@@ -91,7 +91,7 @@ def print_table(console: Console, data: Data, cells: Sequence[Cell], sigmas: Seq
 def draw(
     path: Path, data: Data, methods: Sequence[Method], results: Results, sigmas: Sequence[float]
 ) -> None:
-    """Draw the first images, clean and as each method gives them; two lines of an image are two σ."""
+    """Draw the first images, clean and as each method reconstructs them; an image has one line for each σ."""
     shown = [sigma for sigma in sigmas if sigma in PICTURED]
     lines = [(number, sigma) for number in range(min(SHOWN, len(data.held_out))) for sigma in shown]
     if not lines:

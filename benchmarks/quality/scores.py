@@ -1,4 +1,4 @@
-"""The noise, and how near an image is to the clean one; answers are clipped to [0, 1] before."""
+"""The noise, and the distance of an image from the clean one; images are clipped to [0, 1] first."""
 
 import math
 import zlib
@@ -10,7 +10,7 @@ from benchmarks.quality.needs import needed
 
 
 def noisy(data: Data, sigma: float, number: int) -> Image:
-    """Add noise to a held-out image: of a data set, σ and number it is always the same."""
+    """Add noise to a held-out image; it is always the same for a data set, σ and number."""
     return add_noise(
         data.held_out[number], sigma, [zlib.crc32(data.name.encode()), round(sigma * 1e6), number]
     )
@@ -21,12 +21,12 @@ def add_noise(x: Image, sigma: float, seed: list[int]) -> Image:
 
 
 def psnr(image: Image, clean: Image) -> float:
-    """PSNR in dB for a peak of 1."""
+    """Return the PSNR in dB, for a peak of 1."""
     return -10 * math.log10(float(np.mean((image - clean) ** 2)))
 
 
 def ssim(image: Image, clean: Image) -> float:
-    """SSIM with the Gaussian window of its authors (Wang et al. 2004), mean over the channels."""
+    """Return the SSIM with the Gaussian window of Wang et al. 2004, mean over the channels."""
     with needed("SSIM"):
         from skimage.metrics import structural_similarity
     return float(

@@ -1,8 +1,7 @@
-"""The settings of lemmse that are compared: how an index is built, and what is asked of it.
+"""The settings of lemmse that are compared: how an index is built, and the options of a request.
 
-Indexes are kept. Those of which the best is asked for are calibrated, as `lemmse calibrate` does it, at the
-noise of the tables. An index holds `NUMBERS_MAX` numbers at most: one that makes more of each image takes
-fewer images.
+Indexes are stored. Those for quality best are calibrated, as `lemmse calibrate` does, at the noise levels of
+the tables. An index holds at most `NUMBERS_MAX` numbers: an index with more keys per image uses fewer images.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +22,9 @@ from lemmse.client import connect
 from lemmse.index import build, open_index
 
 NUMBERS_MAX = 1_000_000_000
-"""Numbers in the training patches of an index at most: 4 GB."""
+"""Largest number of numbers in the training patches of an index: 4 GB."""
 WARM_UP = 8
-"""Side of the part of an image that is reconstructed before time is taken, for what is compiled once."""
+"""Side of the part of an image that is reconstructed before the timing, so that the loops are compiled."""
 
 Build = Mapping[str, Any]
 """Arguments of `lemmse.index.build`."""
@@ -33,26 +32,26 @@ Build = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to build indexes and to ask them."""
+    """One way to build indexes and to send requests to them."""
 
     label: str
-    """For people, and for the option --methods."""
+    """Name in the tables and for the option --methods."""
     built: Mapping[int, Sequence[Build]]
-    """The indexes, by number of channels."""
+    """Arguments of each index, by number of channels."""
     asked: Mapping[str, Any]
-    """Arguments of `reconstruct`, beside the image and σ."""
+    """Arguments of `reconstruct`, besides the image and σ."""
 
     def builds(self, data: Data) -> Sequence[Build]:
-        """The indexes for a data set."""
+        """Return the arguments of the indexes for a data set."""
         return self.built[data.training.shape[3]]
 
     def images(self, data: Data) -> int:
-        """How many training images the smallest of the indexes holds."""
+        """Return the number of training images in the smallest of the indexes."""
         return min(_images(data, build) for build in self.builds(data))
 
 
 PAPER = {"patch_size": 5}
-# Around its border the reconstruction reads what it mirrors, and no training patch wraps around.
+# At its border an image is mirrored, and no training patch wraps around.
 VALID = {**PAPER, "boundary": "valid"}
 OFFSET = {**VALID, "equivariance": "offset"}
 DIHEDRAL = {**VALID, "augment": "dihedral"}
@@ -97,14 +96,14 @@ def ask(data: Data, cache: Path, *, setting: Setting) -> Iterator[Opened]:
 
 
 def prepared(arguments: Build, data: Data, cache: Path, compared: bool) -> Path:
-    """The index folder, the one that is there or a new one; measured if it is to be compared with others."""
+    """Return the index folder, built if it is missing, and calibrated if it is to be compared with others."""
     count = _images(data, arguments)
     training, scenes = data.training[:count], data.scenes[:count]
     folder = cache / f"index-{digest(training, scenes, dict(arguments))}"
     if not folder.exists():
         with TemporaryDirectory(dir=cache) as scratch:
             sources = [Path(scratch) / f"{scene}.npy" for scene in np.unique(scenes)]
-            for source in sources:  # images of one file leave it together when some are held out
+            for source in sources:  # images of one file are held out together
                 np.save(source, training[scenes == int(source.stem)])
             build(sources, folder, **arguments)
     index = open_index(folder)
@@ -116,7 +115,7 @@ def prepared(arguments: Build, data: Data, cache: Path, compared: bool) -> Path:
 
 
 def _images(data: Data, arguments: Build) -> int:
-    """How many training images an index takes."""
+    """Return the number of training images that an index holds."""
     _, height, width, channels = data.training.shape
     p: int = arguments["patch_size"]
     inside = (height - p + 1) * (width - p + 1) if arguments.get("boundary") == "valid" else height * width

@@ -48,8 +48,8 @@ class Index(_message.Message):
     """SHA-256 of the training images, in hexadecimal."""
     physics: _builtins.str
     """The inverse problem that the index was built for, as given to the builder:
-    the forward operator that made y, and what the server applies to y before
-    it searches.
+    the forward operator, and the operator that the server applies to y before
+    patches are compared.
     """
     pre_inverse: _builtins.str
     patch_size: _builtins.int
@@ -62,21 +62,21 @@ class Index(_message.Message):
     """Training images and keys (translated training patches)."""
     keys: _builtins.int
     cells: _builtins.int
-    """Cells that the keys are searched by."""
+    """Cells that the keys are grouped in."""
     image_height: _builtins.int
-    """Height and width of the training images, in pixels; 0 where they differ
-    among them.
+    """Height and width of the training images, in pixels; 0 if they are not the
+    same for all.
     """
     image_width: _builtins.int
     distinct: _builtins.int
-    """Different keys."""
+    """Distinct keys: equal ones count once."""
     equivariance: _builtins.str
-    """What the estimator commutes with beside translations: "none", or "offset",
-    a constant added to the intensities.
+    """What the estimator commutes with besides translations: "none", or
+    "offset", a constant added to a channel.
     """
     augment: _builtins.str
-    """Symmetric copies of the training images that were cut into keys: "none",
-    or "dihedral".
+    """Symmetric copies that were added to the training images: "none", or
+    "dihedral", all rotations by 90 degrees and mirror images.
     """
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class IndexServiceStub(object):
-    """Tells what the server can answer from.
+    """Describes the loaded indexes.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class IndexServiceStub(object):
 
 
 class IndexServiceServicer(object):
-    """Tells what the server can answer from.
+    """Describes the loaded indexes.
     """
 
     def ListIndexes(self, request, context):
@@ -87,7 +87,7 @@ def add_IndexServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IndexService(object):
-    """Tells what the server can answer from.
+    """Describes the loaded indexes.
     """
 
     @staticmethod

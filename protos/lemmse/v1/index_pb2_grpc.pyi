@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IndexServiceStub:
-    """Tells what the server can answer from."""
+    """Describes the loaded indexes."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class IndexServiceStub:
 
 @_typing.type_check_only
 class IndexServiceAsyncStub(IndexServiceStub):
-    """Tells what the server can answer from."""
+    """Describes the loaded indexes."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListIndexes: _aio.UnaryUnaryMultiCallable[_index_pb2.ListIndexesRequest, _index_pb2.ListIndexesResponse]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class IndexServiceAsyncStub(IndexServiceStub):
     """Describes one index."""
 
 class IndexServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells what the server can answer from."""
+    """Describes the loaded indexes."""
 
     @_abc_1.abstractmethod
     def ListIndexes(

@@ -31,25 +31,25 @@ class _EstimatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Estimator.V
     ESTIMATOR_LE_MMSE: _Estimator.ValueType  # 1
     """Equivariant and local: weights on translated training patches."""
     ESTIMATOR_E_MMSE: _Estimator.ValueType  # 2
-    """Equivariant: weights on translated training images. Needs a y of their
+    """Equivariant: weights on translated training images. y must have their
     size.
     """
     ESTIMATOR_MMSE: _Estimator.ValueType  # 3
-    """None: weights on training images. Needs a y of their size."""
+    """No constraint: weights on training images. y must have their size."""
 
 class Estimator(_Estimator, metaclass=_EstimatorEnumTypeWrapper):
-    """The constraint under which the mean square error is least."""
+    """The estimator: the constraint under which it minimises the mean square error."""
 
 ESTIMATOR_UNSPECIFIED: Estimator.ValueType  # 0
 """The same as ESTIMATOR_LE_MMSE."""
 ESTIMATOR_LE_MMSE: Estimator.ValueType  # 1
 """Equivariant and local: weights on translated training patches."""
 ESTIMATOR_E_MMSE: Estimator.ValueType  # 2
-"""Equivariant: weights on translated training images. Needs a y of their
+"""Equivariant: weights on translated training images. y must have their
 size.
 """
 ESTIMATOR_MMSE: Estimator.ValueType  # 3
-"""None: weights on training images. Needs a y of their size."""
+"""No constraint: weights on training images. y must have their size."""
 Global___Estimator: _TypeAlias = Estimator  # noqa: Y015
 
 class _Mode:
@@ -61,13 +61,15 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     MODE_UNSPECIFIED: _Mode.ValueType  # 0
     """The same as MODE_AUTO."""
     MODE_AUTO: _Mode.ValueType  # 1
-    """The server chooses by predicted cost and accuracy."""
+    """MODE_EXACT or MODE_HYBRID, chosen by predicted cost and accuracy."""
     MODE_EXACT: _Mode.ValueType  # 2
     """The sum over all keys."""
     MODE_TOPK: _Mode.ValueType  # 3
     """The sum over the k nearest keys."""
     MODE_HYBRID: _Mode.ValueType  # 4
-    """As close to the sum over all keys as Hybrid.accuracy_db asks for."""
+    """The sum over the keys that matter, and summary statistics of the others:
+    as close to the sum over all keys as Hybrid.accuracy_db requires.
+    """
 
 class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
     """How the posterior sums are computed."""
@@ -75,13 +77,15 @@ class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
 MODE_UNSPECIFIED: Mode.ValueType  # 0
 """The same as MODE_AUTO."""
 MODE_AUTO: Mode.ValueType  # 1
-"""The server chooses by predicted cost and accuracy."""
+"""MODE_EXACT or MODE_HYBRID, chosen by predicted cost and accuracy."""
 MODE_EXACT: Mode.ValueType  # 2
 """The sum over all keys."""
 MODE_TOPK: Mode.ValueType  # 3
 """The sum over the k nearest keys."""
 MODE_HYBRID: Mode.ValueType  # 4
-"""As close to the sum over all keys as Hybrid.accuracy_db asks for."""
+"""The sum over the keys that matter, and summary statistics of the others:
+as close to the sum over all keys as Hybrid.accuracy_db requires.
+"""
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
 class _Map:
@@ -99,12 +103,11 @@ class _MapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Map.ValueType], _
     """Log density of the noisy patch under the training distribution, (H, W)."""
     MAP_ERROR: _Map.ValueType  # 4
     """How far each pixel and channel may be from the sum over all keys, in
-    intensities, (H, W, C); zeros where all keys were summed. Not with
-    MODE_TOPK.
+    intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
     """
 
 class Map(_Map, metaclass=_MapEnumTypeWrapper):
-    """A result beside the image."""
+    """A result besides the image."""
 
 MAP_UNSPECIFIED: Map.ValueType  # 0
 MAP_VARIANCE: Map.ValueType  # 1
@@ -115,8 +118,7 @@ MAP_LOG_DENSITY: Map.ValueType  # 3
 """Log density of the noisy patch under the training distribution, (H, W)."""
 MAP_ERROR: Map.ValueType  # 4
 """How far each pixel and channel may be from the sum over all keys, in
-intensities, (H, W, C); zeros where all keys were summed. Not with
-MODE_TOPK.
+intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
 """
 Global___Map: _TypeAlias = Map  # noqa: Y015
 
@@ -129,19 +131,19 @@ class _ErrorKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorKind.V
     ERROR_KIND_UNSPECIFIED: _ErrorKind.ValueType  # 0
     """The same as ERROR_KIND_ESTIMATED."""
     ERROR_KIND_ESTIMATED: _ErrorKind.ValueType  # 1
-    """What the difference is below for 95 % of the pixels."""
+    """The difference is below it for 95 % of the pixels."""
     ERROR_KIND_CERTIFIED: _ErrorKind.ValueType  # 2
-    """What the difference is below, always."""
+    """The difference never exceeds it."""
 
 class ErrorKind(_ErrorKind, metaclass=_ErrorKindEnumTypeWrapper):
-    """What MAP_ERROR is."""
+    """The kind of MAP_ERROR."""
 
 ERROR_KIND_UNSPECIFIED: ErrorKind.ValueType  # 0
 """The same as ERROR_KIND_ESTIMATED."""
 ERROR_KIND_ESTIMATED: ErrorKind.ValueType  # 1
-"""What the difference is below for 95 % of the pixels."""
+"""The difference is below it for 95 % of the pixels."""
 ERROR_KIND_CERTIFIED: ErrorKind.ValueType  # 2
-"""What the difference is below, always."""
+"""The difference never exceeds it."""
 Global___ErrorKind: _TypeAlias = ErrorKind  # noqa: Y015
 
 class _Aggregate:
@@ -151,23 +153,24 @@ class _Aggregate:
 class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     AGGREGATE_UNSPECIFIED: _Aggregate.ValueType  # 0
-    """In a request, what its quality says."""
+    """In a request, the default of its quality."""
     AGGREGATE_CENTRE: _Aggregate.ValueType  # 1
-    """That of the patch centred at the pixel."""
+    """The posterior mean of the patch centred at the pixel."""
     AGGREGATE_OVERLAP: _Aggregate.ValueType  # 2
-    """The mean of those of all patches that hold the pixel."""
+    """The mean over all patches that contain the pixel."""
 
 class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
-    """What a pixel is, of the posterior means of whole patches. The maps follow it:
-    of AGGREGATE_OVERLAP, MAP_ESS and MAP_LOG_DENSITY are means over the patches.
+    """How a pixel is made from the posterior means of patches. The maps are made
+    likewise: with AGGREGATE_OVERLAP, MAP_ESS and MAP_LOG_DENSITY are means over
+    the patches.
     """
 
 AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
-"""In a request, what its quality says."""
+"""In a request, the default of its quality."""
 AGGREGATE_CENTRE: Aggregate.ValueType  # 1
-"""That of the patch centred at the pixel."""
+"""The posterior mean of the patch centred at the pixel."""
 AGGREGATE_OVERLAP: Aggregate.ValueType  # 2
-"""The mean of those of all patches that hold the pixel."""
+"""The mean over all patches that contain the pixel."""
 Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
 
 class _Quality:
@@ -179,32 +182,30 @@ class _QualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quality.Value
     QUALITY_UNSPECIFIED: _Quality.ValueType  # 0
     """The same as QUALITY_PAPER."""
     QUALITY_PAPER: _Quality.ValueType  # 1
-    """The formula untouched: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
+    """The formula of the paper: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
     QUALITY_BEST: _Quality.ValueType  # 2
-    """What calibration found best on held-out training images at this noise. If
-    no index is named, all are calibrated and of the same training images and
-    inverse problem, also of these the best.
+    """The values that calibration found best on held-out training images at this
+    noise level. If no index is named, also the best index; all must be
+    calibrated, of the same training images and inverse problem.
     """
 
 class Quality(_Quality, metaclass=_QualityEnumTypeWrapper):
-    """Where what is not given of aggregate, bandwidth and gaussian_share comes
-    from.
-    """
+    """Defaults of aggregate, bandwidth and gaussian_share."""
 
 QUALITY_UNSPECIFIED: Quality.ValueType  # 0
 """The same as QUALITY_PAPER."""
 QUALITY_PAPER: Quality.ValueType  # 1
-"""The formula untouched: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
+"""The formula of the paper: AGGREGATE_CENTRE, bandwidth 0, no Gaussians."""
 QUALITY_BEST: Quality.ValueType  # 2
-"""What calibration found best on held-out training images at this noise. If
-no index is named, all are calibrated and of the same training images and
-inverse problem, also of these the best.
+"""The values that calibration found best on held-out training images at this
+noise level. If no index is named, also the best index; all must be
+calibrated, of the same training images and inverse problem.
 """
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
 @_typing.final
 class TopK(_message.Message):
-    """Limits of the search of MODE_TOPK; what is not given is the server's choice."""
+    """Limits of the search of MODE_TOPK; the server chooses values not given."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -237,7 +238,7 @@ Global___TopK: _TypeAlias = TopK  # noqa: Y015
 
 @_typing.final
 class Hybrid(_message.Message):
-    """What is asked of MODE_HYBRID."""
+    """Accuracy and work of MODE_HYBRID."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -245,11 +246,11 @@ class Hybrid(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     accuracy_db: _builtins.float
     """Agreement with the sum over all keys, PSNR in dB for intensities in
-    [0, 1]; in (0, 120], the server's choice if not given. It also guides the
-    choice of MODE_AUTO.
+    [0, 1]; in (0, 120], chosen by the server if not given. MODE_AUTO takes it
+    into account.
     """
     budget: _builtins.int
-    """Keys to sum at most for each patch, >= 1; no limit if not given."""
+    """Largest number of keys to sum for each patch, >= 1; no limit if not given."""
     def __init__(
         self,
         *,
@@ -297,7 +298,7 @@ class ReconstructRequest(_message.Message):
     QUALITY_BEST.
     """
     sigma: _builtins.float
-    """The same everywhere."""
+    """The same for all pixels."""
     mode: Global___Mode.ValueType
     estimator: Global___Estimator.ValueType
     error: Global___ErrorKind.ValueType
@@ -306,15 +307,15 @@ class ReconstructRequest(_message.Message):
     and only with ESTIMATOR_LE_MMSE.
     """
     bandwidth: _builtins.float
-    """Standard deviation of a Gaussian around each patch of the prior, in
-    intensities, in [0, 1e6]; what quality says if not given. Above 0 under
-    the same conditions.
+    """Standard deviation of a Gaussian placed on each patch of the prior, in
+    intensities, in [0, 1e6]; the default of quality if not given. Above 0
+    under the same conditions.
     """
     quality: Global___Quality.ValueType
     gaussian_share: _builtins.float
-    """Share of the prior that the index's mixture of Gaussians has beside the
-    training patches, in [0, 1]; what quality says if not given. Above 0 under
-    the same conditions.
+    """Weight of the index's mixture of Gaussians in the prior, in [0, 1]; the
+    training patches have the rest. The default of quality if not given. Above
+    0 under the same conditions.
     """
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
@@ -333,12 +334,12 @@ class ReconstructRequest(_message.Message):
     def topk(self) -> Global___TopK: ...
     @_builtins.property
     def maps(self) -> _containers.RepeatedScalarFieldContainer[Global___Map.ValueType]:
-        """Results wanted beside the image."""
+        """Results to return besides the image."""
 
     @_builtins.property
     def mask(self) -> _tensor_pb2.Tensor:
-        """What was observed, (H, W) or (H, W, C), uint8: where it is 0, y is not
-        looked at and may be NaN. Everything if not given. Only on an index of
+        """Which pixels were observed, (H, W) or (H, W, C), uint8: where it is 0, y is
+        ignored and may be NaN. All pixels if not given. Only on an index of
         physics and pre-inverse identity and equivariance none.
         """
 
@@ -388,7 +389,7 @@ Global___ReconstructRequest: _TypeAlias = ReconstructRequest  # noqa: Y015
 
 @_typing.final
 class Diagnostics(_message.Message):
-    """What was done for an answer, and what it cost."""
+    """How an answer was computed, and its cost."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -411,27 +412,28 @@ class Diagnostics(_message.Message):
     keys: _builtins.int
     """Keys of the index."""
     keys_touched: _builtins.float
-    """Keys whose distance was computed, mean over the patches of the image."""
+    """Keys evaluated: distinct keys whose distance was computed, mean over the
+    patches of the image.
+    """
     seconds: _builtins.float
     """Seconds of computation, without queue and transport."""
     expected_accuracy_db: _builtins.float
-    """Agreement with the sum over all keys that is to be expected, PSNR in dB,
-    from the calibration of the index; not set where nothing is known, and
-    where all keys were summed.
+    """Expected agreement with the sum over all keys, PSNR in dB, from the
+    calibration of the index; not set without a calibration, and if all keys
+    were summed.
     """
     certified: _builtins.float
-    """Share of pixels and channels whose certified error is within the accuracy
-    that was asked for, in [0, 1]; not set where no certified error was asked
-    for.
+    """Share of pixels and channels whose certified error is within the requested
+    accuracy, in [0, 1]; not set unless a certified error was requested.
     """
     aggregate: Global___Aggregate.ValueType
-    """What a pixel is: never AGGREGATE_UNSPECIFIED."""
+    """The aggregate used: never AGGREGATE_UNSPECIFIED."""
     bandwidth: _builtins.float
-    """Standard deviation of the Gaussian around each patch of the prior, in
+    """Standard deviation of the Gaussian on each patch of the prior, in
     intensities.
     """
     gaussian_share: _builtins.float
-    """Share of the prior that the mixture of Gaussians had."""
+    """Weight of the mixture of Gaussians in the prior."""
     def __init__(
         self,
         *,
@@ -480,7 +482,7 @@ class ReconstructResponse(_message.Message):
 
     @_builtins.property
     def variance(self) -> _tensor_pb2.Tensor:
-        """The maps that were asked for, float32."""
+        """The requested maps, float32."""
 
     @_builtins.property
     def ess(self) -> _tensor_pb2.Tensor: ...
@@ -533,8 +535,8 @@ class ReconstructStreamRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     item: _builtins.int
-    """Chosen by the client, echoed in the answer; the same in all parts of an
-    item, different from the item before.
+    """Chosen by the client and repeated in the answer; the same in all parts of
+    an item, and different from that of the previous item.
     """
     @_builtins.property
     def request(self) -> Global___ReconstructRequest:
@@ -573,8 +575,8 @@ class ReconstructStreamResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     item: _builtins.int
     error: _builtins.bytes
-    """Why this item has no answer: a serialized google.rpc.Status, as in the
-    trailer grpc-status-details-bin of a call that fails.
+    """The error of this item: a serialized google.rpc.Status, as in the
+    trailer grpc-status-details-bin of a failed call.
     """
     @_builtins.property
     def response(self) -> Global___ReconstructResponse:
@@ -604,7 +606,7 @@ Global___ReconstructStreamResponse: _TypeAlias = ReconstructStreamResponse  # no
 
 @_typing.final
 class ExplainRequest(_message.Message):
-    """Asks where one pixel of a reconstruction comes from."""
+    """A pixel of a reconstruction to explain by its training patches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -622,11 +624,11 @@ class ExplainRequest(_message.Message):
     """The pixel of y to explain."""
     column: _builtins.int
     top: _builtins.int
-    """Contributors wanted, 1 to 4096."""
+    """Number of contributors to return, 1 to 4096."""
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
-        """The measurement, as in ReconstructRequest. It may be cropped to what the
-        patch at the pixel covers, if the pre-inverse is identity.
+        """The measurement, as in ReconstructRequest. If the pre-inverse is identity,
+        it may be cropped to the patch at the pixel.
         """
 
     @_builtins.property
@@ -664,7 +666,7 @@ Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
 
 @_typing.final
 class Contributor(_message.Message):
-    """A training patch and its share in a pixel."""
+    """A training patch and its share of the weight in a pixel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -678,14 +680,14 @@ class Contributor(_message.Message):
     image: _builtins.int
     """Number of the training image, in the order of the index, from 0."""
     source: _builtins.str
-    """Where that image came from: a file name, or a number in an array."""
+    """Source of that image: a file name, or a number in an array."""
     row: _builtins.int
-    """Position of the patch's centre in the training image."""
+    """Position of the patch's centre in the training image, from 0."""
     column: _builtins.int
     weight: _builtins.float
     """Share of the posterior weight, in [0, 1]."""
     symmetry: _builtins.str
-    """Which copy of the training image the patch was cut from, for example
+    """Copy of the training image that the patch was cut from, for example
     "rotate-90"; "identity" is the image itself.
     """
     @_builtins.property
@@ -719,7 +721,7 @@ class ExplainResponse(_message.Message):
     DIAGNOSTICS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def contributors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contributor]:
-        """Heaviest first; from the sum over all keys."""
+        """By descending weight; from the sum over all keys."""
 
     @_builtins.property
     def diagnostics(self) -> Global___Diagnostics: ...

@@ -57,8 +57,8 @@ class ReconstructionServiceServicer(object):
     """
 
     def Reconstruct(self, request, context):
-        """Reconstructs one image which, like its answer, fits into one message of
-        4 MiB.
+        """Reconstructs one image. Request and response must fit into a message of
+        4 MiB each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,16 +66,16 @@ class ReconstructionServiceServicer(object):
 
     def ReconstructStream(self, request_iterator, context):
         """Reconstructs a sequence of images of any size. The parts of one item
-        follow each other; answers come in the order of the requests, one for
-        each item: a response (with chunks if it is large) or an error. An item
-        that fails does not end the stream; parts that cannot be told apart do.
+        follow each other. There is one answer for each item, in the order of the
+        requests: a response (with chunks if it is large) or an error. An item that
+        fails does not end the stream; parts that match no item end it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Names the training patches that weigh most in one pixel.
+        """Returns the training patches with the largest weights in one pixel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,17 +34,17 @@ class ReconstructionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReconstructionServiceAsyncStub: ...
     Reconstruct: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.ReconstructRequest, _reconstruction_pb2.ReconstructResponse]
-    """Reconstructs one image which, like its answer, fits into one message of
-    4 MiB.
+    """Reconstructs one image. Request and response must fit into a message of
+    4 MiB each.
     """
     ReconstructStream: _grpc.StreamStreamMultiCallable[_reconstruction_pb2.ReconstructStreamRequest, _reconstruction_pb2.ReconstructStreamResponse]
     """Reconstructs a sequence of images of any size. The parts of one item
-    follow each other; answers come in the order of the requests, one for
-    each item: a response (with chunks if it is large) or an error. An item
-    that fails does not end the stream; parts that cannot be told apart do.
+    follow each other. There is one answer for each item, in the order of the
+    requests: a response (with chunks if it is large) or an error. An item that
+    fails does not end the stream; parts that match no item end it.
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]
-    """Names the training patches that weigh most in one pixel."""
+    """Returns the training patches with the largest weights in one pixel."""
 
 @_typing.type_check_only
 class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
@@ -52,17 +52,17 @@ class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Reconstruct: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.ReconstructRequest, _reconstruction_pb2.ReconstructResponse]  # type: ignore[assignment]
-    """Reconstructs one image which, like its answer, fits into one message of
-    4 MiB.
+    """Reconstructs one image. Request and response must fit into a message of
+    4 MiB each.
     """
     ReconstructStream: _aio.StreamStreamMultiCallable[_reconstruction_pb2.ReconstructStreamRequest, _reconstruction_pb2.ReconstructStreamResponse]  # type: ignore[assignment]
     """Reconstructs a sequence of images of any size. The parts of one item
-    follow each other; answers come in the order of the requests, one for
-    each item: a response (with chunks if it is large) or an error. An item
-    that fails does not end the stream; parts that cannot be told apart do.
+    follow each other. There is one answer for each item, in the order of the
+    requests: a response (with chunks if it is large) or an error. An item that
+    fails does not end the stream; parts that match no item end it.
     """
     Explain: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]  # type: ignore[assignment]
-    """Names the training patches that weigh most in one pixel."""
+    """Returns the training patches with the largest weights in one pixel."""
 
 class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reconstructs images from the training images of an index."""
@@ -73,8 +73,8 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reconstruction_pb2.ReconstructRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reconstruction_pb2.ReconstructResponse, _abc.Awaitable[_reconstruction_pb2.ReconstructResponse]]:
-        """Reconstructs one image which, like its answer, fits into one message of
-        4 MiB.
+        """Reconstructs one image. Request and response must fit into a message of
+        4 MiB each.
         """
 
     @_abc_1.abstractmethod
@@ -84,9 +84,9 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reconstruction_pb2.ReconstructStreamResponse], _abc.AsyncIterator[_reconstruction_pb2.ReconstructStreamResponse]]:
         """Reconstructs a sequence of images of any size. The parts of one item
-        follow each other; answers come in the order of the requests, one for
-        each item: a response (with chunks if it is large) or an error. An item
-        that fails does not end the stream; parts that cannot be told apart do.
+        follow each other. There is one answer for each item, in the order of the
+        requests: a response (with chunks if it is large) or an error. An item that
+        fails does not end the stream; parts that match no item end it.
         """
 
     @_abc_1.abstractmethod
@@ -95,6 +95,6 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reconstruction_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reconstruction_pb2.ExplainResponse, _abc.Awaitable[_reconstruction_pb2.ExplainResponse]]:
-        """Names the training patches that weigh most in one pixel."""
+        """Returns the training patches with the largest weights in one pixel."""
 
 def add_ReconstructionServiceServicer_to_server(servicer: ReconstructionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -57,8 +57,8 @@ class Tensor(_message.Message):
     dtype: Global___DataType.ValueType
     data: _builtins.bytes
     """The elements, little-endian, row-major, without padding; exactly
-    product(shape) * size of dtype bytes. In a stream a message may hold only
-    the first of them; the rest follow as TensorChunk.
+    product(shape) * size of dtype bytes. In a stream a message may contain
+    only the first of them; the rest follow as TensorChunk.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -92,9 +92,9 @@ class TensorChunk(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """The field that holds the tensor, for example "y" or "image"."""
+    """The field of the tensor, for example "y" or "image"."""
     data: _builtins.bytes
-    """The bytes to append to its data."""
+    """Bytes to append to its data."""
     def __init__(
         self,
         *,
