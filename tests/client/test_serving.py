@@ -22,6 +22,6 @@ def test_it_answers_and_ends(tiny_index, tmp_path, embedded):
 
 def test_what_it_said_is_in_the_log(tmp_path):
     log = tmp_path / "log"
-    with pytest.raises(Unavailable, match=f"{log} says why"), serving(tmp_path / "absent", log):
+    with pytest.raises(Unavailable, match=f"see {log}"), serving(tmp_path / "absent", log):
         pass
     assert "absent" in log.read_text()

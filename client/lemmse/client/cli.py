@@ -38,7 +38,7 @@ _COMMANDS = {
 
 
 _SPINS = "1000"
-"""Rounds that a thread of GNU's OpenMP waits in before it lets go of its core."""
+"""Rounds that a waiting thread of GNU's OpenMP spins before it sleeps."""
 
 
 class _LazyGroup(click.Group):

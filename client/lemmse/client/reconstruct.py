@@ -190,7 +190,7 @@ def _write(job: Job, result: Result, dtype: np.dtype[Any]) -> None:
 
 
 def _description(job: Job, outcome: Result | Exception) -> dict[str, Any]:
-    """Return what a program wants to know about a job."""
+    """Return the JSON object of a job."""
     if isinstance(outcome, Exception):
         return {"input": str(job.source), "error": str(outcome), "code": getattr(outcome, "code", "UNKNOWN")}
     return {

@@ -30,7 +30,7 @@ from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 
 __all__ = ["RemoteClient"]
 
-# gRPC retries by itself what a server did not begin; streams are retried by nobody.
+# gRPC itself retries calls that a server did not begin; streams are not retried.
 _RETRIES = {
     "methodConfig": [
         {
@@ -60,7 +60,7 @@ _OPTIONS = (
 
 
 class RemoteClient(Client):
-    """A client that asks a server.
+    """A client of a server.
 
     Parameters
     ----------

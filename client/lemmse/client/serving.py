@@ -43,7 +43,7 @@ def serving(index: Path, log: Path) -> Iterator[str]:
     try:
         line = process.stdout.readline() if process.stdout else ""
         if not line.startswith(_LISTENING):
-            raise Unavailable(f"the server ended before it listened; {log} says why")
+            raise Unavailable(f"the server ended before it listened; see {log}")
         yield line.removeprefix(_LISTENING).strip()
     finally:
         process.terminate()

@@ -1,4 +1,4 @@
-"""A message and its arrays as a sequence of parts that each fit into one gRPC message, and back."""
+"""A message with arrays as parts that each fit into one gRPC message, and back."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ M = TypeVar("M", bound=Message)
 
 
 def attach(message: M, arrays: Mapping[str, WireArray]) -> M:
-    """Fill the tensor fields of a message and return it.
+    """Fill in the tensor fields of a message and return it.
 
     Parameters
     ----------
     message : Message
-        What the tensors belong to.
+        The message with the tensor fields.
     arrays : mapping of str to ndarray, float32, float64 or uint8
         The arrays by the name of their tensor field.
     """
@@ -35,7 +35,7 @@ def attach(message: M, arrays: Mapping[str, WireArray]) -> M:
 
 
 def split(message: M, arrays: Mapping[str, WireArray]) -> Iterator[M | pb.TensorChunk]:
-    """Yield a message with its arrays: whole where it is small, otherwise announced and followed by chunks.
+    """Yield a message with its arrays: whole if it is small, otherwise with their shapes, followed by chunks.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def _elements(array: WireArray) -> memoryview:
 
 @dataclass(slots=True)
 class _Arriving:
-    """A tensor whose bytes are coming in."""
+    """A tensor whose bytes arrive."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -80,12 +80,12 @@ class Incoming(Generic[M]):
     Parameters
     ----------
     message : Message
-        The first part. Only the tensors that it has set are expected.
+        The first part. It must have set every tensor of the message.
 
     Raises
     ------
     MalformedMessage
-        A tensor announces what is not an array, or has more bytes than it announces.
+        A tensor has an invalid type or shape, or more bytes than these take.
 
     Examples
     --------
@@ -110,7 +110,7 @@ class Incoming(Generic[M]):
 
     @property
     def complete(self) -> bool:
-        """Whether every announced byte is there."""
+        """Whether all bytes have arrived."""
         return all(len(tensor.data) == tensor.nbytes for tensor in self._tensors.values())
 
     def add(self, chunk: pb.TensorChunk) -> None:
@@ -119,7 +119,7 @@ class Incoming(Generic[M]):
         Raises
         ------
         MalformedMessage
-            No such tensor was announced, or there are more bytes than were announced.
+            The message has no such tensor, or its bytes are complete.
         """
         if chunk.field not in self._tensors:
             known = ", ".join(self._tensors) or "none"

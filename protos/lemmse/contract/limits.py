@@ -1,4 +1,4 @@
-"""How large messages and tensors may be."""
+"""Limits on messages and tensors."""
 
 __all__ = ["CHUNK_BYTES", "INLINE_BYTES", "MAX_CONTRIBUTORS", "MESSAGE_BYTES", "TENSOR_BYTES"]
 
@@ -12,7 +12,7 @@ CHUNK_BYTES = 1 << 20
 """Tensor bytes in one chunk of a stream."""
 
 TENSOR_BYTES = 1 << 28
-"""Largest tensor (256 MiB): what an announced shape can at most make the receiver hold."""
+"""Largest tensor (256 MiB): the most memory that a shape can make the receiver allocate."""
 
 MAX_CONTRIBUTORS = 4096
 """Contributors that one answer names at most, so that it fits into a message."""

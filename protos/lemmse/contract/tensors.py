@@ -1,4 +1,4 @@
-"""What a tensor message announces: element type, shape and byte length."""
+"""Element type, shape and byte length of a tensor message."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float32] | NDArray[np.float64]
 """An image, or a map of one number for each pixel."""
 
 WireArray = FloatArray | NDArray[np.uint8]
-"""What travels; a mask is of uint8."""
+"""An array that can be sent; a mask is uint8."""
 
 _DTYPES: dict[pb.DataType.ValueType, np.dtype[Any]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -29,7 +29,7 @@ _MAX_RANK = 8
 
 
 def header(array: WireArray) -> pb.Tensor:
-    """Return the tensor that announces an array, without its elements.
+    """Return the tensor of an array, without its elements.
 
     Parameters
     ----------
@@ -40,19 +40,19 @@ def header(array: WireArray) -> pb.Tensor:
 
 
 def layout(tensor: pb.Tensor, field: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Return the dtype, shape and byte length that a tensor announces.
+    """Return the dtype, shape and byte length of a tensor.
 
     Parameters
     ----------
     tensor : Tensor
-        Its `data` is not looked at.
+        The tensor; its `data` is ignored.
     field : str
         Path of the field that holds it, for messages.
 
     Raises
     ------
     MalformedMessage
-        The element type is unknown, the shape is not one of an array, or the array would be too large.
+        The element type is unknown, the shape is invalid, or the array would be too large.
     """
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
