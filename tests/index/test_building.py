@@ -17,8 +17,7 @@ import pytest
 
 from lemmse.contract.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedFormat
 from lemmse.estimator import Reconstructor
-from lemmse.index import build, open_index, update
-from lemmse.index.reading.index import Index
+from lemmse.index import Index, build, open_index, update
 from tests.index.test_held_out_view import everything, few_at_a_time
 from tests.support.cases import smooth
 
@@ -214,7 +213,7 @@ def by_cell(index) -> list[set[tuple]]:
 def test_shards_hold_what_one_would(one_and_several):
     one, several = one_and_several
     assert (one.manifest.shards, several.manifest.shards) == (1, 3)
-    np.testing.assert_array_equal(one.cells, several.cells)
+    np.testing.assert_array_equal(one.cell_keys, several.cell_keys)
     assert by_cell(one) == by_cell(several)
 
 

@@ -13,7 +13,7 @@ from lemmse.estimator.image_queries import WhitenedQueries
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.method import Method
 from lemmse.index import Index
-from lemmse.index.progress import Progress, silent
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.sources import intensities
 from lemmse.index.storage import Calibration
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lemmse.calibration.held_out import hold_out
 from lemmse.estimator import Reconstructor
 from lemmse.index import Index
-from lemmse.index.progress import Progress, silent
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.sources import intensities
 from lemmse.index.storage import PAPER, Calibration, Pictures, Refinement
 

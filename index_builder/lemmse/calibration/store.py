@@ -5,7 +5,7 @@ from dataclasses import replace
 from lemmse.calibration.hybrid import calibrate
 from lemmse.calibration.pictures import measure_pictures
 from lemmse.index import Index
-from lemmse.index.progress import Progress, silent
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.storage import Calibration, Pictures
 
 __all__ = ["calibrate_index"]

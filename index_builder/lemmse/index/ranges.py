@@ -12,15 +12,16 @@ CHUNK = 16_384
 """Rows that are processed at a time, and rows of a chunk of a Zarr array."""
 
 
-def row_slices(count: int, most: int = CHUNK) -> Iterator[slice]:
-    """Return slices that cover `count` rows in order, of at most `most` rows each.
+def row_slices(count: int, most: int | None = None) -> Iterator[slice]:
+    """Return slices that cover `count` rows in order, of at most `most` rows each, by default `CHUNK`.
 
     Examples
     --------
     >>> list(row_slices(5, 2))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    return (slice(start, min(start + most, count)) for start in range(0, count, most))
+    step = CHUNK if most is None else most
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def split_ranges(offsets: NDArray[np.integer], most: int) -> list[tuple[int, int]]:

@@ -9,10 +9,10 @@ from lemmse.index.building.index_images import IndexImages
 from lemmse.index.building.plan import BuildPlan
 from lemmse.index.building.run import run_build
 from lemmse.index.building.state import MEMORY_MIN, Runner, run_serially
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.images.stack import BOUNDARIES
 from lemmse.index.physics import InverseProblem
-from lemmse.index.progress import Progress, silent
-from lemmse.index.reading.index import open_index
+from lemmse.index.reading import open_index
 
 __all__ = ["AUGMENTS", "EQUIVARIANCES", "MEMORY", "PATCH_SIZE_MAX", "build", "update"]
 

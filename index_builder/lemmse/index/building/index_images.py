@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lemmse.index.reading.index import Index
+from lemmse.index.reading import Index
 from lemmse.index.sources import Image
 
 __all__ = ["IndexImages"]

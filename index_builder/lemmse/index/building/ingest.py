@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from lemmse.index.progress import Progress
+from lemmse.index.callbacks import Progress
 from lemmse.index.sources import Image, ImageSource, intensities, iterate
 from lemmse.index.storage import zarr_store
 

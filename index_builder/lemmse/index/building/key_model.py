@@ -6,12 +6,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from lemmse.index.callbacks import Progress
 from lemmse.index.clustering import cells
 from lemmse.index.clustering.distinct import first_equal
 from lemmse.index.clustering.mixture import Mixture, fit_mixture
 from lemmse.index.clustering.moments import Basis
 from lemmse.index.patches.corpus import Corpus
-from lemmse.index.progress import Progress
 from lemmse.index.ranges import split_ranges
 from lemmse.index.storage import zarr_store
 

@@ -11,8 +11,8 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.index.building.ingest import ingest
 from lemmse.index.building.plan import BuildPlan
 from lemmse.index.building.state import BuildState, Runner, Task
+from lemmse.index.callbacks import Progress
 from lemmse.index.physics import InverseProblem
-from lemmse.index.progress import Progress
 from lemmse.index.sources import ImageSource, concatenate, open_source
 from lemmse.index.storage import zarr_store
 from lemmse.index.storage.folder import (

@@ -27,10 +27,10 @@ from lemmse.index.building.assign import Assignment, assign
 from lemmse.index.building.key_model import KeyModel, fit_key_model
 from lemmse.index.building.plan import BuildPlan
 from lemmse.index.building.shard_writer import gather, write_shard
+from lemmse.index.callbacks import Progress
 from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.physics import InverseProblem
-from lemmse.index.progress import Progress
 from lemmse.index.ranges import split_ranges
 from lemmse.index.sources import intensities
 from lemmse.index.storage import shards, zarr_store

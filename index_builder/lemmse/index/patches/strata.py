@@ -141,7 +141,7 @@ class Strata:
     @property
     def _constants(self) -> NDArray[np.float64]:
         if self.constants is None:
-            raise TypeError("expected strata with constants, got none")
+            raise TypeError("expected strata whose patches are without their level")
         return self.constants
 
     def whiteness_error(self, covariance: NDArray[np.float64]) -> float:

@@ -14,7 +14,7 @@ from lemmse.index.clustering.mixture import Mixture, fit_mixture
 from lemmse.index.clustering.moments import Moments, key_moments
 from lemmse.index.clustering.sketches import KeySketches, Sketch
 from lemmse.index.clustering.summaries import summarize_leaves
-from lemmse.index.reading.index import Index
+from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import inverted_lists, zarr_store
 from lemmse.index.storage.packing import Packed
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import DataLoss
-from lemmse.index.reading.index import Index
+from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import zarr_store
 from lemmse.index.storage.folder import ARRAYS, about_index
 from lemmse.index.storage.shards import Shards, folder_of

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lemmse.contract.errors import DataLoss
-from lemmse.index.progress import Progress, silent
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.ranges import CHUNK
-from lemmse.index.reading.index import Index
+from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import shards, zarr_store
 from lemmse.index.storage.folder import ARRAYS, about_index
 from lemmse.index.storage.manifest import REMEDY

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lemmse.contract.errors import DataLoss, UnsupportedFormat
-from lemmse.index.progress import Progress, silent
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.storage.calibration_record import Calibration
 from lemmse.index.storage.durable import write_atomically
 from lemmse.index.storage.picture_record import Pictures
