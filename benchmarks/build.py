@@ -21,9 +21,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from benchmarks.memory import peak
-from lemmse.index import build, open_index
+from lemmse.index import Index, build, open_index
 from lemmse.index.building import MEMORY
-from lemmse.index.reading.index import Index
 
 FASHION = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
 BLOCK = 1 << 18

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from lemmse.builder.calibrate import calibrate
+from lemmse.calibration import calibrate
 from lemmse.estimator import Queries, Want, never
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.method import Method

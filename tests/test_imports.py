@@ -16,7 +16,8 @@ ALLOWED = {
     "client": {"contract", "v1"},
     "index": {"contract"},
     "estimator": {"contract", "index"},
-    "builder": {"client", "contract", "estimator", "index"},
+    "calibration": {"estimator", "index", "contract"},
+    "builder": {"calibration", "client", "contract", "index"},
     "server": {"contract", "estimator", "index", "v1"},
 }
 
@@ -24,10 +25,14 @@ ALLOWED = {
 ON_DEMAND = {
     "client/lemmse/client/demo.py": {"index"},
     "client/lemmse/client/embedded.py": {"estimator", "index"},
+    # Image files, whose module is light.
+    "client/lemmse/client/jobs.py": {"index"},
+    "client/lemmse/client/reconstruct.py": {"index"},
 }
 
 HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {
-    f"lemmse.{package}" for package in ("builder", "estimator", "index", "server")
+    f"lemmse.{package}"
+    for package in ("builder", "calibration", "estimator", "index.reading", "index.storage", "server")
 }
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.paper.tasks import Measurements, Task
 from benchmarks.quality.data import Image
-from lemmse.builder.calibrate import calibrate
+from lemmse.calibration import calibrate
 from lemmse.client import Client, LemmseError
 from lemmse.index import build, open_index
 

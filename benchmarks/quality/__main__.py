@@ -20,7 +20,7 @@ from benchmarks.quality.classical import CLASSICAL
 from benchmarks.quality.data import DATASETS
 from benchmarks.quality.mixture import GMM
 from benchmarks.quality.settings import OURS
-from lemmse.builder.pictures import PICTURE_SIGMAS
+from lemmse.calibration import PICTURE_SIGMAS
 from lemmse.contract.errors import LemmseError
 
 METHODS = {method.name: method for method in (*CLASSICAL, *GMM, *OURS)}

@@ -16,8 +16,7 @@ import numpy as np
 
 from benchmarks.quality.data import Data
 from benchmarks.quality.methods import Method, Opened, Ready, digest
-from lemmse.builder.calibrate import calibrate
-from lemmse.builder.pictures import PICTURE_SIGMAS, measure_pictures
+from lemmse.calibration import PICTURE_SIGMAS, calibrate, measure_pictures
 from lemmse.client import connect
 from lemmse.index import build, open_index
 

@@ -9,8 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from lemmse.builder.calibrate import SIGMAS, THRESHOLDS, calibrate
-from lemmse.builder.pictures import PICTURE_SIGMAS
+from lemmse.calibration import PICTURE_SIGMAS, SIGMAS, THRESHOLDS, calibrate
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
@@ -356,7 +355,7 @@ def test_an_index_that_cannot_be_written_to_is_refused_at_once(tmp_path, monkeyp
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     built(tmp_path, [smooth(seed, 9, 8, 1) for seed in range(2)])
-    monkeypatch.setattr("lemmse.builder.cli.TemporaryFile", refuse)  # root may write anywhere else
+    monkeypatch.setattr("lemmse.builder.calibrate.TemporaryFile", refuse)  # root may write anywhere else
     status, stdout, stderr = invoke("calibrate", tmp_path / "index")
     assert (status, stdout) == (2, "")
     assert stderr.startswith("lemmse: error: INDEX: expected an index to write to, got ")

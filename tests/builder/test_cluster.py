@@ -55,7 +55,7 @@ def test_any_cluster_builds_what_one_process_does(source, alone, tmp_path, sched
     with on_scheduler(scheduler) as run:
         build([source], tmp_path / "index", patch_size=3, run=run, progress=lambda *call: done.append(call))
     assert_same(open_index(tmp_path / "index"), alone)
-    assert {("assign patches", 1, 1), ("arrange shards", 1, 1)} <= set(done)
+    assert {("assign patches", 1, 1), ("write shards", 1, 1)} <= set(done)
 
 
 def test_what_fails_on_a_worker_is_told(tmp_path, scheduler):
@@ -100,5 +100,5 @@ def test_without_dask_it_is_said_what_to_install(monkeypatch):
 
 
 def test_the_command_does_not_load_dask_without_need():
-    code = "import sys, lemmse.builder.cli; raise SystemExit('distributed' in sys.modules)"
+    code = "import sys, lemmse.builder.build; raise SystemExit('distributed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.builder.held_out import hold_out
+from lemmse.calibration import hold_out
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build, open_index
 from tests.support.cases import smooth

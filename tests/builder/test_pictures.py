@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lemmse.builder.calibrate import calibrate
-from lemmse.builder.pictures import measure_pictures
+from lemmse.calibration import calibrate, measure_pictures
 from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index

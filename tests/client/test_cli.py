@@ -142,7 +142,7 @@ def test_a_build_that_is_ended_leaves_no_index(tmp_path, number):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((60, 64, 64), np.float32))
     command = [*LEMMSE, "build", "x.npy", "--out", "index"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
-        while not (tmp_path / ".index.building" / "intake.json").exists():
+        while not (tmp_path / ".index.building" / "ingested.json").exists():
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)

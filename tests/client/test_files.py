@@ -11,7 +11,7 @@ import tifffile
 from hypothesis import given
 
 from lemmse.client.errors import InvalidArgument, NotFound
-from lemmse.client.files import as_stored, read, read_array, write
+from lemmse.index.images.files import as_stored, read, read_array, write
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_png_depths(tmp_path):
         assert read(tmp_path / "image.png").dtype == dtype
     for colour, channels in [(2, 3), (4, 2), (6, 4)]:
         (tmp_path / "image.png").write_bytes(png(16, colour, channels))
-        with pytest.raises(InvalidArgument, match="got 16-bit colour; convert it to TIFF"):
+        with pytest.raises(InvalidArgument, match="got a 16-bit colour PNG; save it as TIFF"):
             read(tmp_path / "image.png")
 
 

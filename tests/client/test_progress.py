@@ -74,7 +74,7 @@ def test_build_tells_programs_of_every_stage(tmp_path):
     assert (status, rest) == (0, "")
     assert json.loads(stdout)["images"] == 3
     stages = list(dict.fromkeys(line["stage"] for line in lines))
-    build = ["read images", "fit cells", "fit Gaussians", "assign patches", "arrange shards"]
+    build = ["read images", "fit cells", "fit Gaussians", "assign patches", "write shards"]
     assert stages == [*build, "calibrate", "measure pictures"]
     for stage in stages:
         own = [line for line in lines if line["stage"] == stage]
@@ -120,7 +120,7 @@ def test_a_person_sees_bars_with_their_rate(tmp_path):
     out = tmp_path / "index"
     status, stdout, seen = on_a_terminal("build", tmp_path / "x.npy", "--out", out, "--no-calibrate")
     assert (status, "10,240" in stdout) == (0, True)
-    for words in ("read images", "arrange shards", "40/40", "it/s"):
+    for words in ("read images", "write shards", "40/40", "it/s"):
         assert words in seen
     status, stdout, seen = on_a_terminal("inspect", out, "--verify")
     assert (status, ["verified", "yes"] in [line.split() for line in stdout.splitlines()]) == (0, True)

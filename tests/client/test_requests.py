@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lemmse.client import Client, LemmseError, connect
+from lemmse.client import Client, LemmseError, Result, connect
 from lemmse.client.errors import InvalidArgument
-from lemmse.client import Result
 from lemmse.index import build, open_index
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server

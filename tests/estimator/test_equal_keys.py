@@ -99,7 +99,8 @@ def test_the_case_has_equal_keys(case, lemmse):
     if case.name != "flat images":
         targets = lemmse.index.targets(0, manifest.keys)
         spread = [
-            np.ptp(targets[a:b]) for a, b in zip(lemmse.index.copies, lemmse.index.copies[1:], strict=False)
+            np.ptp(targets[a:b])
+            for a, b in zip(lemmse.index.key_patches, lemmse.index.key_patches[1:], strict=False)
         ]
         assert max(spread) > 0.1
 

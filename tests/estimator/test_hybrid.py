@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lemmse.builder.calibrate import calibrate
+from lemmse.calibration import calibrate
 from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
 from lemmse.estimator.hybrid import first_look
@@ -109,7 +109,9 @@ def nearest_targets(index, y, mask, sigma) -> tuple[np.ndarray, np.ndarray]:
         local.patches(np.broadcast_to(x, y.shape).astype(float), np.arange(y[..., 0].size)) for x in (y, mask)
     )
     v, t = index.keys(0, index.manifest.distinct).astype(float), index.targets(0, index.manifest.keys)
-    t_low, t_high = (reduce(t, index.copies[:-1]) for reduce in (np.minimum.reduceat, np.maximum.reduceat))
+    t_low, t_high = (
+        reduce(t, index.key_patches[:-1]) for reduce in (np.minimum.reduceat, np.maximum.reduceat)
+    )
     squares = np.stack([seen[i] @ np.square(u[i] - v).T for i in range(len(u))])
     least = squares.min(axis=1, keepdims=True)
     near = squares <= least * (1 + 4 * v.shape[1] * np.finfo(np.float32).eps) + 40 * sigma**2

@@ -28,7 +28,7 @@ def gaussian(std: float) -> np.ndarray:
 
 def centred_square(shape, side: int) -> np.ndarray:
     mask = np.ones(shape)
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    top, left = (length // 2 - side // 2 for length in shape[:2])
     mask[top : top + side, left : left + side] = 0
     return mask
 

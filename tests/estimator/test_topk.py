@@ -36,7 +36,7 @@ def keys(index):
 
 @pytest.fixture(scope="module")
 def neighbours(index):
-    return Neighbours(index.neighbours, index.quantization, index.strata_cells)
+    return Neighbours(index.neighbours, index.quantization, index.stratum_cells)
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +90,12 @@ def test_more_cells_find_nearer_keys(index, neighbours, queries):
 def test_a_cell_that_lost_its_keys_is_passed_over(index, queries):
     """Each query with a precision for each pixel, and all keys its neighbours: the exact sum."""
     images = index.ids(0, index.manifest.keys)[:, 0]
-    cell = np.repeat(np.arange(len(index.cells) - 1), np.diff(index.copies[index.cells]))
+    cell = np.repeat(np.arange(len(index.cell_keys) - 1), np.diff(index.key_patches[index.cell_keys]))
     smallest = np.bincount(cell).argmin()
     left = leave_out(index, np.unique(images[cell == smallest]))
-    assert (np.diff(left.cells) == 0).any()
+    assert (np.diff(left.cell_keys) == 0).any()
     keys = load_keys(left, torch.device("cpu"))
-    neighbours = Neighbours(left.neighbours, left.quantization, left.strata_cells)
+    neighbours = Neighbours(left.neighbours, left.quantization, left.stratum_cells)
     asked = Queries(queries, torch.full_like(queries, 4.0))
     found = topk_sums(keys, neighbours, asked, k=keys.count, nprobe=10**6).posterior(1)
     expected = exact_sums(keys, asked).posterior(1)

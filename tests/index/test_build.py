@@ -38,7 +38,7 @@ def index_folder(source, tmp_path) -> Path:
 def everything(index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Key, target and id of every training patch."""
     m = index.manifest.keys
-    keys = index.keys(0, index.manifest.distinct).repeat(index.counts, axis=0)
+    keys = index.keys(0, index.manifest.distinct).repeat(index.multiplicity, axis=0)
     return keys, index.targets(0, m), index.ids(0, m)
 
 
@@ -61,7 +61,7 @@ def test_keys_are_grouped_by_nearest_centroid(tmp_path):
     index = open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=3))
     neighbours = index.neighbours
     keys = to_search(index.packed_keys.rows(0, index.manifest.distinct), index.quantization)
-    keys = keys.repeat(index.counts, axis=0)
+    keys = keys.repeat(index.multiplicity, axis=0)
     centroids = neighbours.quantizer.reconstruct_n(0, neighbours.nlist)
     nearest = ((keys[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
     cells = [neighbours.invlists.list_size(cell) for cell in range(neighbours.nlist)]
@@ -149,7 +149,7 @@ def test_progress_reaches_the_end_of_each_stage(source, tmp_path):
         "fit cells": (1, 1),
         "fit Gaussians": (6, 6),
         "assign patches": (1, 1),
-        "arrange shards": (1, 1),
+        "write shards": (1, 1),
     }
 
 

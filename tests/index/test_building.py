@@ -17,8 +17,7 @@ import pytest
 
 from lemmse.contract.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedFormat
 from lemmse.estimator import Reconstructor
-from lemmse.index import build, open_index, update
-from lemmse.index.reading.index import Index
+from lemmse.index import Index, build, open_index, update
 from tests.index.test_held_out_view import everything, few_at_a_time
 from tests.support.cases import smooth
 
@@ -74,7 +73,7 @@ def test_a_build_ended_anywhere_goes_on_to_the_same_index(source, tmp_path, smal
         again, progress = ending_at(0)
         build([source], out, patch_size=3, progress=progress, **problem)
         assert contents(out) == expected
-        of_passes = [call for call in again if call[0] in ("assign patches", "arrange shards")]
+        of_passes = [call for call in again if call[0] in ("assign patches", "write shards")]
         # As a stage begins it is told what was done before.
         left = [call for before, call in pairwise(of_passes) if call[0] == before[0]]
         assert left == [call for call in calls[count:] if call in left]  # what was done is not done again
@@ -98,7 +97,7 @@ with pytest.MonkeyPatch.context() as patched:
 """
 
 
-@pytest.mark.parametrize("stage", ["read images", "assign patches", "arrange shards"])
+@pytest.mark.parametrize("stage", ["read images", "assign patches", "write shards"])
 def test_a_build_that_was_killed_goes_on(source, tmp_path, small_parts, stage):
     command = [sys.executable, "-c", KILLED, source, tmp_path / "index", stage, "2"]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -208,13 +207,13 @@ def one_and_several(tmp_path_factory) -> list[Index]:
 def by_cell(index) -> list[set[tuple]]:
     """Keys, targets and ids of the patches of each cell; its leaves are cut by k-means, which rounds."""
     rows = [(*v, *t, *i) for v, t, i in zip(*(array.tolist() for array in everything(index)), strict=True)]
-    return [set(rows[start:stop]) for start, stop in pairwise(index.copies[index.cells])]
+    return [set(rows[start:stop]) for start, stop in pairwise(index.key_patches[index.cell_keys])]
 
 
 def test_shards_hold_what_one_would(one_and_several):
     one, several = one_and_several
     assert (one.manifest.shards, several.manifest.shards) == (1, 3)
-    np.testing.assert_array_equal(one.cells, several.cells)
+    np.testing.assert_array_equal(one.cell_keys, several.cell_keys)
     assert by_cell(one) == by_cell(several)
 
 

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemmse.estimator import Reconstructor
-from lemmse.index import build, open_index
+from lemmse.index import Index, build, open_index
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.moments import Moments
 from lemmse.index.reading.held_out_view import leave_out
-from lemmse.index.reading.index import Index
 from lemmse.index.storage.inverted_lists import to_search
 from tests.index.test_moments import EPS, moments_of, moments_oracle
 from tests.support.cases import smooth
@@ -61,7 +60,7 @@ class Case:
 
 def few_at_a_time(patched, keys: int) -> None:
     """Have a build hold so many keys at a time."""
-    patched.setattr("lemmse.index.building.state.Work._held", lambda work, channels: keys)
+    patched.setattr("lemmse.index.building.state.BuildState._capacity", lambda state, channels: keys)
 
 
 UNEQUAL = ((12, 9), (7, 10), (16, 16), (5, 3), (9, 9))
@@ -135,7 +134,7 @@ def kept(case, whole) -> list[int]:
 def everything(index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Key, target and id of every training patch."""
     m = index.manifest.keys
-    keys = index.keys(0, index.manifest.distinct).repeat(index.counts, axis=0)
+    keys = index.keys(0, index.manifest.distinct).repeat(index.multiplicity, axis=0)
     return keys, index.targets(0, m), index.ids(0, m)
 
 
@@ -158,27 +157,27 @@ def assert_same_lists(found, wanted) -> None:
 
 def test_cells_and_leaves_tile_the_keys(index):
     m = index.manifest.distinct
-    assert (index.leaves[0], index.leaves[-1]) == (0, m)
-    assert (np.diff(index.leaves) > 0).all()
-    assert (index.cells[0], index.cells[-1]) == (0, m)
-    assert (np.diff(index.cells) >= 0).all()
-    assert len(index.cells) == len(index.cell_leaves) == index.manifest.cells + 1
-    np.testing.assert_array_equal(index.leaves[index.cell_leaves], index.cells)
-    assert index.cell_leaves[-1] == len(index.leaves) - 1
+    assert (index.leaf_keys[0], index.leaf_keys[-1]) == (0, m)
+    assert (np.diff(index.leaf_keys) > 0).all()
+    assert (index.cell_keys[0], index.cell_keys[-1]) == (0, m)
+    assert (np.diff(index.cell_keys) >= 0).all()
+    assert len(index.cell_keys) == len(index.cell_leaves) == index.manifest.cells + 1
+    np.testing.assert_array_equal(index.leaf_keys[index.cell_leaves], index.cell_keys)
+    assert index.cell_leaves[-1] == len(index.leaf_keys) - 1
 
 
 def test_manifest_counts_leaves_and_keys(index):
-    assert index.manifest.leaves == len(index.leaves) - 1
-    assert index.manifest.keys == len(index.ids(0, index.manifest.keys)) == index.copies[-1]
-    assert index.manifest.distinct == len(index.keys(0, index.manifest.distinct)) == len(index.counts)
+    assert index.manifest.leaves == len(index.leaf_keys) - 1
+    assert index.manifest.keys == len(index.ids(0, index.manifest.keys)) == index.key_patches[-1]
+    assert index.manifest.distinct == len(index.keys(0, index.manifest.distinct)) == len(index.multiplicity)
 
 
 def test_keys_are_distinct_in_their_stratum(case, index):
-    edges = index.cells[index.strata_cells]
+    edges = index.cell_keys[index.stratum_cells]
     keys = index.keys(0, index.manifest.distinct)
     for start, stop in pairwise(edges):
         assert len(np.unique(keys[start:stop], axis=0)) == stop - start
-    assert (index.counts > 0).all()
+    assert (index.multiplicity > 0).all()
     if case.equal:
         assert index.manifest.distinct < index.manifest.keys
 
@@ -186,19 +185,19 @@ def test_keys_are_distinct_in_their_stratum(case, index):
 def test_patches_of_a_key_are_in_order(index):
     ids = index.ids(0, index.manifest.keys).tolist()
     assert len({tuple(row) for row in ids}) == len(ids)
-    for start, stop in pairwise(index.copies):
+    for start, stop in pairwise(index.key_patches):
         assert ids[start:stop] == sorted(ids[start:stop])
 
 
 def test_patches_of_a_key_are_told_one_by_one(index):
-    for key, (start, stop) in enumerate(pairwise(index.copies.tolist())):
+    for key, (start, stop) in enumerate(pairwise(index.key_patches.tolist())):
         if key % 7 == 0 or key == index.manifest.distinct - 1:
-            assert index.patches_of(key) == (start, stop)
+            assert index.patch_range(key) == (start, stop)
 
 
 def test_neighbours_have_the_keys_of_each_cell(index):
     keys = to_search(index.packed_keys.rows(0, index.manifest.distinct), index.quantization)
-    for cell, (start, stop) in enumerate(pairwise(index.cells)):
+    for cell, (start, stop) in enumerate(pairwise(index.cell_keys)):
         # In the order of the keys, since a key is named by its cell and its place there.
         np.testing.assert_array_equal(keys_of_cell(index.neighbours, cell), keys[start:stop])
     index.neighbours.nprobe = index.neighbours.nlist
@@ -215,7 +214,7 @@ def test_shards_are_as_many_as_are_there(case, whole):
 def test_moments_of_leaves_are_those_of_the_stored_keys(index):
     keys, targets, _ = everything(index)
     rotated = (keys.astype(float) - index.basis.mean) @ index.basis.axes.astype(float)
-    expected = moments_oracle(rotated, targets, index.copies[index.leaves].tolist())
+    expected = moments_oracle(rotated, targets, index.key_patches[index.leaf_keys].tolist())
     # A coordinate is a sum of P products in float32: off by some EPS of the length of a key.
     off = 4 * np.sqrt(index.patch_length) * EPS * np.linalg.norm(rotated, axis=1).max()
     spread = np.ptp(rotated, axis=0).max()
@@ -239,10 +238,10 @@ def test_keys_and_targets_are_those_of_the_image_at_the_ids(case, index):
 
 
 def test_cells_keep_to_their_stratum(case, index):
-    assert index.manifest.strata == len(index.strata) == len(index.strata_cells) - 1
+    assert index.manifest.strata == len(index.strata) == len(index.stratum_cells) - 1
     assert (index.manifest.strata > 1) == case.name.startswith("strata")
     _, _, ids = everything(index)
-    edges = index.copies[index.cells[index.strata_cells]]
+    edges = index.key_patches[index.cell_keys[index.stratum_cells]]
     for stratum, (start, stop) in enumerate(pairwise(edges)):
         for k, row, column in ids[start:stop].tolist():
             if case.name.startswith("strata"):
@@ -275,12 +274,14 @@ def test_cells_and_leaves_stay_as_they_were_cut(case, whole, rest):
     def counts(edges):
         return [int(np.sum((start <= numbers) & (numbers < stop))) for start, stop in pairwise(edges)]
 
-    in_leaves = counts(whole.copies[whole.leaves])
-    np.testing.assert_array_equal(np.diff(rest.copies[rest.leaves]), [n for n in in_leaves if n])
-    np.testing.assert_array_equal(np.diff(rest.copies[rest.cells]), counts(whole.copies[whole.cells]))
+    in_leaves = counts(whole.key_patches[whole.leaf_keys])
+    np.testing.assert_array_equal(np.diff(rest.key_patches[rest.leaf_keys]), [n for n in in_leaves if n])
+    np.testing.assert_array_equal(
+        np.diff(rest.key_patches[rest.cell_keys]), counts(whole.key_patches[whole.cell_keys])
+    )
     left = [sum(n > 0 for n in in_leaves[first:end]) for first, end in pairwise(whole.cell_leaves)]
     np.testing.assert_array_equal(np.diff(rest.cell_leaves), left)
-    np.testing.assert_array_equal(rest.strata_cells, whole.strata_cells)
+    np.testing.assert_array_equal(rest.stratum_cells, whole.stratum_cells)
 
 
 def test_the_same_over_many_shards(tmp_path, monkeypatch):
@@ -288,11 +289,12 @@ def test_the_same_over_many_shards(tmp_path, monkeypatch):
     expected = case.build(tmp_path / "one")
     monkeypatch.setattr("lemmse.index.storage.zarr_store.SHARD", 64)
     monkeypatch.setattr("lemmse.index.storage.zarr_store.CHUNK", 16)
+    monkeypatch.setattr("lemmse.index.ranges.CHUNK", 16)
     whole = case.build(tmp_path / "many")
     view, expected_view = (leave_out(index, np.array(case.held_out)) for index in (whole, expected))
     for found, wanted in ((whole, expected), (view, expected_view)):
-        np.testing.assert_array_equal(found.leaves, wanted.leaves)
-        np.testing.assert_array_equal(found.counts, wanted.counts)
+        np.testing.assert_array_equal(found.leaf_keys, wanted.leaf_keys)
+        np.testing.assert_array_equal(found.multiplicity, wanted.multiplicity)
         for a, b in zip(everything(found), everything(wanted), strict=True):
             np.testing.assert_array_equal(a, b)
         assert_same_lists(found.neighbours, wanted.neighbours)
@@ -304,7 +306,7 @@ def test_without_no_image_is_the_index(whole):
     view = leave_out(whole, np.array([], np.int64))
     for a, b in zip(everything(view), everything(whole), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(view.leaves, whole.leaves)
+    np.testing.assert_array_equal(view.leaf_keys, whole.leaf_keys)
     assert_same_lists(view.neighbours, whole.neighbours)
 
 

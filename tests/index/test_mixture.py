@@ -147,7 +147,7 @@ def test_an_index_has_the_mixture_of_its_patches(tmp_path):
     mean = weights @ mixture.means
     apart = mixture.means - mean
     covariance = np.einsum("g,gpq->pq", weights, covariances(mixture)) + (weights * apart.T) @ apart
-    keys = index.keys(0, index.manifest.distinct).repeat(index.counts, axis=0).astype(np.float64)
+    keys = index.keys(0, index.manifest.distinct).repeat(index.multiplicity, axis=0).astype(np.float64)
     np.testing.assert_allclose(mean, keys.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(covariance, np.cov(keys.T, bias=True), atol=1e-3)
 

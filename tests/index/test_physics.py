@@ -14,7 +14,7 @@ from lemmse.contract.errors import DataLoss, InvalidArgument, NotFound
 from lemmse.index.images.stack import Images
 from lemmse.index.physics import PHYSICS, PRE_INVERSES, InverseProblem, whitening
 from lemmse.index.physics.blur import Blur
-from lemmse.index.physics.inpaint import Random
+from lemmse.index.physics.inpaint import Centre, Random
 from lemmse.index.physics.noise import CONDITION_LIMIT
 from tests.support.oracle import patch
 
@@ -88,7 +88,7 @@ def dense_physics(spec, files):
         return dense_gaussian(0.6, SHAPE)
     if parameter == "center:3":
         mask = np.ones(SHAPE[:2])
-        mask[1:4, 1:4] = 0
+        mask[2:5, 1:4] = 0
         return dense_mask(mask, SHAPE)
     assert parameter == "random:40:3"
     return dense_mask(Random(40, 3).observed(*SHAPE[:2]), SHAPE)
@@ -225,6 +225,25 @@ def test_any_real_type_is_taken_and_its_values_kept(case, dtype):
         np.testing.assert_array_equal(result, apply(x.astype(np.float64)))
         assert result is x or result.dtype == np.float64
     np.testing.assert_array_equal(x, original)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 15])
+@pytest.mark.parametrize("height", [15, 16, 32])
+@pytest.mark.parametrize("width", [15, 17, 32])
+def test_the_square_of_inpainting_is_the_papers(side, height, width):
+    rows = {height // 2 - side // 2 + i for i in range(side)}
+    columns = {width // 2 - side // 2 + i for i in range(side)}
+    expected = [
+        [row not in rows or column not in columns for column in range(width)] for row in range(height)
+    ]
+    np.testing.assert_array_equal(Centre(side).observed(height, width), expected)
+
+
+def test_a_square_of_15_in_32_misses_9_to_23():
+    problem = InverseProblem.parse("inpaint:center:15", "mask")
+    missing = np.argwhere(problem.scale((32, 32, 1))[..., 0] == 0)
+    assert (missing.min(axis=0).tolist(), missing.max(axis=0).tolist()) == ([9, 9], [23, 23])
+    assert len(missing) == 15**2
 
 
 def test_what_is_masked_may_be_anything():

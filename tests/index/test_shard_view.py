@@ -38,35 +38,37 @@ def test_sections_are_the_index(index, sections):
 def test_a_section_is_counted_from_0(index, sections):
     for section in sections:
         manifest = section.manifest
-        assert section.cells[-1] == section.leaves[-1] == manifest.distinct == len(section.counts)
-        assert section.cell_leaves[-1] == len(section.leaves) - 1 == manifest.leaves
-        assert section.copies[-1] == manifest.keys
-        assert section.strata_cells[-1] == len(section.cells) - 1 == manifest.cells
+        assert (
+            section.cell_keys[-1] == section.leaf_keys[-1] == manifest.distinct == len(section.multiplicity)
+        )
+        assert section.cell_leaves[-1] == len(section.leaf_keys) - 1 == manifest.leaves
+        assert section.key_patches[-1] == manifest.keys
+        assert section.stratum_cells[-1] == len(section.cell_keys) - 1 == manifest.cells
 
 
 def test_patches_of_a_key_are_told_one_by_one(sections):
     for section in sections:
         for key in (0, section.manifest.distinct // 2, section.manifest.distinct - 1):
-            assert section.patches_of(key) == tuple(section.copies[key : key + 2])
+            assert section.patch_range(key) == tuple(section.key_patches[key : key + 2])
 
 
 def test_keys_keep_their_stratum(index, sections):
-    stratum = np.repeat(np.arange(len(index.strata)), np.diff(index.cells[index.strata_cells]))
+    stratum = np.repeat(np.arange(len(index.strata)), np.diff(index.cell_keys[index.stratum_cells]))
     for section in sections:
-        own = np.repeat(np.arange(len(index.strata)), np.diff(section.cells[section.strata_cells]))
+        own = np.repeat(np.arange(len(index.strata)), np.diff(section.cell_keys[section.stratum_cells]))
         first = section.first_key
         np.testing.assert_array_equal(own, stratum[first : first + len(own)])
 
 
 def test_sections_hold_about_as_much(index):
     sizes = [section.manifest.distinct for section in split_shards(index, 2)]
-    edges = index.shard_edges()[0]
+    edges = index.shard_offsets()[0]
     assert max(sizes) - min(sizes) <= np.diff(edges).max()
 
 
 def test_another_process_reads_the_same(index):
     for section in split_shards(index, 2):
-        assert section.leaves.size  # what was read stays behind
+        assert section.leaf_keys.size  # what was read stays behind
         sent = pickle.dumps(section)
         assert len(sent) < len(pickle.dumps(section.manifest)) + 1000
         for a, b in zip(everything(pickle.loads(sent)), everything(section), strict=True):

@@ -28,10 +28,12 @@ class _Lazy(NamedTuple):
 
 
 _COMMANDS = {
-    "build": _Lazy("lemmse.builder.cli:build", "Build an index from images."),
-    "calibrate": _Lazy("lemmse.builder.cli:calibrate", "Measure hybrid against exact on held-out images."),
+    "build": _Lazy("lemmse.builder.build:build", "Build an index from images."),
+    "calibrate": _Lazy(
+        "lemmse.builder.calibrate:calibrate", "Measure hybrid against exact on held-out images."
+    ),
     "demo": _Lazy("lemmse.client.demo:demo", "Build, serve and reconstruct photographs; draw the result."),
-    "inspect": _Lazy("lemmse.builder.cli:inspect", "Describe an index, and verify it."),
+    "inspect": _Lazy("lemmse.builder.inspect:inspect", "Describe an index, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),
     "serve": _Lazy("lemmse.server.cli:serve", "Serve indexes over gRPC."),
 }

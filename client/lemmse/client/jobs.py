@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lemmse.client.files import SUFFIXES
 from lemmse.contract.errors import AlreadyExists, InvalidArgument, NotFound
+from lemmse.index.images.files import SUFFIXES
 
 __all__ = ["Job", "plan"]
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from lemmse.client.connecting import SCHEME, connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
-from lemmse.client.files import as_stored, read, read_array, write
 from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
 from lemmse.client.progress import report_progress
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.results import Result
+from lemmse.index.images.files import as_stored, read, read_array, write
 
 __all__ = ["reconstruct"]
 

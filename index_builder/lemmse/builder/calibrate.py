@@ -1,174 +1,74 @@
-"""Measure what hybrid gives for its work: against the exact sum, on images that were held out."""
+"""The command `lemmse calibrate`."""
 
-import time
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryFile
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+import click
+from rich.console import Console
 
-from lemmse.builder.held_out import hold_out
-from lemmse.estimator import Want, never
-from lemmse.estimator.image_queries import WhitenedQueries
-from lemmse.estimator.local import LocalBackend
-from lemmse.estimator.method import Method
-from lemmse.index import Index
-from lemmse.index.progress import Progress
-from lemmse.index.sources import intensities
-from lemmse.index.storage.calibration_record import Calibration
+from lemmse.builder.tables import comparison_table, cost_table, picture_table
+from lemmse.calibration import calibrate_index
+from lemmse.client.progress import report_progress
+from lemmse.contract.errors import InvalidArgument
+from lemmse.index import Index, open_index
+from lemmse.index.storage import Pictures
 
-__all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
+__all__ = ["calibrate"]
 
-SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-"""The noise levels of the paper, and one between where the posterior changes most."""
-THRESHOLDS = (
-    0.0,
-    -1.0,
-    -2.0,
-    -2.5,
-    -3.0,
-    -3.25,
-    -3.5,
-    -3.75,
-    -4.0,
-    -4.25,
-    -4.5,
-    -5.0,
-    -5.5,
-    -6.0,
-    -8.0,
-    -10.0,
+
+@click.command()
+@click.argument("indexes", metavar="INDEX...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the images, patches and noise.",
 )
-"""From little work to much."""
-_Row = tuple[float, ...]
-_IMAGES = 16
-_QUERIES = 1024
-_LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 2048
-"""Up to this σ few patches make all of the difference, so that many of many images must be seen."""
-_LOW_NOISE_MARGIN = 0.75
-"""And there a threshold promises what one higher by this was seen to reach: a sample may hold none of the few
-patches that decide."""
-_ENOUGH_DB = 80.0
-"""Agreement beyond which nobody asks for more: the rest of a row is not measured."""
-_FEW_KEYS = 4096
-"""Keys that are soon summed. Beyond them, and a 16th of all, the exact sum is near: a row ends there."""
-_QUANTILE = 0.98
-"""Share of pixels whose error the scaled estimate covers: more than the 95 % that are promised."""
-_ROUNDING = 1e-5
-"""Errors below are those of float32."""
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the curves in JSON, a line for each index, and report progress on stderr in lines of JSON.",
+)
+def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
+    """Measure mode hybrid and the best pictures on held-out images, and store the result in the index.
 
-
-def calibrate(
-    index: Index,
-    *,
-    seed: int = 0,
-    sigmas: Sequence[float] = SIGMAS,
-    progress: Progress = lambda stage, done, total: None,
-) -> Calibration:
-    """Measure hybrid against exact on patches of images that are taken out of the index for it.
-
-    Parameters
-    ----------
-    index : Index
-        The index; it is not changed.
-    seed : int
-        Seed of the choice of images and patches, and of the noise.
-    sigmas : sequence of float
-        Noise standard deviations to measure at, ascending.
-    progress : callable
-        Called as `progress(stage, done, total)`.
-
-    Raises
-    ------
-    InvalidArgument
-        The index has too few images to hold one out.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from lemmse.index import build, open_index
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> np.save(f"{folder.name}/images.npy", np.random.default_rng(0).random((4, 8, 8)))
-    >>> index = open_index(build([f"{folder.name}/images.npy"], f"{folder.name}/index"))
-    >>> curve = calibrate(index, sigmas=[0.1, 1])
-    >>> curve.plan(sigma=0.5, accuracy_db=50).accuracy_db >= 50
-    True
-    >>> folder.cleanup()
+    Some training images are held out for the measurement, those of a file of up to 64 images together. Mode
+    hybrid is compared with the sum over all keys on their patches, at noise levels from 0.001 to 1; and the
+    images are reconstructed in several ways, at noise levels from 0.02 to 0.8, for --quality best. Several
+    indexes of the same training images are compared with each other.
     """
-    rng = np.random.default_rng(seed)
-    view, numbers = hold_out(index, rng, _IMAGES)
-    progress("calibrate", 0, len(sigmas))
-    local = LocalBackend(view, torch.device("cpu"))
-    stack = index.images()
-    images = [intensities(stack[k]) for k in numbers]
-    _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # what is compiled once must not count
-    rows = []
-    for done, sigma in enumerate(sigmas):
-        count = _LOW_NOISE_QUERIES if sigma <= _LOW_NOISE else _QUERIES
-        rows.append(_row(local, images, sigma, rng, count // len(images), THRESHOLDS))
-        progress("calibrate", done + 1, len(sigmas))
-    queries, accuracy, touched, cost, scale, overlap_scale = zip(*rows, strict=True)
-    return Calibration(
-        images=len(images),
-        queries=queries,
-        sigmas=tuple(sigmas),
-        thresholds=THRESHOLDS,
-        accuracy_db=accuracy,
-        keys_touched=touched,
-        cost=cost,
-        error_scale=scale,
-        overlap_error_scale=overlap_scale,
-    )
-
-
-def _row(
-    local: LocalBackend,
-    images: Sequence[NDArray[np.float32]],
-    sigma: float,
-    rng: np.random.Generator,
-    of_each: int,
-    thresholds: Sequence[float],
-) -> tuple[int, _Row, _Row, _Row, _Row, _Row]:
-    """Number of patches; agreement, keys touched, cost and both error scales for each threshold, at one σ.
-
-    `of_each` is how many patches to take of an image that has as many.
-    """
-    channels = local.index.manifest.channels
-    patches = []
-    for x in images:
-        clean = local.index.problem.measure(x)
-        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(*x.shape[:2], channels)
-        n = rng.permutation(x.shape[0] * x.shape[1])[:of_each]
-        patches.append(WhitenedQueries(local, y, sigma).queries(np.sort(n)))
-    u, stratum = (np.concatenate(parts) for parts in zip(*patches, strict=True))
-
-    def run(method: Method, want: Want) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-        """Means and errors of all patches, keys touched, and the time it took."""
-        start = time.perf_counter()
-        sums = local.whitened_sums(u, stratum, sigma, method, want, never)
-        seconds = time.perf_counter() - start
-        posterior = sums.posterior(channels)
-        return posterior.mean.numpy(), posterior.error.numpy(), float(sums.touched.double().mean()), seconds
-
-    # One patch whose error is beyond what was estimated reaches all pixels of it.
-    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_size**2
-    most_keys = max(_FEW_KEYS, local.keys.count / 16)
-    exact, _, _, exact_seconds = run(Method("exact"), Want())
-    columns: list[tuple[float, float, float, float, float]] = []
-    for threshold in thresholds:
-        if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
-            columns.append(columns[-1])
+    opened = [open_index(folder) for folder in indexes]
+    for index in opened:
+        _require_writable(index)
+    measured: dict[str, Pictures] = {}
+    for index in opened:
+        with report_progress(as_json=as_json) as progress:
+            calibration, pictures = calibrate_index(index, seed=seed, progress=progress)
+        if pictures is not None:
+            measured[index.name] = pictures
+        if as_json:
+            content = {"index": index.name} | asdict(calibration)
+            content["pictures"] = None if pictures is None else asdict(pictures)
+            click.echo(json.dumps(content))
             continue
-        mean, error, keys, seconds = run(Method("hybrid", threshold=threshold), Want(error=True))
-        off = np.abs(mean - exact)
-        agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
-        factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
-        own, overlapped = np.quantile(factors, [_QUANTILE, overlapping]).tolist()
-        columns.append((float(agreement), keys, seconds / exact_seconds, own, overlapped))
-    seen, touched, cost, scale, overlap_scale = zip(*columns, strict=True)
-    margin = _LOW_NOISE_MARGIN if sigma <= _LOW_NOISE else 0.0
-    promised = [
-        max([seen[0], *(seen[i] for i, more in enumerate(thresholds[: k + 1]) if more >= threshold + margin)])
-        for k, threshold in enumerate(thresholds)
-    ]
-    return len(u), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale
+        Console().print(cost_table(index.name, calibration))
+        if pictures is not None:
+            Console().print(picture_table(index.name, pictures))
+    if len(measured) > 1 and len({index.manifest.digest for index in opened}) == 1 and not as_json:
+        Console().print(comparison_table(measured))
+
+
+def _require_writable(index: Index) -> None:
+    """Raise InvalidArgument if the result could not be written, before the measurement."""
+    try:
+        with TemporaryFile(dir=index.folder):
+            pass
+    except OSError as error:
+        raise InvalidArgument.of(
+            "INDEX", f"expected an index to write to, got {index.folder}: {error.strerror}"
+        ) from error

@@ -1,6 +1,6 @@
-"""Do the parts of a build on Dask workers: processes of this machine, or those of any cluster.
+"""Run the tasks of a build on Dask workers: processes of this machine, or of a cluster.
 
-Every worker reads and writes the folder that the build works in, so all of them must see it under one path.
+Every worker reads and writes the folder of the build, and must see it under the same path.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +11,15 @@ from typing import Any
 import faiss
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.index.building import Part, Run, do
+from lemmse.index.building import Runner, Task, run_task
 from lemmse.index.dask_workers import addresses, connect, distributed
 
 __all__ = ["on_local_workers", "on_scheduler"]
 
 
 @contextmanager
-def on_local_workers(count: int) -> Iterator[Run]:
-    """Start so many processes, which share the cores, and end them after the block.
+def on_local_workers(count: int) -> Iterator[Runner]:
+    """Start worker processes that share the cores; return a runner on them; end them after the block.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def on_local_workers(count: int) -> Iterator[Run]:
         dask.LocalCluster(
             n_workers=count,
             threads_per_worker=1,
-            memory_limit=0,  # --memory is what bounds it
+            memory_limit=0,  # --memory is the limit
             dashboard_address=None,
             env={name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         ) as cluster,
@@ -44,8 +44,8 @@ def on_local_workers(count: int) -> Iterator[Run]:
 
 
 @contextmanager
-def on_scheduler(address: str) -> Iterator[Run]:
-    """Use the workers of a cluster.
+def on_scheduler(address: str) -> Iterator[Runner]:
+    """Return a runner on the workers of a cluster.
 
     Raises
     ------
@@ -54,16 +54,16 @@ def on_scheduler(address: str) -> Iterator[Run]:
     NotFound
         No scheduler answers at the address.
     Unavailable
-        It has no worker.
+        The cluster has no worker.
     """
     with connect(address) as client:
         addresses(client)
         yield _run_on(client)
 
 
-def _run_on(client: Any) -> Run:
-    def run(folder: Path, parts: Sequence[Part], done: Callable[[], None]) -> None:
-        futures = client.map(do, [folder] * len(parts), parts, pure=False)
+def _run_on(client: Any) -> Runner:
+    def run(folder: Path, tasks: Sequence[Task], done: Callable[[], None]) -> None:
+        futures = client.map(run_task, [folder] * len(tasks), tasks, pure=False)
         try:
             for future in distributed("scheduler").as_completed(futures, loop=client.loop):
                 future.result()

@@ -1,11 +1,17 @@
 """Training images, their patches and the index that is built from them.
 
-In the order in which each uses the ones before: `images` (stacks of images, image files), `sources` (where
-training images come from), `physics` (the operators A and B and their noise), `patches` (translated training
-patches and their strata), `storage` (what lies on disk), `clustering` (cells, leaves and their summary
-statistics), `reading` (an opened index and its views), `building` (from sources to an index).
+The subpackages, each of which imports only those before it:
 
-Importing this package imports neither FAISS nor Zarr; what needs them is imported when it is asked for.
+    images       stacks of images, their symmetries, image files
+    sources      sources of training images
+    physics      the operators A and B and the noise
+    patches      translated training patches and their strata
+    storage      the index on disk
+    clustering   cells, leaves, the mixture and their summary statistics
+    reading      an opened index, its verification and views
+    building     from sources to an index
+
+FAISS, Zarr and Dask are imported only with `storage` and what follows it.
 """
 
 from importlib import import_module

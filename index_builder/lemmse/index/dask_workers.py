@@ -1,6 +1,6 @@
-"""The workers of a Dask cluster, which build an index or answer from it; Dask is loaded when it is needed.
+"""Workers of a Dask cluster, which build an index or hold its keys; Dask is imported on demand.
 
-They read the index's folder, so all of them must see it under one path.
+All workers must see the index folder under the same path.
 """
 
 from typing import Any
@@ -10,16 +10,16 @@ from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 __all__ = ["PATIENCE", "addresses", "connect", "distributed"]
 
 PATIENCE = 10.0
-"""Seconds to wait for a scheduler or a worker to be there."""
+"""Seconds to wait for a scheduler or a worker."""
 
 
 def distributed(argument: str) -> Any:
-    """The package dask.distributed, which an argument asks for.
+    """Return the package dask.distributed, which an argument needs.
 
     Raises
     ------
     InvalidArgument
-        It is not installed.
+        Dask is not installed.
     """
     try:
         import distributed
@@ -29,7 +29,7 @@ def distributed(argument: str) -> Any:
 
 
 def connect(address: str) -> Any:
-    """A Dask client of the scheduler at an address; a context manager.
+    """Return a Dask client of the scheduler at an address; it is a context manager.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def connect(address: str) -> Any:
     """
     dask = distributed("scheduler")
     try:
-        dask.comm.resolve_address(address)  # of a client that was never connected Dask cannot let go
+        dask.comm.resolve_address(address)  # first, since Dask cannot close a client that never connected
         return dask.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise NotFound(
@@ -49,12 +49,12 @@ def connect(address: str) -> Any:
 
 
 def addresses(client: Any) -> list[str]:
-    """Addresses of the workers of a Dask client's scheduler, of which there is one at least.
+    """Return the addresses of the workers of a Dask client's scheduler, at least one.
 
     Raises
     ------
     Unavailable
-        None is there, nor comes soon.
+        No worker connects within `PATIENCE`.
     """
     try:
         client.wait_for_workers(1, timeout=PATIENCE)

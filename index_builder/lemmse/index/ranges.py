@@ -1,22 +1,45 @@
-"""Groups that follow each other, taken some at a time."""
+"""Ranges of rows and of groups of rows, to process a bounded number at a time."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["split_ranges"]
+__all__ = ["CHUNK", "row_slices", "split_ranges"]
+
+CHUNK = 16_384
+"""Rows that are processed at a time, and rows of a chunk of a Zarr array."""
 
 
-def split_ranges(edges: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
-    """Ranges of whole groups: of so many items each at most, or of one group that has any.
+def row_slices(count: int, most: int | None = None) -> Iterator[slice]:
+    """Return slices that cover `count` rows in order, of at most `most` rows each, by default `CHUNK`.
+
+    Examples
+    --------
+    >>> list(row_slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = CHUNK if most is None else most
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+def split_ranges(offsets: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
+    """Return ranges of consecutive groups with at most `most` items each.
+
+    A group of more items is a range by itself. Empty groups at the end belong to the last range.
 
     Parameters
     ----------
-    edges : int, (G + 1,)
-        Group g holds the items edges[g] … edges[g + 1] − 1.
+    offsets : int, (G + 1,)
+        Group g holds the items offsets[g] … offsets[g + 1] − 1.
     most : int
-        Items of a range, but for a single group.
+        Largest number of items of a range of several groups.
+
+    Returns
+    -------
+    list of (int, int)
+        First group of each range, and the first group after it.
 
     Examples
     --------
@@ -26,11 +49,11 @@ def split_ranges(edges: NDArray[np.integer], most: int) -> list[tuple[int, int]]
     [(0, 2)]
     """
     firsts = [0]
-    while firsts[-1] < len(edges) - 1:
-        done = edges[firsts[-1]]
-        one = int(np.searchsorted(edges, done, side="right"))
-        several = int(np.searchsorted(edges, done + most, side="right")) - 1
-        firsts.append(min(max(one, several), len(edges) - 1))
-    while len(firsts) > 2 and edges[firsts[-2]] == edges[-1]:
-        del firsts[-2]  # what is left is empty, and belongs to those before
+    while firsts[-1] < len(offsets) - 1:
+        start = offsets[firsts[-1]]
+        one = int(np.searchsorted(offsets, start, side="right"))
+        several = int(np.searchsorted(offsets, start + most, side="right")) - 1
+        firsts.append(min(max(one, several), len(offsets) - 1))
+    while len(firsts) > 2 and offsets[firsts[-2]] == offsets[-1]:
+        del firsts[-2]  # the groups after it are empty
     return list(pairwise(firsts))

@@ -190,9 +190,9 @@ class Keys:
 
 def load_keys(index: Index, device: torch.device) -> Keys:
     """The keys and targets of an index: on the CPU mapped, not read, before they are asked for."""
-    strata = index.cells[index.strata_cells]
+    strata = index.cell_keys[index.stratum_cells]
     # Patches are counted by leaf: a stratum ends with one.
-    leaves = np.searchsorted(index.leaves, strata)
+    leaves = np.searchsorted(index.leaf_keys, strata)
     return Keys(
         quantization=index.quantization,
         packed=index.packed_keys,

@@ -58,7 +58,7 @@ class LocalBackend(Backend):
     @cached_property
     def neighbours(self) -> Neighbours:
         """The search of topk, made when it is first asked for."""
-        return Neighbours(self.index.neighbours, self.index.quantization, self.index.strata_cells)
+        return Neighbours(self.index.neighbours, self.index.quantization, self.index.stratum_cells)
 
     @cached_property
     def extent(self) -> Extent:

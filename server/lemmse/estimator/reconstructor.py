@@ -478,7 +478,7 @@ class Reconstructor:
 
     def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
         """The training patches that have a key, of which each has this weight, `most` at most."""
-        start, stop = self.index.patches_of(key)
+        start, stop = self.index.patch_range(key)
         copies = start, min(stop, start + most)
         symmetries = self.index.symmetries(*copies).tolist()
         for (image, row, column), symmetry in zip(self.index.ids(*copies).tolist(), symmetries, strict=True):

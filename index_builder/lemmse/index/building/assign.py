@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from lemmse.index.building.key_model import KeyModel
 from lemmse.index.clustering import cells
 from lemmse.index.clustering.distinct import first_equal
-from lemmse.index.patches.block import Patches
-from lemmse.index.storage import zarr_store
+from lemmse.index.patches.block import PatchBlock
+from lemmse.index.ranges import row_slices
 from lemmse.index.storage.durable import sync
 from lemmse.index.storage.quantization import quantizations
 
@@ -17,49 +17,49 @@ __all__ = ["Assignment", "assign"]
 
 
 class Assignment:
-    """The patches of a block by cell, as they lie in a folder.
+    """The patches of a block sorted by cell, in files.
 
     Parameters
     ----------
     folder : Path
-        The folder.
+        Folder of the files.
     block : int
         Number of the block.
     """
 
     def __init__(self, folder: Path, block: int) -> None:
-        self._edges = folder / f"{block:06}.edges.npy"
+        self._offsets = folder / f"{block:06}.offsets.npy"
         self._rows = folder / f"{block:06}.rows.npy"
         self._fits = folder / f"{block:06}.fits.npy"
 
     @property
-    def done(self) -> bool:
-        """Whether it is there."""
-        return self._edges.exists()
+    def complete(self) -> bool:
+        """Whether the files are written."""
+        return self._offsets.exists()
 
     @property
-    def edges(self) -> NDArray[np.int64]:
+    def offsets(self) -> NDArray[np.int64]:
         """First place of each cell, and the number of patches of the block, (n + 1,)."""
-        edges: NDArray[np.int64] = np.load(self._edges)
-        return edges
+        offsets: NDArray[np.int64] = np.load(self._offsets)
+        return offsets
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Numbers in the block of the patches at places start … stop − 1, those of one cell ascending."""
+        """Return the numbers of the patches at places start … stop − 1; they ascend in each cell."""
         rows = np.load(self._rows, mmap_mode="r")[start:stop]
         return np.asarray(rows, np.int64)
 
     @property
     def fits(self) -> NDArray[np.bool_]:
-        """Which of the quantizations the keys of the block fit."""
+        """Which of `quantizations` fit the keys of the block."""
         fits: NDArray[np.bool_] = np.load(self._fits)
         return fits
 
     def write(self, cell: NDArray[np.int64], count: int, fits: NDArray[np.bool_]) -> None:
-        """Store the cell of each patch, of so many cells, and which quantizations fit."""
+        """Write the cell of each patch, out of `count` cells, and which quantizations fit."""
         order = np.argsort(cell, kind="stable")
-        edges = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
-        parts = ((self._fits, fits), (self._rows, order.astype(np.uint32)), (self._edges, edges))
-        for path, array in parts:  # the edges last
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
+        arrays = ((self._fits, fits), (self._rows, order.astype(np.uint32)), (self._offsets, offsets))
+        for path, array in arrays:  # the offsets last: they mark the assignment as complete
             staged = path.with_suffix(".new")
             with staged.open("wb") as file:
                 np.save(file, array)
@@ -67,23 +67,22 @@ class Assignment:
             staged.replace(path)
 
 
-def assign(patches: Patches, groundwork: KeyModel) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The cell of each patch, (len(patches),), and which of the quantizations fit all their keys."""
+def assign(patches: PatchBlock, model: KeyModel) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the cell of each patch, (len(patches),), and which of `quantizations` fit all their keys."""
     cell = np.empty(len(patches), np.int64)
-    possible = quantizations(patches.p**2)
-    fits = np.ones(len(possible), np.bool_)
+    candidates = quantizations(patches.p**2)
+    fits = np.ones(len(candidates), np.bool_)
     by_stratum = np.argsort(patches.stratum, kind="stable")
-    for start in range(0, len(patches), zarr_store.CHUNK):
-        rows = by_stratum[start : start + zarr_store.CHUNK]
+    for chunk in row_slices(len(patches)):
+        rows = by_stratum[chunk]
         v, stratum = patches.keys(rows), patches.stratum[rows]
         fits &= np.array(
-            [still and quantization.fits(v) for still, quantization in zip(fits, possible, strict=True)]
+            [still and quantization.fits(v) for still, quantization in zip(fits, candidates, strict=True)]
         )
-        # Of equal keys one is looked up.
-        first = first_equal(v, stratum)
+        first = first_equal(v, stratum)  # equal keys are searched once
         for number in np.unique(stratum):
             own = np.flatnonzero((stratum == number) & (first == np.arange(len(rows))))
-            begin, end = groundwork.strata_cells[number : number + 2]
-            cell[rows[own]] = begin + cells.nearest(v[own], groundwork.centroids[begin:end])
+            begin, end = model.stratum_cells[number : number + 2]
+            cell[rows[own]] = begin + cells.nearest(v[own], model.centroids[begin:end])
         cell[rows] = cell[rows[first]]
     return cell, fits

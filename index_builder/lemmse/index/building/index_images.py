@@ -1,8 +1,8 @@
-"""The training images of an index, as a source of images."""
+"""The training images of an index as a source."""
 
 from dataclasses import dataclass
 
-from lemmse.index.reading.index import Index
+from lemmse.index.reading import Index
 from lemmse.index.sources import Image
 
 __all__ = ["IndexImages"]
@@ -10,7 +10,7 @@ __all__ = ["IndexImages"]
 
 @dataclass(frozen=True)
 class IndexImages:
-    """The training images that an index holds, with the labels that they had."""
+    """The training images of an index, with their labels."""
 
     index: Index
 
@@ -20,7 +20,7 @@ class IndexImages:
         return str(self.index.folder)
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return self.index.manifest.images
 
     def __getitem__(self, k: int) -> Image:
@@ -28,5 +28,5 @@ class IndexImages:
         return self.index.image(range(len(self))[k])
 
     def label(self, k: int) -> str:
-        """Tell where image k came from."""
+        """Return the origin of image k."""
         return self.index.labels[k]

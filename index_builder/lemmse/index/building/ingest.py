@@ -1,4 +1,4 @@
-"""Take the training images in: read every source once, check it, and store the pixels."""
+"""Ingest training images: read every source once, check the images, and store the pixels."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,41 +10,41 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from lemmse.index.progress import Progress
+from lemmse.index.callbacks import Progress
 from lemmse.index.sources import Image, ImageSource, intensities, iterate
 from lemmse.index.storage import zarr_store
 
 __all__ = ["Ingested", "ingest"]
 
-FLOAT = np.dtype(np.float32)
+_FLOAT = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What was read."""
+    """A summary of ingested images."""
 
     dtype: str
-    """Element type of the stored images; that of the source, or float32 where several were mixed."""
+    """Element type of the stored images: that of the source, or float32 if there are several."""
     channels: int
     digest: str
-    """SHA-256 over dtype, pixels and sizes."""
+    """SHA-256 of dtype, pixels and sizes."""
     sizes: NDArray[np.int64]
-    """Heights and widths, (K, 2)."""
+    """Heights and widths of the images, (K, 2)."""
     labels: list[str]
-    """Where each image came from."""
+    """Origin of each image."""
 
 
 def ingest(source: ImageSource, count: int, group: zarr.Group | None, progress: Progress) -> Ingested:
-    """Read the first `count` images, one at a time, and store them in a group, if there is one."""
+    """Read the first `count` images, one at a time, and store them in a group, unless it is None."""
     first = source[0].dtype
     try:
         return _ingest(source, count, first, group, progress)
-    except _SeveralTypes:
-        return _ingest(source, count, FLOAT, group, progress)
+    except _MixedTypes:
+        return _ingest(source, count, _FLOAT, group, progress)
 
 
-class _SeveralTypes(Exception):
-    """The images are not all of one type."""
+class _MixedTypes(Exception):
+    """The images have several element types."""
 
 
 def _ingest(
@@ -58,8 +58,8 @@ def _ingest(
         progress("read images", 0, count)
         for image, label in islice(iterate(source), count):
             if image.dtype != dtype:
-                if dtype != FLOAT:
-                    raise _SeveralTypes
+                if dtype != _FLOAT:
+                    raise _MixedTypes
                 image = intensities(image)
             rows = np.ascontiguousarray(image).reshape(-1, image.shape[2])
             digest.update(rows.tobytes())

@@ -1,4 +1,4 @@
-"""What all keys are sorted by, from samples of them: the cells and the principal axes; and the mixture."""
+"""The key model, fitted to samples of the keys: cells, principal axes and the Gaussian mixture."""
 
 from dataclasses import dataclass, fields
 
@@ -6,38 +6,40 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from lemmse.index.callbacks import Progress
 from lemmse.index.clustering import cells
 from lemmse.index.clustering.distinct import first_equal
 from lemmse.index.clustering.mixture import Mixture, fit_mixture
 from lemmse.index.clustering.moments import Basis
 from lemmse.index.patches.corpus import Corpus
-from lemmse.index.progress import Progress
 from lemmse.index.ranges import split_ranges
 from lemmse.index.storage import zarr_store
 
 __all__ = ["KeyModel", "fit_key_model"]
 
 _BASIS_SAMPLE = 1 << 17
-"""Keys that the principal axes are taken from, at most."""
+"""Largest sample for the principal axes."""
 _LEAST_PER_CELL = 39
-"""Below, FAISS warns: where memory holds no more keys, there are fewer cells."""
+"""Sampled keys for each cell below which FAISS warns; if memory limits the sample, there are fewer cells."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyModel:
-    """What must be known of all keys before one is put in its place."""
+    """What is fitted to the keys before they are assigned to cells."""
 
     centroids: NDArray[np.float32]
-    """Of the cells of all strata, (n, P)."""
-    strata_cells: NDArray[np.int64]
+    """Centroids of the cells of all strata, (n, P)."""
+    stratum_cells: NDArray[np.int64]
     """First cell of each stratum, and n, (S + 1,)."""
     basis: Basis
+    """Principal axes of the keys."""
     mixture: Mixture | None
+    """Gaussian mixture; None unless A = B = I."""
 
     def write(self, group: zarr.Group) -> None:
-        """Store everything."""
+        """Write the model into the arrays of a version."""
         zarr_store.write(group, "cells/centroids", self.centroids)
-        zarr_store.write(group, "strata/cells", self.strata_cells)
+        zarr_store.write(group, "strata/cells", self.stratum_cells)
         for name, part in (("basis", self.basis), ("mixture", self.mixture)):
             if part is not None:
                 for field in fields(part):
@@ -45,18 +47,18 @@ class KeyModel:
 
     @classmethod
     def read(cls, group: zarr.Group) -> "KeyModel":
-        """What was stored."""
+        """Read the model from the arrays of a version."""
         mixture = zarr_store.read_group(group, "mixture")
         return cls(
             centroids=zarr_store.read_all(group, "cells/centroids"),
-            strata_cells=zarr_store.read_all(group, "strata/cells"),
+            stratum_cells=zarr_store.read_all(group, "strata/cells"),
             basis=Basis(**zarr_store.read_group(group, "basis")),
             mixture=Mixture(**mixture) if mixture else None,
         )
 
 
 def fit_key_model(corpus: Corpus, seed: int, most: int, progress: Progress) -> KeyModel:
-    """Group a sample of the keys of each stratum into cells, and find the principal axes of all.
+    """Fit the cells of each stratum, the principal axes of all keys and the mixture to samples of the keys.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def fit_key_model(corpus: Corpus, seed: int, most: int, progress: Progress) -> K
     seed : int
         Seed of the samples and the clustering.
     most : int
-        Keys to hold at a time.
+        Keys to hold in memory.
     """
     rng = np.random.default_rng(seed)
     wanted = [cells.SAMPLE_PER_CELL * cells.cell_count(count) for count in corpus.counts]
@@ -73,30 +75,31 @@ def fit_key_model(corpus: Corpus, seed: int, most: int, progress: Progress) -> K
     centroids: list[NDArray[np.float32]] = []
     progress("fit cells", 0, len(samples))
     for first, end in split_ranges(np.cumsum([0, *map(len, samples)]), most):
-        some = samples[first:end]
-        parts = np.split(corpus.keys(np.concatenate(some)), np.cumsum([len(rows) for rows in some])[:-1])
-        for stratum, v in enumerate(parts, first):
+        rows = samples[first:end]
+        keys = np.split(corpus.keys(np.concatenate(rows)), np.cumsum([len(own) for own in rows])[:-1])
+        for stratum, v in enumerate(keys, first):
             distinct = _distinct(v)
             count = cells.cell_count(round(corpus.counts[stratum] * len(distinct) / len(v)))
             if wanted[stratum] > most:
                 count = min(count, max(1, len(distinct) // _LEAST_PER_CELL))
             centroids.append(cells.fit(distinct, min(count, len(distinct)), seed))
         progress("fit cells", end, len(samples))
-    edges = np.cumsum([0, *map(len, centroids)])
+    stratum_cells = np.cumsum([0, *map(len, centroids)])
     mixture = None
     if corpus.problem.denoises:
         mixture = fit_mixture(corpus, seed, lambda done, total: progress("fit Gaussians", done, total))
     basis = _basis(corpus, rng, min(most, _BASIS_SAMPLE))
-    return KeyModel(np.concatenate(centroids), edges, basis, mixture)
+    return KeyModel(np.concatenate(centroids), stratum_cells, basis, mixture)
 
 
 def _basis(corpus: Corpus, rng: np.random.Generator, most: int) -> Basis:
-    """Principal axes of the distinct keys of all strata, from a sample."""
+    """Return the principal axes of a sample of the distinct keys of all strata."""
     rows = np.arange(len(corpus)) if len(corpus) <= most else np.unique(rng.integers(len(corpus), size=most))
     return Basis.of(_distinct(corpus.keys(rows)))
 
 
 def _distinct(v: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the distinct keys of v, in order."""
     first = first_equal(v, np.zeros(len(v), np.int64))
     distinct: NDArray[np.float32] = v[first == np.arange(len(v))]
     return distinct

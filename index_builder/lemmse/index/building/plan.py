@@ -1,4 +1,4 @@
-"""What a build was asked for: the same plan, for the same images, gives the same index."""
+"""The plan of a build: equal plans and images give equal indexes."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -16,12 +16,12 @@ _FILE = "plan.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """The arguments of a build, and what else its index depends on."""
+    """The arguments of a build, and what else the index depends on."""
 
-    kept: tuple[str, ...] = ()
-    """Sources of the images of the version that is added to."""
-    based_on: str | None = None
-    """That version."""
+    base_sources: tuple[str, ...] = ()
+    """Sources of the images of the version to update."""
+    base_version: str | None = None
+    """The version to update; None for a new index."""
     sources: tuple[str, ...]
     """Sources of the images to read."""
     patch_size: int
@@ -33,24 +33,24 @@ class BuildPlan:
     limit: int | None
     seed: int
     memory: int
-    """Bytes that a process of the build may hold."""
+    """Memory limit of a process of the build, in bytes."""
     version: str = ""
-    """Name of the version to make, chosen when the build begins."""
+    """Version to build, chosen when the build begins."""
     format: int = FORMAT
     lemmse: str = metadata.version("lemmse")
 
     def write(self, folder: Path) -> None:
-        """Note the plan in the folder of a build."""
+        """Write the plan into the folder of a build."""
         write_atomically(folder / _FILE, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> "BuildPlan | None":
-        """The plan that was noted in the folder of a build, if one was.
+        """Read the plan from the folder of a build; return None if there is none.
 
         Raises
         ------
         UnsupportedFormat
-            Another version of lemmse noted it.
+            Another version of lemmse wrote it.
         """
         try:
             content = json.loads((folder / _FILE).read_text())
@@ -61,15 +61,15 @@ class BuildPlan:
                 f"expected an unfinished build of format {FORMAT} in {folder}, got one of format "
                 f"{content.get('format')} by lemmse {content.get('lemmse')}; remove that folder to begin anew"
             )
-        return cls(**content | {name: tuple(content[name]) for name in ("kept", "sources")})
+        return cls(**content | {name: tuple(content[name]) for name in ("base_sources", "sources")})
 
     def require_same(self, unfinished: "BuildPlan", folder: Path) -> None:
-        """Refuse to go on with a build that was asked for something else.
+        """Check that an unfinished build has the same plan.
 
         Raises
         ------
         InvalidArgument
-            An argument is not that of the unfinished build.
+            An argument differs from that of the unfinished build.
         """
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(unfinished, field.name)

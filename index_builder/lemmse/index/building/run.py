@@ -1,4 +1,4 @@
-"""Carry out a plan: each step takes up what was left of it."""
+"""Run a build plan: each step resumes what an interrupted build left."""
 
 import itertools
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.building.ingest import ingest
 from lemmse.index.building.plan import BuildPlan
-from lemmse.index.building.state import Part, Run, Work
+from lemmse.index.building.state import BuildState, Runner, Task
+from lemmse.index.callbacks import Progress
 from lemmse.index.physics import InverseProblem
-from lemmse.index.progress import Progress
 from lemmse.index.sources import ImageSource, concatenate, open_source
 from lemmse.index.storage import zarr_store
 from lemmse.index.storage.folder import (
@@ -25,7 +25,7 @@ from lemmse.index.storage.folder import (
     publish,
     staging,
 )
-from lemmse.index.storage.manifest import FORMAT, MANIFEST, Manifest, checksum
+from lemmse.index.storage.manifest import FORMAT, MANIFEST, FileEntry, Manifest, checksum
 
 __all__ = ["run_build"]
 
@@ -34,87 +34,104 @@ def run_build(
     out: Path,
     plan: BuildPlan,
     problem: InverseProblem,
-    before: list[ImageSource],
+    base: ImageSource | None,
     progress: Progress,
-    run: Run,
+    runner: Runner,
 ) -> Path:
-    """Do what a plan says, or what is left of it."""
-    with staging(out, update=plan.based_on is not None) as folder:
-        unfinished = BuildPlan.read(folder)
-        if unfinished is not None and is_published(out, unfinished.version):
-            clear(folder)  # all that was left of it was to remove this
-            unfinished = None
-        if unfinished is None:
-            plan = replace(plan, version=next_version(out))
-            plan.write(folder)
-        else:
-            plan = replace(plan, version=unfinished.version)
-            plan.require_same(unfinished, folder)
+    """Run a plan, or what is left of it, and return the index folder.
+
+    Parameters
+    ----------
+    out : Path
+        The index folder.
+    plan : BuildPlan
+        The plan; its version is chosen here.
+    problem : InverseProblem
+        The inverse problem of the plan.
+    base : ImageSource, optional
+        Images of the version to update, which precede those of the plan's sources.
+    progress : callable
+        Called as `progress(stage, done, total)`.
+    runner : callable
+        Runs the tasks of the passes over all patches.
+    """
+    with staging(out, update=plan.base_version is not None) as folder:
+        plan = _resume(out, plan, folder)
         if not (out / plan.version).exists():
-            source = concatenate([*before, *(open_source(spec) for spec in plan.sources)])
-            work = _ingest(folder, plan, problem, source, progress)
-            work.fit_key_model(progress)
-            _run(run, work, "assign patches", work.unassigned, len(work.corpus.blocks) - 1, progress)
-            _run(run, work, "arrange shards", work.unarranged, work.shards, progress)
-            _conclude(work)
+            added = [open_source(spec) for spec in plan.sources]
+            source = concatenate(added if base is None else [base, *added])
+            state = _ingest(folder, plan, problem, source, progress)
+            state.fit_key_model(progress)
+            blocks = len(state.corpus.blocks) - 1
+            _run(runner, state, "assign patches", state.assign_tasks(), blocks, progress)
+            _run(runner, state, "write shards", state.shard_tasks(), state.shards, progress)
+            _write_manifest(state)
         publish(folder, out, plan.version)
     return out
 
 
+def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
+    """Return the plan with its version: that of an unfinished build, or a new one."""
+    unfinished = BuildPlan.read(folder)
+    if unfinished is not None and is_published(out, unfinished.version):
+        clear(folder)  # interrupted before the folder was removed
+        unfinished = None
+    if unfinished is None:
+        plan = replace(plan, version=next_version(out))
+        plan.write(folder)
+    else:
+        plan = replace(plan, version=unfinished.version)
+        plan.require_same(unfinished, folder)
+    return plan
+
+
 def _ingest(
     folder: Path, plan: BuildPlan, problem: InverseProblem, source: ImageSource, progress: Progress
-) -> Work:
-    """Store the images, or see that those that were stored are the same."""
+) -> BuildState:
+    """Store the images, or check that those stored by an unfinished build are the same."""
     count = len(source) if plan.limit is None else min(plan.limit, len(source))
-    work = Work.open(folder)
-    if work is not None:
+    state = BuildState.open(folder)
+    if state is not None:
         images = ingest(source, count, None, progress)
-        if (images.digest, problem.digest) != (work.digest, work.problem_digest):
+        if (images.digest, problem.digest) != (state.digest, state.problem_digest):
             raise InvalidArgument.of(
                 "SOURCE",
                 f"expected what the unfinished build in {folder} began with, got others; "
                 "remove that folder to begin anew",
             )
-        return work
+        return state
     version_folder = folder / STAGED / plan.version
-    shutil.rmtree(version_folder, ignore_errors=True)  # what an ended build left of it
+    shutil.rmtree(version_folder, ignore_errors=True)  # left by an interrupted build
     version_folder.mkdir(parents=True)
     group = zarr_store.create(version_folder / ARRAYS)
     images = ingest(source, count, group, progress)
     for name, array in problem.arrays.items():
         zarr_store.write(group, f"physics/{name}", array)
     (version_folder / SOURCES).write_text(json.dumps(images.labels))
-    return Work.begin(folder, plan, images.digest, problem.digest)
+    return BuildState.begin(folder, plan, images.digest, problem.digest)
 
 
-def _run(run: Run, work: Work, stage: str, parts: Sequence[Part], total: int, progress: Progress) -> None:
-    """Do the parts of a pass that are not done, and tell how many are."""
-    done = itertools.count(total - len(parts))
+def _run(
+    runner: Runner, state: BuildState, stage: str, tasks: Sequence[Task], total: int, progress: Progress
+) -> None:
+    """Run the remaining tasks of a pass of `total` tasks, and report progress."""
+    done = itertools.count(total - len(tasks))
     progress(stage, next(done), total)
-    run(work.folder, parts, lambda: progress(stage, next(done), total))
+    runner(state.folder, tasks, lambda: progress(stage, next(done), total))
 
 
-def _conclude(work: Work) -> None:
-    """Write what belongs to all shards, and the manifest."""
-    plan, corpus, groundwork, arranged = work.plan, work.corpus, work.groundwork, work.arranged()
-    own = [path for path in work.version.rglob("*") if path.is_file()]
-    for path in [path for path in own if path.name.startswith(".") or path.suffix == ".partial"]:
-        path.unlink()  # what an ended build was writing
-        own.remove(path)
-    files = {name: entry for shard in arranged for name, entry in shard.files.items()}
-    files |= {
-        name: checksum(path)
-        for path in own
-        if (name := str(path.relative_to(work.version))) not in files and name != MANIFEST
-    }
+def _write_manifest(state: BuildState) -> None:
+    """Write the manifest of a version whose shards are complete."""
+    plan, corpus, model, shards = state.plan, state.corpus, state.key_model, state.shard_summaries()
+    files = {name: entry for shard in shards for name, entry in shard.files.items()}
     Manifest(
         format=FORMAT,
         lemmse=plan.lemmse,
-        sources=(*plan.kept, *plan.sources),
-        digest=work.digest,
+        sources=(*plan.base_sources, *plan.sources),
+        digest=state.digest,
         images=len(corpus.sizes),
-        channels=corpus.layout.channels,
-        dtype=work.dtype,
+        channels=corpus.training_strata.channels,
+        dtype=state.dtype,
         physics=plan.physics,
         pre_inverse=plan.pre_inverse,
         boundary=plan.boundary,
@@ -122,16 +139,28 @@ def _conclude(work: Work) -> None:
         augment=plan.augment,
         patch_size=plan.patch_size,
         keys=len(corpus),
-        distinct=sum(shard.distinct for shard in arranged),
-        cells=len(groundwork.centroids),
-        shards=len(arranged),
-        leaves=sum(shard.leaves for shard in arranged),
+        distinct=sum(shard.distinct for shard in shards),
+        cells=len(model.centroids),
+        shards=len(shards),
+        leaves=sum(shard.leaves for shard in shards),
         strata=len(corpus.strata),
-        gaussians=len(groundwork.mixture.weights) if groundwork.mixture else 0,
-        condition=corpus.layout.condition,
-        key_dtype=str(work.quantization.dtype),
-        key_step=work.quantization.step,
-        key_low=work.quantization.low,
+        gaussians=len(model.mixture.weights) if model.mixture else 0,
+        condition=corpus.training_strata.condition,
+        key_dtype=str(state.quantization.dtype),
+        key_step=state.quantization.step,
+        key_low=state.quantization.low,
         seed=plan.seed,
-        files=dict(sorted(files.items())),
-    ).write(work.version)
+        files=dict(sorted((files | _other_files(state.version, files)).items())),
+    ).write(state.version)
+
+
+def _other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    """Return the entries of the files of a version that are not in `files`; remove partial files."""
+    entries = {}
+    for path in [path for path in version.rglob("*") if path.is_file()]:
+        name = str(path.relative_to(version))
+        if path.name.startswith(".") or path.suffix == ".partial":
+            path.unlink()  # left by an interrupted build
+        elif name not in files and name != MANIFEST:
+            entries[name] = checksum(path)
+    return entries

@@ -1,14 +1,13 @@
-"""Arrange a shard: gather the patches of some cells, cut these into leaves, and write it all."""
+"""Write a shard: gather the patches of its cells, split the cells into leaves, and store everything."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from lemmse.index.building.assign import Assignment
@@ -16,169 +15,203 @@ from lemmse.index.clustering import leaves
 from lemmse.index.clustering.distinct import first_equal
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.moments import Basis, Moments, key_moments
-from lemmse.index.clustering.sketches import pays
+from lemmse.index.clustering.sketches import KeySketches, worth_sketching
 from lemmse.index.clustering.summaries import summarize_leaves
 from lemmse.index.patches.corpus import Corpus
+from lemmse.index.ranges import row_slices
 from lemmse.index.storage import inverted_lists, shards, zarr_store
 from lemmse.index.storage.packing import pack
 from lemmse.index.storage.quantization import Quantization
 
-__all__ = ["Gathered", "gather", "write_shard"]
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["CellPatches", "gather", "write_shard"]
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
-    """The patches of some cells, by cell; those of one key are neighbours, ascending."""
+class CellPatches:
+    """The patches of some cells, sorted by cell and key."""
 
     v: NDArray[np.float32]
-    """Distinct keys, by cell, (U, P)."""
-    cells: NDArray[np.int64]
-    """First of the keys of each cell, and U."""
-    copies: NDArray[np.int64]
-    """First of the patches of each key, and M, (U + 1,)."""
+    """Distinct keys, (U, P)."""
+    cell_keys: NDArray[np.int64]
+    """First key of each cell, and U."""
+    key_patches: NDArray[np.int64]
+    """First patch of each key, and M, (U + 1,)."""
     columns: dict[str, NDArray[Any]]
-    """Targets, ids and symmetries of the patches, each of M rows."""
+    """Targets, ids and symmetries of the patches, M rows each."""
+
+    def reorder(self, order: NDArray[np.int64]) -> "CellPatches":
+        """Return the patches with the keys in another order, which keeps keys in their cells."""
+        counts = np.diff(self.key_patches)[order]
+        key_patches = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(key_patches[-1]) + np.repeat(self.key_patches[order] - key_patches[:-1], counts)
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return CellPatches(self.v[order], self.cell_keys, key_patches, columns)
 
 
 def gather(
-    corpus: Corpus, assigned: Callable[[int], Assignment], first: int, end: int, held: int
-) -> Gathered:
-    """Gather the patches of the cells first … end − 1, so many keys at a time."""
+    corpus: Corpus, assignment: Callable[[int], Assignment], first: int, end: int, most: int
+) -> CellPatches:
+    """Return the patches of the cells first … end − 1, cut `most` at a time.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        The training patches.
+    assignment : callable
+        Returns the assignment of a block by number.
+    first, end : int
+        The first cell, and the first cell after them.
+    most : int
+        Patches to cut at a time.
+    """
     keys: list[NDArray[np.float32]] = []
     key_cells: list[NDArray[np.int64]] = []
-    key_of: list[NDArray[np.int64]] = []
+    key_of_patch: list[NDArray[np.int64]] = []
     columns: dict[str, list[NDArray[Any]]] = {"targets": [], "ids": []}
     if corpus.symmetries > 1:
         columns["symmetries"] = []
-    known = 0
+    count = 0
     for block in range(len(corpus.blocks) - 1):
-        edges = assigned(block).edges[first : end + 1]
-        if edges[0] == edges[-1]:
+        offsets = assignment(block).offsets[first : end + 1]
+        if offsets[0] == offsets[-1]:
             continue
         patches = corpus.block(block)
-        rows = assigned(block).rows(edges[0], edges[-1])
-        cell = np.repeat(np.arange(first, end), np.diff(edges))
-        for start in range(0, len(rows), held):
-            some, own = rows[start : start + held], cell[start : start + held]
-            v = patches.keys(some)
-            same_as = first_equal(v, own)
-            new, number = np.unique(same_as, return_inverse=True)
+        rows = assignment(block).rows(offsets[0], offsets[-1])
+        cell = np.repeat(np.arange(first, end), np.diff(offsets))
+        for chunk in row_slices(len(rows), most):
+            v = patches.keys(rows[chunk])
+            new, number = np.unique(first_equal(v, cell[chunk]), return_inverse=True)
             keys.append(v[new])
-            key_cells.append(own[new])
-            key_of.append(known + number)
-            known += len(new)
-            columns["targets"].append(patches.targets(some))
-            columns["ids"].append(patches.ids(some))
+            key_cells.append(cell[chunk][new])
+            key_of_patch.append(count + number)
+            count += len(new)
+            columns["targets"].append(patches.targets(rows[chunk]))
+            columns["ids"].append(patches.ids(rows[chunk]))
             if corpus.symmetries > 1:
-                columns["symmetries"].append(patches.symmetry(some))
+                columns["symmetries"].append(patches.symmetry(rows[chunk]))
     v, cell = np.concatenate(keys), np.concatenate(key_cells)
     del keys
-    same_as = first_equal(v, cell)
-    distinct = np.flatnonzero(same_as == np.arange(len(v)))
+    equal = first_equal(v, cell)
+    distinct = np.flatnonzero(equal == np.arange(len(v)))
     order = distinct[np.argsort(cell[distinct], kind="stable")]
     place = np.empty(len(v), np.int64)
     place[order] = np.arange(len(order))
-    of_key = place[same_as][np.concatenate(key_of)]
-    by_key = np.argsort(of_key, kind="stable")
-    return Gathered(
+    key = place[equal][np.concatenate(key_of_patch)]
+    by_key = np.argsort(key, kind="stable")
+    return CellPatches(
         v=v[order],
-        cells=np.searchsorted(cell[order], np.arange(first, end + 1)),
-        copies=np.searchsorted(of_key[by_key], np.arange(len(order) + 1)),
-        columns={name: np.concatenate(parts)[by_key] for name, parts in columns.items()},
+        cell_keys=np.searchsorted(cell[order], np.arange(first, end + 1)),
+        key_patches=np.searchsorted(key[by_key], np.arange(len(order) + 1)),
+        columns={name: np.concatenate(blocks)[by_key] for name, blocks in columns.items()},
     )
 
 
 def write_shard(
     folder: Path,
-    gathered: Gathered,
+    gathered: CellPatches,
     centroids: NDArray[np.float32],
     basis: Basis,
     quantization: Quantization,
     seed: int,
-    held: int,
+    most: int,
 ) -> int:
-    """Cut the cells into leaves and write a shard; gives the number of leaves."""
-    order, leaf_keys, cell_leaves = _cut_leaves(gathered, basis, seed)
-    counts = np.diff(gathered.copies)[order]
-    copies = np.concatenate([[0], np.cumsum(counts)])
-    by_copy = np.arange(copies[-1]) + np.repeat(gathered.copies[order] - copies[:-1], counts)
-    v = gathered.v[order]
-    columns = {name: column[by_copy] for name, column in gathered.columns.items()}
+    """Split cells into leaves and write their shard; return the number of leaves."""
+    order, leaf_keys, cell_leaves = _split_cells(gathered, basis, seed)
+    patches = gathered.reorder(order)
+    v, key_patches, targets = patches.v, patches.key_patches, patches.columns["targets"]
     folder.mkdir(parents=True)
     group = zarr_store.create(folder / shards.ARRAYS)
-    q = _encoded(v, quantization)
+    q = _encode(v, quantization)
     zarr_store.write_plain(group, "keys", pack(q))
-    zarr_store.write_plain(group, "moments", pack(key_moments(columns["targets"], copies)))
-    zarr_store.write(group, "counts", counts.astype(np.int32))
-    for name, column in columns.items():
+    zarr_store.write_plain(group, "moments", pack(key_moments(targets, key_patches)))
+    zarr_store.write(group, "counts", np.diff(key_patches).astype(np.int32))
+    for name, column in patches.columns.items():
         zarr_store.write(group, name, column)
-    zarr_store.write(group, "cells/keys", gathered.cells)
+    zarr_store.write(group, "cells/keys", patches.cell_keys)
     zarr_store.write(group, "cells/leaves", cell_leaves)
     zarr_store.write(group, "leaves/keys", leaf_keys)
-    zarr_store.write(group, "leaves/patches", copies[leaf_keys])
+    zarr_store.write(group, "leaves/patches", key_patches[leaf_keys])
     moments, sketches = summarize_leaves(
         lambda start, stop: v[start:stop],
-        lambda start, stop: columns["targets"][start:stop],
+        lambda start, stop: targets[start:stop],
         leaf_keys,
-        copies,
+        key_patches,
         basis=basis,
-        sketching=pays(v.shape[1], quantization.dtype.itemsize),
-        held=held,
+        sketching=worth_sketching(v.shape[1], quantization.dtype.itemsize),
+        most=most,
     )
-    _write_moments(group, moments, np.diff(copies[leaf_keys]), np.unique(cell_leaves))
+    _write_moments(group, moments, np.diff(key_patches[leaf_keys]), np.unique(cell_leaves))
     if sketches:
-        for name in ("centre", "step", "off"):
-            zarr_store.write_plain(group, f"sketches/{name}", getattr(sketches, name))
-        for name in ("steps", "rest"):
-            zarr_store.write_plain(group, f"sketches/{name}", pack(getattr(sketches, name)))
-    index = inverted_lists.empty_index(centroids, quantization)
-    inverted_lists.add(
-        index, q, quantization, 0, np.repeat(np.arange(len(centroids)), np.diff(gathered.cells))
-    )
-    path = folder / shards.NEIGHBOURS
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:
-        # FAISS has no class for it; Zarr, which wrote before, raises OSError by itself.
-        raise OSError(f"cannot write {path.name}; is the disk full?") from error
+        _write_sketches(group, sketches)
+    _write_neighbours(folder / shards.NEIGHBOURS, q, patches.cell_keys, centroids, quantization)
     return len(leaf_keys) - 1
 
 
-def _encoded(v: NDArray[np.float32], quantization: Quantization) -> NDArray[Any]:
-    """Keys as they are stored, with no copy of all of them in between."""
+def _encode(v: NDArray[np.float32], quantization: Quantization) -> NDArray[Any]:
+    """Return quantized keys, without a second copy of all of them."""
     if quantization.dtype == v.dtype:
         return v
     q = np.empty(v.shape, quantization.dtype)
-    for start in range(0, len(v), zarr_store.CHUNK):
-        q[start : start + zarr_store.CHUNK] = quantization.encode(v[start : start + zarr_store.CHUNK])
+    for chunk in row_slices(len(v)):
+        q[chunk] = quantization.encode(v[chunk])
     return q
 
 
 def _write_moments(
-    group: zarr.Group, moments: Moments, n: NDArray[np.int64], cell_leaves: NDArray[np.int64]
+    group: "zarr.Group", moments: Moments, n: NDArray[np.int64], cell_leaves: NDArray[np.int64]
 ) -> None:
-    """Store the moments of leaves of n patches each, and of the cells that have any."""
+    """Write the moments of leaves of n patches each, and those of the nonempty cells."""
     groups = Groups.of(moments, n, cell_leaves)
-    for name in Groups.stored():
+    for name in Groups.stored_names():
         if (values := getattr(groups, name)).size:
             zarr_store.write_plain(group, f"leaves/{name}", values)
     zarr_store.write(group, "cells/moments", Moments.merge(moments, n, cell_leaves).rows())
 
 
-def _cut_leaves(
-    gathered: Gathered, basis: Basis, seed: int
+def _write_sketches(group: "zarr.Group", sketches: KeySketches) -> None:
+    for name in ("centre", "step", "off"):
+        zarr_store.write_plain(group, f"sketches/{name}", getattr(sketches, name))
+    for name in ("steps", "rest"):
+        zarr_store.write_plain(group, f"sketches/{name}", pack(getattr(sketches, name)))
+
+
+def _write_neighbours(
+    path: Path,
+    q: NDArray[Any],
+    cell_keys: NDArray[np.int64],
+    centroids: NDArray[np.float32],
+    quantization: Quantization,
+) -> None:
+    """Write the FAISS index of quantized keys."""
+    index = inverted_lists.empty_index(centroids, quantization)
+    inverted_lists.add(index, q, quantization, 0, np.repeat(np.arange(len(centroids)), np.diff(cell_keys)))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS does not raise OSError
+        raise OSError(f"cannot write {path.name}; is the disk full?") from error
+
+
+def _split_cells(
+    gathered: CellPatches, basis: Basis, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Cut the cells into leaves.
+    """Split cells into leaves.
 
     Returns
     -------
-    key at each place of the order by cell and leaf (U,), first place of each leaf and U, first leaf of each
-    cell and their number
+    order : int64, (U,)
+        The keys sorted by cell and leaf.
+    leaf_keys : int64, (leaves + 1,)
+        First key of each leaf, and U.
+    cell_leaves : int64, (cells + 1,)
+        First leaf of each cell, and the number of leaves.
     """
     order = np.arange(len(gathered.v))
     sizes: list[NDArray[np.int64]] = []  # of the leaves of each cell
 
-    def cut(start: int, stop: int) -> NDArray[np.int64]:
+    def split(start: int, stop: int) -> NDArray[np.int64]:
         if start == stop:  # k-means may leave a cell empty
             return np.zeros(0, np.int64)
         return leaves.split(basis.rotate(gathered.v[start:stop]), seed)
@@ -187,9 +220,8 @@ def _cut_leaves(
     with ThreadPoolExecutor(
         faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
     ) as pool:
-        for start, leaf in zip(
-            gathered.cells, pool.map(cut, gathered.cells[:-1], gathered.cells[1:]), strict=False
-        ):
+        starts, stops = gathered.cell_keys[:-1], gathered.cell_keys[1:]
+        for start, leaf in zip(starts, pool.map(split, starts, stops), strict=True):
             order[start : start + len(leaf)] = start + np.argsort(leaf, kind="stable")
             sizes.append(np.bincount(leaf))
     return (

@@ -1,14 +1,14 @@
-"""The work of a build: its passes over the training patches, each a number of parts that stand by themselves.
+"""The state of a build in its folder, and the tasks of its two passes over the training patches.
 
-    FOLDER/plan.json         what was asked for
-    FOLDER/intake.json       what was read; written once the images are stored
-    FOLDER/groundwork        empty; written once cells and axes are stored
-    FOLDER/assigned/…        the patches of each block of images by cell, see assign.py
-    FOLDER/arranged/….json   what a shard holds; written once it is whole
-    FOLDER/index/VERSION/…   what is published
+    FOLDER/plan.json           the plan
+    FOLDER/ingested.json       digests of images and problem; written when the images are stored
+    FOLDER/key_model           empty; written when the key model is stored
+    FOLDER/assignments/…       the patches of each block of images by cell, see assign.py
+    FOLDER/shards/….json       summary of a shard; written when it is complete
+    FOLDER/index/VERSION/…     what is published
 
-Whatever is there is whole, so a build that was ended goes on with what is not there. Every part is written by
-itself, whoever does it: this process or another one that sees the folder.
+Every file is complete, so that an interrupted build resumes with those that are missing. A task depends on
+the folder only, and can be run by any process that sees it.
 """
 
 import json
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import NotFound
@@ -27,10 +27,10 @@ from lemmse.index.building.assign import Assignment, assign
 from lemmse.index.building.key_model import KeyModel, fit_key_model
 from lemmse.index.building.plan import BuildPlan
 from lemmse.index.building.shard_writer import gather, write_shard
+from lemmse.index.callbacks import Progress
 from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.physics import InverseProblem
-from lemmse.index.progress import Progress
 from lemmse.index.ranges import split_ranges
 from lemmse.index.sources import intensities
 from lemmse.index.storage import shards, zarr_store
@@ -39,70 +39,74 @@ from lemmse.index.storage.folder import ARRAYS, STAGED
 from lemmse.index.storage.manifest import FileEntry, checksum
 from lemmse.index.storage.quantization import Quantization, quantizations
 
-__all__ = ["MEMORY_MIN", "Arranged", "Part", "Run", "Work", "do", "run_serially"]
+if TYPE_CHECKING:
+    import zarr
 
-_INTAKE, _GROUNDWORK, _ASSIGNED, _ARRANGED = "intake.json", "groundwork", "assigned", "arranged"
+__all__ = ["MEMORY_MIN", "BuildState", "Runner", "ShardSummary", "Task", "run_serially", "run_task"]
+
 MEMORY_MIN = 10**9
-"""Bytes that a build needs."""
-_RESIDENT = 600 << 20
-"""Bytes that a process holds whatever it builds: its libraries, and some chunks of everything."""
-_OF_A_KEY, _OF_A_PATCH = 24, 200
-"""Bytes held for each number of a key, and for each patch, while a shard is arranged."""
-_BLOCK_MAX = 1 << 20
-"""Patches of a block of images at most."""
-_PIECES = 8
-"""Of the keys that memory holds, a part that is worked on at a time."""
+"""Smallest memory limit of a build, in bytes."""
 
-Part = tuple[str, int]
-"""A pass, "assign" or "arrange", and a number in it."""
-Run = Callable[[Path, Sequence[Part], Callable[[], None]], None]
-"""Does parts of the work in a folder, in any order, and tells of each that is done."""
+_INGESTED, _KEY_MODEL, _ASSIGNMENTS, _SHARDS = "ingested.json", "key_model", "assignments", "shards"
+_RESIDENT = 600 << 20
+"""Bytes of a process before it holds keys: libraries, and some chunks of every array."""
+_KEY_ELEMENT_BYTES, _PATCH_BYTES = 24, 200
+"""Bytes for each element of a key, and for each patch, while a shard is written."""
+_BLOCK_MAX = 1 << 20
+"""Largest number of patches of a block of several images."""
+_SHARE = 8
+"""Keys are cut and summarized in this fraction of the keys that fit in memory."""
+
+Task = tuple[str, int]
+"""A pass, "assign" or "shard", and the number of a block or a shard."""
+Runner = Callable[[Path, Sequence[Task], Callable[[], None]], None]
+"""Called as `runner(folder, tasks, done)`; runs tasks in any order, and calls `done()` after each."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arranged:
-    """What a shard holds."""
+class ShardSummary:
+    """Counts and files of a complete shard."""
 
     patches: int
     distinct: int
     leaves: int
     files: Mapping[str, FileEntry]
-    """By path in the version."""
+    """Entries of the files, by path in the version."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """A build that has its images, in a folder."""
+class BuildState:
+    """A build whose images are stored."""
 
     folder: Path
     plan: BuildPlan
     digest: str
-    """Of the images."""
+    """SHA-256 of the images."""
     problem_digest: str
-    """Of the inverse problem, with what its files held."""
+    """SHA-256 of the inverse problem, its files included."""
 
     @classmethod
-    def open(cls, folder: Path) -> "Work | None":
-        """The work in a folder, if its images are stored."""
+    def open(cls, folder: Path) -> "BuildState | None":
+        """Return the state in a folder; None if its images are not stored."""
         plan = BuildPlan.read(folder)
-        if plan is None or not (folder / _INTAKE).exists():
+        if plan is None or not (folder / _INGESTED).exists():
             return None
-        return _opened(folder, plan, **json.loads((folder / _INTAKE).read_text()))
+        return _opened(folder, plan, **json.loads((folder / _INGESTED).read_text()))
 
     @classmethod
-    def begin(cls, folder: Path, plan: BuildPlan, digest: str, problem_digest: str) -> "Work":
-        """Note that the images are stored, and the arrays of the problem."""
+    def begin(cls, folder: Path, plan: BuildPlan, digest: str, problem_digest: str) -> "BuildState":
+        """Record that the images and the arrays of the problem are stored."""
         digests = {"digest": digest, "problem_digest": problem_digest}
-        write_atomically(folder / _INTAKE, json.dumps(digests))
+        write_atomically(folder / _INGESTED, json.dumps(digests))
         return _opened(folder, plan, **digests)
 
     @property
     def version(self) -> Path:
-        """The folder of the version to be."""
+        """Folder of the version to build."""
         return self.folder / STAGED / self.plan.version
 
     @property
-    def _arrays(self) -> zarr.Group:
+    def _arrays(self) -> "zarr.Group":
         return zarr_store.open_arrays(self.version / ARRAYS)
 
     @property
@@ -131,92 +135,92 @@ class Work:
             boundary=plan.boundary,
             equivariance=plan.equivariance,
             augment=plan.augment,
-            block=min(_BLOCK_MAX, self._held(channels)),
+            block=min(_BLOCK_MAX, self._capacity(channels)),
         )
 
     @cached_property
-    def held(self) -> int:
-        """Keys that memory holds, with all that is made of them."""
-        return self._held(self.corpus.layout.channels)
+    def capacity(self) -> int:
+        """Number of keys that fit in memory while a shard is written."""
+        return self._capacity(self.corpus.training_strata.channels)
 
-    def _held(self, channels: int) -> int:
+    def _capacity(self, channels: int) -> int:
         length = self.plan.patch_size**2 * channels
-        return max(1, (self.plan.memory - _RESIDENT) // (_OF_A_KEY * length + _OF_A_PATCH))
+        return max(1, (self.plan.memory - _RESIDENT) // (_KEY_ELEMENT_BYTES * length + _PATCH_BYTES))
 
     @cached_property
-    def groundwork(self) -> KeyModel:
-        """Cells and axes."""
+    def key_model(self) -> KeyModel:
+        """The key model, once it is stored."""
         return KeyModel.read(self._arrays)
 
     def fit_key_model(self, progress: Progress) -> None:
-        """Find the cells and axes and store them, unless they are."""
-        if not (self.folder / _GROUNDWORK).exists():
-            found = fit_key_model(self.corpus, self.plan.seed, self.held, progress)
+        """Fit the key model and store it with the strata, unless they are stored."""
+        if not (self.folder / _KEY_MODEL).exists():
+            model = fit_key_model(self.corpus, self.plan.seed, self.capacity, progress)
             group = zarr_store.open_arrays(self.version / ARRAYS, writing=True)
-            found.write(group)
-            self.corpus.strata.write(group)
-            write_atomically(self.folder / _GROUNDWORK, "")
+            model.write(group)
+            for name, array in asdict(self.corpus.strata).items():
+                if array is not None:
+                    zarr_store.write(group, f"strata/{name}", array)
+            write_atomically(self.folder / _KEY_MODEL, "")
 
-    @property
-    def unassigned(self) -> list[Part]:
-        """The parts of the first pass that are not done."""
-        (self.folder / _ASSIGNED).mkdir(exist_ok=True)
-        return [("assign", block) for block in self._blocks if not self._assignment(block).done]
+    def assign_tasks(self) -> list[Task]:
+        """Return the remaining tasks of the first pass, one for each block."""
+        (self.folder / _ASSIGNMENTS).mkdir(exist_ok=True)
+        return [("assign", block) for block in self._blocks if not self._assignment(block).complete]
 
-    @property
-    def unarranged(self) -> list[Part]:
-        """The parts of the second pass, once the first is done, that are not done."""
-        (self.folder / _ARRANGED).mkdir(exist_ok=True)
-        return [("arrange", shard) for shard in range(self.shards) if not self._arranged(shard).exists()]
+    def shard_tasks(self) -> list[Task]:
+        """Return the remaining tasks of the second pass, one for each shard; the first must be complete."""
+        (self.folder / _SHARDS).mkdir(exist_ok=True)
+        return [("shard", shard) for shard in range(self.shards) if not self._summary_file(shard).exists()]
 
     @property
     def shards(self) -> int:
-        """Number of shards, once the first pass is done."""
-        return len(self._first_cells) - 1
+        """Number of shards, once the first pass is complete."""
+        return len(self._shard_cells) - 1
 
-    def do(self, part: Part) -> None:
-        """Do a part."""
-        kind, number = part
+    def run(self, task: Task) -> None:
+        """Run a task."""
+        kind, number = task
         if kind == "assign":
-            cell, fits = assign(self.corpus.block(number), self.groundwork)
-            self._assignment(number).write(cell, len(self.groundwork.centroids), fits)
+            cell, fits = assign(self.corpus.block(number), self.key_model)
+            self._assignment(number).write(cell, len(self.key_model.centroids), fits)
         else:
-            self._arrange(number)
+            self._write_shard(number)
 
-    def arranged(self) -> list[Arranged]:
-        """What the shards hold, once all are arranged."""
-        return [self._read(shard) for shard in range(self.shards)]
+    def shard_summaries(self) -> list[ShardSummary]:
+        """Return the summaries of all shards, once the second pass is complete."""
+        summaries = []
+        for shard in range(self.shards):
+            content = json.loads(self._summary_file(shard).read_text())
+            files = {path: FileEntry(**entry) for path, entry in content.pop("files").items()}
+            summaries.append(ShardSummary(**content, files=files))
+        return summaries
 
-    def _arrange(self, shard: int) -> None:
-        first, end = self._first_cells[shard : shard + 2].tolist()
-        held = max(1, self.held // _PIECES)
-        gathered = gather(self.corpus, self._assignment, first, end, held)
+    def _write_shard(self, shard: int) -> None:
+        first, end = self._shard_cells[shard : shard + 2].tolist()
+        most = max(1, self.capacity // _SHARE)
+        gathered = gather(self.corpus, self._assignment, first, end, most)
         folder = shards.folder_of(self.version, shard)
-        shutil.rmtree(folder, ignore_errors=True)  # what an ended build left of it
-        base = self.groundwork
+        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted build
         leaves = write_shard(
-            folder, gathered, base.centroids[first:end], base.basis, self.quantization, self.plan.seed, held
+            folder,
+            gathered,
+            self.key_model.centroids[first:end],
+            self.key_model.basis,
+            self.quantization,
+            self.plan.seed,
+            most,
         )
-        files = {str(path.relative_to(self.version)): asdict(checksum(path)) for path in _files(folder)}
+        files = {str(path.relative_to(self.version)): checksum(path) for path in _files(folder)}
         sync_tree(folder)
-        held_there = {
-            "patches": len(gathered.columns["ids"]),
-            "distinct": len(gathered.v),
-            "leaves": leaves,
-            "files": files,
-        }
-        write_atomically(self._arranged(shard), json.dumps(held_there))
+        summary = ShardSummary(len(gathered.columns["ids"]), len(gathered.v), leaves, files)
+        write_atomically(self._summary_file(shard), json.dumps(asdict(summary)))
 
     def _assignment(self, block: int) -> Assignment:
-        return Assignment(self.folder / _ASSIGNED, block)
+        return Assignment(self.folder / _ASSIGNMENTS, block)
 
-    def _arranged(self, shard: int) -> Path:
-        return self.folder / _ARRANGED / f"{shard:06}.json"
-
-    def _read(self, shard: int) -> Arranged:
-        content = json.loads(self._arranged(shard).read_text())
-        files = {path: FileEntry(**entry) for path, entry in content.pop("files").items()}
-        return Arranged(**content, files=files)
+    def _summary_file(self, shard: int) -> Path:
+        return self.folder / _SHARDS / f"{shard:06}.json"
 
     @property
     def _blocks(self) -> range:
@@ -224,38 +228,44 @@ class Work:
 
     @cached_property
     def quantization(self) -> Quantization:
-        """How keys are stored, once the first pass is done."""
+        """The quantization of the keys, once the first pass is complete."""
         fits = np.all([self._assignment(block).fits for block in self._blocks], axis=0)
         return quantizations(self.plan.patch_size**2)[int(fits.argmax())]
 
     @cached_property
-    def _first_cells(self) -> NDArray[np.int64]:
-        """First cell of each shard, and the number of cells: as many patches as memory holds, or one cell."""
-        edges = np.sum([self._assignment(block).edges for block in self._blocks], axis=0)
-        return np.array([0, *(end for _, end in split_ranges(edges, self.held))])
+    def _shard_cells(self) -> NDArray[np.int64]:
+        """First cell of each shard, and the number of cells: a shard fits in memory, or is one cell."""
+        offsets = np.sum([self._assignment(block).offsets for block in self._blocks], axis=0)
+        return np.array([0, *(end for _, end in split_ranges(offsets, self.capacity))])
 
 
-def do(folder: Path, part: Part) -> None:
-    """Do a part of the work in a folder, in whatever process."""
-    work = Work.open(folder)
-    if work is None:
+def run_task(folder: Path, task: Task) -> None:
+    """Run a task of the build in a folder, in this process.
+
+    Raises
+    ------
+    NotFound
+        There is no build in the folder, as this process sees it.
+    """
+    state = BuildState.open(folder)
+    if state is None:
         raise NotFound(
             f"expected the folder of a build, got {folder}: every worker must see it under this path"
         )
-    work.do(part)
+    state.run(task)
 
 
-def run_serially(folder: Path, parts: Sequence[Part], done: Callable[[], None]) -> None:
-    """Do parts in this process."""
-    for part in parts:
-        do(folder, part)
+def run_serially(folder: Path, tasks: Sequence[Task], done: Callable[[], None]) -> None:
+    """Run tasks in this process, one after the other; a `Runner`."""
+    for task in tasks:
+        run_task(folder, task)
         done()
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path, plan: BuildPlan, digest: str, problem_digest: str) -> Work:
-    """The same work for all its parts, since it takes long to lay out."""
-    return Work(folder, plan, digest, problem_digest)
+def _opened(folder: Path, plan: BuildPlan, digest: str, problem_digest: str) -> BuildState:
+    """Return one state for all tasks of a build: its strata take long to compute."""
+    return BuildState(folder, plan, digest, problem_digest)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,1 +1,19 @@
-"""Keys in groups: cells, leaves and the Gaussian mixture, with the summary statistics of each group."""
+"""Clusters of keys: cells, leaves and a Gaussian mixture, with the summary statistics of each cluster."""
+
+from lemmse.index.clustering.groups import Groups, first_blocks
+from lemmse.index.clustering.mixture import Mixture
+from lemmse.index.clustering.moments import LEADING, Basis, Moments, key_moments
+from lemmse.index.clustering.sketches import SKETCHED, Sketch, sketched
+
+__all__ = [
+    "LEADING",
+    "SKETCHED",
+    "Basis",
+    "Groups",
+    "Mixture",
+    "Moments",
+    "Sketch",
+    "first_blocks",
+    "key_moments",
+    "sketched",
+]

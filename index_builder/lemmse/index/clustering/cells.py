@@ -1,8 +1,8 @@
 """Cells: the keys grouped by nearest centroid.
 
 The centroids come from k-means on a sample of one stratum. Cells are numbered along the leading principal
-component of their centroids, so that keys that follow each other in cell order are near each other: the exact
-sum centres each run of keys on its own mean, which is what keeps its float32 products precise.
+component of their centroids, so that consecutive keys are near each other: the exact sum centres each run of
+keys on its mean, which keeps its float32 products precise.
 """
 
 import faiss
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 __all__ = ["SAMPLE_PER_CELL", "cell_count", "fit", "nearest"]
 
 SAMPLE_PER_CELL = 64
-"""Keys in the k-means sample, for each cell; FAISS warns below 39."""
+"""Keys of the k-means sample for each cell; FAISS warns below 39."""
 
 
 def cell_count(keys: int) -> int:
-    """Number of cells for M keys: the power of two nearest to √M.
+    """Return the number of cells for M keys: the power of two nearest to √M.
 
     Examples
     --------
@@ -27,12 +27,12 @@ def cell_count(keys: int) -> int:
 
 
 def fit(sample: NDArray[np.float32], cells: int, seed: int) -> NDArray[np.float32]:
-    """Centroids of cells, in order, (cells, P).
+    """Return the centroids of cells, in order, (cells, P).
 
     Parameters
     ----------
     sample : float32, shape (S, P)
-        Keys drawn from all over the stratum, S >= cells.
+        Keys drawn at random from the stratum, S >= cells.
     cells : int
         Number of cells.
     seed : int
@@ -49,6 +49,6 @@ def fit(sample: NDArray[np.float32], cells: int, seed: int) -> NDArray[np.float3
 
 
 def nearest(v: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Number of the nearest centroid of each key, (len(v),)."""
+    """Return the number of the nearest centroid of each key, (len(v),)."""
     found: NDArray[np.int64] = faiss.knn(v, centroids, 1)[1][:, 0]
     return found

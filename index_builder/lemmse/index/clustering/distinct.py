@@ -1,31 +1,31 @@
-"""Equal keys: they are stored and summed once, with their number.
+"""Equal keys, which are stored and summed once with their multiplicity: flat parts of images have many.
 
-Flat parts of images give many equal patches. Keys are told apart by a hash; those of one hash are compared.
+Keys are compared by a hash first.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.storage import zarr_store
+from lemmse.index.ranges import row_slices
 
 __all__ = ["first_equal"]
 
 _SEED = 0
-"""Of the factors of the hash; which keys are equal does not depend on it."""
+"""Seed of the factors of the hash; the result does not depend on it."""
 
 
 def first_equal(v: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The first row that has the key and the group of each row, (n,).
+    """Return the first row that has the key and the group of each row, (n,).
 
-    Keys that differ may have one hash. Those that are not the first of their hash, nor equal to it, are taken
-    for distinct, which is as right and a little more work for those who sum them.
+    Of keys that collide in their hash without being equal, only the first is compared with the others; the
+    others are returned as distinct, which costs a little time in sums but does not change them.
 
     Parameters
     ----------
     v : float32, (n, P)
-        Keys. Equal is what has equal bytes.
+        Keys; those of equal bytes are equal.
     group : int, (n,)
-        Equal keys of different groups are told apart.
+        Group of each key; keys of different groups are distinct.
 
     Examples
     --------
@@ -37,8 +37,8 @@ def first_equal(v: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[n
     begins = np.flatnonzero(np.concatenate([[True], np.diff(hashes[order]) != 0])[: len(v)])
     leader = np.repeat(order[begins], np.diff(np.append(begins, len(order))))
     followers = np.flatnonzero(leader != order)
-    for start in range(0, len(followers), zarr_store.CHUNK):
-        some = followers[start : start + zarr_store.CHUNK]
+    for chunk in row_slices(len(followers)):
+        some = followers[chunk]
         a, b = order[some], leader[some]
         equal = (v[a].view(np.uint32) == v[b].view(np.uint32)).all(axis=1) & (group[a] == group[b])
         leader[some[~equal]] = a[~equal]
@@ -48,10 +48,9 @@ def first_equal(v: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[n
 
 
 def _hashes(v: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """A hash of each key and its group: its words times odd numbers, summed, (n,)."""
+    """Return a hash of each key and its group: the sum of its words times odd factors, (n,)."""
     hashes = group.astype(np.uint64)
     factors = 2 * np.random.default_rng(_SEED).integers(2**63, size=v.shape[1], dtype=np.uint64) + 1
-    for start in range(0, len(v), zarr_store.CHUNK):
-        words = v[start : start + zarr_store.CHUNK].view(np.uint32)
-        hashes[start : start + len(words)] += words.astype(np.uint64) @ factors
+    for chunk in row_slices(len(v)):
+        hashes[chunk] += v[chunk].view(np.uint32).astype(np.uint64) @ factors
     return hashes

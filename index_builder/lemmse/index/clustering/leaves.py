@@ -1,7 +1,7 @@
-"""Leaves: the keys of a cell, cut into groups of some tens.
+"""Leaves: groups of some tens of keys of a cell.
 
-k-means within the cell leaves less variance in a leaf than halving it along axes does, and what a leaf's
-moments can say about its keys hangs on that variance.
+k-means leaves less variance in a leaf than bisection along axes, and the accuracy of the moments of a leaf
+depends on its variance.
 """
 
 import faiss
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 __all__ = ["LEAF", "split"]
 
 LEAF = 48
-"""Keys in a leaf, on average."""
+"""Mean number of keys of a leaf."""
 _FANOUT = 96
-"""Leaves that one k-means makes at most: more take two rounds, since its cost grows with their square."""
+"""Largest number of leaves of one k-means: its cost grows with the square, so that more take two rounds."""
 _ITERATIONS = 8
 
 
 def split(v: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
-    """Cut keys into leaves.
+    """Split the keys of a cell into leaves.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def split(v: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
     Returns
     -------
     int64, shape (n,)
-        Number of each key's leaf, from 0 without gaps. A cell of equal keys is one leaf, however many.
+        Leaf of each key, numbered from 0 without gaps. A cell of equal keys is one leaf.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def split(v: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
 
 
 def _kmeans(v: NDArray[np.float32], count: int, seed: int) -> NDArray[np.int64]:
-    """Group of each key, numbered without gaps."""
+    """Return the group of each key, numbered from 0 without gaps."""
     kmeans = faiss.Kmeans(
         v.shape[1],
         count,

@@ -1,7 +1,7 @@
-"""A mixture of Gaussians that the training patches are drawn from, as EM fits it.
+"""A mixture of Gaussians fitted to the training patches by expectation maximisation.
 
-It knows what patches that were not seen look like: those between the training patches, and beside them along
-the directions in which patches like them vary. The estimator may add it to the training patches themselves.
+It extends the prior beyond the training patches, along the directions in which similar patches vary. The
+estimator can combine it with the training patches.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,27 @@ from lemmse.index.patches.corpus import Corpus
 __all__ = ["COMPONENTS", "Mixture", "fit_mixture"]
 
 COMPONENTS = 200
-"""Gaussians at most."""
+"""Largest number of components."""
 _PATCHES = 500
-"""Patches to fit each of them to."""
+"""Sampled patches for each component."""
 _PATCHES_PER_AXIS = 4
-"""Patches for each axis of each of them at least: fewer do not tell its covariance."""
+"""Smallest number of sampled patches for each axis of a component, to determine its covariance."""
 _NUMBERS = 1 << 22
-"""Numbers in the covariances of all Gaussians at most, of which fitting takes time in proportion."""
+"""Largest number of covariance entries of all components; the time of the fit is proportional to it."""
 _ITERATIONS = 6
 _ROUNDING = 1e-5
-"""Added to all variances, in squared intensities: what 8 bits, or as little, leave unknown."""
+"""Added to all variances, squared intensities: about the rounding of 8 bits."""
 _BLOCK = 1 << 11
-"""Patches to treat at a time: few enough that their coordinates stay in the processor's cache."""
-_SHARE = 1e-4
-"""A patch of which a Gaussian explains less than this says nothing about its covariance."""
-_NEVER = 1e-24
-"""A Gaussian that explains less than this of a patch will not come to explain it."""
+"""Patches processed at a time: their coordinates fit into the processor's cache."""
+_RESPONSIBLE = 1e-4
+"""Smallest responsibility for a patch to count in a covariance."""
+_NEGLIGIBLE = 1e-24
+"""Responsibility below which a component is not evaluated for a patch in later iterations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Σ_g π_g N(μ_g, Σ_g) over patches of length P, each covariance along its R principal axes."""
+    """Σ_g π_g N(μ_g, Σ_g) over patches of length P; each covariance by its R principal axes."""
 
     weights: NDArray[np.float32]
     """π, (G,)."""
@@ -45,7 +45,7 @@ class Mixture:
     variances: NDArray[np.float32]
     """Variances along the axes, (G, R)."""
     axes: NDArray[np.float32]
-    """Orthonormal axes in columns, (G, P, R); R is less than P where patches are without their level."""
+    """Orthonormal axes in columns, (G, P, R); R = P − C if levels are subtracted, else P."""
 
     @classmethod
     def fit(
@@ -55,14 +55,14 @@ class Mixture:
         seed: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> "Mixture":
-        """Fit by expectation maximisation, from the cells of k-means on.
+        """Fit by expectation maximisation, initialised by k-means.
 
         Parameters
         ----------
         patches : float32, (n, P)
             The sample.
         components : int
-            Gaussians, G.
+            Number of components, G.
         seed : int
             Seed of the clustering.
         progress : callable
@@ -90,14 +90,14 @@ class Mixture:
         mixture, _ = _most_likely(patches, shares)
         near = np.ones((len(patches), len(mixture.weights)), np.bool_)
         for done in range(_ITERATIONS):
-            shares = mixture._shares(patches, near)
+            shares = mixture._responsibilities(patches, near)
             mixture, kept = _most_likely(patches, shares)
-            near = shares[:, kept] > _NEVER
+            near = shares[:, kept] > _NEGLIGIBLE
             progress(done + 1, _ITERATIONS)
         return mixture
 
-    def _shares(self, patches: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Posterior of the Gaussians given each patch, (n, G), if it is of one that is near."""
+    def _responsibilities(self, patches: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the responsibilities of the components for each patch, (n, G); 0 where `near` is False."""
         shares = np.full((len(patches), len(self.weights)), -np.inf, np.float32)
         constants = np.log(self.weights) - 0.5 * np.log(self.variances).sum(axis=1)
         whitening = self.axes / np.sqrt(self.variances)[:, None]
@@ -118,37 +118,40 @@ class Mixture:
 def fit_mixture(
     corpus: Corpus, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Mixture | None:
-    """Fit the mixture of an index to a sample of its patches, of one stratum.
+    """Fit the mixture of an index of one stratum to a sample of its keys.
 
-    None where P is too large, and where patches are their level and nothing else.
+    Returns
+    -------
+    Mixture or None
+        None if P is too large, or if keys without their level are 0.
     """
-    most, constants = _NUMBERS // corpus.length**2, corpus.strata.constants
-    if not most or (constants is not None and constants.shape[1] == corpus.length):
+    limit, constants = _NUMBERS // corpus.length**2, corpus.strata.constants
+    if not limit or (constants is not None and constants.shape[1] == corpus.length):
         return None
     enough = _PATCHES_PER_AXIS * corpus.length
-    components = max(1, min(COMPONENTS, most, len(corpus) // enough))
+    components = max(1, min(COMPONENTS, limit, len(corpus) // enough))
     count = min(len(corpus), components * max(_PATCHES, enough))
     rows = np.random.default_rng(seed).choice(len(corpus), count, replace=False)
     sample = corpus.keys(rows)
     if constants is None:
         return Mixture.fit(sample, components, seed, progress)
-    # Without their level patches have no variance along the constants, and no density but beside them.
-    beside = corpus.strata.beside_constants.astype(np.float32)  # (P, R)
-    mixture = Mixture.fit(sample @ beside, components, seed, progress)
-    return Mixture(mixture.weights, mixture.means @ beside.T, mixture.variances, beside @ mixture.axes)
+    # Keys of level 0 have a density in the subspace orthogonal to the constants only.
+    subspace = corpus.strata.beside_constants.astype(np.float32)  # (P, R)
+    mixture = Mixture.fit(sample @ subspace, components, seed, progress)
+    return Mixture(mixture.weights, mixture.means @ subspace.T, mixture.variances, subspace @ mixture.axes)
 
 
 def _most_likely(
     patches: NDArray[np.float32], shares: NDArray[np.float32]
 ) -> tuple[Mixture, NDArray[np.bool_]]:
-    """The mixture whose Gaussians have these shares (n, G) of the patches, and which have any, (G,)."""
+    """Return the most likely mixture for responsibilities (n, G), and which components it keeps, (G,)."""
     counts = shares.sum(axis=0, dtype=np.float64)
     some = counts >= 1
     shares, counts = shares[:, some], counts[some]
     means = (shares.T @ patches / counts[:, None]).astype(np.float32)
     variances, axes = np.empty_like(means), np.empty((*means.shape, means.shape[1]), np.float32)
     for g, (mean, count) in enumerate(zip(means, counts, strict=True)):
-        rows = np.flatnonzero(shares[:, g] > _SHARE)
+        rows = np.flatnonzero(shares[:, g] > _RESPONSIBLE)
         deviation = patches[rows] - mean
         covariance = deviation.T @ (shares[rows, g, None] * deviation) / count
         covariance[np.diag_indices_from(covariance)] += _ROUNDING

@@ -1,8 +1,7 @@
 """Sketches of keys: leading coordinates in a byte each, and the norm of the others.
 
-Along the principal axes, and in each leaf from the middle of what its keys are within. From a sketch follows
-how near to a query its key can be at most; it is a part of a key that has many bytes, and of the others there
-is none.
+Coordinates are along the principal axes, relative to the centre of the box of their leaf. A sketch gives a
+lower bound of the distance of its key from a query; it is stored if it is much smaller than a key.
 """
 
 from dataclasses import dataclass, fields
@@ -12,45 +11,45 @@ from numpy.typing import NDArray
 
 from lemmse.index.storage.packing import Packed
 
-__all__ = ["SKETCHED", "Sketch", "SketchedKeys", "pays", "sketched"]
+__all__ = ["SKETCHED", "KeySketches", "Sketch", "sketched", "worth_sketching"]
 
 SKETCHED = 24
-"""Leading coordinates in a sketch."""
+"""Leading coordinates of a sketch."""
 _FULL = np.float32(127)
 _TINY = np.float32(1e-6)
-"""Instead of the extent of a leaf of equal keys, to be divided by."""
+"""Lower limit of the extent of a leaf, a divisor."""
 
 
 def sketched(p_length: int) -> int:
-    """Leading coordinates in the sketch of a key of length P."""
+    """Return the number of leading coordinates in the sketch of a key of length P."""
     return min(SKETCHED, p_length)
 
 
-def pays(p_length: int, itemsize: int) -> bool:
-    """Whether sketches of keys of P numbers of so many bytes are much less than these."""
+def worth_sketching(p_length: int, itemsize: int) -> bool:
+    """Return whether keys of P elements of `itemsize` bytes are at least twice as large as their sketches."""
     return p_length * itemsize >= 2 * SKETCHED
 
 
 @dataclass(frozen=True, slots=True)
-class SketchedKeys:
-    """Sketches of n keys in G leaves that follow each other."""
+class KeySketches:
+    """Sketches of n keys of G consecutive leaves."""
 
     centre: NDArray[np.float32]
-    """What the leading coordinates are counted from in each leaf, (G, R)."""
+    """Origin of the leading coordinates in each leaf, (G, R)."""
     step: NDArray[np.float32]
-    """In these steps, (G,)."""
+    """Step of the leading coordinates in each leaf, (G,)."""
     off: NDArray[np.float32]
-    """What the leading coordinates of a key of the leaf are off by at most, a distance, (G,)."""
+    """Largest rounding error, a distance, of the leading coordinates of a key of each leaf, (G,)."""
     steps: NDArray[np.int8]
-    """Of each key, (n, R)."""
+    """Leading coordinates of each key, in steps, (n, R)."""
     rest: NDArray[np.float32]
-    """Norm of the other coordinates, (n, 1)."""
+    """Norm of the other coordinates of each key, (n, 1)."""
 
     @classmethod
-    def of(cls, v: NDArray[np.float32], edges: NDArray[np.integer]) -> "SketchedKeys":
-        """Sketch rotated keys (n, P); leaf g holds the keys edges[g] … edges[g + 1] − 1, one at least."""
-        leading, first = sketched(v.shape[1]), edges[:-1]
-        a, sizes = v[:, :leading], np.diff(edges)
+    def of(cls, v: NDArray[np.float32], leaf_keys: NDArray[np.integer]) -> "KeySketches":
+        """Return sketches of rotated keys (n, P); leaf g has keys leaf_keys[g] … leaf_keys[g + 1] − 1."""
+        leading, first = sketched(v.shape[1]), leaf_keys[:-1]
+        a, sizes = v[:, :leading], np.diff(leaf_keys)
         low, high = np.minimum.reduceat(a, first), np.maximum.reduceat(a, first)
         centre = np.float32(0.5) * (low + high)
         step = np.maximum(np.float32(0.5) * (high - low).max(axis=1), _TINY) / _FULL
@@ -61,22 +60,22 @@ class SketchedKeys:
         return cls(centre, step, off, steps.astype(np.int8), rest)
 
     @classmethod
-    def join(cls, parts: "list[SketchedKeys]") -> "SketchedKeys":
-        """Sketches of several such, one after the other."""
+    def join(cls, parts: "list[KeySketches]") -> "KeySketches":
+        """Return the sketches of several blocks, in order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """Sketches of the keys of L leaves, packed."""
+    """Sketches of the U keys of L leaves, packed."""
 
     centre: NDArray[np.float32]
-    """As of `SketchedKeys`, (L, R)."""
+    """Origin of the leading coordinates in each leaf, (L, R)."""
     step: NDArray[np.float32]
-    """(L,)."""
+    """Step of the leading coordinates in each leaf, (L,)."""
     off: NDArray[np.float32]
-    """(L,)."""
+    """Largest rounding error, a distance, in each leaf, (L,)."""
     steps: Packed
-    """(U, R)."""
+    """Leading coordinates of each key, in steps, (U, R)."""
     rest: Packed
-    """(U, 1)."""
+    """Norm of the other coordinates of each key, (U, 1)."""

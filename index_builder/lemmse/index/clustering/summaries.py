@@ -1,4 +1,4 @@
-"""What leaves look like from afar, from one reading of their keys: moments, and sketches of the keys."""
+"""Moments of leaves and sketches of their keys, computed in one pass over the keys."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index.clustering.moments import Basis, Moments
-from lemmse.index.clustering.sketches import SketchedKeys
+from lemmse.index.clustering.sketches import KeySketches
 from lemmse.index.ranges import split_ranges
 
 __all__ = ["summarize_leaves"]
@@ -17,36 +17,36 @@ _Rows = Callable[[int, int], NDArray[np.float32]]
 def summarize_leaves(
     keys: _Rows,
     targets: _Rows,
-    leaves: NDArray[np.integer],
-    copies: NDArray[np.integer],
+    leaf_keys: NDArray[np.integer],
+    key_patches: NDArray[np.integer],
     *,
     basis: Basis,
     sketching: bool,
-    held: int,
-) -> tuple[Moments, SketchedKeys | None]:
-    """Moments of leaves along the basis, and sketches of their keys if these are asked for.
+    most: int,
+) -> tuple[Moments, KeySketches | None]:
+    """Return the moments of leaves in a basis, and sketches of their keys.
 
     Parameters
     ----------
     keys, targets : callables
-        Keys start … stop − 1, (n, P), and targets of the training patches start … stop − 1, (n, T).
-    leaves : int, (L + 1,)
-        Leaf l holds the keys leaves[l] … leaves[l + 1] − 1, one at least.
-    copies : int, (U + 1,)
-        Key i has the targets copies[i] … copies[i + 1] − 1, one at least.
+        Called as `keys(start, stop)`; return the keys (n, P), and the targets of training patches (n, T).
+    leaf_keys : int, (L + 1,)
+        Leaf l has the keys leaf_keys[l] … leaf_keys[l + 1] − 1, at least one.
+    key_patches : int, (U + 1,)
+        Key i has the patches key_patches[i] … key_patches[i + 1] − 1, at least one.
     basis : Basis
         Principal axes of the keys.
     sketching : bool
-        Whether sketches are wanted.
-    held : int
-        Keys to hold at a time, but for a single leaf.
+        Whether to compute sketches; otherwise None is returned in their place.
+    most : int
+        Keys to hold at a time, except for a single leaf.
     """
     moments, sketches = [], []
-    for first, end in split_ranges(leaves, held):
-        start, stop = leaves[[first, end]].tolist()
-        v, own = basis.rotate(keys(start, stop)), copies[start : stop + 1]
-        edges = leaves[first : end + 1] - start
-        moments.append(Moments.of(v, targets(int(own[0]), int(own[-1])), edges, own - own[0]))
+    for first, end in split_ranges(leaf_keys, most):
+        start, stop = leaf_keys[[first, end]].tolist()
+        v, patches = basis.rotate(keys(start, stop)), key_patches[start : stop + 1]
+        own = leaf_keys[first : end + 1] - start
+        moments.append(Moments.of(v, targets(int(patches[0]), int(patches[-1])), own, patches - patches[0]))
         if sketching:
-            sketches.append(SketchedKeys.of(v, edges))
-    return Moments.join(moments), SketchedKeys.join(sketches) if sketching else None
+            sketches.append(KeySketches.of(v, own))
+    return Moments.join(moments), KeySketches.join(sketches) if sketching else None

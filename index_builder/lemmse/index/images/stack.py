@@ -1,18 +1,16 @@
 """A stack of images of any sizes, and the patches cut from it.
 
-The pixels of all images lie one after the other, so that a position of the whole stack is one number and a
-patch is a gather, whichever image it comes from. The training images and the image being reconstructed are
-cut by the same code.
+The pixels of all images are stored in one array, so that a position in the stack is one number and a patch is
+a gather. Training images and images to reconstruct are cut by the same code.
 
-A patch of side p at row r reads the rows r − ⌊p/2⌋ … r − ⌊p/2⌋ + p − 1, and the columns likewise: for even
+A patch of side p at row r covers the rows r − ⌊p/2⌋ … r − ⌊p/2⌋ + p − 1, and the columns likewise: for even
 p the centre is the pixel below and to the right of the patch's middle. A patch is flattened in the order
-row, column, channel, to the length P = p²·C, and may be larger than its image. Where it reaches outside,
+row, column, channel, to the length P = p²·C, and may be larger than its image. Outside the image,
 
-    circular   the image is repeated: the paper's boundary, and that of a torus
-    reflect    the image is mirrored about its border pixels
-               pixels that are read twice count as if their noise were independent
-    valid      as reflect for the image being reconstructed; of the training images only those patches are
-               taken that lie wholly inside, so that no key shows what no photograph did
+    circular   the image is repeated periodically, as in the paper
+    reflect    the image is mirrored about its border pixels; the noise of pixels that are read twice is taken
+               for independent
+    valid      as reflect for the image to reconstruct; training patches are those inside their image
 """
 
 from collections.abc import Iterable
@@ -48,7 +46,7 @@ class Images(Generic[Pixel]):
 
     @classmethod
     def stack(cls, images: Iterable[NDArray[Pixel]]) -> "Images[Pixel]":
-        """Stack images of shape (H, W, C), one C and one dtype for all."""
+        """Return the stack of images (H, W, C) of one C and one dtype."""
         parts = list(images)
         return cls(
             pixels=np.concatenate([x.reshape(-1, x.shape[-1]) for x in parts]),
@@ -57,32 +55,32 @@ class Images(Generic[Pixel]):
 
     @cached_property
     def first(self) -> NDArray[np.int64]:
-        """Position of each image's first pixel, and of the end, shape (K + 1,)."""
+        """First position of each image, and the number of positions, (K + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes.prod(axis=1))])
 
     @property
     def positions(self) -> int:
-        """Number of positions of the whole stack."""
+        """Number of positions, N."""
         return len(self.pixels)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images, K."""
         return len(self.sizes)
 
     def __getitem__(self, k: int) -> NDArray[Pixel]:
-        """Image k, shape (H, W, C)."""
+        """Return image k, (H, W, C)."""
         start, stop = self.first[k : k + 2]
         return self.pixels[start:stop].reshape(*self.sizes[k], -1)
 
     def locate(self, n: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Image, row and column of positions n, shape (len(n), 3)."""
+        """Return image, row and column of positions n, (len(n), 3)."""
         first = self.first
         k = np.searchsorted(first, n, side="right") - 1
         row, column = np.divmod(n - first[k], self.sizes[k, 1])
         return np.stack([k, row, column], axis=1).astype(np.int32)
 
     def patches(self, n: NDArray[np.integer], p: int, boundary: str = "circular") -> NDArray[Pixel]:
-        """Patches of side p centred at positions n, shape (len(n), P), dtype of the pixels."""
+        """Return the patches of side p centred at positions n, (len(n), P), of the pixels' dtype."""
         first = self.first
         k, row, column = self.locate(n).T.astype(np.int64)
         offsets = np.arange(p) - p // 2
@@ -95,7 +93,7 @@ class Images(Generic[Pixel]):
 
 
 def centres(height: int, width: int, p: int, boundary: str = "circular") -> NDArray[np.int64]:
-    """Positions in an image that its training patches of side p are centred at, in order.
+    """Return the positions in an image at which its training patches of side p are centred, ascending.
 
     Examples
     --------

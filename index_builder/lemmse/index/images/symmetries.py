@@ -23,13 +23,13 @@ SYMMETRIES = (
     "flip-rotate-180",
     "flip-rotate-270",
 )
-"""Their names, by number."""
+"""Names of the symmetries, by number."""
 
 _T = TypeVar("_T", bound=np.generic)
 
 
 def apply(image: NDArray[_T], symmetry: int) -> NDArray[_T]:
-    """The copy of an image (H, W, …) under a symmetry, by number.
+    """Return the image of an image (H, W, …) under a symmetry, given by number.
 
     Examples
     --------
@@ -46,18 +46,19 @@ def origin(
     column: NDArray[np.integer],
     size: NDArray[np.integer],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where pixels of copies lie in their images.
+    """Return where pixels of transformed copies lie in the original images.
 
     Parameters
     ----------
     symmetry, row, column : int, (n,)
-        Number of the symmetry, and row and column in the copy.
+        Number of the symmetry, row and column in the copy.
     size : int, (n, 2)
-        Height and width of the images.
+        Height and width of the original images.
 
     Returns
     -------
-    rows and columns in the images, (n,) each
+    rows, columns : int64, (n,)
+        In the original images.
 
     Examples
     --------

@@ -1,1 +1,6 @@
-"""The translated training patches of images, and the strata that share the noise of a patch."""
+"""Translated training patches: the keys of an index, their targets and ids, and the strata of equal noise."""
+
+from lemmse.index.patches.corpus import Corpus
+from lemmse.index.patches.strata import Strata
+
+__all__ = ["Corpus", "Strata"]

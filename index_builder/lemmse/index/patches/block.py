@@ -1,4 +1,4 @@
-"""The translated training patches of a block of images, cut and whitened when they are asked for."""
+"""The training patches of a block of images, cut and whitened on demand."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,25 +8,25 @@ from numpy.typing import NDArray
 
 from lemmse.index.images.stack import Images, centres
 from lemmse.index.images.symmetries import apply, origin
-from lemmse.index.patches.strata import Layout, Strata
+from lemmse.index.patches.strata import Strata, TrainingStrata
 from lemmse.index.physics import InverseProblem
-from lemmse.index.storage import zarr_store
+from lemmse.index.ranges import row_slices
 
-__all__ = ["Patches"]
+__all__ = ["PatchBlock"]
 
 
 @dataclass(frozen=True, slots=True)
-class Patches:
-    """Training patches, numbered by image, symmetry, row and column."""
+class PatchBlock:
+    """The training patches of consecutive images, numbered by image, symmetry, row and column."""
 
     first_image: int
-    """Number of the first of the images among all."""
+    """Number of the first image among all training images."""
     clean: Images[np.float32]
-    """The images x, or all symmetric copies of the first, of the second, and so on."""
+    """The images x, or all symmetric copies of the first image, of the second, and so on."""
     symmetries: int
-    """How many copies there are of each image: itself, or all."""
+    """Symmetric copies of each image, 1 or 8."""
     measured: Images[Any]
-    """B A x of each."""
+    """B A x of each image x."""
     n: NDArray[np.int64]
     """Position of each patch."""
     strata: Strata
@@ -41,12 +41,12 @@ class Patches:
         problem: InverseProblem,
         images: Images[np.float32],
         first_image: int,
-        layout: Layout,
+        strata: TrainingStrata,
         symmetries: int,
         p: int,
         boundary: str,
-    ) -> "Patches":
-        """The patches of some images, of sizes that were laid out."""
+    ) -> "PatchBlock":
+        """Return the patches of images, of sizes in `strata.by_size`."""
         clean = images
         if symmetries > 1:
             clean = Images.stack(apply(images[k], s) for k in range(len(images)) for s in range(symmetries))
@@ -58,48 +58,47 @@ class Patches:
             symmetries=symmetries,
             measured=Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean))),
             n=np.concatenate([first + own[size] for first, size in zip(clean.first, sizes, strict=False)]),
-            strata=layout.strata,
-            stratum=np.concatenate([layout.numbers[size] for size in sizes]),
+            strata=strata.strata,
+            stratum=np.concatenate([strata.by_size[size] for size in sizes]),
             p=p,
             boundary=boundary,
         )
 
     def __len__(self) -> int:
-        """Number of patches."""
+        """Return the number of patches."""
         return len(self.n)
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Keys v of patches by number, white, (len(rows), P)."""
+        """Return the whitened keys v of patches by number, (len(rows), P)."""
         white = np.empty((len(rows), self.strata.scale.shape[1]), np.float32)
-        for start in range(0, len(rows), zarr_store.CHUNK):
-            some, out = rows[start : start + zarr_store.CHUNK], white[start : start + zarr_store.CHUNK]
+        for chunk in row_slices(len(rows)):
+            some, out = rows[chunk], white[chunk]
             patches, stratum = self._cut(some), self.stratum[some]
             for number in np.unique(stratum):
                 own = stratum == number
                 out[own] = self.strata.whiten(patches[own], number)
-        white += np.float32(0)  # −0 becomes 0, so that equal keys have equal bytes
+        white += np.float32(0)  # −0 becomes 0: equal keys must have equal bytes
         return white
 
     def targets(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Targets t of patches by number, less the level that their keys lost, (len(rows), C)."""
+        """Return the targets t of patches by number, less the level of their keys, (len(rows), C)."""
         t: NDArray[np.float32] = self.clean.pixels[self.n[rows]]
         if self.strata.constants is not None:
-            for start in range(0, len(rows), zarr_store.CHUNK):
-                some = rows[start : start + zarr_store.CHUNK]
-                t[start : start + zarr_store.CHUNK] -= self.strata.levels(self._cut(some), 0)
+            for chunk in row_slices(len(rows)):
+                t[chunk] -= self.strata.levels(self._cut(rows[chunk]), 0)
         return t
 
     def ids(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Training image, row and column of the centres of patches by number, (len(rows), 3)."""
+        """Return training image, row and column of the centres of patches by number, (len(rows), 3)."""
         copy, row, column = self.clean.locate(self.n[rows]).T
         image, symmetry = np.divmod(copy, self.symmetries)
         place = origin(symmetry, row, column, self.clean.sizes[image * self.symmetries])
         return np.stack([self.first_image + image, *place], axis=1).astype(np.int32)
 
     def symmetry(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Number of the symmetric copy that patches were cut from, (len(rows),)."""
+        """Return the symmetry of the copy that patches by number were cut from, (len(rows),)."""
         return (self.clean.locate(self.n[rows])[:, 0] % self.symmetries).astype(np.uint8)
 
     def _cut(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """Patches of B A x by number, (len(rows), P)."""
+        """Return the patches of B A x by number, (len(rows), P)."""
         return self.measured.patches(self.n[rows], self.p, self.boundary)

@@ -1,4 +1,4 @@
-"""All translated training patches, M of them, in blocks of images that are read when they are needed."""
+"""All M training patches, in blocks of images that are read on demand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from lemmse.index.images.stack import Images
 from lemmse.index.images.symmetries import SYMMETRIES
-from lemmse.index.patches.block import Patches
-from lemmse.index.patches.strata import Layout, Strata, lay_out
+from lemmse.index.patches.block import PatchBlock
+from lemmse.index.patches.strata import Strata, TrainingStrata, training_strata
 from lemmse.index.physics import InverseProblem
 from lemmse.index.ranges import split_ranges
 
@@ -19,16 +19,16 @@ __all__ = ["Corpus"]
 
 @dataclass(frozen=True)
 class Corpus:
-    """The training patches, numbered by image, symmetry, row and column."""
+    """All training patches, numbered by image, symmetry, row and column."""
 
     problem: InverseProblem
     read: Callable[[int, int], Images[np.float32]]
-    """Reads the training images from one number to before another, as intensities."""
+    """Called as `read(first, end)`; returns the training images first … end − 1, as intensities."""
     sizes: NDArray[np.int64]
     """Heights and widths of the training images, (K, 2)."""
-    layout: Layout
+    training_strata: TrainingStrata
     symmetries: int
-    """How many copies there are of each image: itself, or all."""
+    """Symmetric copies of each image, 1 or 8."""
     p: int
     boundary: str
     blocks: NDArray[np.int64]
@@ -48,27 +48,27 @@ class Corpus:
         augment: str,
         block: int,
     ) -> "Corpus":
-        """Lay out the patches of training images, in blocks of so many patches, or of one image.
+        """Return the training patches of images, in blocks of at most `block` patches, or of one image.
 
         Raises
         ------
         InvalidArgument
-            What is asked for does not go with the images.
+            The arguments do not fit the images, see `training_strata`.
         """
         symmetries = len(SYMMETRIES) if augment == "dihedral" else 1
         unique = np.unique(sizes, axis=0)
         if symmetries > 1:
             unique = np.unique(np.concatenate([unique, unique[:, ::-1]]), axis=0)
-        of_sizes = [(height, width) for height, width in unique.tolist()]
-        layout = lay_out(problem, of_sizes, channels, patch_size, boundary, equivariance)
-        counts = [symmetries * len(layout.numbers[height, width]) for height, width in sizes.tolist()]
+        all_sizes = [(height, width) for height, width in unique.tolist()]
+        strata = training_strata(problem, all_sizes, channels, patch_size, boundary, equivariance)
+        counts = [symmetries * len(strata.by_size[height, width]) for height, width in sizes.tolist()]
         blocks = [0, *(end for _, end in split_ranges(np.cumsum([0, *counts]), block))]
-        return cls(problem, read, sizes, layout, symmetries, patch_size, boundary, np.array(blocks))
+        return cls(problem, read, sizes, strata, symmetries, patch_size, boundary, np.array(blocks))
 
     @property
     def strata(self) -> Strata:
-        """Their strata."""
-        return self.layout.strata
+        """The strata of the patches."""
+        return self.training_strata.strata
 
     @property
     def length(self) -> int:
@@ -76,7 +76,7 @@ class Corpus:
         return int(self.strata.scale.shape[1])
 
     @cached_property
-    def _copies(self) -> NDArray[np.int64]:
+    def _copy_sizes(self) -> NDArray[np.int64]:
         """Heights and widths of all copies of the images, (K·symmetries, 2)."""
         if self.symmetries == 1:
             return self.sizes
@@ -85,12 +85,14 @@ class Corpus:
 
     @cached_property
     def _first(self) -> NDArray[np.int64]:
-        """First patch of each copy, and M."""
-        counts = [len(self.layout.numbers[height, width]) for height, width in self._copies.tolist()]
+        """First patch of each copy, and M, (K·symmetries + 1,)."""
+        counts = [
+            len(self.training_strata.by_size[height, width]) for height, width in self._copy_sizes.tolist()
+        ]
         return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     def __len__(self) -> int:
-        """Number of patches, M."""
+        """Return the number of patches, M."""
         return int(self._first[-1])
 
     @property
@@ -98,14 +100,16 @@ class Corpus:
         """First patch of each block, and M, (B + 1,)."""
         return self._first[self.blocks * self.symmetries]
 
-    def block(self, number: int) -> Patches:
-        """Read and measure the images of a block."""
+    def block(self, number: int) -> PatchBlock:
+        """Read and measure the images of a block, and return their patches."""
         first, end = self.blocks[number : number + 2].tolist()
         images = self.read(first, end)
-        return Patches.of(self.problem, images, first, self.layout, self.symmetries, self.p, self.boundary)
+        return PatchBlock.of(
+            self.problem, images, first, self.training_strata, self.symmetries, self.p, self.boundary
+        )
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Keys v of patches by number, white, (len(rows), P)."""
+        """Return the whitened keys v of patches by number, (len(rows), P)."""
         v = np.empty((len(rows), self.length), np.float32)
         block = np.searchsorted(self.rows, rows, side="right") - 1
         for number in np.unique(block):
@@ -115,10 +119,10 @@ class Corpus:
 
     @cached_property
     def _in_strata(self) -> list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
-        """For each stratum and size: first patches of copies of the size, and which of theirs it holds."""
-        sizes, size_of = np.unique(self._copies, axis=0, return_inverse=True)
+        """For each stratum and size: first patch of each copy, and the places of the stratum in a copy."""
+        sizes, size_of = np.unique(self._copy_sizes, axis=0, return_inverse=True)
         firsts = [self._first[:-1][size_of.reshape(-1) == size] for size in range(len(sizes))]
-        numbers = [self.layout.numbers[height, width] for height, width in sizes.tolist()]
+        numbers = [self.training_strata.by_size[height, width] for height, width in sizes.tolist()]
         return [
             [(first, np.flatnonzero(own == s)) for first, own in zip(firsts, numbers, strict=True)]
             for s in range(len(self.strata))
@@ -130,7 +134,7 @@ class Corpus:
         return [sum(len(first) * len(places) for first, places in own) for own in self._in_strata]
 
     def sample(self, stratum: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Numbers of patches of a stratum, drawn at random: all, if they are no more; else some fewer."""
+        """Return numbers of patches of a stratum: all, or at most `most` distinct ones drawn at random."""
         count = self.counts[stratum]
         drawn = np.arange(count) if count <= most else np.unique(rng.integers(count, size=most))
         rows, done = [], 0

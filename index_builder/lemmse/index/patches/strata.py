@@ -1,39 +1,36 @@
-"""Strata: the positions whose patches carry the same noise.
+"""Strata: the positions whose patches have the same noise.
 
-The noise in the patch at m has covariance σ² Q_m Q_mᵀ, where Q_m is the part of the pre-inverse B that the
-patch sees. Keys and queries are whitened with it, so that the estimator meets white noise only, whatever B:
+The noise of the patch at m has covariance σ² Q_m Q_mᵀ, where Q_m = Π_m B. Keys and queries are whitened, so
+that the estimator has white noise for every B:
 
-    B = I              one stratum, nothing to do
+    B = I              one stratum, the noise is white
     B a convolution    one stratum, S = Q Qᵀ, patches are multiplied by a matrix W with W S Wᵀ = I
-    B = diag(d)        one stratum for each pattern that d has in a patch; patches are divided by it, and
-                       where it is zero nothing was observed
+    B = diag(d)        one stratum for each pattern of d in a patch; patches are divided by the pattern, and
+                       pixels where it is 0 are not observed
 
-Where the estimator is to commute with offsets, a constant added to each channel of x, the level of a patch is
-taken out once it is white: its least-squares projection onto E, what a 1 in each channel of x adds to it. The
-noise of what is left does not depend on that of the level.
+With offset equivariance, the level of a whitened patch is subtracted: its least-squares projection onto E,
+the patch of an image that is 1 in one channel. The noise of the residual is independent of that of the level.
 
-With zeros in d (a mask) the Gaussian of a key lives on the observed pixels only, and a key counts for a query
-only if both observe the same ones: a query belongs to the stratum of its own pattern. Without zeros every key
-counts for every query, each with the density of its own stratum.
+If d has zeros (a mask), the Gaussian of a key is on the observed pixels only, and a query is compared with
+the keys of the stratum of its own pattern. Otherwise a query is compared with all keys, each with the density
+of its stratum.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.images.stack import Images, centres
 from lemmse.index.physics import InverseProblem
-from lemmse.index.storage import zarr_store
 
-__all__ = ["Layout", "Strata", "lay_out"]
+__all__ = ["Strata", "TrainingStrata", "training_strata"]
 
 _ROUNDING = 1e-9
-"""What a constant image may be off by, of its level, once it was measured and pre-inverted."""
+"""Largest relative deviation of B A x of a constant image x from a constant."""
 
 
 @dataclass(frozen=True)
@@ -41,31 +38,24 @@ class Strata:
     """The strata of an index."""
 
     scale: NDArray[np.float64]
-    """Diagonal of B in the patches of each stratum, (S, P); 1 where B is no diagonal."""
+    """Diagonal of B in the patches of each stratum, (S, P); 1 unless B is diagonal."""
     whitener: NDArray[np.float64] | None
-    """W with W S Wᵀ = I, (P, P), where B is a convolution."""
+    """W with W S Wᵀ = I, (P, P), if B is a convolution."""
     constants: NDArray[np.float64] | None
-    """E, what a 1 in each channel of x adds to a white patch, (P, C), where patches lose their level."""
-
-    def write(self, group: zarr.Group) -> None:
-        """Store them."""
-        for field in fields(self):
-            array = getattr(self, field.name)
-            if array is not None:
-                zarr_store.write(group, f"strata/{field.name}", array)
+    """E, the whitened patch of an image that is 1 in one channel, (P, C), if levels are subtracted."""
 
     def __len__(self) -> int:
-        """Number of strata, S."""
+        """Return the number of strata, S."""
         return len(self.scale)
 
     @cached_property
     def exclusive(self) -> bool:
-        """Whether a query finds its keys in one stratum only, that of its own pattern."""
+        """Whether a query is compared only with the keys of the stratum of its own pattern."""
         return bool((self.scale == 0).any())
 
     @cached_property
     def rank(self) -> NDArray[np.int64]:
-        """Dimensions of the noise in each stratum: pixels that were observed, less C without levels, (S,)."""
+        """Dimension of the noise of each stratum: observed pixels, less C if levels are subtracted, (S,)."""
         rank: NDArray[np.int64] = (self.scale != 0).sum(axis=1)
         if self.constants is not None:
             rank -= self.constants.shape[1]
@@ -73,14 +63,14 @@ class Strata:
 
     @cached_property
     def log_pdet(self) -> NDArray[np.float64]:
-        """The term log pdet of Q_m Q_mᵀ, or of its part without the level, in each stratum, (S,)."""
+        """Log pdet of Q_m Q_mᵀ, or of its part orthogonal to the level, of each stratum, (S,)."""
         log_det: NDArray[np.float64] = 2 * np.log(np.where(self.scale == 0, 1.0, self.scale)).sum(axis=1)
         if self.whitener is None:
             return log_det
         if self.constants is None:
             log_det -= 2 * np.linalg.slogdet(self.whitener)[1]
             return log_det
-        # The noise without its level is this times white noise.
+        # The noise without its level is this matrix times white noise.
         root = np.linalg.solve(self.whitener, self.beside_constants)
         log_det += np.linalg.slogdet(root.T @ root)[1]
         return log_det
@@ -91,20 +81,31 @@ class Strata:
 
     @property
     def level_variance(self) -> NDArray[np.float64]:
-        """Variance of the noise in `levels`, in units of σ², (C,)."""
+        """Variance of the noise of `levels`, in units of σ², (C,)."""
         variance: NDArray[np.float64] = 1 / np.square(self._constants).sum(axis=0)
         return variance
 
     @cached_property
     def beside_constants(self) -> NDArray[np.float64]:
-        """Orthonormal directions of what is left of patches without their level, in columns, (P, P − C)."""
+        """Orthonormal basis of the patches of level 0, in columns, (P, P − C)."""
         axes: NDArray[np.float64] = np.linalg.qr(self._constants, mode="complete")[0]
         return axes[:, self._constants.shape[1] :]
 
     def whiten(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float32]:
-        """Patches with white noise of standard deviation σ where it was σ² Q_m Q_mᵀ, (n, P).
+        """Return whitened patches: noise of covariance σ² Q_m Q_mᵀ becomes white, of standard deviation σ.
 
-        Where there are `constants`, the patches are without their level.
+        With `constants`, the level of the patches is subtracted.
+
+        Parameters
+        ----------
+        patches : float, (n, P)
+            Patches of B y or B A x.
+        stratum : int
+            Their stratum.
+
+        Returns
+        -------
+        ndarray, float32, (n, P)
         """
         white = self._white(patches, stratum)
         if self.constants is not None:
@@ -112,7 +113,7 @@ class Strata:
         return white.astype(np.float32)
 
     def levels(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float64]:
-        """The level of patches, in each channel: the least-squares estimate of a constant in x.
+        """Return the level of patches in each channel: the least-squares estimate of a constant in x.
 
         Parameters
         ----------
@@ -133,7 +134,7 @@ class Strata:
         return white if self.whitener is None else white @ self.whitener.T
 
     def _level(self, white: NDArray[np.float64]) -> NDArray[np.float64]:
-        # Channels do not mix, so that the columns of E are orthogonal. Divided last, equal pixels leave 0.
+        # The columns of E are orthogonal, one for each channel. Dividing last, equal pixels leave exactly 0.
         level: NDArray[np.float64] = white @ self._constants / np.square(self._constants).sum(axis=0)
         return level
 
@@ -144,13 +145,13 @@ class Strata:
         return self.constants
 
     def whiteness_error(self, covariance: NDArray[np.float64]) -> float:
-        """Largest entry of W S Wᵀ − I for another S, (P, P): how far whitening it with this W is off."""
+        """Return the largest entry of W S Wᵀ − I for another covariance S, (P, P)."""
         if self.whitener is None:
             return 0.0
         return float(np.abs(self.whitener @ covariance @ self.whitener.T - np.eye(len(covariance))).max())
 
     def of(self, scale: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The stratum of each pattern of the diagonal of B, (n, P); −1 where there is none."""
+        """Return the stratum of each pattern of the diagonal of B, (n, P); −1 where there is none."""
         return np.array([self._number.get(row.tobytes(), -1) for row in scale], np.int64)
 
     @cached_property
@@ -159,34 +160,34 @@ class Strata:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Which stratum every patch of the training images is in: that depends on their sizes only."""
+class TrainingStrata:
+    """The strata of the training patches; the stratum of a patch depends on the size of its image."""
 
     strata: Strata
     channels: int
     """Channels of the images, C."""
-    numbers: Mapping[tuple[int, int], NDArray[np.int64]]
-    """Stratum of each patch of an image, by height and width of the image."""
+    by_size: Mapping[tuple[int, int], NDArray[np.int64]]
+    """Stratum of each training patch of an image, by height and width of the image."""
     condition: float
-    """Condition number of S; 1 without a convolution."""
+    """Condition number of S; 1 unless B is a convolution."""
 
 
-def lay_out(
+def training_strata(
     problem: InverseProblem,
     sizes: Sequence[tuple[int, int]],
     channels: int,
     p: int,
     boundary: str,
     equivariance: str,
-) -> Layout:
-    """Tell the strata of the training patches of images of these sizes.
+) -> TrainingStrata:
+    """Return the strata of the training patches of images of these sizes.
 
     Raises
     ------
     InvalidArgument
-        A size cannot be meant, or none has a patch; B is a convolution, and the images differ in size or the
-        noise cannot be whitened; or a constant is not seen the same at every position, where the estimator is
-        to commute with offsets.
+        A does not accept a size, or no image has a patch; B is a convolution, and the images differ in size
+        or the noise cannot be whitened; or `equivariance` is offset and B A x of a constant x is not
+        constant.
     """
     shapes = [(height, width, channels) for height, width in sizes]
     for shape in shapes:
@@ -198,10 +199,10 @@ def lay_out(
             "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
         )
     constants = _constants(problem, shapes[0], p) if equivariance == "offset" else None
-    one = np.ones((1, p * p * channels))
-    same = {size: np.zeros(len(n), np.int64) for size, n in zip(sizes, own, strict=True)}
+    ones = np.ones((1, p * p * channels))
+    one_stratum = {size: np.zeros(len(n), np.int64) for size, n in zip(sizes, own, strict=True)}
     if problem.white:
-        return Layout(Strata(one, None, constants), channels, same, 1.0)
+        return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, 1.0)
     if problem.stationary:
         if len(shapes) > 1:
             raise InvalidArgument.of(
@@ -210,8 +211,8 @@ def lay_out(
             )
         white = problem.whitening(shapes[0], p)
         constants = None if constants is None else white.matrix @ constants
-        return Layout(Strata(one, white.matrix, constants), channels, same, white.condition)
-    # A pattern for each position of each size; equal patterns are one stratum.
+        return TrainingStrata(Strata(ones, white.matrix, constants), channels, one_stratum, white.condition)
+    # Each position of each size has a pattern; equal patterns are one stratum.
     patterns = [
         Images.stack([problem.scale(shape)]).patches(n, p, boundary)
         for shape, n in zip(shapes, own, strict=True)
@@ -221,13 +222,13 @@ def lay_out(
     strata = Strata(scale, None, None)
     if boundary == "valid" and strata.exclusive:
         _require_inside(problem, shapes, p, strata)
-    return Layout(strata, channels, dict(zip(sizes, parts, strict=True)), 1.0)
+    return TrainingStrata(strata, channels, dict(zip(sizes, parts, strict=True)), 1.0)
 
 
 def _require_inside(
     problem: InverseProblem, shapes: Sequence[tuple[int, int, int]], p: int, strata: Strata
 ) -> None:
-    """Refuse a mask with a pattern at the border that no patch inside has: no key would count there."""
+    """Refuse a mask with patterns at the border that no patch inside has: they would have no keys."""
     for shape in shapes:
         everywhere = np.arange(shape[0] * shape[1])
         found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, "valid"))
@@ -242,7 +243,7 @@ def _require_inside(
 
 
 def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
-    """What a 1 in each channel of x adds to a patch of B A x, (P, C)."""
+    """Return the patch of B A x for an x that is 1 in one channel, for each channel, (P, C)."""
     if problem.physics.partition(":")[0] == "inpaint" or not problem.stationary:
         raise InvalidArgument.of(
             "equivariance", f"expected physics identity or blur for offset, got {problem.physics!r}"

@@ -1,14 +1,15 @@
-"""The inverse problem y = A x + e that an index answers: the operator A, the pre-inverse B, the noise.
+"""The inverse problem y = A x + e of an index: the operator A, the pre-inverse B and the noise.
 
-The builder cuts its keys from B A x, the estimator its queries from B y; both call the one object that is
-made from the two specifications in the manifest. Specifications of A:
+The builder cuts keys from B A x, the estimator queries from B y; both use the `InverseProblem` of the two
+specifications in the manifest. Specifications of A:
 
     identity                      A = I
     blur:gaussian:STD             circular convolution with a Gaussian, STD in pixels
     blur:disk:RADIUS              … with a disk: the pixels whose centre is within RADIUS of the middle
     blur:FILE                     … with the kernel in a .npy or grey .png, of any shape, made to sum to 1
-    inpaint:center:SIDE           a square of SIDE × SIDE pixels is missing in the middle
-    inpaint:random:PERCENT[:SEED] PERCENT of the pixels are missing, the same ones in all images of a size
+    inpaint:center:SIDE           a square of SIDE × SIDE pixels is missing in the middle: SIDE rows from
+                                  ⌊H/2⌋ − ⌊SIDE/2⌋ on, columns likewise; 9 … 23 for 15 in 32
+    inpaint:random:PERCENT[:SEED] PERCENT of the pixels are missing, the same in all images of a size
     inpaint:FILE                  missing where the mask in a .npy or .png, (H, W) or (H, W, C), is 0
 
 and of B:
@@ -22,7 +23,7 @@ and of B:
 A kernel of h × w pixels has its origin o at row ⌊h/2⌋, column ⌊w/2⌋: (A x)[n] = Σ_a kernel[a] x[n − a + o],
 positions wrapping around. It may be larger than the image. All channels are blurred alike.
 
-A new operator is one file here and one line in a table of `_problem.py`.
+A new operator is one module here and one line in a table of `_problem.py`.
 """
 
 from lemmse.index.physics._problem import PHYSICS, PRE_INVERSES, InverseProblem

@@ -1,4 +1,4 @@
-"""The inverse problem of an index: the operators that its two specifications name."""
+"""The inverse problem of an index, made from its two specifications."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import DataLoss, InvalidArgument
-from lemmse.index.physics import _files, blur, deblurring, identity, inpaint, masking, noise
+from lemmse.index.physics import blur, deblurring, identity, inpaint, masking, noise
 from lemmse.index.physics._operators import Convolution, Diagonal, Operator, Shape
-from lemmse.index.physics._spec import PhysicsKind, PreInverseKind, Read, Spec
+from lemmse.index.physics._spec import PhysicsKind, PreInverseKind, Read, Spec, read_file
 
 __all__ = ["PHYSICS", "PRE_INVERSES", "InverseProblem"]
 
@@ -29,16 +29,16 @@ _PRE_INVERSES: Mapping[str, PreInverseKind] = {
 }
 
 PHYSICS = tuple(form for kind in _PHYSICS.values() for form in kind.forms)
-"""How the forward operators are written."""
+"""Forms of the specifications of A."""
 PRE_INVERSES = tuple(form for kind in _PRE_INVERSES.values() for form in kind.forms)
-"""How the pre-inverses are written."""
+"""Forms of the specifications of B."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InverseProblem:
-    """The forward operator A, the pre-inverse B, and the noise that B leaves in a patch.
+    """The forward operator A, the pre-inverse B, and the noise of a patch of B y.
 
-    Made by `parse` or `restore`. Images have the shape (H, W, C), any H and W unless `check` objects.
+    Constructed by `parse` or `restore`. Images are (H, W, C), of any H and W that `check` accepts.
 
     Examples
     --------
@@ -54,13 +54,13 @@ class InverseProblem:
     pre_inverse: str
     """Specification of B, as given."""
     arrays: Mapping[str, NDArray[np.float64]]
-    """What was read from a FILE, as it was there: "kernel" or "mask"; otherwise empty."""
+    """Content of a FILE, unchanged, by "kernel" or "mask"; otherwise empty."""
     _forward: Operator = field(repr=False)
     _backward: Operator = field(repr=False)
 
     @classmethod
     def parse(cls, physics: str, pre_inverse: str) -> "InverseProblem":
-        """Make the problem of two specifications; files are read.
+        """Return the problem of two specifications; files are read.
 
         Parameters
         ----------
@@ -70,14 +70,14 @@ class InverseProblem:
         Raises
         ------
         InvalidArgument
-            A specification cannot be meant, or the two do not go together.
+            A specification is invalid, or the two do not fit together.
         NotFound
-            A file is not there.
+            A file does not exist.
         """
         arrays: dict[str, NDArray[np.float64]] = {}
 
         def read(name: str, path: str) -> NDArray[np.float64]:
-            arrays[name] = _files.read(path)
+            arrays[name] = read_file(path)
             return arrays[name]
 
         return cls(physics, pre_inverse, arrays, *_operators(physics, pre_inverse, read))
@@ -86,7 +86,7 @@ class InverseProblem:
     def restore(
         cls, physics: str, pre_inverse: str, arrays: Mapping[str, NDArray[np.float64]]
     ) -> "InverseProblem":
-        """Make the problem again from its specifications and its `arrays`; no file is read.
+        """Return the problem of two specifications and the `arrays` of their files; no file is read.
 
         Raises
         ------
@@ -102,11 +102,11 @@ class InverseProblem:
         return cls(physics, pre_inverse, arrays, *_operators(physics, pre_inverse, read))
 
     def check(self, shape: Shape) -> None:
-        """Raise InvalidArgument where images of shape (H, W, C) cannot be meant."""
+        """Raise InvalidArgument unless A is defined on images of shape (H, W, C)."""
         self._forward.check(shape)
 
     def measure(self, x: NDArray[Any]) -> NDArray[Any]:
-        """A x, noiseless.
+        """Return A x.
 
         Parameters
         ----------
@@ -116,22 +116,22 @@ class InverseProblem:
         Returns
         -------
         ndarray, float64, (H, W, C)
-            The identity returns x itself.
+            x itself for the identity.
         """
         return self._forward.apply(x)
 
     def pre_invert(self, y: NDArray[Any]) -> NDArray[Any]:
-        """B y.
+        """Return B y.
 
         Parameters
         ----------
         y : ndarray, any real dtype, (H, W, C)
-            Measurement; what B multiplies by 0 may be anything, NaN too.
+            Measurement; pixels that B multiplies by 0 may have any value, NaN included.
 
         Returns
         -------
         ndarray, float64, (H, W, C)
-            The identity returns y itself.
+            y itself for the identity.
         """
         return self._backward.apply(y)
 
@@ -150,16 +150,16 @@ class InverseProblem:
 
     @property
     def white(self) -> bool:
-        """Whether B = I: the noise is white as it is."""
+        """Whether B = I, so that the noise is white."""
         return isinstance(self._backward, identity.Identity)
 
     @property
     def stationary(self) -> bool:
-        """Whether B is a convolution, the identity included: the noise is the same at every position."""
+        """Whether B is a convolution or the identity, so that all patches have the same noise."""
         return isinstance(self._backward, Convolution)
 
     def covariance(self, shape: Shape, p: int) -> NDArray[np.float64]:
-        """S = Q Qᵀ of a stationary B: noise of standard deviation σ has the covariance σ² S in a patch.
+        """Return S = Q Qᵀ of a stationary B: the noise of a patch has covariance σ² S.
 
         Parameters
         ----------
@@ -189,13 +189,13 @@ class InverseProblem:
         return noise.patch_covariance(self._backward, shape, p)
 
     def scale(self, shape: Shape) -> NDArray[np.float64]:
-        """Diagonal of a B that is not stationary: 1 where observed, 0 or ε where missing, (H, W, C)."""
+        """Return the diagonal of a B that is not stationary: 1 where observed, else 0 or ε, (H, W, C)."""
         if not isinstance(self._backward, Diagonal):
             raise TypeError(f"expected a diagonal pre-inverse, got {self.pre_inverse!r}")
         return self._backward.diagonal(shape)
 
     def whitening(self, shape: Shape, p: int) -> noise.Whitening:
-        """W with W S Wᵀ = I, S being the `covariance` of a stationary B.
+        """Return W with W S Wᵀ = I, where S is the `covariance` of a stationary B.
 
         Parameters
         ----------
@@ -208,7 +208,7 @@ class InverseProblem:
         ------
         InvalidArgument
             The patch is larger than the image, or S is not positive definite at working precision; the
-            message then names what would do.
+            message then names a pre-inverse that can be whitened, if there is one.
         """
         covariance = self.covariance(shape, p)
         try:
@@ -223,7 +223,7 @@ class InverseProblem:
 
 
 def _operators(physics: str, pre_inverse: str, read: Read) -> tuple[Operator, Operator]:
-    """A and B."""
+    """Return A and B."""
     spec, inverse_spec = Spec("physics", physics), Spec("pre-inverse", pre_inverse)
     name = spec.words[0]
     if name not in _PHYSICS:

@@ -1,25 +1,27 @@
-"""Specifications of operators: a name and its parameters between colons."""
+"""Specifications of operators: a name and parameters separated by colons, and the files that they name."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.index.images.files import decode
 from lemmse.index.physics._operators import Operator
 
-__all__ = ["PhysicsKind", "PreInverseKind", "Read", "Spec", "is_file"]
+__all__ = ["PhysicsKind", "PreInverseKind", "Read", "Spec", "is_file", "read_file"]
 
 Read: TypeAlias = Callable[[str, str], NDArray[np.float64]]
-"""Called with what is read ("kernel" or "mask") and the name of its file."""
+"""Called with "kernel" or "mask" and the name of a file; returns its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A specification that is being parsed.
+    """A specification to parse.
 
     Examples
     --------
@@ -28,21 +30,21 @@ class Spec:
     """
 
     argument: str
-    """Name of the argument that it came in, for messages."""
+    """Name of the argument, for messages."""
     text: str
-    """As the user gave it."""
+    """The specification, as the user wrote it."""
 
     @property
     def words(self) -> list[str]:
-        """What stands between the colons."""
+        """The parts between the colons."""
         return self.text.split(":")
 
     def error(self, expected: str) -> InvalidArgument:
-        """Make the error for a specification that cannot be meant."""
+        """Return the error of an invalid specification."""
         return InvalidArgument.of(self.argument, f"expected {expected}, got {self.text!r}")
 
     def number(self, word: str, name: str, *, above: float = 0, at_most: float = math.inf) -> float:
-        """Parse a parameter: a finite number, > above and <= at_most."""
+        """Return a parameter as a finite number, > above and <= at_most."""
         try:
             value = float(word)
         except ValueError:
@@ -53,7 +55,7 @@ class Spec:
         raise self.error(f"{name} to be a number {bounds}")
 
     def count(self, word: str, name: str, *, least: int) -> int:
-        """Parse a parameter: a whole number >= least."""
+        """Return a parameter as a whole number >= least."""
         try:
             value = int(word)
         except ValueError:
@@ -67,22 +69,49 @@ class PhysicsKind(NamedTuple):
     """One kind of forward operator."""
 
     forms: tuple[str, ...]
-    """How it is written, for messages and help."""
+    """Forms of its specification, for messages and help."""
     parse: Callable[[Spec, Read], Operator]
-    """Makes the operator."""
+    """Returns the operator."""
 
 
 class PreInverseKind(NamedTuple):
     """One kind of pre-inverse."""
 
     forms: tuple[str, ...]
-    """How it is written, for messages and help."""
+    """Forms of its specification, for messages and help."""
     physics: str | None
-    """The kind of physics that it is for; None for any."""
+    """The kind of physics that it needs; None for any."""
     parse: Callable[[Spec, Any], Operator]
-    """Makes the operator, given that of the physics."""
+    """Returns the operator, given that of the physics."""
 
 
 def is_file(name: str) -> bool:
-    """Tell whether a parameter names a file."""
+    """Return whether a parameter names a file."""
     return name.lower().endswith((".npy", ".png"))
+
+
+def read_file(path: str) -> NDArray[np.float64]:
+    """Return the numbers of a .npy or .png file, finite float64, in the shape of the file.
+
+    Raises
+    ------
+    NotFound
+        There is no such file.
+    InvalidArgument
+        It does not hold finite real numbers.
+    """
+    try:
+        array = decode(Path(path))
+    except FileNotFoundError as error:
+        raise NotFound(f"physics: expected a file, got nothing at {path}") from error
+    except Exception as error:  # decoders raise exceptions of any class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidArgument.of(
+            "physics", f"expected a readable .npy or .png, got {path} ({reason})"
+        ) from error
+    if array.dtype.kind not in "buif" or array.size == 0 or not np.isfinite(array).all():
+        raise InvalidArgument.of(
+            "physics", f"expected finite real numbers in {path}, got {array.dtype} of shape {array.shape}"
+        )
+    numbers: NDArray[np.float64] = array.astype(np.float64)
+    return numbers

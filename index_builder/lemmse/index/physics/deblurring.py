@@ -1,4 +1,4 @@
-"""Pre-inverses of a blur: its inverse, and the better conditioned Wiener filter."""
+"""Pre-inverses of a blur: the inverse, and the better conditioned Wiener filter."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from lemmse.index.physics.noise import CONDITION_LIMIT, condition_number, patch_
 __all__ = ["INVERSE", "WIENER", "Inverse", "Wiener", "best_conditioned"]
 
 _OFFSET = 1e-7
-"""Keeps the inverse finite where the blur lets nothing through."""
+"""Keeps the inverse finite where the transfer function of the blur is 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,7 @@ class Inverse(Convolution):
     """The blur, of transfer function H."""
 
     def transfer(self, height: int, width: int) -> NDArray[np.complex128]:
-        """1 / (H + 1e-7)."""
+        """Return 1 / (H + 1e-7)."""
         return 1 / (self.blur.transfer(height, width) + _OFFSET)
 
 
@@ -38,20 +38,20 @@ class Wiener(Convolution):
     """λ, the noise to signal ratio, > 0."""
 
     def transfer(self, height: int, width: int) -> NDArray[np.complex128]:
-        """conj(H) / (|H|² + λ)."""
+        """Return conj(H) / (|H|² + λ)."""
         transfer = self.blur.transfer(height, width)
         return transfer.conj() / (np.abs(transfer) ** 2 + self.lam)
 
 
 def best_conditioned(blur: Blur, size: tuple[int, int], p: int) -> Wiener | None:
-    """Wiener filter whose noise in a patch is the best conditioned, λ being a power of ten in [1e-12, 1].
+    """Return the Wiener filter of best conditioned patch noise, for λ a power of ten in [1e-12, 1].
 
-    λ must be neither small, which amplifies what the blur took away, nor large, which leaves it away.
+    A small λ amplifies the frequencies that the blur suppresses, a large one suppresses them.
 
     Returns
     -------
     Wiener or None
-        None where none can be whitened: the blur is too wide for the patch.
+        None if no filter can be whitened: the blur is too wide for the patch.
     """
     filters = [Wiener(blur, float(f"1e{exponent}")) for exponent in range(-12, 1)]
     conditions = [condition_number(patch_covariance(wiener, (*size, 1), p)) for wiener in filters]

@@ -14,14 +14,14 @@ __all__ = ["PHYSICS", "PRE_INVERSE", "Identity"]
 
 @dataclass(frozen=True, slots=True)
 class Identity(Convolution):
-    """Leaves an image as it is."""
+    """The identity operator."""
 
     def apply(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return the image itself."""
         return x
 
     def transfer(self, height: int, width: int) -> NDArray[np.complex128]:
-        """1 at all frequencies."""
+        """Return 1 at all frequencies."""
         return np.ones((height, width // 2 + 1), np.complex128)
 
 

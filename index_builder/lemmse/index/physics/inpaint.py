@@ -1,4 +1,4 @@
-"""Inpainting: some pixels are missing, always the same ones in images of one size."""
+"""Inpainting: some pixels are missing, the same in all images of one size."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class Inpaint(Diagonal):
 
     @abstractmethod
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Which pixels are observed, shape (H, W), (H, W, 1) or (H, W, C)."""
+        """Return which pixels are observed, (H, W), (H, W, 1) or (H, W, C)."""
 
     def diagonal(self, shape: Shape) -> NDArray[np.float64]:
-        """1 where observed, 0 where missing."""
+        """Return 1 where observed, 0 where missing."""
         mask = self.observed(*shape[:2])
         mask = mask[..., None] if mask.ndim == 2 else mask
         return np.broadcast_to(mask, shape).astype(np.float64)
@@ -33,20 +33,26 @@ class Inpaint(Diagonal):
 
 @dataclass(frozen=True, slots=True)
 class Centre(Inpaint):
-    """A square is missing in the middle."""
+    """A square is missing in the middle, placed as in the paper."""
 
     side: int
-    """Its side in pixels."""
+    """Side of the square, in pixels."""
 
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
-        """All but the square; where it cannot be central, it is a pixel further up or left."""
+        """Return False in the rows ⌊H/2⌋ − ⌊side/2⌋ … + side − 1 of the columns likewise.
+
+        Examples
+        --------
+        >>> np.flatnonzero(~Centre(15).observed(32, 32)[16])[[0, -1]]
+        array([ 9, 23])
+        """
         mask = np.ones((height, width), np.bool_)
-        top, left = (height - self.side) // 2, (width - self.side) // 2
+        top, left = (length // 2 - self.side // 2 for length in (height, width))
         mask[top : top + self.side, left : left + self.side] = False
         return mask
 
     def check(self, shape: Shape) -> None:
-        """Raise unless the square fits."""
+        """Raise InvalidArgument unless the square fits into the image."""
         if self.side > min(shape[:2]):
             raise InvalidArgument.of(
                 "physics",
@@ -60,13 +66,13 @@ class Random(Inpaint):
     """Pixels are missing at random, all channels of a pixel together."""
 
     percent: float
-    """How many of a hundred, rounded to whole pixels of the image."""
+    """Percentage of missing pixels, rounded to whole pixels of the image."""
     seed: int
-    """Seed of the choice."""
+    """Seed of the random choice."""
 
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
-        """The choice for images of this size."""
-        # Raw draws: NumPy promises the same stream for ever, but not the same permutation.
+        """Return the choice for images of this size."""
+        # NumPy guarantees that raw draws stay the same in all versions, but not permutations.
         order = np.argsort(np.random.PCG64(self.seed).random_raw(height * width), kind="stable")
         mask = np.ones(height * width, np.bool_)
         mask[order[: round(self.percent * height * width / 100)]] = False
@@ -75,17 +81,17 @@ class Random(Inpaint):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored(Inpaint):
-    """The pixels that a mask says are missing; images have the mask's size."""
+    """Pixels are missing where a mask is False; images have the size of the mask."""
 
     mask: NDArray[np.bool_]
     """True where observed, shape (H, W) or (H, W, C)."""
 
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
-        """The mask."""
+        """Return the mask."""
         return self.mask
 
     def check(self, shape: Shape) -> None:
-        """Raise unless the image has the mask's height and width, and its channels if it has several."""
+        """Raise InvalidArgument unless the image has the mask's size, and its channels if it has several."""
         expected = self.mask.shape
         if expected[:2] != shape[:2] or expected[2:] not in ((), (1,), shape[2:]):
             raise InvalidArgument.of(

@@ -14,15 +14,15 @@ __all__ = ["EPSILON", "MASK", "Masking"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Masking(Diagonal):
-    """Keeps the observed pixels and scales the missing ones, which hold nothing but noise."""
+    """Keeps observed pixels and scales missing ones, which hold only noise."""
 
     inpaint: Inpaint
-    """Which pixels are missing."""
+    """The inpainting operator."""
     epsilon: float
-    """Their factor; 0 is the mask itself, a singular operator."""
+    """Factor ε of missing pixels; 0 is the mask itself, a singular operator."""
 
     def diagonal(self, shape: Shape) -> NDArray[np.float64]:
-        """1 where observed, ε where missing."""
+        """Return 1 where observed, ε where missing."""
         return np.where(self.inpaint.diagonal(shape) != 0, 1.0, self.epsilon)
 
 
@@ -35,7 +35,7 @@ def _parse_mask(spec: Spec, inpaint: Inpaint) -> Masking:
 def _parse_epsilon(spec: Spec, inpaint: Inpaint) -> Masking:
     match spec.words:
         case [_, word]:
-            # What is scaled down is scaled up again in the weights; far below, digits would be lost between.
+            # Whitening divides by ε again; a much smaller ε would lose digits in between.
             return Masking(inpaint, spec.number(word, "EPS", above=1e-12, at_most=1))
     raise spec.error("epsilon:EPS")
 

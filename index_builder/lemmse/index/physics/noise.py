@@ -1,8 +1,8 @@
-"""The noise of a patch after a stationary pre-inverse: its covariance S, and what makes it white again.
+"""The noise of a patch after a stationary pre-inverse: its covariance S and the whitening map.
 
-S is the autocorrelation of B's kernel on the patch. Its condition number decides whether it can be whitened:
-the computed W has ‖W S Wᵀ − I‖ of about 1e-16 times that number. All is float64 here; the whitened keys can
-be float32, as their noise is the same in all directions.
+S is the autocorrelation of B's kernel on the patch. For the computed W, ‖W S Wᵀ − I‖ is about 1e-16 times the
+condition number of S, which decides whether S can be whitened. Computed in float64; whitened keys can be
+float32, since their noise is the same in all directions.
 """
 
 import math
@@ -17,12 +17,12 @@ from lemmse.index.physics._operators import Convolution
 __all__ = ["CONDITION_LIMIT", "Whitening", "condition_number", "patch_covariance", "whitening"]
 
 CONDITION_LIMIT = 1e12
-"""Largest condition number of S: the whitened noise is then white to about 1e-4."""
+"""Largest condition number of S that is accepted: whitened noise is then white to about 1e-4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Whitening:
-    """The map W of a patch that makes its noise white: W S Wᵀ = I."""
+    """The map W that makes the noise of a patch white: W S Wᵀ = I."""
 
     matrix: NDArray[np.float64]
     """W = S^(−1/2), symmetric, shape (P, P)."""
@@ -31,15 +31,14 @@ class Whitening:
 
 
 def whitening(covariance: NDArray[np.float64]) -> Whitening:
-    """Whiten noise of covariance S.
+    """Return the whitening map of noise of covariance S.
 
-    W is the symmetric root, which is one and the same matrix whoever computes it; a triangular or an
-    eigenvector form is not, where eigenvalues repeat.
+    W is the symmetric root, which is unique; triangular and eigenvector forms are not if eigenvalues repeat.
 
     Parameters
     ----------
     covariance : ndarray, float64, (P, P)
-        S, symmetric; the noise of standard deviation σ has σ² S.
+        S, symmetric; noise of standard deviation σ has covariance σ² S.
 
     Raises
     ------
@@ -64,12 +63,12 @@ def whitening(covariance: NDArray[np.float64]) -> Whitening:
 
 
 def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
-    """S = Q Qᵀ of the patches of side p of a convolution's output, shape (P, P).
+    """Return S = Q Qᵀ of patches of side p of a convolution's output, (P, P).
 
     Raises
     ------
     InvalidArgument
-        The patch is larger than the image: pixels would repeat in it, which makes S singular.
+        The patch is larger than the image: its pixels would repeat, which makes S singular.
     """
     height, width, channels = shape
     if p > min(height, width):
@@ -78,7 +77,7 @@ def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: i
         )
     power = np.abs(convolution.transfer(height, width)) ** 2
     correlation = np.fft.irfft2(power, s=(height, width))
-    # It is even; in floating point it is made so.
+    # The correlation is even up to rounding.
     correlation = (correlation + np.roll(correlation[::-1, ::-1], 1, axis=(0, 1))) / 2
     lags = np.arange(p)[:, None] - np.arange(p)
     plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p)
@@ -86,10 +85,10 @@ def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: i
 
 
 def condition_number(covariance: NDArray[np.float64]) -> float:
-    """Largest over smallest eigenvalue of S; infinite where the smallest is not positive."""
+    """Return the largest over the smallest eigenvalue of S; infinity if the smallest is not positive."""
     return _condition(np.linalg.eigvalsh(covariance))
 
 
 def _condition(values: NDArray[np.floating]) -> float:
-    """Condition number, of eigenvalues in ascending order."""
+    """Return the condition number for eigenvalues in ascending order."""
     return float(values[-1] / values[0]) if values[0] > 0 else math.inf

@@ -1,5 +1,18 @@
-"""An index opened for reading, and views of a part of it."""
+"""An index opened for reading, its verification, and views of a part of it."""
 
-from lemmse.index.reading.index import Index, open_index, open_unverified
+from lemmse.index.reading.held_out_view import HeldOutView, leave_out
+from lemmse.index.reading.index_version import Index, open_index, open_unverified
+from lemmse.index.reading.shard_view import ShardView, split_shards
+from lemmse.index.reading.verify import raise_data_loss, verify
 
-__all__ = ["Index", "open_index", "open_unverified"]
+__all__ = [
+    "HeldOutView",
+    "Index",
+    "ShardView",
+    "leave_out",
+    "open_index",
+    "open_unverified",
+    "raise_data_loss",
+    "split_shards",
+    "verify",
+]

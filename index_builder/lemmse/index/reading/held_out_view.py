@@ -1,4 +1,4 @@
-"""An index as if some of its images had not been there: what is held out is then new to it."""
+"""A view of an index without some training images, which can then be used for validation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.mixture import Mixture, fit_mixture
 from lemmse.index.clustering.moments import Moments, key_moments
-from lemmse.index.clustering.sketches import Sketch, SketchedKeys
+from lemmse.index.clustering.sketches import KeySketches, Sketch
 from lemmse.index.clustering.summaries import summarize_leaves
-from lemmse.index.reading.index import Index
+from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import inverted_lists, zarr_store
 from lemmse.index.storage.packing import Packed
 
@@ -25,113 +25,113 @@ _T = TypeVar("_T", bound=np.generic)
 
 @dataclass(frozen=True)
 class HeldOutView(Index):
-    """A view of an index that lacks the keys of some images; cells and leaves stay as they were cut."""
+    """An index without the keys of some images; its cells and leaves are those of the whole index."""
 
     whole: Index
-    """The index."""
+    """The whole index."""
     images_out: NDArray[np.int64]
-    """Numbers of the images that are left out."""
+    """Numbers of the held-out images."""
     kept: NDArray[np.int64]
-    """Keys of the index that are left, ascending."""
-    kept_copies: NDArray[np.int64]
-    """Training patches that are left, ascending."""
+    """Numbers of the remaining keys in the whole index, ascending."""
+    kept_patches: NDArray[np.int64]
+    """Numbers of the remaining training patches in the whole index, ascending."""
 
     @cached_property
     def packed_keys(self) -> Packed:
-        """Keys that are left, as they are stored."""
+        """Distinct keys in leaf order, quantized."""
         count, rows = len(self.kept), self.whole.packed_keys.rows
         starts = range(0, count, zarr_store.SHARD)
         return Packed.of(
-            _left(self.kept, rows, start, min(start + zarr_store.SHARD, count)) for start in starts
+            _kept_rows(self.kept, rows, start, min(start + zarr_store.SHARD, count)) for start in starts
         )
 
     @cached_property
     def packed_moments(self) -> Packed:
-        """n, Σ t and Σ t² of the patches that are left of each."""
-        return Packed.of([key_moments(self.targets(0, len(self.kept_copies)), self.copies)])
+        """n, Σ t and Σ t² of the patches of each distinct key, float32."""
+        return Packed.of([key_moments(self.targets(0, len(self.kept_patches)), self.key_patches)])
 
     @cached_property
-    def counts(self) -> NDArray[np.integer]:
-        """How many training patches that are left have each."""
-        return np.diff(np.searchsorted(self.kept_copies, self.whole.copies))[self.kept]
+    def multiplicity(self) -> NDArray[np.integer]:
+        """Number of training patches of each distinct key, (U,)."""
+        return np.diff(np.searchsorted(self.kept_patches, self.whole.key_patches))[self.kept]
 
-    def patches_of(self, key: int) -> tuple[int, int]:
-        """First of the training patches that are left of a key, and the first after them."""
-        first, end = self.copies[key : key + 2].tolist()
+    def patch_range(self, key: int) -> tuple[int, int]:
+        """Return the first training patch of a key, and the first after them."""
+        first, end = self.key_patches[key : key + 2].tolist()
         return first, end
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Targets of training patches that are left, float32, shape (stop − start, C)."""
-        return _left(self.kept_copies, self.whole.targets, start, stop)
+        """Return the targets t of the patches start … stop − 1, (stop − start, C)."""
+        return _kept_rows(self.kept_patches, self.whole.targets, start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Their training images, rows and columns, shape (stop − start, 3)."""
-        return _left(self.kept_copies, self.whole.ids, start, stop)
+        """Return training image, row and column of the patches start … stop − 1, (stop − start, 3)."""
+        return _kept_rows(self.kept_patches, self.whole.ids, start, stop)
 
     def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Which copies of these they were cut from, shape (stop − start,)."""
-        return _left(self.kept_copies, self.whole.symmetries, start, stop)
+        """Return the symmetry of the copy of each of the patches start … stop − 1, (stop − start,)."""
+        return _kept_rows(self.kept_patches, self.whole.symmetries, start, stop)
 
     @cached_property
-    def cells(self) -> NDArray[np.int64]:
-        """First key of each cell, and the number of keys."""
-        return np.searchsorted(self.kept, self.whole.cells)
+    def cell_keys(self) -> NDArray[np.int64]:
+        """First key of each cell, and the number of keys, (cells + 1,)."""
+        return np.searchsorted(self.kept, self.whole.cell_keys)
 
     @cached_property
-    def _filled(self) -> NDArray[np.int64]:
-        """Leaves that still have keys."""
-        return np.flatnonzero(np.diff(np.searchsorted(self.kept, self.whole.leaves)))
+    def _nonempty(self) -> NDArray[np.int64]:
+        """Numbers, in the whole index, of the leaves that have keys."""
+        return np.flatnonzero(np.diff(np.searchsorted(self.kept, self.whole.leaf_keys)))
 
     @cached_property
-    def leaves(self) -> NDArray[np.int64]:
-        """First key of each leaf that has any, and the number of keys."""
-        edges = np.searchsorted(self.kept, self.whole.leaves)
-        return edges[[*self._filled, len(edges) - 1]]
+    def leaf_keys(self) -> NDArray[np.int64]:
+        """First key of each nonempty leaf, and the number of keys, (leaves + 1,)."""
+        edges = np.searchsorted(self.kept, self.whole.leaf_keys)
+        return edges[[*self._nonempty, len(edges) - 1]]
 
     @cached_property
     def leaf_patches(self) -> NDArray[np.int64]:
-        """First training patch that is left of each leaf that has any, and their number."""
-        return self.copies[self.leaves]
+        """First training patch of each nonempty leaf, and the number of patches, (leaves + 1,)."""
+        return self.key_patches[self.leaf_keys]
 
     @cached_property
     def cell_leaves(self) -> NDArray[np.int64]:
-        """First leaf of each cell, and the number of leaves."""
-        return np.searchsorted(self._filled, self.whole.cell_leaves)
+        """First leaf of each cell, and the number of leaves, (cells + 1,)."""
+        return np.searchsorted(self._nonempty, self.whole.cell_leaves)
 
     @cached_property
-    def _outline(self) -> tuple[Moments, SketchedKeys | None]:
-        """Moments of the leaves, and sketches of their keys if there are any."""
+    def _leaf_summaries(self) -> tuple[Moments, KeySketches | None]:
+        """Moments of the leaves, and sketches of their keys if the whole index has any."""
         return summarize_leaves(
             self.keys,
             self.targets,
-            self.leaves,
-            self.copies,
+            self.leaf_keys,
+            self.key_patches,
             basis=self.basis,
             sketching=self.whole.sketch is not None,
-            held=zarr_store.SHARD,
+            most=zarr_store.SHARD,
         )
 
     def cell_moments(self) -> Moments:
-        """Moments of the cells that have keys."""
-        return Moments.merge(self._outline[0], np.diff(self.leaf_patches), self.filled_cell_leaves)
+        """Return the moments of the nonempty cells."""
+        return Moments.merge(self._leaf_summaries[0], np.diff(self.leaf_patches), self.nonempty_cell_leaves)
 
     def leaf_groups(self) -> Groups:
-        """Moments of the leaves, those of each cell beginning a block."""
-        return Groups.of(self._outline[0], np.diff(self.leaf_patches), self.filled_cell_leaves)
+        """Return the moments of the leaves; the leaves of each cell begin a block."""
+        return Groups.of(self._leaf_summaries[0], np.diff(self.leaf_patches), self.nonempty_cell_leaves)
 
     @cached_property
     def sketch(self) -> Sketch | None:
-        """Sketches of the keys, of large ones."""
-        keys = self._outline[1]
+        """Sketches of the keys; None if keys are small."""
+        keys = self._leaf_summaries[1]
         if keys is None:
             return None
         return Sketch(keys.centre, keys.step, keys.off, Packed.of([keys.steps]), Packed.of([keys.rest]))
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:
-        """The FAISS index, filled anew."""
-        index = inverted_lists.emptied(self.whole.neighbours)
-        cell = np.repeat(np.arange(len(self.cells) - 1), np.diff(self.cells))
+        """The FAISS index of the remaining keys."""
+        index = inverted_lists.empty_copy(self.whole.neighbours)
+        cell = np.repeat(np.arange(len(self.cell_keys) - 1), np.diff(self.cell_keys))
         for start in range(0, len(self.kept), zarr_store.SHARD):
             q = self.packed_keys.rows(start, min(start + zarr_store.SHARD, len(self.kept)))
             inverted_lists.add(index, q, self.quantization, start, cell[start : start + len(q)])
@@ -139,29 +139,29 @@ class HeldOutView(Index):
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The mixture, fitted anew to the images that are left."""
+        """The Gaussian mixture, fitted to the remaining images."""
         if not self.manifest.gaussians:
             return None
-        left = np.setdiff1d(np.arange(self.manifest.images), self.images_out)
-        return fit_mixture(self.corpus(left, zarr_store.SHARD), self.manifest.seed)
+        remaining = np.setdiff1d(np.arange(self.manifest.images), self.images_out)
+        return fit_mixture(self.corpus(remaining, zarr_store.SHARD), self.manifest.seed)
 
 
 def leave_out(index: Index, images: NDArray[np.integer]) -> HeldOutView:
-    """View an index without the images of these numbers, at least one of which must be left."""
+    """Return a view of an index without the images of these numbers; at least one image must remain."""
     image = index.ids(0, index.manifest.keys)[:, 0]
-    kept_copies = np.flatnonzero(~np.isin(image, images))
-    kept = np.flatnonzero(np.diff(np.searchsorted(kept_copies, index.copies)))
-    leaves = np.count_nonzero(np.diff(np.searchsorted(kept, index.leaves)))
-    manifest = replace(index.manifest, keys=len(kept_copies), distinct=len(kept), leaves=int(leaves))
+    kept_patches = np.flatnonzero(~np.isin(image, images))
+    kept = np.flatnonzero(np.diff(np.searchsorted(kept_patches, index.key_patches)))
+    leaves = np.count_nonzero(np.diff(np.searchsorted(kept, index.leaf_keys)))
+    manifest = replace(index.manifest, keys=len(kept_patches), distinct=len(kept), leaves=int(leaves))
     return HeldOutView(
-        index.name, index.version, index.folder, manifest, index, np.asarray(images), kept, kept_copies
+        index.name, index.version, index.folder, manifest, index, np.asarray(images), kept, kept_patches
     )
 
 
-def _left(
+def _kept_rows(
     kept: NDArray[np.int64], read: Callable[[int, int], NDArray[_T]], start: int, stop: int
 ) -> NDArray[_T]:
-    """Rows start … stop − 1 of those that were kept."""
+    """Return the rows start … stop − 1 of the kept rows, ascending numbers of what `read` reads."""
     if start == stop:
         return read(0, 0)
     first, last = int(kept[start]), int(kept[stop - 1])

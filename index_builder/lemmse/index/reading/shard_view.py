@@ -1,4 +1,4 @@
-"""Some of the shards of an index, seen as an index of their own, and an index cut into such sections."""
+"""Views of consecutive shards of an index as an index of their own, for distributed sums."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import DataLoss
-from lemmse.index.reading.index import Index
+from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import zarr_store
 from lemmse.index.storage.folder import ARRAYS, about_index
 from lemmse.index.storage.shards import Shards, folder_of
@@ -18,20 +18,20 @@ __all__ = ["ShardView", "split_shards"]
 
 @dataclass(frozen=True)
 class ShardView(Index):
-    """A run of shards of an index; its cells, leaves, keys and patches are counted from 0."""
+    """Consecutive shards of an index; cells, leaves, keys and patches are numbered from 0."""
 
     first_shard: int
-    """Number of its first shard in the index."""
+    """Number of the first shard in the index."""
     first_cell: int
-    """Number of its first cell in the index."""
+    """Number of the first cell in the index."""
     first_key: int
-    """Number of its first distinct key in the index."""
+    """Number of the first distinct key in the index."""
 
     @cached_property
-    def strata_cells(self) -> NDArray[np.int64]:
-        """First cell of each stratum, and the number of cells; a stratum may have none here."""
-        of_index = zarr_store.read_all(self._arrays, "strata/cells")
-        return np.asarray(np.clip(of_index - self.first_cell, 0, self.manifest.cells))
+    def stratum_cells(self) -> NDArray[np.int64]:
+        """First cell of each stratum, and the number of cells, (S + 1,); a stratum may be empty here."""
+        whole = zarr_store.read_all(self._arrays, "strata/cells")
+        return np.asarray(np.clip(whole - self.first_cell, 0, self.manifest.cells))
 
     @cached_property
     def _shards(self) -> Shards:
@@ -39,12 +39,12 @@ class ShardView(Index):
         return Shards([folder_of(self.folder, number) for number in numbers])
 
     def verify(self) -> None:
-        """Compare every file of the section with its checksum.
+        """Check the checksum of every file of the shards.
 
         Raises
         ------
         DataLoss
-            The index is not there, or a file is missing, cut short or altered.
+            The index is not there, or a file is missing, truncated or altered.
         """
         with about_index(self.name, self.version):
             if not self.folder.is_dir():
@@ -53,18 +53,18 @@ class ShardView(Index):
 
 
 def split_shards(index: Index, most: int) -> list[ShardView]:
-    """Cut an index into sections of about as many keys each: `most`, or its shards if it has fewer."""
-    keys, patches, cells, leaves = index.shard_edges()
+    """Return `most` views of about equal numbers of keys, or one for each shard if there are fewer."""
+    keys, patches, cells, leaves = index.shard_offsets()
     shards = index.manifest.shards
     count = min(most, shards)
-    # A section ends with the shard whose end is nearest to its share, but none is empty.
+    # A view ends with the shard whose end is nearest to its share, and none is empty.
     ends = [int(np.abs(keys - keys[-1] * i / count).argmin()) for i in range(count + 1)]
     for i in range(1, count):
         ends[i] = min(max(ends[i], ends[i - 1] + 1), shards - count + i)
-    sections = []
+    views = []
     for first, end in pairwise(ends):
         folders = (folder_of(index.folder, n).relative_to(index.folder) for n in range(first, end))
-        own = (f"{ARRAYS}/", *(f"{folder}/" for folder in folders))
+        prefixes = (f"{ARRAYS}/", *(f"{folder}/" for folder in folders))
         manifest = replace(
             index.manifest,
             keys=int(patches[end] - patches[first]),
@@ -72,8 +72,17 @@ def split_shards(index: Index, most: int) -> list[ShardView]:
             cells=int(cells[end] - cells[first]),
             leaves=int(leaves[end] - leaves[first]),
             shards=end - first,
-            files={name: entry for name, entry in index.manifest.files.items() if name.startswith(own)},
+            files={name: entry for name, entry in index.manifest.files.items() if name.startswith(prefixes)},
         )
-        of_index = index.name, index.version, index.folder
-        sections.append(ShardView(*of_index, manifest, first, int(cells[first]), int(keys[first])))
-    return sections
+        views.append(
+            ShardView(
+                index.name,
+                index.version,
+                index.folder,
+                manifest,
+                first_shard=first,
+                first_cell=int(cells[first]),
+                first_key=int(keys[first]),
+            )
+        )
+    return views

@@ -1,7 +1,7 @@
-"""Where training images come from: one protocol, one module for each kind of source.
+"""Sources of training images: one protocol, and one module for each kind of source.
 
-`open_source` picks the kind from what it is given; `concatenate` joins several sources into one; `iterate`
-reads a source once, holding every image to the first one's channels; `intensities` scales to [0, 1].
+`open_source` chooses the kind; `concatenate` joins sources; `iterate` reads a source once and requires that
+all images have the same number of channels; `intensities` scales images to [0, 1].
 """
 
 from lemmse.index.sources._image import Image, ImageSource, intensities

@@ -1,4 +1,4 @@
-"""CIFAR-10 as it is distributed: batches pickled by Python, or binary; one file or their folder."""
+"""CIFAR-10 as distributed, as a source: pickled or binary batches, one file or their folder."""
 
 import pickle
 import re
@@ -8,15 +8,15 @@ from typing import IO, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.sources._image import ImageSource, Kind, bad_source, reading
+from lemmse.index.sources._array_source import ArraySource
+from lemmse.index.sources._image import ImageSource, Kind, bad_source, decoding
 from lemmse.index.sources._sequence import concatenate
-from lemmse.index.sources._stack import Stack
 
 __all__ = ["KIND"]
 
 _BATCH = re.compile(r"(data_batch_\d+|test_batch)(\.bin)?")
 _PIXELS = 3 * 32 * 32
-"""Bytes of an image: all red, then all green, then all blue, row by row."""
+"""Bytes of an image: red plane, green plane, blue plane, each row by row."""
 
 
 def _matches(spec: str) -> bool:
@@ -40,10 +40,10 @@ def _training_batches(folder: Path) -> list[Path]:
     )
 
 
-def _open_batch(spec: str, path: Path) -> Stack:
+def _open_batch(spec: str, path: Path) -> ArraySource:
     planes = _read_binary(path) if path.suffix == ".bin" else _read_pickle(path)
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Stack(spec, path, shape=images.shape, dtype=images.dtype, load=lambda: images)
+    return ArraySource(spec, path, shape=images.shape, dtype=images.dtype, load=lambda: images)
 
 
 def _read_binary(path: Path) -> NDArray[np.uint8]:
@@ -51,12 +51,12 @@ def _read_binary(path: Path) -> NDArray[np.uint8]:
     size = path.stat().st_size
     if size == 0 or size % record != 0:
         raise bad_source(f"expected CIFAR-10 records of {record} bytes, got {size} bytes in {path}")
-    with reading(str(path)):
+    with decoding(str(path)):
         return np.memmap(path, np.uint8, mode="r").reshape(-1, record)[:, 1:]
 
 
 def _read_pickle(path: Path) -> NDArray[np.uint8]:
-    with reading(str(path)), path.open("rb") as file:
+    with decoding(str(path)), path.open("rb") as file:
         batch = _ArrayUnpickler(file).load()
     data = batch.get(b"data", batch.get("data")) if isinstance(batch, dict) else None
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_PIXELS,):
@@ -65,7 +65,7 @@ def _read_pickle(path: Path) -> NDArray[np.uint8]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain values and NumPy arrays, and calls nothing else: a pickle may name any function."""
+    """An unpickler of plain values and NumPy arrays: a pickle may name any function, others are refused."""
 
     _ADMITTED: ClassVar[dict[str, Any]] = {
         "_reconstruct": np.empty(0).__reduce__()[0],
@@ -74,13 +74,13 @@ class _ArrayUnpickler(pickle.Unpickler):
     }
 
     def __init__(self, file: IO[bytes]) -> None:
-        # The distributed batches were pickled by Python 2, whose strings are bytes.
+        # The batches were pickled by Python 2, whose strings are bytes.
         super().__init__(file, encoding="bytes")
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "numpy" and name in self._ADMITTED:
             return self._ADMITTED[name]
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
+        if (module, name) == ("_codecs", "encode"):  # how Python 3 pickles bytes for Python 2
             return _encode
         raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
 

@@ -1,4 +1,4 @@
-"""idx-ubyte files, plain or gzipped: MNIST, FashionMNIST and their kin."""
+"""idx-ubyte files as a source, plain or gzipped: the format of MNIST and FashionMNIST."""
 
 import gzip
 from functools import partial
@@ -8,15 +8,15 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.sources._image import Kind, bad_source, reading
-from lemmse.index.sources._stack import Stack
+from lemmse.index.sources._array_source import ArraySource
+from lemmse.index.sources._image import Kind, bad_source, decoding
 
 __all__ = ["KIND"]
 
 _MAGIC = 0x00000803
-"""Unsigned bytes in three axes: images, rows, columns."""
+"""Magic number of unsigned bytes in three axes: images, rows, columns."""
 _HEADER = 16
-"""Bytes before the pixels: the magic number and the three axes, each a big-endian 32-bit integer."""
+"""Length of the header in bytes: magic number and three axis lengths, big-endian 32-bit integers."""
 
 
 def _matches(spec: str) -> bool:
@@ -24,9 +24,9 @@ def _matches(spec: str) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(("ubyte", ".idx")) and path.is_file()
 
 
-def _open(spec: str) -> Stack:
+def _open(spec: str) -> ArraySource:
     path = Path(spec)
-    with reading(spec), _stream(path) as file:
+    with decoding(spec), _stream(path) as file:
         header = file.read(_HEADER)
     magic = int.from_bytes(header[:4])
     if len(header) < _HEADER:
@@ -37,7 +37,7 @@ def _open(spec: str) -> Stack:
         raise bad_source(f"expected idx images (magic 0x{_MAGIC:08x}), got magic 0x{magic:08x} in {path}")
     n, rows, columns = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
     shape = (n, rows, columns)
-    return Stack(spec, path, shape=shape, dtype=np.dtype(np.uint8), load=partial(_load, path, shape))
+    return ArraySource(spec, path, shape=shape, dtype=np.dtype(np.uint8), load=partial(_load, path, shape))
 
 
 def _stream(path: Path) -> BinaryIO:
@@ -45,7 +45,7 @@ def _stream(path: Path) -> BinaryIO:
 
 
 def _load(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    with reading(str(path)), _stream(path) as file:
+    with decoding(str(path)), _stream(path) as file:
         file.seek(_HEADER)
         pixels = np.frombuffer(file.read(), np.uint8)
     expected = shape[0] * shape[1] * shape[2]

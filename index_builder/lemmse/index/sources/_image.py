@@ -1,4 +1,4 @@
-"""What an image is, what a source of images is, and the checks that every kind of source shares."""
+"""The types of images and sources, and the checks that all kinds of source share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,30 +9,30 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, LemmseError
 
-__all__ = ["Image", "ImageSource", "Kind", "bad_source", "check_dtype", "checked", "intensities", "reading"]
+__all__ = ["Image", "ImageSource", "Kind", "bad_source", "check_dtype", "checked", "decoding", "intensities"]
 
 Image: TypeAlias = NDArray[np.uint8 | np.uint16 | np.float32]
-"""Shape (H, W, C). Integers use the full range of their type; floats are finite and in [0, 1]."""
+"""An image, (H, W, C). Integers use the full range of their type; floats are finite and in [0, 1]."""
 
 
 class ImageSource(Protocol):
-    """A sequence of images, each decoded when it is asked for, not before."""
+    """A sequence of images, each decoded when it is indexed."""
 
     @property
     def spec(self) -> str:
-        """The source, as the user named it."""
+        """The source, as the user wrote it."""
         ...
 
     def __len__(self) -> int:
-        """Count the images; at least 1."""
+        """Return the number of images, at least 1."""
         ...
 
     def __getitem__(self, k: int) -> Image:
-        """Decode image k; raises IndexError past the end, InvalidArgument where there is no image."""
+        """Decode image k; raise IndexError past the end, InvalidArgument if it is not an image."""
         ...
 
     def label(self, k: int) -> str:
-        """Tell where image k came from: 'a/b.png', 'train.npz[17]', 'photos/astronaut[0:64, 64:128]'."""
+        """Return the origin of image k: 'a/b.png', 'train.npz[17]', 'photos/astronaut[0:64, 64:128]'."""
         ...
 
 
@@ -40,32 +40,32 @@ class Kind(NamedTuple):
     """One kind of source."""
 
     what: str
-    """What a user gives, for messages."""
+    """What the user gives, for messages."""
     matches: Callable[[str], bool]
-    """Whether a source, as the user named it, is of this kind."""
+    """Returns whether a source, as the user wrote it, is of this kind."""
     open: Callable[[str], ImageSource]
     """Opens a source of this kind."""
 
 
 def bad_source(expected: str) -> InvalidArgument:
-    """Make the error for a source that cannot be meant."""
+    """Return the error of a source that is not one."""
     return InvalidArgument.of("SOURCE", expected)
 
 
 @contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn whatever a decoder makes of a bad file into one error that names the file."""
+def decoding(path: str) -> Iterator[None]:
+    """Raise InvalidArgument, naming the file, for whatever a decoder raises in the block."""
     try:
         yield
     except (LemmseError, MemoryError):
         raise
-    except Exception as exc:  # decoders raise anything on a bad file: ValueError, SyntaxError, struct.error …
+    except Exception as exc:  # decoders raise ValueError, SyntaxError, struct.error, …
         reason = " ".join(str(exc).split()) or type(exc).__name__
         raise bad_source(f"expected a readable file, got {path} ({reason}); repair or remove it") from exc
 
 
 def check_dtype(dtype: np.dtype[Any], label: str) -> None:
-    """Raise unless images can have this dtype."""
+    """Raise InvalidArgument unless images may have this dtype."""
     if dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2):
         return
     raise bad_source(
@@ -74,7 +74,7 @@ def check_dtype(dtype: np.dtype[Any], label: str) -> None:
 
 
 def checked(pixels: NDArray[Any], label: str) -> Image:
-    """Bring a decoded image into the form of `Image`; `label` names it in messages."""
+    """Return a decoded image as an `Image`; `label` names it in messages."""
     check_dtype(pixels.dtype, label)
     image = pixels[..., None] if pixels.ndim == 2 else pixels
     if image.ndim != 3 or image.size == 0:
@@ -92,12 +92,12 @@ def checked(pixels: NDArray[Any], label: str) -> Image:
 
 
 def intensities(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale an image to float intensities: integers by the largest value of their type, floats as they are.
+    """Return intensities: integers divided by the largest value of their type, floats unchanged.
 
     Parameters
     ----------
     image : ndarray, any shape, uint8, uint16 or float32 in [0, 1]
-        Pixels as a source gives them.
+        Pixels of a source.
 
     Returns
     -------

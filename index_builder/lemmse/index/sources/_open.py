@@ -1,20 +1,28 @@
-"""The kinds of source, and which of them a user means."""
+"""The kinds of source, and how one is chosen."""
 
 import os
 from pathlib import Path
 
 from lemmse.contract.errors import NotFound
-from lemmse.index.sources import _arrays, _cifar, _files, _idx, _photos, _zarr
-from lemmse.index.sources._image import ImageSource, bad_source, reading
+from lemmse.index.sources import _cifar, _idx, _image_files, _numpy_files, _photos, _zarr
+from lemmse.index.sources._image import ImageSource, bad_source, decoding
 
 __all__ = ["open_source"]
 
-# The first that matches is taken: a folder of images is any folder that is nothing else.
-_KINDS = (_photos.KIND, _arrays.KIND, _idx.KIND, _cifar.KIND, _zarr.KIND, _files.FILE, _files.FOLDER)
+# The first match is taken: a folder of images is any folder that no other kind matches.
+_KINDS = (
+    _photos.KIND,
+    _numpy_files.KIND,
+    _idx.KIND,
+    _cifar.KIND,
+    _zarr.KIND,
+    _image_files.FILE,
+    _image_files.FOLDER,
+)
 
 
 def open_source(spec: str | os.PathLike[str]) -> ImageSource:
-    """Open a source of training images; the kind is told from the name and from what lies there.
+    """Open a source of training images; its kind follows from its name and content.
 
     Parameters
     ----------
@@ -33,7 +41,7 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     NotFound
         There is no such file or folder.
     InvalidArgument
-        What is there is no source of images, or has none.
+        It is not a source of images, or holds none.
 
     Examples
     --------
@@ -42,9 +50,9 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     ((64, 64, 3), 'photos/astronaut[0:64, 0:64]')
     """
     name = os.fspath(spec)
-    if not name:  # which pathlib reads as the working folder
+    if not name:  # pathlib reads it as the working folder
         raise bad_source("expected a file, a folder or a sample, got an empty name")
-    with reading(name):
+    with decoding(name):
         for kind in _KINDS:
             if kind.matches(name):
                 return kind.open(name)

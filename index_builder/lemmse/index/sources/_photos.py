@@ -1,8 +1,7 @@
-"""`sample:photos`: tiles of the colour photographs that scikit-image ships, which work offline and at once.
+"""`sample:photos`: tiles of the colour photographs that scikit-image ships, available offline.
 
-The photographs, not the tiles, are split: no tile shows anything of the photographs that are held out. All
-are averaged down to about 300 pixels a side, so that textures have one scale and the noise and compression
-of the camera are gone.
+Whole photographs are held out, so that no tile shows a part of them. All are averaged down to about 300
+pixels a side, so that textures have one scale and camera noise and compression artefacts are removed.
 """
 
 from functools import cache
@@ -13,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import NotFound
-from lemmse.index.sources._image import Image, Kind, bad_source, reading
+from lemmse.index.sources._image import Image, Kind, bad_source, decoding
 
 __all__ = ["HELD_OUT", "KIND", "photograph"]
 
 HELD_OUT = ("chelsea",)
-"""Photographs that `sample:photos` leaves out."""
+"""Photographs that are not in `sample:photos`."""
 
 _FILES = {
     "astronaut": "astronaut.png",
@@ -29,18 +28,18 @@ _FILES = {
     "rocket": "rocket.jpg",
 }
 _SHRINK = 2
-"""Pixels, a side, that are averaged into one."""
+"""Side, in pixels, of the squares that are averaged to one pixel."""
 _TILE = 64
 """Side of a tile, in pixels."""
 
 
 def photograph(name: str) -> NDArray[np.uint8]:
-    """Read one of scikit-image's photographs, at the scale of the tiles of `sample:photos`.
+    """Return one of scikit-image's photographs, at the scale of the tiles of `sample:photos`.
 
     Parameters
     ----------
     name : str
-        Name of the photograph; those in `HELD_OUT` are in no tile.
+        Name of the photograph; those of `HELD_OUT` are in no tile.
 
     Returns
     -------
@@ -49,7 +48,7 @@ def photograph(name: str) -> NDArray[np.uint8]:
     Raises
     ------
     NotFound
-        There is no photograph of this name, or no scikit-image.
+        No photograph has this name, or scikit-image is not installed.
 
     Examples
     --------
@@ -69,7 +68,7 @@ def _read(name: str) -> NDArray[np.uint8]:
         raise NotFound(
             "the photographs come with scikit-image, which is not installed: pip install 'lemmse[demo]'"
         ) from exc
-    with reading(_FILES[name]), resources.as_file(folder / _FILES[name]) as path:
+    with decoding(_FILES[name]), resources.as_file(folder / _FILES[name]) as path:
         pixels: NDArray[np.uint8] = iio.imread(path, plugin="pillow")
     rows, columns = pixels.shape[0] // _SHRINK, pixels.shape[1] // _SHRINK
     blocks = pixels[: rows * _SHRINK, : columns * _SHRINK].reshape(rows, _SHRINK, columns, _SHRINK, 3)
@@ -78,7 +77,7 @@ def _read(name: str) -> NDArray[np.uint8]:
 
 
 class _Photos:
-    """The tiles of the photographs that are not held out."""
+    """The tiles of all photographs but those held out."""
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
@@ -91,23 +90,23 @@ class _Photos:
         ]
 
     def __len__(self) -> int:
-        """Count the tiles."""
+        """Return the number of tiles."""
         return len(self._tiles)
 
     def __getitem__(self, k: int) -> Image:
-        """Cut tile k."""
+        """Return tile k."""
         name, row, column = self._tiles[k]
         return _read(name)[row : row + _TILE, column : column + _TILE].copy()
 
     def label(self, k: int) -> str:
-        """Give the photograph, rows and columns."""
+        """Return the photograph, rows and columns of tile k."""
         name, row, column = self._tiles[k]
         return f"photos/{name}[{row}:{row + _TILE}, {column}:{column + _TILE}]"
 
 
 def _open(spec: str) -> _Photos:
     if spec != "sample:photos":
-        raise bad_source(f"expected sample:photos, the one sample there is, got {spec}")
+        raise bad_source(f"expected sample:photos, the only sample, got {spec}")
     return _Photos(spec)
 
 

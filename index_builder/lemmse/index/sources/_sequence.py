@@ -1,4 +1,4 @@
-"""Several sources read as one, and every image of them held to the first one's channels."""
+"""Sources read one after the other, all images with the same number of channels."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ __all__ = ["concatenate", "iterate"]
 
 
 class _Concatenation:
-    """Sources one after the other."""
+    """Several sources as one."""
 
     def __init__(self, sources: Sequence[ImageSource]) -> None:
         self.spec = " ".join(source.spec for source in sources)
@@ -18,7 +18,7 @@ class _Concatenation:
         self._starts = list(accumulate((len(source) for source in sources), initial=0))
 
     def __len__(self) -> int:
-        """Count the images of all sources."""
+        """Return the number of images of all sources."""
         return self._starts[-1]
 
     def __getitem__(self, k: int) -> Image:
@@ -27,7 +27,7 @@ class _Concatenation:
         return source[k]
 
     def label(self, k: int) -> str:
-        """Tell where image k came from."""
+        """Return the origin of image k."""
         source, k = self._find(k)
         return source.label(k)
 
@@ -38,10 +38,9 @@ class _Concatenation:
 
 
 def concatenate(sources: Sequence[ImageSource]) -> ImageSource:
-    """Join sources, one after the other.
+    """Return a source of the images of several sources, in order.
 
-    The first image of each is decoded and compared, so that a source that does not belong is found before
-    the others are read.
+    The first image of each source is decoded and its channels compared, before all images are read.
 
     Parameters
     ----------
@@ -55,7 +54,7 @@ def concatenate(sources: Sequence[ImageSource]) -> ImageSource:
     Raises
     ------
     InvalidArgument
-        There is no source, or greyscale and colour are mixed.
+        The sequence is empty, or greyscale and colour are mixed.
 
     Examples
     --------
@@ -73,7 +72,7 @@ def concatenate(sources: Sequence[ImageSource]) -> ImageSource:
 
 
 def iterate(source: ImageSource) -> Iterator[tuple[Image, str]]:
-    """Read a source once, in order, and hold every image to the first one's channels.
+    """Read a source once, in order; all images must have the same number of channels.
 
     Parameters
     ----------
@@ -85,18 +84,18 @@ def iterate(source: ImageSource) -> Iterator[tuple[Image, str]]:
     image : ndarray, shape (H, W, C), uint8, uint16 or float32
         The image; C is the same for all.
     label : str
-        Where it came from.
+        Its origin.
 
     Raises
     ------
     InvalidArgument
-        A file does not hold an image, or greyscale and colour are mixed.
+        A file is not an image, or greyscale and colour are mixed.
     """
     return _matching(source, range(len(source)))
 
 
 def _matching(source: ImageSource, numbers: Sequence[int]) -> Iterator[tuple[Image, str]]:
-    """Images by number; raises at the first whose channels differ from those of the first."""
+    """Yield images by number; raise at the first with another number of channels."""
     first, channels = "", 0
     for k in numbers:
         image, label = source[k], source.label(k)

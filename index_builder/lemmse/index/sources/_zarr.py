@@ -1,16 +1,27 @@
-"""Zarr arrays, of format 2 or 3."""
+"""Zarr arrays, of format 2 or 3, as a source."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from lemmse.index.sources._image import Kind, bad_source, reading
-from lemmse.index.sources._stack import Stack
+from lemmse.index.sources._array_source import ArraySource
+from lemmse.index.sources._image import Kind, bad_source, decoding
+
+if TYPE_CHECKING:
+    import zarr
 
 __all__ = ["KIND"]
+
+_CODECS = frozenset(
+    (
+        *("adler32", "bitround", "blosc", "bytes", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset"),
+        *("fletcher32", "gzip", "lz4", "lzma", "sharding_indexed", "shuffle", "transpose", "zlib", "zstd"),
+    )
+)
+"""Codecs of numbers. Others may run code of whoever wrote the array: pickle does."""
 
 
 def _matches(spec: str) -> bool:
@@ -18,21 +29,38 @@ def _matches(spec: str) -> bool:
     return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
-def _open(spec: str) -> Stack:
+def _open(spec: str) -> ArraySource:
+    import zarr
+
     path = Path(spec)
-    with reading(spec):
+    with decoding(spec):
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Group):
             arrays = ", ".join(sorted(name for name, _ in node.arrays())) or "no array"
             raise bad_source(f"expected a Zarr array, got a group with {arrays} in {path}; name the array")
+        if unknown := sorted(set(_codec_names(node.metadata.to_dict())) - _CODECS):
+            raise bad_source(f"expected codecs of numbers, got {', '.join(unknown)} in {path}; store it anew")
         dtype = np.dtype(node.dtype)
-    return Stack(spec, path, shape=node.shape, dtype=dtype, load=lambda: _Chunked(path, node))
+    return ArraySource(spec, path, shape=node.shape, dtype=dtype, load=lambda: _Chunked(path, node))
+
+
+def _codec_names(metadata: Any) -> Iterable[str]:
+    """Return the names of all codecs in the metadata of an array: of format 2 by id, of format 3 by name."""
+    codecs = [metadata.get("compressor"), *(metadata.get("filters") or ()), *(metadata.get("codecs") or ())]
+    for codec in codecs:
+        if codec is None:
+            continue
+        content = codec if isinstance(codec, dict) else codec.get_config()
+        yield str(content.get("name", content.get("id"))).removeprefix("numcodecs.")
+        inner = content.get("configuration") or {}
+        for name in ("codecs", "index_codecs"):
+            yield from _codec_names({"codecs": inner.get(name)})
 
 
 class _Chunked:
-    """A Zarr array that is read along its first axis: each chunk is decoded once, not once for each image."""
+    """A Zarr array read along its first axis; each chunk is decoded once, not once for each image."""
 
-    def __init__(self, path: Path, array: zarr.Array[Any]) -> None:
+    def __init__(self, path: Path, array: "zarr.Array[Any]") -> None:
         self._path = path
         self._array = array
         self._start = 0
@@ -42,7 +70,7 @@ class _Chunked:
         size = self._array.chunks[0]
         start = k - k % size
         if self._images is None or start != self._start:
-            with reading(str(self._path)):
+            with decoding(str(self._path)):
                 self._images = np.asarray(self._array[start : start + size])
             self._start = start
         image: NDArray[Any] = self._images[k - start]

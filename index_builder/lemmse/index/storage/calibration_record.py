@@ -1,8 +1,8 @@
-"""What the hybrid posterior of an index gives for its work, as measured on images that were held out.
+"""Calibration: accuracy and cost of mode hybrid on an index, measured on held-out images.
 
-For each σ of a grid and each threshold (what a group of keys may hide before it is opened, as a logarithm)
-the calibration holds the agreement with the sum over all keys that came of it, what it cost, and how its
-estimate of its own error must be scaled. From that follows how much work an agreement takes at any σ.
+For each σ of a grid and each threshold (log of the largest tolerated contribution of an unopened group) it
+holds the agreement with the sum over all keys, the cost, and the factor of the error estimate. From these
+follows the threshold for an agreement at any σ.
 """
 
 from collections.abc import Mapping
@@ -16,46 +16,46 @@ Row = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """How to reach an agreement at one σ."""
+    """How mode hybrid runs at one σ, and what to expect."""
 
     threshold: float
-    """What a group may hide before it is opened, as a natural logarithm."""
+    """Natural logarithm of the largest tolerated contribution of an unopened group."""
     accuracy_db: float
-    """Agreement with the sum over all keys to expect, PSNR in dB."""
+    """Expected agreement with the sum over all keys, PSNR in dB."""
     cost: float
     """Time relative to that of the sum over all keys."""
     error_scale: float
-    """What the estimated error of a pixel is multiplied by, so that few pixels exceed it."""
+    """Factor of the estimated error of a pixel, such that few pixels exceed it."""
     overlap_error_scale: float
-    """The same for pixels that all patches tell which hold them."""
+    """The same for `aggregate="overlap"`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Curves of agreement and cost; each table has a row for each σ and a column for each threshold."""
+    """Curves of agreement and cost; tables have a row for each σ and a column for each threshold."""
 
     images: int
-    """Held-out images that the patches came from."""
+    """Number of held-out images."""
     sigmas: Row
     """Noise standard deviations, ascending, intensities."""
     queries: tuple[int, ...]
-    """Patches at each σ."""
+    """Number of patches at each σ."""
     thresholds: Row
-    """Thresholds, descending: the work grows along a row."""
+    """Thresholds, descending: the cost grows along a row."""
     accuracy_db: tuple[Row, ...]
     """Agreement with the sum over all keys, PSNR in dB."""
     keys_touched: tuple[Row, ...]
-    """Keys summed one by one, mean over the patches."""
+    """Keys evaluated, mean over the patches."""
     cost: tuple[Row, ...]
     """Time relative to that of the sum over all keys."""
     error_scale: tuple[Row, ...]
-    """What the estimated error is multiplied by."""
+    """Factor of the estimated error."""
     overlap_error_scale: tuple[Row, ...]
-    """The same for the mean of overlapping patches."""
+    """The same for `aggregate="overlap"`."""
 
     @classmethod
     def restore(cls, content: Mapping[str, Any]) -> "Calibration":
-        """Read what JSON made of a calibration."""
+        """Return the calibration of a decoded JSON object."""
 
         def table(name: str) -> tuple[Row, ...]:
             return tuple(tuple(row) for row in content[name])
@@ -73,10 +73,10 @@ class Calibration:
         )
 
     def plan(self, sigma: float, accuracy_db: float) -> OperatingPoint:
-        """The least work that was seen to reach an agreement, or the most that was measured if none did.
+        """Return the cheapest operating point that reached an agreement, or the most accurate if none did.
 
-        Between two σ of the grid it is the work that reaches it at both, and what is expected is the worse of
-        the two; beyond the ends of the grid they are those of the nearest σ.
+        Between two σ of the grid it is the one that reached the agreement at both, with the worse
+        expectations of the two; beyond the ends of the grid the nearest σ counts.
 
         Examples
         --------
@@ -89,7 +89,7 @@ class Calibration:
         OperatingPoint(threshold=-4.0, accuracy_db=60.0, cost=0.02, error_scale=1.0, overlap_error_scale=2.0)
         """
         last = len(self.sigmas) - 1
-        above = next((row for row, known in enumerate(self.sigmas) if known >= sigma), last)
+        above = next((row for row, measured in enumerate(self.sigmas) if measured >= sigma), last)
         rows = {above, above if self.sigmas[above] <= sigma else max(0, above - 1)}
         column = max(self._column(self.accuracy_db[row], accuracy_db) for row in rows)
         return OperatingPoint(
@@ -102,6 +102,6 @@ class Calibration:
 
     @staticmethod
     def _column(reached: Row, accuracy_db: float) -> int:
-        """The first column that reaches an agreement, or the one that comes nearest to it."""
+        """Return the first column that reaches an agreement, or the most accurate one."""
         enough = [column for column, found in enumerate(reached) if found >= accuracy_db]
         return enough[0] if enough else reached.index(max(reached))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that stay once they are."""
+"""Atomic and durable writing of files."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ __all__ = ["sync", "sync_tree", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file: whoever reads it finds what was there, or all of it."""
+    """Write a small file such that readers find the old content or the new."""
     staged = path.with_name(f".{path.name}")
     staged.write_text(text)
     sync(staged)
@@ -15,7 +15,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -24,7 +24,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Have the disk hold all below a folder."""
+    """Flush a folder and everything below it to disk."""
     for root, _, files in os.walk(folder):
         for name in files:
             sync(Path(root, name))

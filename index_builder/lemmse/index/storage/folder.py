@@ -1,12 +1,12 @@
-"""The index folder on disk: versions side by side, published whole or not at all.
+"""The index folder: versions side by side, published as a whole.
 
     DIR/CURRENT              the version that readers open, one line
     DIR/1/manifest.json      see manifest.py; written last
-    DIR/1/arrays.zarr        see store.py
+    DIR/1/arrays.zarr        see zarr_store.py
     DIR/1/shards/…           the keys, see shards.py
-    DIR/1/sources.json       where each training image came from
+    DIR/1/sources.json       the origin of each training image
 
-A build goes to a hidden folder beside DIR, is synced to disk, and renamed.
+A build works in a hidden folder beside DIR, which is flushed to disk and renamed.
 """
 
 import fcntl
@@ -42,23 +42,23 @@ __all__ = [
 ARRAYS = "arrays.zarr"
 SOURCES = "sources.json"
 STAGED = "index"
-"""What is published, in the folder of a build."""
+"""What is to be published, in the folder of a build."""
 _CURRENT = "CURRENT"
 _LOCK = "lock"
 
 
 @contextmanager
 def staging(out: Path, *, update: bool) -> Iterator[Path]:
-    """Give the folder beside an index that a build works in, locked; what was done there before is kept.
+    """Lock and return the folder beside an index in which a build works, with what an earlier build left.
 
-    When the block raises what its caller can mend, and nothing was there before, the folder is removed.
+    If the folder was created here and the block raises a LemmseError, it is removed.
 
     Raises
     ------
     AlreadyExists
-        There is something at `out`, and no update was asked for; or another process builds there.
+        `out` exists and `update` is false, or another process builds there.
     InvalidArgument
-        The folder that is to hold `out` cannot be made or written to.
+        The parent folder of `out` cannot be created or written to.
     """
     folder = out.parent / f".{out.name}.building"
     if not update:
@@ -85,9 +85,9 @@ def staging(out: Path, *, update: bool) -> Iterator[Path]:
 
 
 def publish(folder: Path, out: Path, version: str) -> None:
-    """Make the version that a build finished the one that readers open, and remove the build's folder.
+    """Make a finished version the current one, and remove the folder of its build.
 
-    It may be repeated where it was cut short: readers always see the index as it was, or as it is to be.
+    Readers see the old version or the new at any time; an interrupted call can be repeated.
     """
     staged = folder / STAGED
     if not out.exists():
@@ -107,7 +107,7 @@ def publish(folder: Path, out: Path, version: str) -> None:
 
 
 def is_published(path: Path, version: str) -> bool:
-    """Whether readers open this version of an index, or a later one."""
+    """Return whether the current version of an index is this one or a later one."""
     try:
         current = (path / _CURRENT).read_text().strip()
     except OSError:
@@ -116,7 +116,7 @@ def is_published(path: Path, version: str) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Empty the folder of a build, but for its lock."""
+    """Remove everything from the folder of a build but the lock."""
     for entry in folder.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -125,20 +125,20 @@ def clear(folder: Path) -> None:
 
 
 def next_version(path: Path) -> str:
-    """Name of the version after all that an index has."""
+    """Return the name of the next version of an index."""
     versions = [int(entry.name) for entry in path.iterdir() if entry.name.isdigit()] if path.exists() else []
     return str(max(versions, default=0) + 1)
 
 
 def current_version(path: Path) -> tuple[str, Path]:
-    """Name and folder of the version that readers open.
+    """Return name and folder of the current version of an index.
 
     Raises
     ------
     NotFound
         There is no index at `path`.
     DataLoss
-        The version that CURRENT names is not there.
+        The version named by CURRENT does not exist.
     """
     try:
         version = (path / _CURRENT).read_text(errors="replace").strip()
@@ -165,7 +165,7 @@ def _require_free(out: Path) -> None:
 
 @contextmanager
 def about_index(name: str, version: str) -> Iterator[None]:
-    """Name the index in the errors of the block, which reads it."""
+    """Name the index in errors of the block."""
     try:
         yield
     except (DataLoss, UnsupportedFormat) as error:

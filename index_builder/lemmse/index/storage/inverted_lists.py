@@ -1,4 +1,4 @@
-"""The FAISS inverted file over the cells of an index: keys by cell, as they are stored."""
+"""The FAISS inverted file over the cells of an index, of quantized keys."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,41 +9,45 @@ from numpy.typing import NDArray
 
 from lemmse.index.storage.quantization import Quantization
 
-__all__ = ["add", "emptied", "empty_index", "stack", "to_search"]
+__all__ = ["add", "empty_copy", "empty_index", "stack", "to_search"]
 
 
 def empty_index(centroids: NDArray[np.float32], quantization: Quantization) -> faiss.IndexIVF:
-    """An inverted-file index with these cells and no key.
+    """Return an inverted file of these cells without keys.
 
-    Keys and queries are searched in steps. Of keys in bytes FAISS has these, of others float32.
+    Keys and queries are in quantization steps; uint8 keys are stored as bytes, others as float32.
     """
     return _over(
         to_search(quantization.steps(centroids), quantization), in_bytes=quantization.dtype == np.uint8
     )
 
 
-def emptied(index: faiss.IndexIVF) -> faiss.IndexIVF:
-    """An index with the same cells and no key."""
+def empty_copy(index: faiss.IndexIVF) -> faiss.IndexIVF:
+    """Return an inverted file of the same cells without keys."""
     return _over(_centroids(index), in_bytes=_is_in_bytes(index))
 
 
-def stack(parts: Sequence[faiss.IndexIVF]) -> faiss.IndexIVF:
-    """One index over the cells of several, which each number their keys from 0; it holds no key itself."""
-    index = _over(np.concatenate([_centroids(part) for part in parts]), in_bytes=_is_in_bytes(parts[0]))
+def stack(indexes: Sequence[faiss.IndexIVF]) -> faiss.IndexIVF:
+    """Return a view of several inverted files as one, each of which numbers its keys from 0."""
+    index = _over(np.concatenate([_centroids(part) for part in indexes]), in_bytes=_is_in_bytes(indexes[0]))
     lists = faiss.InvertedListsPtrVector()
-    for part in parts:
+    for part in indexes:
         lists.push_back(part.invlists)
     stacked = faiss.VStackInvertedLists(lists.size(), lists.data())
     index.replace_invlists(stacked, False)
-    index.ntotal = sum(part.ntotal for part in parts)
-    index.referenced_objects = [*index.referenced_objects, stacked, *parts]  # FAISS does not keep them alive
+    index.ntotal = sum(part.ntotal for part in indexes)
+    index.referenced_objects = [
+        *index.referenced_objects,
+        stacked,
+        *indexes,
+    ]  # FAISS does not
     return index
 
 
 def add(
     index: faiss.IndexIVF, q: NDArray[Any], quantization: Quantization, first: int, cell: NDArray[np.integer]
 ) -> None:
-    """Add keys as they are stored, (n, P), numbered from `first`, to the cells that they were assigned to."""
+    """Add quantized keys (n, P), numbered from `first`, to their cells (n,)."""
     searched = to_search(q, quantization)
     ids = np.arange(first, first + len(q), dtype=np.int64)
     lists = cell.astype(np.int64)
@@ -51,10 +55,10 @@ def add(
 
 
 def to_search(q: NDArray[Any], quantization: Quantization) -> NDArray[np.float32]:
-    """Keys or queries in steps, (n, P), as FAISS is given them, (n, P or more).
+    """Return keys or queries in steps (n, P) as FAISS takes them, float32, (n, P) or padded with zeros.
 
-    Bytes FAISS compares fast if there is a multiple of 8 of them, but of 16, where it would round queries to
-    bytes: there are zeros at their ends.
+    FAISS compares bytes fast if their number is a multiple of 8, but rounds queries to bytes for multiples of
+    16: uint8 keys are padded to an odd multiple of 8.
     """
     more = -(q.shape[1] + 8) % 16 if quantization.dtype == np.uint8 else 0
     return np.ascontiguousarray(np.pad(q, [(0, 0), (0, more)]), np.float32)
@@ -74,7 +78,7 @@ def _over(searched: NDArray[np.float32], *, in_bytes: bool) -> faiss.IndexIVF:
 
 
 def _centroids(index: faiss.IndexIVF) -> NDArray[np.float32]:
-    """The centroids as they are searched."""
+    """Return the centroids, in steps, as FAISS has them."""
     centroids: NDArray[np.float32] = index.quantizer.reconstruct_n(0, index.nlist)
     return centroids
 

@@ -1,7 +1,6 @@
-"""The manifest of an index version: what was built, from what, and the checksum of every file.
+"""The manifest of an index version: arguments, counts and the checksum of every file.
 
-It is written last; a folder without one is not an index. It carries a checksum of itself, so that no
-number in it can change unseen.
+It is written last: a folder without a manifest is not an index. It contains a checksum of itself.
 """
 
 import hashlib
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lemmse.contract.errors import DataLoss, UnsupportedFormat
-from lemmse.index.progress import Progress, silent
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.storage.calibration_record import Calibration
 from lemmse.index.storage.durable import write_atomically
 from lemmse.index.storage.picture_record import Pictures
 
 __all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 7
+FORMAT = 8
 """The format that this version writes and reads."""
 
 MANIFEST = "manifest.json"
@@ -39,14 +38,14 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an index version holds."""
+    """The content of an index version."""
 
     format: int
     """Version of the index format."""
     lemmse: str
     """Version of the builder."""
     sources: tuple[str, ...]
-    """Image sources, as given to the builder."""
+    """Image sources, as given to the build."""
     digest: str
     """SHA-256 over dtype, pixels and sizes of the training images."""
     images: int
@@ -54,66 +53,66 @@ class Manifest:
     channels: int
     """Channels of the images, C."""
     dtype: str
-    """Element type of the stored images: uint8 and uint16 count in steps of 1/255 and 1/65535."""
+    """Element type of the stored images; uint8 and uint16 are in steps of 1/255 and 1/65535."""
     physics: str
     """Specification of the forward operator A."""
     pre_inverse: str
     """Specification of the pre-inverse B."""
     boundary: str
-    """How positions outside an image are read."""
+    """Boundary: circular, reflect or valid, see images/stack.py."""
     equivariance: str
-    """What the estimator commutes with beside translations: none, or offset."""
+    """Equivariance beside translations: none or offset."""
     augment: str
-    """Symmetric copies of the training images that keys are cut from: none but themselves, or dihedral."""
+    """Symmetric copies of the training images that keys are cut from too: none or dihedral."""
     patch_size: int
     """Side of the patches, p."""
     keys: int
-    """Translated training patches, those of symmetric copies included, M."""
+    """Training patches, those of symmetric copies included, M."""
     distinct: int
-    """Distinct keys among them, U."""
+    """Distinct keys, U."""
     cells: int
-    """Cells that the distinct keys are searched by."""
+    """Cells of the distinct keys."""
     shards: int
-    """Folders that the cells are stored in."""
+    """Shards, each a folder with some of the cells."""
     leaves: int
-    """Groups of some tens of distinct keys, of which moments are stored."""
+    """Leaves: groups of some tens of distinct keys."""
     strata: int
-    """Strata of positions whose patches carry the same noise."""
+    """Strata of positions whose patches have the same noise."""
     gaussians: int
-    """Gaussians of the mixture that was fitted to the patches; 0 where there is none."""
+    """Components of the Gaussian mixture; 0 if there is none."""
     condition: float
-    """Condition number of the noise covariance S where B is a convolution; 1 elsewhere."""
+    """Condition number of the noise covariance S if B is a convolution, else 1."""
     key_dtype: str
-    """Type of the numbers that keys are stored as: uint8, int16 or float32."""
+    """Element type of quantized keys: uint8, int16 or float32."""
     key_step: float
-    """What these count."""
+    """Quantization step."""
     key_low: float
-    """What they are counted from."""
+    """Key value that is quantized to 0."""
     seed: int
     """Seed of the clustering and of samples."""
     files: Mapping[str, FileEntry]
-    """Every other file of the version, by its path within."""
+    """Every other file of the version, by path in its folder."""
     calibration: Calibration | None = None
-    """What hybrid gives for its work, where that was measured."""
+    """Accuracy and cost of mode hybrid, if measured."""
     pictures: Pictures | None = None
-    """Which pictures are best, where that was measured."""
+    """The best refinements, if measured."""
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into a version's folder."""
+        """Write the manifest into the folder of a version."""
         content = asdict(self)
         content["manifest_sha256"] = _self_checksum(json.loads(json.dumps(content)))
         write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Read the manifest of a version's folder.
+        """Read the manifest from the folder of a version.
 
         Raises
         ------
         DataLoss
-            It is missing or altered.
+            The manifest is missing or altered.
         UnsupportedFormat
-            It was written by a version that writes another format.
+            The index has another format.
         """
         try:
             content = json.loads((folder / MANIFEST).read_bytes())
@@ -136,7 +135,7 @@ class Manifest:
         return cls(**content)
 
     def require_files(self, folder: Path) -> None:
-        """See that every file is there, with its length.
+        """Check that every file exists and has its length.
 
         Raises
         ------
@@ -151,19 +150,19 @@ class Manifest:
                 raise DataLoss(f"{name}: expected {entry.bytes} bytes, got {path.stat().st_size}; {REMEDY}")
 
     def verify(self, folder: Path, progress: Progress = silent) -> None:
-        """Compare every file with its length and checksum.
+        """Check length and checksum of every file.
 
         Parameters
         ----------
         folder : Path
-            The version's folder.
+            The folder of the version.
         progress : callable
             Called as `progress(stage, done, total)`, in bytes.
 
         Raises
         ------
         DataLoss
-            A file is missing, cut short or altered.
+            A file is missing, truncated or altered.
         """
         self.require_files(folder)
         stage, done, total = "compare checksums", 0, sum(entry.bytes for entry in self.files.values())
@@ -178,7 +177,7 @@ class Manifest:
 
 
 def checksum(path: Path) -> FileEntry:
-    """Length and SHA-256 of a file."""
+    """Return length and SHA-256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(path.stat().st_size, digest)

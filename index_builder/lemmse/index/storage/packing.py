@@ -1,7 +1,7 @@
-"""Rows of numbers packed for sums over many of them at once: LANES rows side by side, number after number.
+"""Rows packed for SIMD: LANES rows side by side, element by element.
 
-A run of LANES rows of length L is L·LANES numbers that lie together: the first number of each row, the second
-of each, and so on. The last run is filled up with zeros.
+A run of LANES rows of length L is L·LANES consecutive elements: the first element of each row, then the
+second of each, and so on. The last run is padded with zeros.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 __all__ = ["LANES", "Packed", "aligned", "pack"]
 
 LANES = 32
-"""Rows side by side."""
+"""Rows of a run."""
 _LINE = 16
-"""Numbers of four bytes in a line of the cache."""
+"""Elements of four bytes in a cache line."""
 
 
 def pack(rows: NDArray[Any]) -> NDArray[Any]:
-    """Pack rows (n, L) into runs, (⌈n / LANES⌉, L, LANES).
+    """Return rows (n, L) packed into runs, (⌈n / LANES⌉, L, LANES).
 
     Examples
     --------
@@ -39,7 +39,7 @@ def pack(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """An array that starts a line of the cache: vectors across two take twice as long to load."""
+    """Return an empty array that begins a cache line: vectors across two lines load at half the speed."""
     size = prod(shape)
     space = np.empty(size + _LINE, np.float32)
     first = -space.ctypes.data % (4 * _LINE) // 4
@@ -48,20 +48,20 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed rows, in parts that each begin a run of their own."""
+    """Packed rows, in parts of which each begins a run."""
 
     values: NDArray[Any]
-    """The numbers of all parts, and what lies between them, flat."""
+    """The elements of all parts, with gaps in between, flat."""
     length: int
-    """Numbers of a row, L."""
+    """Length of a row, L."""
     first_row: NDArray[np.int64]
     """First row of each part, and the number of rows, (parts + 1,)."""
     begins: NDArray[np.int64]
-    """Where the numbers of each part begin, (parts,)."""
+    """Position in `values` of the first element of each part, (parts,)."""
 
     @classmethod
     def of(cls, blocks: Iterable[NDArray[Any]]) -> "Packed":
-        """Rows (n, L), packed block by block; all blocks of them but the last hold a multiple of LANES."""
+        """Return blocks of rows (n, L) packed as one part; in all but the last, n is a multiple of LANES."""
         count, packed = 0, []
         for rows in blocks:
             packed.append(pack(rows))
@@ -70,29 +70,31 @@ class Packed:
         return cls(values.reshape(-1), values.shape[1], np.array([0, count]), np.zeros(1, np.int64))
 
     def run_of(self, row: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the runs of rows begin in the values, and which of its run each row is."""
+        """Return the position in `values` of the run of each row, and the number of the row in its run."""
         part = np.searchsorted(self.first_row[1:-1], row, side="right")
         run, lane = np.divmod(row - self.first_row[part], LANES)
         return self.begins[part] + run * (self.length * LANES), lane
 
     def place(self, row: int) -> tuple[int, int]:
-        """Where the run of a row begins, and which of it the row is."""
+        """Return the position in `values` of the run of a row, and the number of the row in its run."""
         run, lane = self.run_of(np.array([row]))
         return int(run[0]), int(lane[0])
 
     def parts(self, start: int, stop: int) -> Sequence[tuple[int, int]]:
-        """The rows start … stop − 1 cut where parts meet: the first and the last + 1 of each piece."""
+        """Return the ranges (first, end) of the rows start … stop − 1 in each part."""
         cuts = [start, *(int(row) for row in self.first_row if start < row < stop), stop]
         return [(a, b) for a, b in pairwise(cuts) if a < b]
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """The rows start … stop − 1, (stop − start, L)."""
-        pieces = []
+        """Return the rows start … stop − 1, (stop − start, L)."""
+        blocks = []
         for first, end in self.parts(start, stop):
             begin, lane = self.place(first)
             runs = -(-(lane + end - first) // LANES)
-            block = self.values[begin : begin + runs * self.length * LANES].reshape(runs, self.length, LANES)
-            pieces.append(block.swapaxes(1, 2).reshape(-1, self.length)[lane : lane + end - first])
-        if len(pieces) == 1:
-            return pieces[0]
-        return np.concatenate(pieces or [np.empty((0, self.length), self.values.dtype)])
+            runs_of_part = self.values[begin : begin + runs * self.length * LANES].reshape(
+                runs, self.length, LANES
+            )
+            blocks.append(runs_of_part.swapaxes(1, 2).reshape(-1, self.length)[lane : lane + end - first])
+        if len(blocks) == 1:
+            return blocks[0]
+        return np.concatenate(blocks or [np.empty((0, self.length), self.values.dtype)])

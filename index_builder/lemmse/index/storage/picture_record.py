@@ -1,7 +1,7 @@
-"""How good the pictures of an index are, as measured on training images that were held out.
+"""Quality of the pictures of an index, measured on held-out training images.
 
-For each σ of a grid it holds the refinement that gave the best pictures, and how good these and those of the
-paper's formula were. `quality="best"` takes it.
+For each σ of a grid it holds the refinement of highest PSNR, its PSNR and that of the paper's formula. It
+serves `quality="best"`.
 """
 
 import math
@@ -16,18 +16,18 @@ Row = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """What goes beyond the paper's formula; by default nothing does."""
+    """The options beyond the paper's formula; the defaults are the paper's formula."""
 
     aggregate: str = "centre"
-    """What a pixel is: centre or overlap."""
+    """How pixels are aggregated: centre or overlap."""
     bandwidth: float = 0.0
-    """Standard deviation τ of a Gaussian about each patch of the prior, intensities."""
+    """Standard deviation τ of a Gaussian around each patch of the prior, intensities."""
     gaussian_share: float = 0.0
-    """Share of the prior that the mixture of Gaussians has; the training patches have the rest."""
+    """Share of the Gaussian mixture in the prior; the training patches have the rest."""
 
 
 PAPER = Refinement()
-"""The formula untouched."""
+"""The paper's formula."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Pictures:
     """The best refinement at each σ."""
 
     images: int
-    """Images that were held out."""
+    """Number of held-out images."""
     sigmas: Row
     """Noise standard deviations, ascending, intensities."""
     refinements: tuple[Refinement, ...]
-    """What was best at each σ."""
+    """The best refinement at each σ."""
     best_db: Row
-    """PSNR that it gave, in dB."""
+    """PSNR of the best refinement, in dB."""
     paper_db: Row
     """PSNR of the paper's formula, in dB."""
     noisy_db: Row
@@ -49,16 +49,16 @@ class Pictures:
 
     @classmethod
     def restore(cls, content: Mapping[str, Any]) -> "Pictures":
-        """Read what JSON made of it."""
+        """Return the record of a decoded JSON object."""
         rows: dict[str, Any] = {name: tuple(row) for name, row in content.items() if name != "images"}
         rows["refinements"] = tuple(Refinement(**refinement) for refinement in rows["refinements"])
         return cls(images=content["images"], **rows)
 
     def best(self, sigma: float) -> Refinement:
-        """The refinement to take at any σ.
+        """Return the refinement for any σ.
 
-        Aggregate and share are those of the nearest σ; the bandwidth lies between those of the two nearest,
-        on a logarithmic scale of σ, and is that of the nearest beyond the ends of the grid.
+        Aggregate and share are those of the nearest σ; the bandwidth is interpolated between the two nearest,
+        on a logarithmic scale of σ, and constant beyond the ends of the grid.
 
         Examples
         --------
@@ -76,13 +76,13 @@ class Pictures:
         return replace(other if share >= 0.5 else one, bandwidth=bandwidth)
 
     def expected_db(self, sigma: float) -> float:
-        """PSNR that it gives at any σ, likewise, in dB."""
+        """Return the PSNR to expect at any σ, interpolated likewise, in dB."""
         below, above, share = self._between(sigma)
         return (1 - share) * self.best_db[below] + share * self.best_db[above]
 
     def _between(self, sigma: float) -> tuple[int, int, float]:
-        """The numbers of the two nearest σ, and how far from the first to the second one is."""
-        above = next((i for i, known in enumerate(self.sigmas) if known >= sigma), len(self.sigmas) - 1)
+        """Return the rows of the two nearest σ, and the position of σ between them, in [0, 1]."""
+        above = next((i for i, measured in enumerate(self.sigmas) if measured >= sigma), len(self.sigmas) - 1)
         below = above if self.sigmas[above] <= sigma else max(0, above - 1)
         if above == below:
             return below, above, 0.0

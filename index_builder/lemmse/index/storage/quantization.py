@@ -1,8 +1,8 @@
-"""Keys in as few bytes as they take: whole numbers q of steps of one size, v_i = low + step q_i.
+"""Quantization of keys without loss: v_i = low + step · q_i with integers q_i.
 
-Where keys are pixels of 8 bits, q are these pixels in a byte each; pixels of 16 bits take two bytes, and so
-do those of 8 bits less the mean of a patch, which are multiples of 1/255 over its number of pixels. Nothing
-is lost but what float32 would round. All other keys are kept in float32.
+Pixels of 8 bits take one byte; pixels of 16 bits take two, and so do 8-bit pixels less the mean of their
+patch, which are multiples of 1/255 over the number of pixels. The error is that of float32 rounding. All
+other keys are stored as float32.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 __all__ = ["Quantization", "quantizations"]
 
 _ROUNDING = 2.0**-23
-"""What float32 keys may be off their steps by."""
+"""Largest distance of float32 keys from their quantized value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How keys are stored."""
+    """A linear quantization of keys."""
 
     dtype: np.dtype[Any]
-    """Type of the numbers: uint8, int16 or float32."""
+    """Element type of q: uint8, int16 or float32."""
     step: float
-    """What they count."""
+    """Step between values."""
     low: float
-    """What they are counted from."""
+    """Value of q = 0."""
 
     def fits(self, v: NDArray[np.float32]) -> bool:
-        """Whether keys (n, P) can be stored so."""
+        """Return whether keys (n, P) are quantized without loss."""
         if self.dtype.kind == "f":
             return True
         q = np.rint((v - self.low) / self.step)
@@ -39,22 +39,22 @@ class Quantization:
         return bool(np.abs(self.low + self.step * q - v).max() <= _ROUNDING)
 
     def steps(self, v: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Keys or queries (n, P) in steps, not rounded."""
+        """Return keys or queries (n, P) in steps, not rounded."""
         if self.dtype.kind == "f":
             return np.asarray(v, np.float32)
         return ((v - self.low) / self.step).astype(np.float32)
 
     def encode(self, v: NDArray[np.float32]) -> NDArray[Any]:
-        """The numbers that keys (n, P) are stored as."""
+        """Return the quantized keys q of keys (n, P)."""
         return v if self.dtype.kind == "f" else np.rint((v - self.low) / self.step).astype(self.dtype)
 
     def decode(self, q: NDArray[Any]) -> NDArray[np.float32]:
-        """The keys of numbers (n, P)."""
+        """Return the keys of quantized keys (n, P)."""
         return np.asarray(q if self.dtype.kind == "f" else self.low + self.step * q, np.float32)
 
 
 def quantizations(pixels: int) -> tuple[Quantization, ...]:
-    """How keys of so many pixels may be stored, the shortest first; all keys fit the last.
+    """Return the quantizations for keys of a number of pixels, smallest first; the last fits all keys.
 
     Examples
     --------

@@ -1,24 +1,24 @@
-"""Shards: the keys of some of the cells, with all that belongs to them, in a folder that stands by itself.
+"""Shards: the keys of some cells, with their leaves and patches, in a self-contained folder.
 
     shards/0000/arrays.zarr
-      keys         (⌈U/32⌉, P, 32)  the distinct v_km, in leaf order, stored as in
-                                    quantization.py, packed as in packing.py
-      moments      (⌈U/32⌉, 1 + 2C, 32)  float32  n, Σ t and Σ t² of the patches that have each, likewise
-      counts       (U,)    int32    how many training patches have each
+      keys         (⌈U/32⌉, P, 32)  the distinct v_km, in leaf order, quantized by
+                                    quantization.py, packed by packing.py
+      moments      (⌈U/32⌉, 1 + 2C, 32)  float32  n, Σ t and Σ t² of the patches of each key, packed
+      counts       (U,)    int32    training patches of each key
       targets      (M, C)  float32  t_km, the clean centre pixels, in the order of the keys
-      ids          (M, 3)  int32    training image, row, column of each patch, in the same order
-      symmetries   (M,)    uint8    the copy of the image that it was cut from, see symmetries.py; only where
-                                    there is more than one
-      cells/keys   (n+1,)  int64    cell c of the shard holds its keys cells/keys[c] … cells/keys[c + 1] − 1
-      cells/leaves (n+1,)  int64    and its leaves cells/leaves[c] … cells/leaves[c + 1] − 1
-      leaves/keys  (L+1,)  int64    leaf l holds the keys leaves/keys[l] … leaves/keys[l + 1] − 1
-      leaves/patches (L+1,) int64   and their patches leaves/patches[l] … leaves/patches[l + 1] − 1
+      ids          (M, 3)  int32    training image, row, column of each patch
+      symmetries   (M,)    uint8    the symmetric copy that each was cut from, see symmetries.py; only
+                                    with `augment` dihedral
+      cells/keys   (n+1,)  int64    cell c of the shard has the keys cells/keys[c] … cells/keys[c + 1] − 1
+      cells/leaves (n+1,)  int64    and the leaves cells/leaves[c] … cells/leaves[c + 1] − 1
+      leaves/keys  (L+1,)  int64    leaf l has the keys leaves/keys[l] … leaves/keys[l + 1] − 1
+      leaves/patches (L+1,) int64   and the patches leaves/patches[l] … leaves/patches[l + 1] − 1
       cells/moments (n', …) float32 moments of the cells that have keys, see moments.py
-      leaves/…     (…)     float32  those of the leaves, as groups.py lays them out
-      sketches/…           of the keys, see sketching.py; only where keys are large
-    shards/0000/neighbours.faiss    the FAISS index of its keys, see cells.py
+      leaves/…     (…)     float32  moments of the leaves in the layout of groups.py
+      sketches/…           sketches of the keys, see sketches.py; only if keys are large
+    shards/0000/neighbours.faiss    the inverted file of its keys, see inverted_lists.py
 
-The cells of an index are those of its shards, one shard after the other, and so are its leaves and keys.
+The cells of an index are those of its shards in order, and so are its leaves and keys.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ NEIGHBOURS = "neighbours.faiss"
 
 
 def folder_of(version: Path, number: int) -> Path:
-    """Where a shard lies."""
+    """Return the folder of a shard."""
     return version / "shards" / f"{number:04}"
 
 
@@ -60,25 +60,25 @@ class Shards:
         return [zarr_store.open_arrays(folder / ARRAYS) for folder in self.folders]
 
     @cached_property
-    def _known(self) -> dict[str, NDArray[np.int64]]:
+    def _row_offsets(self) -> dict[str, NDArray[np.int64]]:
         return {}
 
     def _first_rows(self, name: str) -> NDArray[np.int64]:
-        """First row of an array in each shard, and the number of rows."""
-        if name not in self._known:
+        """Return the first row of an array in each shard, and the number of rows."""
+        if name not in self._row_offsets:
             counts = [zarr_store.shape(group, name)[0] for group in self._groups]
-            self._known[name] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        return self._known[name]
+            self._row_offsets[name] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        return self._row_offsets[name]
 
     def first(self) -> tuple[NDArray[np.int64], ...]:
-        """First distinct key, patch, cell and leaf of each shard, and their numbers."""
-        edges = (self._first_rows(name) for name in ("cells/keys", "leaves/keys"))
-        # Of n there are n + 1 edges.
-        cells, leaves = (rows - np.arange(len(rows)) for rows in edges)
+        """Return the first distinct key, patch, cell and leaf of each shard, and their numbers."""
+        offsets = (self._first_rows(name) for name in ("cells/keys", "leaves/keys"))
+        # A shard of n cells has n + 1 offsets.
+        cells, leaves = (rows - np.arange(len(rows)) for rows in offsets)
         return self._first_rows("counts"), self._first_rows("ids"), cells, leaves
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows start … stop − 1 of an array, over all shards."""
+        """Return the rows start … stop − 1 of an array over all shards."""
         parts = [
             zarr_store.read(group, name, max(start, first) - first, min(stop, end) - first)
             for group, (first, end) in zip(
@@ -89,11 +89,11 @@ class Shards:
         return np.concatenate(parts or [zarr_store.read(self._groups[0], name, 0, 0)])
 
     def read_all(self, name: str) -> NDArray[Any]:
-        """All rows of an array."""
+        """Return all rows of an array."""
         return self.read(name, 0, int(self._first_rows(name)[-1]))
 
-    def edges(self, name: str) -> NDArray[np.int64]:
-        """First of each, and their number, of what counts anew in each shard."""
+    def offsets(self, name: str) -> NDArray[np.int64]:
+        """Return an array of offsets, which begin at 0 in each shard, over all shards."""
         parts, done = [np.zeros(1, np.int64)], 0
         for group in self._groups:
             own = zarr_store.read_all(group, name)
@@ -102,7 +102,7 @@ class Shards:
         return np.concatenate(parts)
 
     def packed(self, name: str) -> Packed:
-        """The rows of an array of packed keys, mapped: what is read comes through the page cache."""
+        """Return the rows of a packed array, mapped into memory."""
         shapes = [zarr_store.shape(group, name) for group in self._groups]
         files = [
             (zarr_store.plain_file(folder / ARRAYS, name, len(shape)), prod(shape))
@@ -112,11 +112,11 @@ class Shards:
         return Packed(values, shapes[0][1], self._first_rows("counts"), begins)
 
     def has(self, name: str) -> bool:
-        """Whether there is an array of a name."""
+        """Return whether there is an array of a name."""
         return name in self._groups[0]
 
     def plain(self, name: str) -> NDArray[np.float32]:
-        """All rows of a float32 array that was stored as one chunk: of one shard mapped, of several read."""
+        """Return all rows of a plain float32 array: mapped if there is one shard, else read."""
         parts = []
         for folder, group in zip(self.folders, self._groups, strict=True):
             shape = zarr_store.shape(group, name)
@@ -129,7 +129,7 @@ class Shards:
         return np.concatenate(parts, out=aligned((rows, *parts[0].shape[1:])))
 
     def neighbours(self) -> faiss.IndexIVF:
-        """The FAISS index over all cells; each shard numbers its own keys."""
+        """Return the FAISS index over all cells; each shard numbers its keys from 0."""
         paths = [str(folder / NEIGHBOURS) for folder in self.folders]
-        # The lists stay on disk: what is searched comes through the page cache.
+        # The lists stay on disk and are read through the page cache.
         return inverted_lists.stack([faiss.read_index(path, faiss.IO_FLAG_MMAP) for path in paths])

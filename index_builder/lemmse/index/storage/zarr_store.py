@@ -1,20 +1,24 @@
-"""The Zarr arrays of an index version: how they are laid out on disk.
+"""The Zarr arrays of an index version.
 
-    images/pixels  (N, C)  source dtype  the pixels of all training images, see images.py
-    images/sizes   (K, 2)  int64         their heights and widths
-    strata/cells   (S+1,)  int64         stratum s holds the cells strata/cells[s] … strata/cells[s + 1] − 1
-    strata/…               float64       see strata.py
-    basis/…                float32       the principal axes that the moments are along, see moments.py
-    mixture/…      (G, …)  float32       the Gaussians of a mixture, see mixture.py; only where A = B = I
-    physics/…              float64       what a FILE held
+    images/pixels  (N, C)  source dtype  the pixels of all training images, see images/stack.py
+    images/sizes   (K, 2)  int64         heights and widths of the training images
+    strata/cells   (S+1,)  int64         stratum s has the cells strata/cells[s] … strata/cells[s + 1] − 1
+    strata/…               float64       see patches/strata.py
+    basis/…                float32       the principal axes of the keys, see clustering/moments.py
+    mixture/…      (G, …)  float32       the Gaussian mixture, see clustering/mixture.py; only if A = B = I
+    physics/…              float64       the content of a FILE
 
-The keys lie in shards of their own, see shards.py. Every chunk is compressed by Zstandard with its
-checksum, so that Zarr itself notices a flipped bit; the chunks lie in few large shards, so that a version
-is some tens of files whatever its size. What is searched all the time is stored plainly instead, each array
-as one chunk with its CRC-32C at the end, so that it can be mapped into memory as it is.
+Keys are stored in shards, see shards.py. Chunks are compressed by Zstandard with its checksum, so that Zarr
+notices a flipped bit; they are grouped in few large Zarr shards, so that a version has some tens of files
+whatever its size. What every search reads is stored plainly: each array is one uncompressed chunk followed by
+its CRC-32C, and can be mapped into memory.
+
+An index may come from somebody else, and a codec may run code: only Zarr format 3 and the codecs that are
+written here are read.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,15 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
+
+from lemmse.contract.errors import DataLoss
+from lemmse.index.ranges import CHUNK
+from lemmse.index.storage.manifest import REMEDY
 
 __all__ = [
-    "CHUNK",
     "SHARD",
+    "arrays",
     "create",
     "create_array",
     "dtype",
@@ -40,10 +49,11 @@ __all__ = [
     "write_plain",
 ]
 
-CHUNK = 16_384
-"""Rows in a chunk, the unit of reading."""
 SHARD = 16 * CHUNK
-"""Rows in a shard, the unit of writing."""
+"""Rows of a Zarr shard, the unit of writing; CHUNK rows are the unit of reading."""
+_CODECS = frozenset(("bytes", "crc32c", "sharding_indexed", "zstd"))
+"""Names of the codecs that are written, and read."""
+_METADATA = "zarr.json"
 
 
 def create(path: Path) -> zarr.Group:
@@ -52,9 +62,9 @@ def create(path: Path) -> zarr.Group:
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> "zarr.Array[Any]":
-    """Create an array in a group, to be filled shard by shard."""
+    """Create an array in a group, to be filled shard by shard; replace one that exists."""
     chunk = min(CHUNK, shape[0])
-    # An array shorter than a shard is one shard, cut to whole chunks.
+    # An array shorter than a shard is one shard of whole chunks.
     shard = min(SHARD, -(-shape[0] // chunk) * chunk)
     return group.create_array(
         name,
@@ -63,19 +73,19 @@ def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DT
         chunks=(chunk, *shape[1:]),
         shards=(shard, *shape[1:]),
         compressors=ZstdCodec(level=1, checksum=True),
-        overwrite=True,  # what an ended build left of it
+        overwrite=True,  # left by an interrupted build
     )
 
 
 def write(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
-    """Create an array in a group and fill it, shard by shard."""
+    """Write an array, shard by shard."""
     array = create_array(group, name, values.shape, values.dtype)
     for start in range(0, len(values), SHARD):
         array[start : start + SHARD] = values[start : start + SHARD]
 
 
 def write_plain(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
-    """Store an array as one chunk, not compressed: its file begins with the numbers as they are in memory."""
+    """Write an array as one uncompressed chunk: its file begins with the elements as in memory."""
     array = group.create_array(
         name,
         shape=values.shape,
@@ -89,12 +99,12 @@ def write_plain(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
 
 
 def plain_file(path: Path, name: str, dimensions: int) -> Path:
-    """The file of an array that was stored as one chunk, in the group at a path."""
+    """Return the file of an array that `write_plain` wrote into the group at a path."""
     return path.joinpath(name, "c", *["0"] * dimensions)
 
 
 def write_blocks(group: zarr.Group, name: str, blocks: Iterable[NDArray[Any]]) -> None:
-    """Create an array of rows that come in blocks of any length, and fill it, shard by shard."""
+    """Write an array of rows that come in blocks of any length, shard by shard."""
     array: zarr.Array[Any] | None = None
     held: list[NDArray[Any]] = []
 
@@ -117,40 +127,101 @@ def write_blocks(group: zarr.Group, name: str, blocks: Iterable[NDArray[Any]]) -
 
 
 def open_arrays(path: Path, *, writing: bool = False) -> zarr.Group:
-    """Open a group, for reading unless told otherwise."""
-    return zarr.open_group(store=str(path), mode="r+" if writing else "r")
+    """Open a group, for reading by default.
+
+    Raises
+    ------
+    DataLoss
+        There is no group of Zarr format 3.
+    """
+    try:
+        return zarr.open_group(
+            store=str(path), mode="r+" if writing else "r", zarr_format=3, use_consolidated=False
+        )
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        raise DataLoss(f"{path.name} is not a group of Zarr format 3; {REMEDY}") from error
 
 
 def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
-    """Rows start … stop − 1 of an array."""
+    """Return the rows start … stop − 1 of an array."""
     return np.asarray(_array(group, name)[start:stop])
 
 
 def read_all(group: zarr.Group, name: str) -> NDArray[Any]:
-    """All rows of an array."""
+    """Return all rows of an array."""
     return np.asarray(_array(group, name)[:])
 
 
 def read_group(group: zarr.Group, name: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a group within; none where there is no such group."""
-    inner = group.get(name)
-    if not isinstance(inner, zarr.Group):
-        return {}
-    return {name: np.asarray(array[:]) for name, array in inner.arrays()}
+    """Return the arrays of an inner group by name; none if there is no such group."""
+    paths = sorted(_folder(group).joinpath(name).glob(f"*/{_METADATA}"))
+    return {path.parent.name: read_all(group, f"{name}/{path.parent.name}") for path in paths}
+
+
+def arrays(group: zarr.Group) -> "dict[str, zarr.Array[Any]]":
+    """Return all arrays of a group and its inner groups, by path.
+
+    Raises
+    ------
+    DataLoss
+        An array has another format or another codec than those that are written.
+    """
+    folder = _folder(group)
+    for path in sorted(folder.rglob(".z*")):  # .zarray, .zgroup
+        raise DataLoss(f"{path.relative_to(folder)}: expected Zarr format 3, got format 2; {REMEDY}")
+    names = [str(path.parent.relative_to(folder)) for path in sorted(folder.rglob(_METADATA))]
+    return {name: _array(group, name) for name in names if _metadata(group, name)["node_type"] == "array"}
 
 
 def dtype(group: zarr.Group, name: str) -> str:
-    """Element type of an array."""
+    """Return the element type of an array."""
     return str(_array(group, name).dtype)
 
 
 def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
-    """Shape of an array."""
+    """Return the shape of an array."""
     return tuple(_array(group, name).shape)
 
 
 def _array(group: zarr.Group, name: str) -> "zarr.Array[Any]":
+    """Return an array, after checking its codecs: opening it constructs them."""
+    metadata = _metadata(group, name)
+    if unknown := sorted(set(metadata["codecs"]) - _CODECS):
+        raise DataLoss(
+            f"{name}: expected codecs {', '.join(sorted(_CODECS))}, got {', '.join(unknown)}; {REMEDY}"
+        )
     array = group[name]
     if not isinstance(array, zarr.Array):
-        raise KeyError(name)
+        raise DataLoss(f"{name} is not an array; {REMEDY}")
     return array
+
+
+def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
+    """Return type and codec names of an array or a group."""
+    try:
+        content = json.loads(_folder(group).joinpath(name, _METADATA).read_bytes())
+        codecs = list(_codec_names(content.get("codecs", ())))
+        return {"node_type": content["node_type"], "codecs": codecs}
+    except FileNotFoundError as error:
+        raise DataLoss(f"{name} is missing; {REMEDY}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataLoss(f"{name} has damaged metadata; {REMEDY}") from error
+
+
+def _codec_names(codecs: Iterable[Any]) -> Iterator[str]:
+    """Return the names of codecs, those within sharding codecs included."""
+    for codec in codecs:
+        if isinstance(codec, str):
+            yield codec
+            continue
+        yield str(codec["name"])
+        for inner in ("codecs", "index_codecs"):
+            yield from _codec_names(codec.get("configuration", {}).get(inner, ()))
+
+
+def _folder(group: zarr.Group) -> Path:
+    """Return the folder of a group."""
+    store = group.store
+    if not isinstance(store, LocalStore):
+        raise TypeError(f"expected a group in a folder, got one in {store}")
+    return Path(store.root, group.path)

@@ -36,8 +36,8 @@ class Tree(NamedTuple):
 
 def load_tree(index: Index) -> Tree:
     """Read the groups of an index."""
-    cell_leaves = index.filled_cell_leaves
-    strata = np.searchsorted(index.filled_cells, index.strata_cells)
+    cell_leaves = index.nonempty_cell_leaves
+    strata = np.searchsorted(index.nonempty_cells, index.stratum_cells)
     n = np.diff(index.leaf_patches[cell_leaves])
     return Tree(
         cells=Groups.of(index.cell_moments(), n, strata),
@@ -45,5 +45,5 @@ def load_tree(index: Index) -> Tree:
         strata_blocks=first_blocks(strata),
         cell_blocks=first_blocks(cell_leaves),
         cell_leaves=cell_leaves,
-        leaf_keys=index.leaves,
+        leaf_keys=index.leaf_keys,
     )

@@ -1,4 +1,4 @@
-"""The arguments of a build, and of an update."""
+"""The functions `build` and `update`, and the checks of their arguments."""
 
 import os
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.index.building.index_images import IndexImages
 from lemmse.index.building.plan import BuildPlan
 from lemmse.index.building.run import run_build
-from lemmse.index.building.state import MEMORY_MIN, Run, run_serially
+from lemmse.index.building.state import MEMORY_MIN, Runner, run_serially
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.images.stack import BOUNDARIES
 from lemmse.index.physics import InverseProblem
-from lemmse.index.progress import Progress, silent
-from lemmse.index.reading.index import open_index
+from lemmse.index.reading import open_index
 
 __all__ = ["AUGMENTS", "EQUIVARIANCES", "MEMORY", "PATCH_SIZE_MAX", "build", "update"]
 
 AUGMENTS = ("none", "dihedral")
 EQUIVARIANCES = ("none", "offset")
 MEMORY = 4 * 10**9
-"""Bytes that a build holds unless told otherwise."""
+"""Default memory limit of a build, in bytes."""
 PATCH_SIZE_MAX = 64
-"""Largest patch side: a key of three channels then has 12 288 numbers."""
+"""Largest patch side; a key of three channels then has 12 288 elements."""
 _SEED_MAX = 2**31 - 1
-"""Largest seed that FAISS takes."""
+"""Largest seed that FAISS accepts."""
 
 _Sources = Sequence[str | os.PathLike[str]]
 
@@ -42,41 +42,41 @@ def build(
     seed: int = 0,
     memory: int = MEMORY,
     progress: Progress = silent,
-    run: Run = run_serially,
+    run: Runner = run_serially,
 ) -> Path:
-    """Build an index of all translated training patches.
+    """Build an index of all training patches.
 
-    A build that was ended goes on where it was when it is started again with the same arguments and images,
-    and gives the index that it would have given; until it is done there is nothing at `out`.
+    An interrupted build is resumed by the same call with the same images, with the same result; until it is
+    complete, `out` does not exist.
 
     Parameters
     ----------
     sources : sequence of str or path
-        Where the training images come from, see `lemmse.index.sources`.
+        Sources of the training images, see `lemmse.index.sources`.
     out : path
-        The folder to make; its name is the name of the index.
+        The folder to create; its name is the name of the index.
     patch_size : int
         Side p of the patches, 1 to 64, odd or even; see `lemmse.index.images.stack` for the centre.
     physics, pre_inverse : str
         Specifications of A and B, see `lemmse.index.physics`.
     boundary : str
-        How positions outside an image are read.
+        Boundary of the images, see `lemmse.index.images.stack`.
     equivariance : str
-        "offset" has the estimator commute with constants added to a channel, as "none" does not: every patch
-        stands for all its levels. For physics identity and blur.
+        "none", or "offset": the estimator commutes with constants added to a channel, and a patch represents
+        all its levels. For physics identity and blur.
     augment : str
-        "dihedral" adds all rotations by 90° and mirror images of the training images, see
+        "none", or "dihedral": add all rotations by 90° and reflections of the training images, see
         `lemmse.index.images.symmetries`.
     limit : int, optional
         Use only the first `limit` images.
     seed : int
         Seed of the clustering and of samples; the same arguments and seed give the same index.
     memory : int
-        Bytes that a process of the build may hold, 1 GB at least; the keys are stored in shards that fit.
+        Memory limit of each process of the build, in bytes, at least 1 GB; it determines the size of shards.
     progress : callable
         Called as `progress(stage, done, total)`.
     run : callable
-        Does the parts of the passes over all patches; in this process, unless told otherwise.
+        Runs the tasks of the passes over all patches; by default in this process.
 
     Returns
     -------
@@ -86,9 +86,9 @@ def build(
     Raises
     ------
     InvalidArgument, NotFound
-        An argument or an image is not what was expected, or not what an unfinished build was asked for.
+        An argument or an image is invalid, or differs from that of an unfinished build.
     AlreadyExists
-        `out` is there, or another process builds it.
+        `out` exists, or another process builds it.
 
     Examples
     --------
@@ -105,13 +105,13 @@ def build(
     if limit is not None:
         _require_in("limit", limit, 1)
     _require_in("seed", seed, 0, _SEED_MAX)
-    for argument, value, known in (
+    for argument, value, allowed in (
         ("boundary", boundary, BOUNDARIES),
         ("equivariance", equivariance, EQUIVARIANCES),
         ("augment", augment, AUGMENTS),
     ):
-        if value not in known:
-            raise InvalidArgument.of(argument, f"expected one of {', '.join(known)}, got {value!r}")
+        if value not in allowed:
+            raise InvalidArgument.of(argument, f"expected one of {', '.join(allowed)}, got {value!r}")
     _require_in("memory", memory, MEMORY_MIN)
     plan = BuildPlan(
         sources=_names(sources),
@@ -125,7 +125,7 @@ def build(
         seed=seed,
         memory=memory,
     )
-    return run_build(_place(out), plan, problem, [], progress, run)
+    return run_build(_absolute(out), plan, problem, None, progress, run)
 
 
 def update(
@@ -134,17 +134,17 @@ def update(
     *,
     memory: int = MEMORY,
     progress: Progress = silent,
-    run: Run = run_serially,
+    run: Runner = run_serially,
 ) -> Path:
-    """Add training images to an index, as a new version of it; the others stay as they are.
+    """Add training images to an index, as a new version; other versions do not change.
 
-    The new version is built from the images that the current one holds and those of the sources, in this
-    order, as the current one was; once it is whole, readers open it. It is not calibrated.
+    The new version is built with the arguments of the current one, from its images followed by those of the
+    sources, and becomes the current one when it is complete. It is not calibrated.
 
     Parameters
     ----------
     sources : sequence of str or path
-        Where the further training images come from.
+        Sources of the images to add.
     out : path
         The index folder.
     memory, progress, run
@@ -158,17 +158,17 @@ def update(
     Raises
     ------
     NotFound, DataLoss, UnsupportedFormat
-        There is no index at `out` that could be read.
+        There is no readable index at `out`.
     InvalidArgument, AlreadyExists
         As for `build`.
     """
     _require_in("memory", memory, MEMORY_MIN)
-    out = _place(out)
+    out = _absolute(out)
     index = open_index(out)
     manifest = index.manifest
     plan = BuildPlan(
-        kept=manifest.sources,
-        based_on=index.version,
+        base_sources=manifest.sources,
+        base_version=index.version,
         sources=_names(sources),
         patch_size=manifest.patch_size,
         physics=manifest.physics,
@@ -180,14 +180,14 @@ def update(
         seed=manifest.seed,
         memory=memory,
     )
-    return run_build(out, plan, index.problem, [IndexImages(index)], progress, run)
+    return run_build(out, plan, index.problem, IndexImages(index), progress, run)
 
 
 def _names(sources: _Sources) -> tuple[str, ...]:
     return tuple(os.fspath(source) for source in sources)
 
 
-def _place(out: str | os.PathLike[str]) -> Path:
+def _absolute(out: str | os.PathLike[str]) -> Path:
     if not os.fspath(out):
         raise InvalidArgument.of("out", "expected the name of a new folder, got an empty one")
     return Path(os.path.abspath(out))

@@ -1,4 +1,4 @@
-"""Images of one size that lie one after the other in an array: what most file formats come down to."""
+"""A source of images of one size in an array: what most file formats hold."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 from lemmse.index.sources._image import Image, bad_source, check_dtype, checked
 
-__all__ = ["Rows", "Stack"]
+__all__ = ["ArraySource", "Rows"]
 
 
 class Rows(Protocol):
-    """An array, or what stands for one, that gives one image for each index of its first axis."""
+    """An array, or a lazy substitute, indexed by image."""
 
     def __getitem__(self, k: int, /) -> NDArray[Any]:
-        """Image k."""
+        """Return image k."""
         ...
 
 
-class Stack:
+class ArraySource:
     """An array (N, H, W) or (N, H, W, C) as a source of images.
 
     Parameters
     ----------
     spec : str
-        The source, as the user named it.
+        The source, as the user wrote it.
     path : Path
         The file that holds the array.
     shape : tuple of int
@@ -35,7 +35,7 @@ class Stack:
     dtype : dtype
         Element type of the array, from the file's header.
     load : callable
-        Gives the array; called once, when the first image is asked for.
+        Returns the array; called once, when the first image is indexed.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Stack:
         check_dtype(dtype, str(path))
 
     def __len__(self) -> int:
-        """Count along the first axis."""
+        """Return the number of images."""
         return self._count
 
     def __getitem__(self, k: int) -> Image:
@@ -61,7 +61,7 @@ class Stack:
         return checked(np.asarray(self._rows[k]), f"{self._path}[{k}]")
 
     def label(self, k: int) -> str:
-        """Give the file name and the number."""
+        """Return the file name and the number of image k."""
         return f"{self._path.name}[{k}]"
 
     @cached_property
@@ -70,7 +70,7 @@ class Stack:
 
 
 def _problem(shape: tuple[int, ...]) -> str | None:
-    """Say what is wrong with the shape of a stack; common slips are told apart, not read as data."""
+    """Return what is wrong with the shape of a stack of images, or None; common mistakes are named."""
     if len(shape) not in (3, 4) or 0 in shape:
         return ""
     if len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= 8:

@@ -1,4 +1,4 @@
-"""NumPy files: .npy, mapped into memory, and .npz, of which one array is taken."""
+"""NumPy files as a source: .npy, memory-mapped, and one array of an .npz."""
 
 import zipfile
 from functools import partial
@@ -10,13 +10,13 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.index.sources._image import Kind, bad_source, reading
-from lemmse.index.sources._stack import Stack
+from lemmse.index.sources._array_source import ArraySource
+from lemmse.index.sources._image import Kind, bad_source, decoding
 
 __all__ = ["KIND"]
 
 _PREFERRED = ("images", "train", "x_train", "data")
-"""Names of the array of images in an .npz file, in the order in which they are tried."""
+"""Names that the array of images in an .npz may have, by preference."""
 
 
 class _Header(NamedTuple):
@@ -32,19 +32,19 @@ def _matches(spec: str) -> bool:
     return path.suffix.lower() in (".npy", ".npz") and path.is_file()
 
 
-def _open(spec: str) -> Stack:
+def _open(spec: str) -> ArraySource:
     path = Path(spec)
     return _open_npy(spec, path) if path.suffix.lower() == ".npy" else _open_npz(spec, path)
 
 
-def _open_npy(spec: str, path: Path) -> Stack:
-    with reading(spec), path.open("rb") as file:
+def _open_npy(spec: str, path: Path) -> ArraySource:
+    with decoding(spec), path.open("rb") as file:
         header = _read_header(file)
-    return Stack(spec, path, shape=header.shape, dtype=header.dtype, load=partial(_map, path))
+    return ArraySource(spec, path, shape=header.shape, dtype=header.dtype, load=partial(_map, path))
 
 
-def _open_npz(spec: str, path: Path) -> Stack:
-    with reading(spec), zipfile.ZipFile(path) as archive:
+def _open_npz(spec: str, path: Path) -> ArraySource:
+    with decoding(spec), zipfile.ZipFile(path) as archive:
         headers = {}
         for member in archive.namelist():
             if member.endswith(".npy"):
@@ -53,7 +53,7 @@ def _open_npz(spec: str, path: Path) -> Stack:
     stacks, problems = {}, []
     for name, header in headers.items():
         try:
-            stacks[name] = Stack(
+            stacks[name] = ArraySource(
                 spec, path, shape=header.shape, dtype=header.dtype, load=partial(_load, path, name)
             )
         except InvalidArgument as exc:
@@ -79,12 +79,12 @@ def _read_header(file: IO[bytes]) -> _Header:
 
 
 def _map(path: Path) -> NDArray[Any]:
-    with reading(str(path)):
+    with decoding(str(path)):
         return npy.open_memmap(path, mode="r")
 
 
 def _load(path: Path, name: str) -> NDArray[Any]:
-    with reading(str(path)), np.load(path, allow_pickle=False) as archive:
+    with decoding(str(path)), np.load(path, allow_pickle=False) as archive:
         array: NDArray[Any] = archive[name]
         return array
 

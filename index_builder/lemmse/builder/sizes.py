@@ -1,4 +1,4 @@
-"""Amounts of memory, as people write them."""
+"""Sizes of memory with units."""
 
 import re
 
@@ -14,7 +14,7 @@ _UNITS = {"": 1} | {
 
 
 def parse_bytes(context: click.Context | None, parameter: click.Parameter | None, text: str) -> int:
-    """Read a number of bytes, or of kB, MB, GB, TB, KiB, MiB, GiB, TiB; a callback of click.
+    """Return the bytes of a size in B, kB, MB, GB, TB, KiB, MiB, GiB or TiB; a click callback.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Measure which refinement gives the best pictures, on training images that were held out."""
+"""Find the refinement of highest PSNR at each noise level, on held-out training images."""
 
 import math
 from collections.abc import Sequence
@@ -7,26 +7,25 @@ from dataclasses import asdict, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.builder.held_out import hold_out
+from lemmse.calibration.held_out import hold_out
 from lemmse.estimator import Reconstructor
 from lemmse.index import Index
-from lemmse.index.progress import Progress
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.sources import intensities
-from lemmse.index.storage.calibration_record import Calibration
-from lemmse.index.storage.picture_record import PAPER, Pictures, Refinement
+from lemmse.index.storage import PAPER, Calibration, Pictures, Refinement
 
 __all__ = ["PICTURE_SIGMAS", "measure_pictures"]
 
 PICTURE_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""From noise that is hardly seen to noise that hides nearly all."""
+"""Noise levels, from hardly visible to nearly hiding the image."""
 _GAUSSIAN_SHARES = (0.01, 1.0)
-"""Where training patches are near, a hundredth hardly counts; where none is, it is all there is."""
+"""Shares of the mixture: 0.01 has an effect only where no training patch is near."""
 _BANDWIDTHS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
 _ACCURACY_DB = 45.0
-"""What approximation takes from a picture of 30 dB is then a tenth of a dB, nearly the same for all ways."""
+"""Accuracy of the measurement: costs a picture of 30 dB a tenth of a dB, about equally for all candidates."""
 _IMAGES = 16
 _SIDE = 32
-"""Of larger images the middle is measured."""
+"""Side of the crop from the middle of larger images, in pixels."""
 
 _Picture = NDArray[np.float32]
 
@@ -37,18 +36,18 @@ def measure_pictures(
     *,
     seed: int = 0,
     sigmas: Sequence[float] = PICTURE_SIGMAS,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Pictures:
-    """Reconstruct images that are taken out of the index for it, in several ways.
+    """Reconstruct held-out images with several refinements, and return the best at each noise level.
 
-    The same images, with the same noise, are taken out of every index of these images.
+    The same images, with the same noise, are held out of every index of these images.
 
     Parameters
     ----------
     index : Index
         The index, of physics and pre-inverse identity; it is not changed.
     calibration : Calibration
-        What hybrid gives for its work on it.
+        The calibration of mode hybrid on it.
     seed : int
         Seed of the choice of images, and of the noise.
     sigmas : sequence of float
@@ -68,20 +67,20 @@ def measure_pictures(
     stack = index.images()
     images = [_middle(intensities(stack[k])) for k in numbers]
     shares = _GAUSSIAN_SHARES if index.manifest.gaussians else (0.0,)
-    ways = [PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
+    candidates = [PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
     rows = []
     for done, sigma in enumerate(sigmas):
         noisy = [(x + sigma * rng.standard_normal(x.shape)).astype(np.float32) for x in images]
 
-        def reached(way: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:
-            asked = {"sigma": sigma, "mode": "hybrid", "accuracy_db": _ACCURACY_DB, **asdict(way)}
-            return _psnr([reconstructor.reconstruct(y, **asked).image for y in noisy], images)
+        def psnr(refinement: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:
+            options = {"sigma": sigma, "mode": "hybrid", "accuracy_db": _ACCURACY_DB, **asdict(refinement)}
+            return _psnr([reconstructor.reconstruct(y, **options).image for y in noisy], images)
 
-        found = {way: reached(way) for way in ways}
-        best = max(found, key=lambda way: found[way])
-        for bandwidth in _BANDWIDTHS:  # as long as they help
+        found = {refinement: psnr(refinement) for refinement in candidates}
+        best = max(found, key=lambda refinement: found[refinement])
+        for bandwidth in _BANDWIDTHS:  # as long as they improve it
             wider = replace(best, bandwidth=bandwidth)
-            found[wider] = reached(wider)
+            found[wider] = psnr(wider)
             if found[wider] <= found[best]:
                 break
             best = wider
@@ -92,11 +91,12 @@ def measure_pictures(
 
 
 def _psnr(results: Sequence[_Picture], images: Sequence[_Picture]) -> float:
-    """Mean PSNR in dB for intensities in [0, 1]."""
+    """Return the mean PSNR in dB for intensities in [0, 1]."""
     squared = [np.square(a - b).mean(dtype=np.float64) for a, b in zip(results, images, strict=True)]
     return float(np.mean([-10 * math.log10(max(error, 1e-12)) for error in squared]))
 
 
 def _middle(image: _Picture) -> _Picture:
+    """Return the middle of an image, at most _SIDE × _SIDE."""
     top, left = (max(0, length - _SIDE) // 2 for length in image.shape[:2])
     return image[top : top + _SIDE, left : left + _SIDE]

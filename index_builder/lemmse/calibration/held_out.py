@@ -1,4 +1,4 @@
-"""Take images out of an index that are new to what is left of it."""
+"""Hold training images out of an index for validation."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,22 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import TooFewImages
 from lemmse.index import Index
-from lemmse.index.reading.held_out_view import HeldOutView, leave_out
+from lemmse.index.reading import HeldOutView, leave_out
 
 __all__ = ["hold_out"]
 
 _SCENES = 4
-"""Scenes that are taken out at least, where there are as many more."""
+"""Smallest number of held-out scenes, if at most half of the images are held out with them."""
 _SCENE_MOST = 64
-"""Images of one file up to which they are taken for one scene: a file of more is a collection."""
+"""Largest number of images of one file that count as one scene: a larger file is a collection."""
 
 
 def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOutView, NDArray[np.int64]]:
-    """Return the index without some scenes, and the numbers of images of these, at most so many.
+    """Return a view of an index without some scenes, and the numbers of at most `most` images of these.
 
-    Images of one file (tiles of a photograph, slices of a volume, poses of a person) are taken for one scene
-    and leave together: an image is not new where its neighbour is known. At most half of all images leave,
-    and only as many as leave keys in every stratum.
+    Images of one file (tiles of a photograph, slices of a volume, poses of a person) count as one scene and
+    are held out together, since they resemble each other. At most half of all images are held out, and so few
+    that every stratum keeps keys.
 
     Raises
     ------
@@ -40,14 +40,14 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOut
     while chosen:
         images = np.sort(np.concatenate(chosen))
         view = leave_out(index, images)
-        if np.diff(view.cells[view.strata_cells]).all():
+        if np.diff(view.cell_keys[view.stratum_cells]).all():
             return view, images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
         chosen.pop()
     raise TooFewImages.of("index", "expected training images of which one can be held out, got too few")
 
 
 def _scenes(labels: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Numbers of the images of each scene; a file whose images are too many for one is as many scenes."""
+    """Return the numbers of the images of each scene; each image of a large file is a scene."""
     named = [label[: label.rindex("[")] if label.endswith("]") else label for label in labels]
     files = np.unique(named, return_inverse=True)[1]
     order = np.argsort(files, kind="stable")

@@ -1,12 +1,12 @@
-"""How long work tells how far it is."""
+"""The progress callback of long operations."""
 
 from collections.abc import Callable
 
 __all__ = ["Progress", "silent"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, what is done of it, and its total: as the stage begins, and as it goes on."""
+"""Called as `progress(stage, done, total)` when a stage begins and while it runs."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""

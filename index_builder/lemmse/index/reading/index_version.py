@@ -1,4 +1,4 @@
-"""Open an index for reading."""
+"""An index opened for reading."""
 
 import json
 import os
@@ -13,10 +13,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from lemmse.contract.results import IndexInfo
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.mixture import Mixture
 from lemmse.index.clustering.moments import Basis, Moments
-from lemmse.index.clustering.sketches import Sketch, pays
+from lemmse.index.clustering.sketches import Sketch, worth_sketching
 from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.patches.strata import Strata
@@ -34,88 +35,100 @@ __all__ = ["Index", "open_index", "open_unverified"]
 
 @dataclass(frozen=True)
 class Index:
-    """An index version; arrays are read when they are asked for."""
+    """An index version; arrays are read on demand.
+
+    Attributes named X_Y are offsets: the first Y of each X, and the number of Ys.
+    """
 
     name: str
-    """Name of the index: its folder's."""
+    """Name of the index, that of its folder."""
     version: str
-    """Version under that name."""
+    """Version of the index."""
     folder: Path
-    """Where the version lies."""
+    """Folder of the version."""
     manifest: Manifest
-    """What it holds."""
+    """Manifest of the version."""
 
     def __reduce__(self) -> tuple[type["Index"], tuple[Any, ...]]:
-        """Have another process read it anew."""
+        """Pickle the index by its folder: arrays are read again in the other process."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def info(self) -> IndexInfo:
+        """The description of the index that clients receive."""
+        height, width = self.image_size
+        own = {"name": self.name, "version": self.version, "image_height": height, "image_width": width}
+        names = (field.name for field in fields(IndexInfo) if field.name not in own)
+        values: dict[str, Any] = own | {name: getattr(self.manifest, name) for name in names}
+        return IndexInfo(**values)
 
     @cached_property
     def problem(self) -> InverseProblem:
-        """The inverse problem that it was built for."""
+        """The inverse problem of the index."""
         stored = zarr_store.read_group(self._arrays, "physics")
         return InverseProblem.restore(self.manifest.physics, self.manifest.pre_inverse, stored)
 
     @cached_property
     def strata(self) -> Strata:
-        """The strata of its keys."""
+        """The strata of the keys."""
         arrays = zarr_store.read_group(self._arrays, "strata")
         return Strata(arrays["scale"], arrays.get("whitener"), arrays.get("constants"))
 
     @cached_property
-    def strata_cells(self) -> NDArray[np.int64]:
+    def stratum_cells(self) -> NDArray[np.int64]:
         """First cell of each stratum, and the number of cells, (S + 1,)."""
         return zarr_store.read_all(self._arrays, "strata/cells")
 
     @cached_property
-    def cells(self) -> NDArray[np.int64]:
+    def cell_keys(self) -> NDArray[np.int64]:
         """First key of each cell, and the number of keys, (cells + 1,)."""
-        return self._shards.edges("cells/keys")
+        return self._shards.offsets("cells/keys")
 
     @cached_property
     def cell_leaves(self) -> NDArray[np.int64]:
         """First leaf of each cell, and the number of leaves, (cells + 1,)."""
-        return self._shards.edges("cells/leaves")
+        return self._shards.offsets("cells/leaves")
 
     @cached_property
-    def leaves(self) -> NDArray[np.int64]:
+    def leaf_keys(self) -> NDArray[np.int64]:
         """First key of each leaf, and the number of keys, (leaves + 1,)."""
-        return self._shards.edges("leaves/keys")
+        return self._shards.offsets("leaves/keys")
 
     @cached_property
     def leaf_patches(self) -> NDArray[np.int64]:
-        """First training patch that has a key of each leaf, and the number of patches, (leaves + 1,)."""
-        return self._shards.edges("leaves/patches")
+        """First training patch of each leaf, and the number of patches, (leaves + 1,)."""
+        return self._shards.offsets("leaves/patches")
 
     @cached_property
     def basis(self) -> Basis:
-        """The principal axes that the moments of the leaves are along."""
+        """The principal axes of the keys, in which moments are stored."""
         return Basis(**zarr_store.read_group(self._arrays, "basis"))
 
     @cached_property
-    def filled_cells(self) -> NDArray[np.int64]:
+    def nonempty_cells(self) -> NDArray[np.int64]:
         """Numbers of the cells that have keys: k-means may leave a cell empty."""
         return np.flatnonzero(np.diff(self.cell_leaves))
 
     @cached_property
-    def filled_cell_leaves(self) -> NDArray[np.int64]:
+    def nonempty_cell_leaves(self) -> NDArray[np.int64]:
         """First leaf of each cell that has keys, and the number of leaves."""
-        return self.cell_leaves[[*self.filled_cells, len(self.cell_leaves) - 1]]
+        return self.cell_leaves[[*self.nonempty_cells, len(self.cell_leaves) - 1]]
 
     def cell_moments(self) -> Moments:
-        """Moments of the cells that have keys."""
+        """Return the moments of the nonempty cells."""
         rows = self._shards.read_all("cells/moments")
         return Moments.of_rows(rows, self.patch_length, self.manifest.channels)
 
     def leaf_groups(self) -> Groups:
-        """Moments of the leaves, those of each cell beginning a block."""
-        names = {name: f"leaves/{name}" for name in Groups.stored()}
+        """Return the moments of the leaves; the leaves of each cell begin a block."""
+        names = {name: f"leaves/{name}" for name in Groups.stored_names()}
         arrays = {name: self._shards.plain(path) for name, path in names.items() if self._shards.has(path)}
-        return Groups.laid_out(self.filled_cell_leaves, arrays)
+        return Groups.from_stored(self.nonempty_cell_leaves, arrays)
 
     @cached_property
     def sketch(self) -> Sketch | None:
-        """Sketches of the keys, of large ones."""
-        if not pays(self.patch_length, self.quantization.dtype.itemsize):
+        """Sketches of the keys; None if keys are small."""
+        if not worth_sketching(self.patch_length, self.quantization.dtype.itemsize):
             return None
         shards = self._shards
         return Sketch(
@@ -128,28 +141,28 @@ class Index:
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The mixture of Gaussians that was fitted to the patches, where there is one."""
+        """The Gaussian mixture; None if there is none."""
         if not self.manifest.gaussians:
             return None
         return Mixture(**zarr_store.read_group(self._arrays, "mixture"))
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the training images; zeros where their sizes differ."""
+        """Height and width of the training images; zeros if their sizes differ."""
         height, width = self._sizes[0].tolist() if (self._sizes == self._sizes[0]).all() else (0, 0)
         return height, width
 
     def image(self, k: int) -> NDArray[Any]:
-        """A training image, in the source's dtype, (H, W, C)."""
+        """Return training image k, in the source's dtype, (H, W, C)."""
         start, stop = self._first_pixels[k : k + 2].tolist()
         return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self._sizes[k], -1)
 
     def images(self) -> Images[Any]:
-        """The training images, in the source's dtype."""
+        """Return all training images, in the source's dtype."""
         return Images(zarr_store.read_all(self._arrays, "images/pixels"), self._sizes)
 
     def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
-        """The training patches of images of these numbers, in blocks of so many patches, or of one image."""
+        """Return the training patches of images by number, in blocks of `block` patches or of one image."""
         stack, manifest = self.images(), self.manifest
         return Corpus.of(
             self.problem,
@@ -171,71 +184,71 @@ class Index:
     def _shards(self) -> Shards:
         return Shards([folder_of(self.folder, number) for number in range(self.manifest.shards)])
 
-    def shard_edges(self) -> tuple[NDArray[np.int64], ...]:
-        """First distinct key, patch, cell and leaf of each shard, and their numbers, (shards + 1,) each."""
+    def shard_offsets(self) -> tuple[NDArray[np.int64], ...]:
+        """Return the first key, patch, cell and leaf of each shard, and their numbers, (shards + 1,) each."""
         return self._shards.first()
 
     @property
     def patch_length(self) -> int:
-        """P = p²·C."""
+        """Length of a key, P = p²·C."""
         return self.manifest.patch_size**2 * self.manifest.channels
 
     @cached_property
     def quantization(self) -> Quantization:
-        """How keys are stored."""
+        """The quantization of the keys."""
         manifest = self.manifest
         return Quantization(np.dtype(manifest.key_dtype), manifest.key_step, manifest.key_low)
 
     @cached_property
     def packed_keys(self) -> Packed:
-        """Distinct keys in leaf order, as they are stored."""
+        """Distinct keys in leaf order, quantized."""
         return self._shards.packed("keys")
 
     @cached_property
     def packed_moments(self) -> Packed:
-        """n, Σ t and Σ t² of the patches that have each distinct key, float32."""
+        """n, Σ t and Σ t² of the patches of each distinct key, float32."""
         return self._shards.packed("moments")
 
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Distinct keys v in leaf order, float32, shape (stop − start, P)."""
+        """Return the distinct keys v start … stop − 1 in leaf order, (stop − start, P)."""
         return self.quantization.decode(self.packed_keys.rows(start, stop))
 
     @cached_property
-    def counts(self) -> NDArray[np.integer]:
-        """How many training patches have each key, (U,)."""
+    def multiplicity(self) -> NDArray[np.integer]:
+        """Number of training patches of each distinct key, (U,)."""
         return self._shards.read("counts", 0, self.manifest.distinct)
 
     @cached_property
-    def copies(self) -> NDArray[np.int64]:
-        """The first training patch that has each key, and the number of patches, (U + 1,).
+    def key_patches(self) -> NDArray[np.int64]:
+        """First training patch of each distinct key, and the number of patches, (U + 1,).
 
         Patches are numbered in the order of their keys.
         """
-        return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+        return np.concatenate([[0], np.cumsum(self.multiplicity, dtype=np.int64)])
 
-    def patches_of(self, key: int) -> tuple[int, int]:
-        """First of the training patches that have a key, and the first after them."""
-        leaf = int(np.searchsorted(self.leaves, key, side="right")) - 1
-        counts = self._shards.read("counts", int(self.leaves[leaf]), key + 1)
+    def patch_range(self, key: int) -> tuple[int, int]:
+        """Return the first training patch of a key, and the first after them."""
+        leaf = int(np.searchsorted(self.leaf_keys, key, side="right")) - 1
+        counts = self._shards.read("counts", int(self.leaf_keys[leaf]), key + 1)
         stop = int(self.leaf_patches[leaf] + counts.sum(dtype=np.int64))
         return stop - int(counts[-1]), stop
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Targets t of training patches in the order of their keys, float32, shape (stop − start, C)."""
+        """Return the targets t of the patches start … stop − 1, (stop − start, C)."""
         return self._shards.read("targets", start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Training image, row and column of patches in the order of their keys, shape (stop − start, 3)."""
+        """Return training image, row and column of the patches start … stop − 1, (stop − start, 3)."""
         return self._shards.read("ids", start, stop)
 
     def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Which copy of the image these were cut from, see `symmetries.py`, shape (stop − start,)."""
+        """Return the symmetry of the copy of each of the patches start … stop − 1, (stop − start,)."""
         if self.manifest.augment == "none":
             return np.zeros(stop - start, np.uint8)
         return self._shards.read("symmetries", start, stop)
 
     def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
-        """A pixel of a training image, intensities, shape (C,)."""
+        """Return a pixel of a training image, intensities, (C,)."""
         n = int(self._first_pixels[image] + row * self._sizes[image, 1] + column)
         return intensities(zarr_store.read(self._arrays, "images/pixels", n, n + 1)[0])
 
@@ -251,38 +264,38 @@ class Index:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Where each training image came from."""
+        """Origin of each training image."""
         labels: list[str] = json.loads((self.folder / SOURCES).read_text())
         return labels
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:
-        """The FAISS index over all cells; a key is named by its cell and its place there."""
+        """The FAISS index over all cells; a key is identified by its cell and its place in it."""
         return self._shards.neighbours()
 
 
 def open_index(path: str | os.PathLike[str]) -> Index:
-    """Open the current version of an index, after comparing every file with its checksum.
+    """Open the current version of an index, after checking the checksum of every file.
 
     Raises
     ------
     NotFound
         There is no index at `path`.
     DataLoss
-        A file is missing, cut short or altered.
+        A file is missing, truncated or altered.
     UnsupportedFormat
-        Another version of lemmse wrote it.
+        The index has another format.
     """
     return _open(path, Manifest.verify)
 
 
 def open_unverified(path: str | os.PathLike[str]) -> Index:
-    """Open the current version of an index, after seeing that every file is there, with its length.
+    """Open the current version of an index, after checking that every file exists and has its length.
 
     Raises
     ------
     NotFound, DataLoss, UnsupportedFormat
-        As for `open_index`; but what was altered and kept its length is not noticed.
+        As for `open_index`, except that a file altered at equal length is not noticed.
     """
     return _open(path, Manifest.require_files)
 

@@ -1,0 +1,39 @@
+"""The command `lemmse inspect`."""
+
+from pathlib import Path
+
+import click
+
+from lemmse.builder.tables import describe
+from lemmse.builder.zarr_errors import silence_zarr
+from lemmse.client.progress import report_progress
+from lemmse.index.reading import open_unverified, verify
+
+__all__ = ["inspect"]
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option(
+    "--verify",
+    "verified",
+    is_flag=True,
+    help="Read everything: check the SHA-256 of every file, decode every chunk, open the FAISS indexes.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Describe the index in JSON, and report the progress of --verify on stderr in lines of JSON.",
+)
+def inspect(index: Path, verified: bool, as_json: bool) -> None:
+    """Describe an index.
+
+    The checksum of its manifest is checked, and that every file exists and has its length.
+    """
+    silence_zarr()
+    opened = open_unverified(index)
+    if verified:
+        with report_progress(as_json=as_json, unit="bytes") as progress:
+            verify(opened, progress)
+    describe(opened, as_json, verified=verified)

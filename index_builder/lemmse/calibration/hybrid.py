@@ -1,0 +1,174 @@
+"""Measure accuracy and cost of mode hybrid against the exact sum, on held-out images."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lemmse.calibration.held_out import hold_out
+from lemmse.estimator import Want, never
+from lemmse.estimator.image_queries import WhitenedQueries
+from lemmse.estimator.local import LocalBackend
+from lemmse.estimator.method import Method
+from lemmse.index import Index
+from lemmse.index.callbacks import Progress, silent
+from lemmse.index.sources import intensities
+from lemmse.index.storage import Calibration
+
+__all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
+
+SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+"""The noise levels of the paper, and 0.05, near which the posterior changes most."""
+THRESHOLDS = (
+    0.0,
+    -1.0,
+    -2.0,
+    -2.5,
+    -3.0,
+    -3.25,
+    -3.5,
+    -3.75,
+    -4.0,
+    -4.25,
+    -4.5,
+    -5.0,
+    -5.5,
+    -6.0,
+    -8.0,
+    -10.0,
+)
+"""Thresholds of mode hybrid, from little work to much."""
+_Row = tuple[float, ...]
+_IMAGES = 16
+_QUERIES = 1024
+_LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 2048
+"""Up to this σ few patches make all of the error, so that more are measured."""
+_LOW_NOISE_MARGIN = 0.75
+"""There a threshold is assigned the agreement that was measured at a threshold higher by this: a sample may
+lack the few patches of large error."""
+_ENOUGH_DB = 80.0
+"""Agreement at which a row ends: further thresholds are not measured."""
+_FEW_KEYS = 4096
+"""A row also ends where more keys than this and than 1/16 of all are evaluated: exact is about as fast."""
+_QUANTILE = 0.98
+"""Share of pixels whose error is below the scaled estimate: more than the 95 % that are documented."""
+_ROUNDING = 1e-5
+"""Errors below this are float32 rounding."""
+
+
+def calibrate(
+    index: Index,
+    *,
+    seed: int = 0,
+    sigmas: Sequence[float] = SIGMAS,
+    progress: Progress = silent,
+) -> Calibration:
+    """Measure mode hybrid against the exact sum on patches of held-out images.
+
+    Parameters
+    ----------
+    index : Index
+        The index; it is not changed.
+    seed : int
+        Seed of the choice of images and patches, and of the noise.
+    sigmas : sequence of float
+        Noise standard deviations to measure at, ascending.
+    progress : callable
+        Called as `progress(stage, done, total)`.
+
+    Raises
+    ------
+    InvalidArgument
+        The index has too few images to hold one out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lemmse.index import build, open_index
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> np.save(f"{folder.name}/images.npy", np.random.default_rng(0).random((4, 8, 8)))
+    >>> index = open_index(build([f"{folder.name}/images.npy"], f"{folder.name}/index"))
+    >>> curve = calibrate(index, sigmas=[0.1, 1])
+    >>> curve.plan(sigma=0.5, accuracy_db=50).accuracy_db >= 50
+    True
+    >>> folder.cleanup()
+    """
+    rng = np.random.default_rng(seed)
+    view, numbers = hold_out(index, rng, _IMAGES)
+    progress("calibrate", 0, len(sigmas))
+    local = LocalBackend(view, torch.device("cpu"))
+    stack = index.images()
+    images = [intensities(stack[k]) for k in numbers]
+    _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # compiles kernels, which must not count
+    rows = []
+    for done, sigma in enumerate(sigmas):
+        count = _LOW_NOISE_QUERIES if sigma <= _LOW_NOISE else _QUERIES
+        rows.append(_row(local, images, sigma, rng, count // len(images), THRESHOLDS))
+        progress("calibrate", done + 1, len(sigmas))
+    queries, accuracy, touched, cost, scale, overlap_scale = zip(*rows, strict=True)
+    return Calibration(
+        images=len(images),
+        queries=queries,
+        sigmas=tuple(sigmas),
+        thresholds=THRESHOLDS,
+        accuracy_db=accuracy,
+        keys_touched=touched,
+        cost=cost,
+        error_scale=scale,
+        overlap_error_scale=overlap_scale,
+    )
+
+
+def _row(
+    local: LocalBackend,
+    images: Sequence[NDArray[np.float32]],
+    sigma: float,
+    rng: np.random.Generator,
+    of_each: int,
+    thresholds: Sequence[float],
+) -> tuple[int, _Row, _Row, _Row, _Row, _Row]:
+    """Return the number of patches, and by threshold: agreement, keys evaluated, cost, both error scales.
+
+    `of_each` patches are taken of each image, or all of a smaller one.
+    """
+    channels = local.index.manifest.channels
+    patches = []
+    for x in images:
+        clean = local.index.problem.measure(x)
+        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(*x.shape[:2], channels)
+        n = rng.permutation(x.shape[0] * x.shape[1])[:of_each]
+        patches.append(WhitenedQueries(local, y, sigma).queries(np.sort(n)))
+    u, stratum = (np.concatenate(parts) for parts in zip(*patches, strict=True))
+
+    def run(method: Method, want: Want) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
+        """Return means and errors of all patches, keys evaluated, and the time in seconds."""
+        start = time.perf_counter()
+        sums = local.whitened_sums(u, stratum, sigma, method, want, never)
+        seconds = time.perf_counter() - start
+        posterior = sums.posterior(channels)
+        return posterior.mean.numpy(), posterior.error.numpy(), float(sums.touched.double().mean()), seconds
+
+    # An underestimated patch affects all of its pixels.
+    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_size**2
+    most_keys = max(_FEW_KEYS, local.keys.count / 16)
+    exact, _, _, exact_seconds = run(Method("exact"), Want())
+    columns: list[tuple[float, float, float, float, float]] = []
+    for threshold in thresholds:
+        if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
+            columns.append(columns[-1])
+            continue
+        mean, error, keys, seconds = run(Method("hybrid", threshold=threshold), Want(error=True))
+        off = np.abs(mean - exact)
+        agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
+        factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
+        own, overlapped = np.quantile(factors, [_QUANTILE, overlapping]).tolist()
+        columns.append((float(agreement), keys, seconds / exact_seconds, own, overlapped))
+    seen, touched, cost, scale, overlap_scale = zip(*columns, strict=True)
+    margin = _LOW_NOISE_MARGIN if sigma <= _LOW_NOISE else 0.0
+    promised = [
+        max([seen[0], *(seen[i] for i, more in enumerate(thresholds[: k + 1]) if more >= threshold + margin)])
+        for k, threshold in enumerate(thresholds)
+    ]
+    return len(u), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale

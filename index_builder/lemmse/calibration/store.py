@@ -1,0 +1,45 @@
+"""Calibrate an index and store the result in its manifest."""
+
+from dataclasses import replace
+
+from lemmse.calibration.hybrid import calibrate
+from lemmse.calibration.pictures import measure_pictures
+from lemmse.index import Index
+from lemmse.index.callbacks import Progress, silent
+from lemmse.index.storage import Calibration, Pictures
+
+__all__ = ["calibrate_index"]
+
+
+def calibrate_index(
+    index: Index, *, seed: int = 0, progress: Progress = silent
+) -> tuple[Calibration, Pictures | None]:
+    """Measure an index, write the result into its manifest, and return it.
+
+    Parameters
+    ----------
+    index : Index
+        The index; its manifest on disk is replaced.
+    seed : int
+        Seed of the choice of images and patches, and of the noise.
+    progress : callable
+        Called as `progress(stage, done, total)`.
+
+    Returns
+    -------
+    calibration : Calibration
+        Accuracy and cost of mode hybrid.
+    pictures : Pictures or None
+        The best refinements; None unless physics and pre-inverse are identity.
+
+    Raises
+    ------
+    TooFewImages
+        The index has too few images to hold one out.
+    """
+    calibration = calibrate(index, seed=seed, progress=progress)
+    pictures = None
+    if index.problem.denoises:
+        pictures = measure_pictures(index, calibration, seed=seed, progress=progress)
+    replace(index.manifest, calibration=calibration, pictures=pictures).write(index.folder)
+    return calibration, pictures
