@@ -1,4 +1,4 @@
-"""Several indexes, by name."""
+"""The registry of the loaded indexes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ class Registry:
     Parameters
     ----------
     reconstructors : mapping of str to Reconstructor
-        At least one.
+        The reconstructors by the names of their indexes; at least one.
     """
 
     def __init__(self, reconstructors: Mapping[str, Reconstructor]) -> None:
@@ -34,14 +34,14 @@ class Registry:
         exact_work: float | None = None,
         scheduler: str | None = None,
     ) -> "Registry":
-        """Open index folders; the keyword arguments are those of `Reconstructor`.
+        """Return the indexes of some folders; the keyword arguments are those of `Reconstructor`.
 
         Raises
         ------
         InvalidArgument
-            Two folders have one name, or the device is not there.
+            Two indexes have the same name, or the device does not exist.
         LemmseError
-            A folder is not a sound index, or the workers of the scheduler cannot hold one.
+            A folder is not a valid index, or the workers of the scheduler cannot load it.
         """
         reconstructors: dict[str, Reconstructor] = {}
         with ExitStack() as opened:
@@ -62,7 +62,7 @@ class Registry:
         return cls(reconstructors)
 
     def close(self) -> None:
-        """Have the workers of a scheduler let go of the keys."""
+        """Release the keys that the workers of a scheduler hold."""
         for reconstructor in self:
             reconstructor.close()
 
@@ -71,7 +71,7 @@ class Registry:
         return iter(self._reconstructors.values())
 
     def get(self, name: str) -> Reconstructor:
-        """Return an index by name; the empty name stands for the only one.
+        """Return the index of a name; the empty name means the only index.
 
         Raises
         ------
@@ -92,15 +92,15 @@ class Registry:
     def choose(
         self, name: str, quality: str, *, y: ArrayLike, sigma: ArrayLike, mask: ArrayLike | None
     ) -> Reconstructor:
-        """Return the index that is to reconstruct a measurement.
+        """Return the index to reconstruct a measurement with: that of the name, if one is given.
 
-        It is that of the name. Where none is given, quality is "best" and all indexes are of the same images
-        and inverse problem, it is the one whose pictures were found best at this noise.
+        If none is given, quality is "best" and all indexes are of the same images and inverse problem, it is
+        the one of the highest calibrated PSNR at this noise.
 
         Raises
         ------
         InvalidArgument
-            Which index is not clear, or the measurement is none.
+            Several indexes qualify, or the measurement is invalid.
         NotFound
             There is no such index.
         """

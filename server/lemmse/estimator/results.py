@@ -1,4 +1,4 @@
-"""What a reconstruction returns."""
+"""The results of a request."""
 
 from dataclasses import dataclass
 
@@ -10,38 +10,38 @@ __all__ = ["Contributor", "Diagnostics", "Explanation", "Reconstruction"]
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """What was done for an answer, and what it cost."""
+    """How an answer was computed."""
 
     mode: str
     """The mode that ran: exact, topk or hybrid."""
     index: str
     """Name of the index that answered."""
     version: str
-    """Its version."""
+    """Version of that index."""
     keys: int
-    """Keys of the index, equal ones included, M."""
+    """Number of keys of the index, equal ones included, M."""
     keys_touched: float
-    """Distinct keys whose distance was computed, mean over the patches of the image."""
+    """Distinct keys evaluated for a patch, mean over the image."""
     seconds: float
-    """Time of computation."""
+    """Time of the computation."""
     expected_accuracy_db: float | None
-    """Agreement with the sum over all keys to be expected, PSNR in dB, where the index's calibration says it
-    and something was approximated."""
+    """Expected agreement with the sum over all keys, PSNR in dB, by the calibration of the index; None if the
+    sum was exact or no calibration applies."""
     certified: float | None
-    """Share of pixels and channels whose certified error is within the accuracy asked for; None where no
-    certified error was asked for."""
+    """Share of pixels and channels whose certified error is within the requested accuracy; None if no
+    certified error was requested."""
     aggregate: str
-    """What a pixel is: the posterior mean of the patch centred at it ("centre"), or the mean of those of all
-    patches that hold it ("overlap")."""
+    """"centre": each pixel is the posterior mean given the patch centred at it; "overlap": the mean of those
+    given all patches that contain it."""
     bandwidth: float
-    """Standard deviation of the Gaussian around each patch of the prior, τ, in intensities."""
+    """Standard deviation τ of the Gaussian about each training patch of the prior, in intensities."""
     gaussian_share: float
-    """Share of the prior that the Gaussians had beside the training patches."""
+    """Share γ of the mixture of Gaussians in the prior."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """A reconstructed image; a map that was not asked for is None."""
+    """A reconstructed image; maps that were not requested are None."""
 
     image: NDArray[np.float32]
     """The posterior mean, intensities, shape of y."""
@@ -53,20 +53,20 @@ class Reconstruction:
     """Natural log of the density of the noisy patch under the prior and the noise, for the training patches
     log (1/M) Σ_km N(u; v_km, σ² I), (H, W)."""
     error: NDArray[np.float32] | None
-    """What |image − sum over all keys| is below, for 95 % of pixels if estimated and always if certified;
+    """Bound on |image − sum over all keys|, for 95 % of pixels if estimated and for all if certified;
     intensities, shape of y."""
     diagnostics: Diagnostics
-    """What it took."""
+    """How it was computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contributor:
-    """A training patch and its share in one pixel."""
+    """A training patch and its weight in one pixel."""
 
     image: int
     """Number of the training image, from 0."""
     source: str
-    """Where that image came from."""
+    """Source of that image, for example its path."""
     row: int
     """Row of the patch's centre in the training image."""
     column: int
@@ -76,15 +76,15 @@ class Contributor:
     value: tuple[float, ...]
     """The clean centre pixel, length C."""
     symmetry: str
-    """Which copy of the training image the patch was cut from, for example "rotate-90"; "identity" is the
-    image itself."""
+    """Symmetry of the copy of the training image that the patch is from, for example "rotate-90"; "identity"
+    is the image itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where one pixel comes from."""
+    """The training patches of largest weight in one pixel."""
 
     contributors: tuple[Contributor, ...]
-    """The training patches that weigh most, heaviest first."""
+    """The training patches, heaviest first."""
     diagnostics: Diagnostics
-    """What it took."""
+    """How it was computed."""
