@@ -282,7 +282,7 @@ class Reconstructor:
         return as_observation(y, sigma, mask, self.index.manifest.channels)
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
-        """Return what collects the posteriors of patches into an image."""
+        """Return a collector of the posteriors of patches."""
         if refinement.aggregate == "centre":
             return Centres(self.index.manifest.channels, options.maps)
         self._backend.require_clean_keys("aggregate", "overlap")

@@ -159,7 +159,7 @@ class WholeImages:
         return torch.tensor(array, dtype=torch.float64, device=self._x.device).movedim(-1, 0).contiguous()
 
     def _images(self, y: Tensor, lam: Tensor, outputs: Outputs) -> "_BlockSums":
-        """Return what sums over the images of a block, for MMSE."""
+        """Return a function that sums over the images of a block, for MMSE."""
         compared = (lam * (self._b != 0)).flatten()
 
         def block_sums(start: int, stop: int) -> PosteriorSums:
@@ -172,7 +172,7 @@ class WholeImages:
         return block_sums
 
     def _translations(self, y: Tensor, lam: Tensor, outputs: Outputs) -> "_BlockSums":
-        """Return what sums over all translations of the images of a block, for E-MMSE."""
+        """Return a function that sums over all translations of the images of a block, for E-MMSE."""
         size = y.shape[1:]
         unmasked = (self._b != 0).double()
         inverse = torch.where(self._b != 0, 1 / self._b, 0.0)

@@ -63,7 +63,6 @@ def allocate_scratch(keys: KeyArrays, p: int) -> Scratch:
 def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Scratch) -> np.float32:
     """Fill the scores log2 w of the keys of a leaf, LANES at a time; return the largest."""
     scores, weights, p = scratch.scores, patches.weights.shape[1], patches.steps.shape[1]
-    scale = np.float32(-0.5) * LOG2_E * keys.step * keys.step * patches.precision
     codes, moments, lane = keys.leaf_codes[leaf], keys.leaf_moments[leaf], keys.leaf_lane[leaf]
     end = lane + keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]
     score_max = ABSENT
@@ -77,7 +76,7 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
         else:
             add_squares(patches.steps, q * p, keys.codes, codes, p, scores, run * LANES)
         for k in range(LANES):
-            scores[run, k] = scale * scores[run, k] if lane <= k < end else ABSENT
+            scores[run, k] = patches.score_scale * scores[run, k] if lane <= k < end else ABSENT
         score_max = max(score_max, maximum(scores, run * LANES))
         scratch.codes[run], scratch.moments[run] = codes, moments
         codes, moments = codes + p * LANES, moments + keys.moment_rows * LANES

@@ -8,7 +8,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ABSENT", "LOG2_E", "aligned", "compiled", "compiled_to_allocate", "exp2", "log", "rounded_down"]
+__all__ = [
+    "ABSENT",
+    "LOG2_E",
+    "aligned",
+    "compiled",
+    "compiled_to_allocate",
+    "exp2",
+    "log",
+    "rounded_down",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

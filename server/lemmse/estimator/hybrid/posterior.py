@@ -44,7 +44,7 @@ from lemmse.estimator.hybrid.sketch_arrays import Sketches, sketch_arrays
 from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD, traverse
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.estimator.keys import Keys
-from lemmse.estimator.queries import Queries
+from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import NormalizerEstimate, SumSpec
 from lemmse.estimator.sums import HEAVIEST, Outputs, PosteriorSums
 from lemmse.index.clustering.moments import LEADING, Basis
@@ -281,6 +281,7 @@ def _empty_results(
 def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
     """Return queries as the compiled loops take them: C-contiguous arrays that these index flat."""
     u, basis, quantization = queries.u, key_tree.basis, key_tree.keys.quantization
+    log2_w_of_step = -0.5 * LOG2_E * quantization.step**2
     if queries.is_white:
         # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
         rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
@@ -292,6 +293,7 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
             rest=np.linalg.norm(rotated[:, sketched(rotated.shape[1]) :], axis=1),
             precision=np.float32(queries.precision),
             weights=np.empty((len(u), 0), np.float32),
+            score_scale=np.float32(log2_w_of_step * float(queries.precision)),
         )
     precision = queries.precision
     u = u.where(precision > 0, 0)  # any number where nothing was observed
@@ -302,6 +304,7 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
         rest=np.empty(0, np.float32),
         precision=np.float32(1),
         weights=_padded(precision.numpy()),
+        score_scale=np.float32(log2_w_of_step),
     )
 
 

@@ -196,7 +196,7 @@ def _add_leaves(
         else:
             total += w * math.exp(leaf_max - log_max)
     log_z = log_max + math.log(total)
-    if normalizer.leaf[q] < 0:  # there are moments only, of which h(s) was cut
+    if normalizer.leaf[q] < 0:  # no leaf was read: the moments alone, h(s) of which is limited
         log_z = max(np.float64(estimates.cell_mass[j, 0]), log_z)
     normalizer.log_z[q] = log_z
 

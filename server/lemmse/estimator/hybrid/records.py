@@ -35,6 +35,11 @@ class Patches(NamedTuple):
     """λ = 1/σ² of white noise; 1 where each pixel has a precision."""
     weights: NDArray[np.float32]
     """Precisions λ of the pixels, padded with zeros like u, (Q, P or P + 1); (Q, 0) for white noise."""
+    score_scale: np.float32
+    """log2 w of a key, divided by Σ (u_i − v_i)² in quantization steps, with weights where there are any.
+
+    All loops must take the same number: log w may be −10⁹, of which one unit in the last place is e^±512.
+    """
 
 
 class KeyArrays(NamedTuple):
