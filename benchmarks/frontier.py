@@ -28,9 +28,8 @@ from rich.progress import track
 from rich.table import Table
 
 from lemmse.calibration import calibrate
-from lemmse.estimator import Queries, Want, never
+from lemmse.estimator import Outputs, Queries, SumSpec
 from lemmse.estimator.local import LocalBackend
-from lemmse.estimator.method import Method
 from lemmse.index import Index, build, open_index
 from lemmse.index.images.stack import Images
 from lemmse.index.sources import intensities, iterate, open_source
@@ -57,17 +56,15 @@ class Row:
     covered: float | None = None
 
 
-def contestants(calibration: Calibration, sigma: float, keys: int, flat: bool) -> dict[str, Method]:
+def contestants(calibration: Calibration, sigma: float, keys: int, flat: bool) -> dict[str, SumSpec]:
     methods = {}
     for accuracy in ACCURACIES:
-        plan = calibration.plan(sigma, accuracy)
-        methods[f"hybrid {accuracy:g} dB"] = Method(
-            "hybrid", threshold=plan.threshold, error_scale=plan.error_scale
-        )
+        threshold = calibration.plan(sigma, accuracy).threshold
+        methods[f"hybrid {accuracy:g} dB"] = SumSpec("hybrid", threshold=threshold)
     for k, nprobe in TOPK:
-        methods[f"topk {k}, nprobe {nprobe}"] = Method("topk", k=min(k, keys), nprobe=nprobe)
+        methods[f"topk {k}, nprobe {nprobe}"] = SumSpec("topk", k=min(k, keys), nprobe=nprobe)
     if flat:
-        methods["topk 1000, all cells"] = Method("topk", k=min(1000, keys), nprobe=1 << 20)
+        methods["topk 1000, all cells"] = SumSpec("topk", k=min(1000, keys), nprobe=1 << 20)
     return methods
 
 
@@ -83,17 +80,18 @@ def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float
     calibration = local.index.manifest.calibration
     if calibration is None:
         raise ValueError("expected a calibrated index")
-    methods = {"exact": Method("exact"), **contestants(calibration, sigma, local.keys.count, flat)}
+    methods = {"exact": SumSpec("exact"), **contestants(calibration, sigma, local.keys.count, flat)}
+    scales = {f"hybrid {db:g} dB": calibration.plan(sigma, db).error_scale for db in ACCURACIES}
     means: dict[str, list[NDArray[np.float64]]] = {}
     seconds: dict[str, list[float]] = {}
     touched: dict[str, list[float]] = {}
     for block in asked:
         for name, method in methods.items():
             start = time.perf_counter()
-            sums = local.sums(block, 0, method, Want(), never)
+            sums = local.sums(block, method)
             seconds.setdefault(name, []).append(time.perf_counter() - start)
             means.setdefault(name, []).append(sums.posterior(t_length).mean.numpy())
-            touched.setdefault(name, []).append(float(sums.touched.double().mean()))
+            touched.setdefault(name, []).append(float(sums.keys_evaluated.double().mean()))
     exact = np.stack(means["exact"])
     rows = [
         Row(
@@ -103,7 +101,7 @@ def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float
             seconds=statistics.mean(seconds[name]),
             times_faster_than_exact=statistics.mean(seconds["exact"]) / statistics.mean(seconds[name]),
             keys_touched=statistics.mean(touched[name]),
-            covered=covered(local, asked[0], method, exact[0]) if method.mode == "hybrid" else None,
+            covered=covered(local, asked[0], method, scales[name], exact[0]) if name in scales else None,
         )
         for name, method in methods.items()
     ]
@@ -111,7 +109,7 @@ def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float
     many = [queries(local, images[seed % len(images)], sigma, seed) for seed in range(BATCH)]
     batch = Queries(torch.cat([one.u for one in many]), many[0].precision)
     start = time.perf_counter()
-    sums = local.sums(batch, 0, Method("hybrid", threshold=plan.threshold), Want(), never)
+    sums = local.sums(batch, SumSpec("hybrid", threshold=plan.threshold))
     each = (time.perf_counter() - start) / BATCH
     mean = sums.posterior(t_length).mean.numpy().reshape(BATCH, *exact.shape[1:])
     rows.append(
@@ -121,15 +119,17 @@ def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float
             agreement_db=decibels(mean[: len(images)] - exact),
             seconds=each,
             times_faster_than_exact=statistics.mean(seconds["exact"]) / each,
-            keys_touched=float(sums.touched.double().mean()),
+            keys_touched=float(sums.keys_evaluated.double().mean()),
         )
     )
     return rows
 
 
-def covered(local: LocalBackend, block: Queries, method: Method, exact: NDArray[np.float64]) -> float:
-    posterior = local.sums(block, 0, method, Want(error=True), never).posterior(local.keys.t_length)
-    error = posterior.error.numpy() * method.error_scale + ROUNDING
+def covered(
+    local: LocalBackend, block: Queries, spec: SumSpec, scale: float, exact: NDArray[np.float64]
+) -> float:
+    posterior = local.sums(block, replace(spec, outputs=Outputs(error=True))).posterior(local.keys.t_length)
+    error = posterior.error.numpy() * scale + ROUNDING
     return float(100 * (np.abs(posterior.mean.numpy() - exact) <= error).mean())
 
 

@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from lemmse.contract.errors import Cancelled, DataLoss, InvalidArgument, NotFound, Unavailable
-from lemmse.estimator import Queries, Reconstructor, Want, never
+from lemmse.estimator import Queries, Reconstructor, SumSpec
 from lemmse.estimator.distributed import DistributedBackend
-from lemmse.estimator.method import Method
 from lemmse.index import build, open_index
 from tests.estimator.test_problems import PROBLEMS, mosaic
 from tests.index.test_held_out_view import few_at_a_time
@@ -188,7 +187,7 @@ def test_something_is_found_however_little_is_asked_for(tmp_path, scheduler):
     others = [0.2 * smooth(seed, 6, 6, 3) for seed in range(12)]
     keys = DistributedBackend(build_index(tmp_path, [alike, *others]), scheduler)
     queries = Queries.white(torch.full((1, 27), 1.0), 0.05)
-    sums = keys.sums(queries, 0, Method("hybrid", threshold=12.0), Want(), never)
+    sums = keys.sums(queries, SumSpec("hybrid", threshold=12.0))
     keys.close()
     np.testing.assert_allclose(sums.posterior(3).mean, 0.9, atol=0.01)
 

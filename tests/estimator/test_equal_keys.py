@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
-from lemmse.estimator.cancellation import never
+from lemmse.contract.measurement import Measurement
+from lemmse.estimator import Outputs, Queries, Reconstructor, SumSpec, exact_sums, hybrid_sums
 from lemmse.estimator.image_queries import WhitenedQueries
 from lemmse.estimator.local import LocalBackend
-from lemmse.estimator.method import Method
+from lemmse.estimator.observation import as_observation
 from lemmse.index import build, open_index
 from tests.support.cases import constant, smooth
 from tests.support.oracle import Oracle, agreement
@@ -127,9 +127,11 @@ def test_the_maps_are_those_of_the_oracle(case, lemmse, sigma, mode):
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_the_maps_of_hybrid_are_those_of_the_oracle_where_all_is_opened(case, lemmse, sigma):
     local = LocalBackend(lemmse.index, torch.device("cpu"))
-    view = WhitenedQueries(local, case.measurement(sigma).astype(float), sigma)
-    want = Want(variance=True, ess=True)
-    sums = view.sums(np.arange(36), Method("hybrid", threshold=-1e4), want, never)
+    image_queries = WhitenedQueries(
+        local, as_observation(Measurement.checked(case.measurement(sigma), sigma=sigma, mask=None), 1)
+    )
+    spec = SumSpec("hybrid", threshold=-1e4, outputs=Outputs(variance=True, ess=True))
+    sums = image_queries.sums(np.arange(36), spec)
     posterior, expected = sums.posterior(1), case.expected(sigma)
     np.testing.assert_allclose(posterior.mean.reshape(SHAPE), expected.image, atol=1e-4)
     np.testing.assert_allclose(posterior.variance.reshape(SHAPE), expected.variance, rtol=1e-3, atol=1e-6)
@@ -145,10 +147,12 @@ def test_every_patch_counts_once_in_groups(case, lemmse, threshold):
     local = LocalBackend(lemmse.index, torch.device("cpu"))
     for stratum in range(len(lemmse.index.strata)):
         queries = torch.randn(5, P * P, generator=torch.Generator().manual_seed(0))
-        of = {"stratum": stratum, "want": Want(ess=True)}
-        white = Queries.white(queries, 1e4)
-        posterior = hybrid_sums(local.descent, white, threshold=threshold, **of).posterior(1)
-        exact = exact_sums(local.keys, white, **of).posterior(1)
+        outputs = Outputs(ess=True)
+        white = Queries.white(queries, 1e4, stratum)
+        posterior = hybrid_sums(
+            local.key_tree, white, SumSpec("hybrid", threshold=threshold, outputs=outputs)
+        ).posterior(1)
+        exact = exact_sums(local.keys, white, SumSpec(outputs=outputs)).posterior(1)
         np.testing.assert_allclose(posterior.log_density.exp(), local.keys.weights[stratum], rtol=1e-5)
         np.testing.assert_allclose(exact.log_density.exp(), local.keys.weights[stratum], rtol=1e-5)
         np.testing.assert_allclose(posterior.ess, local.keys.weights[stratum], rtol=1e-4)

@@ -10,16 +10,17 @@ import torch
 
 from lemmse.calibration import calibrate
 from lemmse.contract.errors import Cancelled, InvalidArgument
-from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, hybrid_sums
-from lemmse.estimator.hybrid import first_look
-from lemmse.estimator.hybrid.descent import descend, probe
+from lemmse.estimator import Outputs, Queries, Reconstructor, SumSpec, exact_sums, hybrid_sums
+from lemmse.estimator.hybrid import estimate_log_z
+from lemmse.estimator.hybrid.probe import probe
+from lemmse.estimator.hybrid.traversal import traverse
 from lemmse.estimator.local import LocalBackend
-from lemmse.estimator.method import Known
+from lemmse.estimator.sum_spec import NormalizerEstimate
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.oracle import agreement
 
-EVERYTHING = Want(variance=True, ess=True)
+EVERYTHING = Outputs(variance=True, ess=True)
 SIGMAS = (0.01, 0.05, 0.2, 0.5, 1.0, 5.0)
 
 
@@ -62,31 +63,35 @@ def patches(local, sigma: float, count: int = 100, noise: float | None = None) -
     return Queries.white(torch.from_numpy(noisy), sigma)
 
 
-def known_of(local, queries: Queries) -> Known:
-    look = first_look(local.descent, queries)
-    return Known(look.log_max.numpy(), look.top_key[:, 0].numpy())
+def known_of(local, queries: Queries) -> NormalizerEstimate:
+    estimate = estimate_log_z(local.key_tree, queries, SumSpec("estimate"))
+    return NormalizerEstimate(estimate.log_max.numpy(), estimate.top_key[:, 0].numpy())
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_what_a_first_look_finds_may_be_given(local, sigma):
     queries = patches(local, sigma)
-    expected = hybrid_sums(local.descent, queries, threshold=-3.0, want=EVERYTHING)
+    expected = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=-3.0, outputs=EVERYTHING))
     known = known_of(local, queries)
-    found = hybrid_sums(local.descent, queries, threshold=-3.0, want=EVERYTHING, known=known)
+    found = hybrid_sums(
+        local.key_tree, queries, SumSpec("hybrid", threshold=-3.0, outputs=EVERYTHING, normalizer=known)
+    )
     for name in ("mean", "variance", "ess", "log_density"):
         a, b = (getattr(sums.posterior(3), name) for sums in (found, expected))
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
-    read = first_look(local.descent, queries).touched
-    assert torch.equal(found.touched + read, expected.touched)
+    read = estimate_log_z(local.key_tree, queries, SumSpec("estimate")).keys_evaluated
+    assert torch.equal(found.keys_evaluated + read, expected.keys_evaluated)
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_what_other_keys_outweigh_stays_closed(local, sigma):
     queries = patches(local, sigma)
     known = known_of(local, queries)
-    outweighed = Known(known.log_z + 100 + 2 / sigma**2, np.full(len(queries), -1))
-    sums = hybrid_sums(local.descent, queries, threshold=-3.0, want=EVERYTHING, known=outweighed)
-    assert not sums.touched.any()
+    outweighed = NormalizerEstimate(known.log_z + 100 + 2 / sigma**2, np.full(len(queries), -1))
+    sums = hybrid_sums(
+        local.key_tree, queries, SumSpec("hybrid", threshold=-3.0, outputs=EVERYTHING, normalizer=outweighed)
+    )
+    assert not sums.keys_evaluated.any()
     share = torch.exp(sums.log_max - torch.from_numpy(outweighed.log_z)) * sums.moments[:, 0]
     assert (share < 1e-6).all()
 
@@ -94,8 +99,8 @@ def test_what_other_keys_outweigh_stays_closed(local, sigma):
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_opening_everything_is_the_exact_sum(local, sigma):
     queries = patches(local, sigma)
-    opened = hybrid_sums(local.descent, queries, threshold=-1e4, want=EVERYTHING)
-    exact = exact_sums(local.keys, queries, want=EVERYTHING)
+    opened = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=-1e4, outputs=EVERYTHING))
+    exact = exact_sums(local.keys, queries, SumSpec(outputs=EVERYTHING))
     slack = 1e-5 + 1e-7 * (1 + queries.u.shape[1]) / sigma**2  # of log w, in float32
     for name in ("mean", "variance", "ess", "log_density"):
         a, b = (getattr(sums.posterior(3), name) for sums in (opened, exact))
@@ -164,9 +169,9 @@ WEIGHTED = ("noise map", "random mask", "one channel")
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_opening_everything_is_the_exact_sum_of_a_precision_for_each_pixel(local, sigma, kind):
     queries = weighted(patches(local, sigma), kind)
-    opened = hybrid_sums(local.descent, queries, threshold=-1e4, want=EVERYTHING)
+    opened = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=-1e4, outputs=EVERYTHING))
     seen = Queries(queries.u.nan_to_num(), queries.precision)
-    exact = exact_sums(local.keys, seen, want=EVERYTHING)
+    exact = exact_sums(local.keys, seen, SumSpec(outputs=EVERYTHING))
     slack = 1e-5 + 1e-6 * (1 + queries.u.shape[1]) / sigma**2  # of log w, in float32
     for name in ("mean", "variance", "ess", "log_density"):
         a, b = (getattr(sums.posterior(3), name) for sums in (opened, exact))
@@ -180,9 +185,9 @@ def test_more_work_agrees_better_with_a_precision_for_each_pixel(local, sigma, k
     exact = exact_sums(local.keys, Queries(queries.u.nan_to_num(), queries.precision)).posterior(3).mean
     reached, touched = [], []
     for threshold in (0.0, -4.0, -12.0):
-        sums = hybrid_sums(local.descent, queries, threshold=threshold)
+        sums = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=threshold))
         reached.append(min(90.0, agreement(sums.posterior(3).mean.numpy(), exact.numpy())))
-        touched.append(float(sums.touched.double().mean()))
+        touched.append(float(sums.keys_evaluated.double().mean()))
     assert touched == sorted(touched)
     assert reached[-1] >= 60
 
@@ -190,7 +195,7 @@ def test_more_work_agrees_better_with_a_precision_for_each_pixel(local, sigma, k
 @pytest.mark.parametrize("threshold", [1e4, 0, -5])
 def test_every_key_counts_once_with_a_precision_for_each_pixel(local, threshold):
     queries = weighted(patches(local, 1e4, noise=1.0), "noise map")
-    sums = hybrid_sums(local.descent, queries, threshold=threshold)
+    sums = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=threshold))
     log_count = (sums.log_max + sums.moments[:, 0].log()).numpy()
     np.testing.assert_allclose(log_count, math.log(sum(local.keys.weights)), atol=1e-5)
 
@@ -225,11 +230,13 @@ def moments_oracle(cells, u: np.ndarray, sigma: float) -> tuple[np.ndarray, floa
 def test_opening_nothing_is_the_sum_over_the_moments_of_cells(of, sigma, request):
     local = request.getfixturevalue(of)
     queries = patches(local, sigma, count=10)
-    sums = hybrid_sums(local.descent, queries, threshold=1e4, budget=1, want=EVERYTHING)
+    sums = hybrid_sums(
+        local.key_tree, queries, SumSpec("hybrid", threshold=1e4, budget=1, outputs=EVERYTHING)
+    )
     posterior = sums.posterior(3)
-    assert not sums.touched.any()
-    for q, u in enumerate(local.descent.basis.rotate(queries.u.numpy()).astype(float)):
-        mean, total, second = moments_oracle(local.descent.tree.cells, u, sigma)
+    assert not sums.keys_evaluated.any()
+    for q, u in enumerate(local.key_tree.basis.rotate(queries.u.numpy()).astype(float)):
+        mean, total, second = moments_oracle(local.key_tree.tree.cells, u, sigma)
         # Cells below e^−16 of the weight are left out, and scores are float32.
         np.testing.assert_allclose(posterior.mean[q], mean, atol=1e-4)
         np.testing.assert_allclose(posterior.variance[q], second - mean**2, atol=1e-4)
@@ -239,7 +246,7 @@ def test_opening_nothing_is_the_sum_over_the_moments_of_cells(of, sigma, request
 @pytest.mark.parametrize("threshold", [1e4, 0, -2, -5, -1e4])
 def test_every_key_counts_once(local, threshold):
     """At overwhelming noise every weight is 1, so that they add up to the number of keys."""
-    sums = hybrid_sums(local.descent, patches(local, 1e4, noise=1.0), threshold=threshold)
+    sums = hybrid_sums(local.key_tree, patches(local, 1e4, noise=1.0), SumSpec("hybrid", threshold=threshold))
     log_count = (sums.log_max + sums.moments[:, 0].log()).numpy()
     np.testing.assert_allclose(log_count, math.log(sum(local.keys.weights)), atol=1e-5)
 
@@ -250,9 +257,9 @@ def test_more_work_agrees_better(local, sigma):
     exact = exact_sums(local.keys, queries).posterior(3).mean
     reached, touched = [], []
     for threshold in (0.0, -4.0, -8.0):
-        sums = hybrid_sums(local.descent, queries, threshold=threshold)
+        sums = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=threshold))
         reached.append(min(90.0, agreement(sums.posterior(3).mean.numpy(), exact.numpy())))
-        touched.append(float(sums.touched.double().mean()))
+        touched.append(float(sums.keys_evaluated.double().mean()))
     assert reached == sorted(reached)
     assert touched == sorted(touched)
     assert reached[-1] >= 60
@@ -262,18 +269,20 @@ def test_more_work_agrees_better(local, sigma):
 @pytest.mark.parametrize("sigma", [0.05, 0.5])
 def test_no_query_exceeds_the_budget(local, sigma, budget):
     queries = patches(local, sigma)
-    sums = hybrid_sums(local.descent, queries, threshold=-8, budget=budget)
-    free = hybrid_sums(local.descent, queries, threshold=-8)
-    assert int(sums.touched.max()) <= budget
-    assert int(free.touched.max()) > 400
+    sums = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=-8, budget=budget))
+    free = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=-8))
+    assert int(sums.keys_evaluated.max()) <= budget
+    assert int(free.keys_evaluated.max()) > 400
     assert torch.isfinite(sums.posterior(3).mean).all()
-    within = free.touched <= budget  # what the budget does not concern
+    within = free.keys_evaluated <= budget  # what the budget does not concern
     torch.testing.assert_close(sums.take(within).moments, free.take(within).moments)
 
 
 def test_the_same_question_has_the_same_answer(local):
     queries = patches(local, 0.2)
-    first, again = (hybrid_sums(local.descent, queries, threshold=-4).posterior(3) for _ in range(2))
+    first, again = (
+        hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=-4)).posterior(3) for _ in range(2)
+    )
     assert torch.equal(first.mean, again.mean)
 
 
@@ -284,8 +293,8 @@ def test_the_number_of_threads_does_not_matter(local):
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            descent = replace(local.descent)  # with threads of its own
-            answers.append(hybrid_sums(descent, queries, threshold=-4).posterior(3).mean)
+            key_tree = replace(local.key_tree)  # with threads of its own
+            answers.append(hybrid_sums(key_tree, queries, SumSpec("hybrid", threshold=-4)).posterior(3).mean)
     finally:
         torch.set_num_threads(threads)
     for answer in answers[1:]:
@@ -294,7 +303,9 @@ def test_the_number_of_threads_does_not_matter(local):
 
 def test_cancelling_ends_the_call(local):
     with pytest.raises(Cancelled):
-        hybrid_sums(local.descent, patches(local, 0.2), threshold=-4, cancelled=lambda: True)
+        hybrid_sums(
+            local.key_tree, patches(local, 0.2), SumSpec("hybrid", threshold=-4, cancelled=lambda: True)
+        )
 
 
 def adversarial(index, sigma: float) -> np.ndarray:
@@ -423,9 +434,9 @@ def test_a_mask_or_a_noise_map_is_hybrid_too(calibrated, asked):
 def test_no_request_compiles_what_was_prepared(index):
     server = Reconstructor(index, device="cpu")
     server.prepare()
-    compiled = [list(loop.signatures) for loop in (probe, descend)]
+    compiled = [list(loop.signatures) for loop in (probe, traverse)]
     assert all(compiled)
     y = images(1, 700)[0]
     for asked in ({}, {"mask": y > 0.3}, {"maps": ["error"], "error": "certified", "budget": 100}):
         server.reconstruct(y, sigma=0.2, mode="hybrid", **asked)
-    assert [list(loop.signatures) for loop in (probe, descend)] == compiled
+    assert [list(loop.signatures) for loop in (probe, traverse)] == compiled

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.memory import peak_beyond
-from lemmse.estimator import Keys, Queries, Reconstructor, Want, exact_sums
+from lemmse.estimator import Keys, Outputs, Queries, Reconstructor, SumSpec, exact_sums
 from lemmse.index import build, open_index
 
 LIMIT = 512 * 2**20
@@ -20,8 +20,9 @@ def test_many_keys():
     m, p = 2**18, 75
     v = np.random.default_rng(0).random((m, p), np.float32)
     keys = Keys.of(v, np.ones(m, np.int64), v[:, :3], strata=[0, m], device=torch.device("cpu"))
-    queries, want = Queries.white(torch.from_numpy(v[:4096]), 0.3), Want(variance=True, ess=True, top=16)
-    assert peak_beyond(partial(exact_sums, keys, queries, want=want)) < LIMIT / 4
+    queries = Queries.white(torch.from_numpy(v[:4096]), 0.3)
+    spec = SumSpec(outputs=Outputs(variance=True, ess=True, top=16))
+    assert peak_beyond(partial(exact_sums, keys, queries, spec)) < LIMIT / 4
 
 
 def test_many_queries(tmp_path):

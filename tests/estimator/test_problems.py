@@ -303,10 +303,16 @@ def test_topk_with_a_mask_is_near_the_exact_posterior_at_low_noise(clean):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask": np.ones((5, 5))}, r"mask: expected the shape \(6, 5\) or \(6, 5, 3\), got \(5, 5\)"),
-        ({"mask": np.full((6, 5), np.nan)}, "mask: expected booleans, or numbers that are 0 where"),
-        ({"mask": np.full((6, 5), "x")}, "mask: expected numbers, got <U1"),
-        ({"sigma": np.full((6, 4), 0.1)}, r"sigma: expected the shape \(6, 5\) or \(6, 5, 3\), got \(6, 4\)"),
+        ({"mask": np.ones((5, 5))}, r"mask: expected shape \(6, 5\) or \(6, 5, 3\), that of y, got \(5, 5\)"),
+        (
+            {"mask": np.full((6, 5), np.nan)},
+            "mask: expected booleans or numbers, not 0 where observed, got NaN",
+        ),
+        ({"mask": np.full((6, 5), "x")}, "mask: expected booleans or numbers, not 0 where observed, got <U1"),
+        (
+            {"sigma": np.full((6, 4), 0.1)},
+            r"sigma: expected shape \(6, 5\) or \(6, 5, 3\), that of y, got \(6, 4\)",
+        ),
         ({"sigma": np.zeros((6, 5))}, r"sigma: expected a number in \[1e-06, 1e\+06\], got 0"),
         ({"estimator": "mse"}, "estimator: expected one of le-mmse, e-mmse, mmse, got 'mse'"),
         ({"estimator": "mmse", "mode": "topk"}, "mode: expected auto or exact for mmse, got topk"),

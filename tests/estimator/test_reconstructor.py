@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lemmse.contract import choices
 from lemmse.contract.errors import Cancelled, InvalidArgument
-from lemmse.estimator import MODES, Reconstructor
+from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.oracle import agreement
 
+MODES = tuple(choices.MODES)
 X = np.stack([smooth(seed, 9, 8, 3) for seed in range(6)])
 
 
@@ -112,9 +114,9 @@ INF[1, 2, 0] = np.inf
 BAD = [
     ({"y": X[0][..., :2]}, r"y: expected an image of shape \(H, W, 3\), got \(9, 8, 2\)"),
     ({"y": X[0][..., 0]}, r"y: expected an image of shape \(H, W, 3\), got \(9, 8\)"),
-    ({"y": X}, r"y: expected an image of shape \(H, W, 3\), got \(6, 9, 8, 3\)"),
-    ({"y": X[0][:0]}, r"y: expected an image of shape \(H, W, 3\), got \(0, 8, 3\)"),
-    ({"y": np.zeros((9, 8, 3), np.uint8)}, r"y: expected floats .* intensities in \[0, 1\], got uint8"),
+    ({"y": X}, r"y: expected an image of shape \(H, W\) or \(H, W, C\), got \(6, 9, 8, 3\)"),
+    ({"y": X[0][:0]}, r"y: expected an image of shape \(H, W\) or \(H, W, C\), got \(0, 8, 3\)"),
+    ({"y": np.zeros((9, 8, 3), np.int32)}, r"y: expected floats in \[0, 1\], uint8 or uint16, got int32"),
     ({"y": X[0] + 0j}, r"y: expected floats .*, got complex"),
     ({"y": "image"}, r"y: expected floats .*, got <U5"),
     ({"y": NAN}, r"y: expected finite numbers, got nan"),
@@ -124,10 +126,10 @@ BAD = [
     ({"sigma": -1}, r"sigma: expected a number .*, got -1"),
     ({"sigma": np.nan}, r"sigma: expected a number .*, got nan"),
     ({"sigma": np.inf}, r"sigma: expected a number .*, got inf"),
-    ({"sigma": 10**400}, r"sigma: expected a number, got 10000"),
+    ({"sigma": 10**400}, r"sigma: expected a number or a map, got 10000"),
     ({"accuracy_db": 10**400}, r"accuracy_db: expected a number of dB, got 10000"),
     ({"bandwidth": 10**400}, r"bandwidth: expected a number, got 10000"),
-    ({"sigma": "much"}, r"sigma: expected a number, got 'much'"),
+    ({"sigma": "much"}, r"sigma: expected a number or a map, got 'much'"),
     ({"mode": "fast"}, r"mode: expected one of auto, exact, topk, hybrid, got 'fast'"),
     ({"k": 0}, r"k: expected a whole number >= 1, got 0"),
     ({"k": 1.5}, r"k: expected a whole number >= 1, got 1.5"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.contract.measurement import Measurement
 from lemmse.estimator import Reconstructor, Registry
 from lemmse.index import build, open_index
 from lemmse.index.storage.picture_record import Pictures, Refinement
@@ -52,7 +53,7 @@ def catalogue(*indexes) -> Registry:
 
 
 def chosen(among, name="", quality="best", sigma=0.02, mask=None):
-    return among.choose(name, quality, y=Y, sigma=sigma, mask=mask).index.name
+    return among.choose(name, quality, Measurement.checked(Y, sigma=sigma, mask=mask)).index.name
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_masks_and_noise_maps_do_not_choose_an_index_of_levels(indexes, sigma):
     expected = "fine" if sigma == 0.02 else "wide"
     assert chosen(among, sigma=sigma, mask=Y > 0.3) == expected
     assert chosen(among, sigma=np.full(Y.shape, sigma)) == expected
-    result = among.choose("", "best", y=Y, sigma=sigma, mask=Y > 0.3).reconstruct(
+    result = among.choose("", "best", Measurement.checked(Y, sigma=sigma, mask=Y > 0.3)).reconstruct(
         Y, sigma=sigma, mask=Y > 0.3, quality="best"
     )
     assert (result.diagnostics.index, result.diagnostics.gaussian_share) == (expected, 0.5)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.estimator import Queries, exact_sums, hybrid_sums
-from lemmse.estimator.hybrid.leaf_sums import scratch_of
+from lemmse.estimator import Queries, SumSpec, exact_sums, hybrid_sums
+from lemmse.estimator.hybrid.leaf_sums import allocate_scratch
 from lemmse.estimator.hybrid.posterior import as_patches
 from lemmse.estimator.hybrid.sketch_bounds import may_be_nearer
 from lemmse.estimator.local import LocalBackend
@@ -49,19 +49,19 @@ def distances(local, u: torch.Tensor) -> np.ndarray:
     """From each query to the nearest key of each leaf, (Q, L), in float64."""
     v = local.keys.coordinates(0, local.keys.count).T.double()
     of_keys = torch.cdist(u.double(), v, compute_mode="donot_use_mm_for_euclid_dist").numpy()
-    return np.minimum.reduceat(of_keys, local.descent.tree.leaf_keys[:-1], axis=1)
+    return np.minimum.reduceat(of_keys, local.key_tree.tree.leaf_keys[:-1], axis=1)
 
 
 def ruled_out(local, u: torch.Tensor, distance: float) -> np.ndarray:
     """Leaves that the sketches say have no key nearer than a distance, (Q, L)."""
-    descent = local.descent
-    patches = as_patches(Queries.white(u, 1.0), descent)
-    scratch = scratch_of(descent.key_arrays, patches.steps.shape[1])
-    leaves = range(len(descent.tree.leaf_keys) - 1)
+    key_tree = local.key_tree
+    patches = as_patches(Queries.white(u, 1.0), key_tree)
+    scratch = allocate_scratch(key_tree.key_arrays, patches.steps.shape[1])
+    leaves = range(len(key_tree.tree.leaf_keys) - 1)
     return np.array(
         [
             [
-                not may_be_nearer(np.float32(distance), leaf, patches, q, descent.sketches, scratch)
+                not may_be_nearer(np.float32(distance), leaf, patches, q, key_tree.sketches, scratch)
                 for leaf in leaves
             ]
             for q in range(len(u))
@@ -97,7 +97,7 @@ def test_most_leaves_beyond_the_nearest_are_ruled_out(local):
 
 def test_steps_and_their_error_are_what_the_keys_are(local):
     """Each key's leading coordinates are within `off` of what its sketch says, and its norm is the rest's."""
-    sketch, leaf_keys = local.index.sketch, local.descent.tree.leaf_keys
+    sketch, leaf_keys = local.index.sketch, local.key_tree.tree.leaf_keys
     v = local.index.basis.rotate(local.keys.coordinates(0, local.keys.count).T.numpy())
     count, leading = len(v), min(SKETCHED, v.shape[1])
     assert sketch.centre.shape[1] == leading
@@ -122,5 +122,5 @@ def test_keys_of_few_bytes_have_none(tmp_path, colours, p):
 def test_low_noise_agrees_with_all_keys(local, sigma):
     queries = Queries.white(queries_of(local, 91, sigma, np.arange(256)), sigma)
     exact = exact_sums(local.keys, queries).posterior(local.keys.t_length).mean.numpy()
-    sums = hybrid_sums(local.descent, queries, threshold=-6.0)
+    sums = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=-6.0))
     assert agreement(sums.posterior(local.keys.t_length).mean.numpy(), exact) >= 60

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemmse.contract.errors import Cancelled
-from lemmse.estimator import MEAN_ONLY, Keys, PosteriorSums, Queries, Want, exact_sums
+from lemmse.estimator import MEAN_ONLY, Keys, Outputs, PosteriorSums, Queries, SumSpec, exact_sums
 
-EVERYTHING = Want(variance=True, ess=True, top=3)
+EVERYTHING = Outputs(variance=True, ess=True, top=3)
 CPU = torch.device("cpu")
 
 
@@ -22,7 +22,7 @@ def keys_of(v, t, tile=1024) -> Keys:
 
 
 def exact(keys, u, sigma, want=MEAN_ONLY) -> PosteriorSums:
-    return exact_sums(keys, Queries.white(u, sigma), want=want)
+    return exact_sums(keys, Queries.white(u, sigma), SumSpec(outputs=want))
 
 
 @st.composite
@@ -44,7 +44,7 @@ def same(a: PosteriorSums, b: PosteriorSums, t_length: int, u: torch.Tensor, sig
         torch.testing.assert_close(
             getattr(x, name), getattr(y, name), rtol=4 * slack, atol=4 * slack, msg=name
         )
-    assert torch.equal(a.touched, b.touched)
+    assert torch.equal(a.keys_evaluated, b.keys_evaluated)
 
 
 def parts_of(v, t, u, sigma, cuts) -> list[PosteriorSums]:
@@ -126,8 +126,8 @@ def test_key_that_stands_for_several_counts_as_often():
     u = torch.tensor([[0.4]])
     keys = Keys.of(np.float32(v), np.array([1, 3]), np.float32(t), strata=[0, 2], device=CPU)
     assert (keys.count, keys.weights) == (2, (4,))
-    repeated = exact(keys_of(v[[0, 1, 1, 1]], t), u, 0.5, Want(variance=True, ess=True))
-    once = exact(keys, u, 0.5, Want(variance=True, ess=True))
+    repeated = exact(keys_of(v[[0, 1, 1, 1]], t), u, 0.5, Outputs(variance=True, ess=True))
+    once = exact(keys, u, 0.5, Outputs(variance=True, ess=True))
     for name in ("mean", "variance", "ess", "log_density"):
         torch.testing.assert_close(
             getattr(once.posterior(1), name),
@@ -173,6 +173,6 @@ def test_cancelling_stops_between_tiles():
         exact_sums(
             keys_of(np.zeros((50, 1)), np.zeros((50, 1)), tile=10),
             Queries.white(torch.zeros(1, 1), 1.0),
-            cancelled=cancelled,
+            SumSpec(cancelled=cancelled),
         )
     assert len(calls) == 3

@@ -6,7 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.estimator import Neighbours, Queries, Reconstructor, Want, exact_sums, load_keys, topk_sums
+from lemmse.estimator import (
+    Neighbours,
+    Outputs,
+    Queries,
+    Reconstructor,
+    SumSpec,
+    exact_sums,
+    load_keys,
+    topk_sums,
+)
 from lemmse.index import build, open_index
 from lemmse.index.reading.held_out_view import leave_out
 from tests.support.cases import smooth
@@ -49,9 +58,9 @@ def queries() -> torch.Tensor:
 @pytest.mark.parametrize("sigma", [0.01, 0.3])
 def test_sums_the_k_nearest_keys(index, keys, neighbours, queries, k, sigma):
     v, t = index.keys(0, keys.count).astype(float), index.targets(0, keys.count).astype(float)
-    want = Want(variance=True, ess=True, top=2)
+    want = Outputs(variance=True, ess=True, top=2)
     posterior = topk_sums(
-        keys, neighbours, Queries.white(queries, sigma), k=k, nprobe=10**6, want=want
+        keys, neighbours, Queries.white(queries, sigma), SumSpec("topk", k=k, nprobe=10**6, outputs=want)
     ).posterior(1)
     checked = 0
     for q, u in enumerate(queries.numpy().astype(float)):
@@ -97,7 +106,7 @@ def test_a_cell_that_lost_its_keys_is_passed_over(index, queries):
     keys = load_keys(left, torch.device("cpu"))
     neighbours = Neighbours(left.neighbours, left.quantization, left.stratum_cells)
     asked = Queries(queries, torch.full_like(queries, 4.0))
-    found = topk_sums(keys, neighbours, asked, k=keys.count, nprobe=10**6).posterior(1)
+    found = topk_sums(keys, neighbours, asked, SumSpec("topk", k=keys.count, nprobe=10**6)).posterior(1)
     expected = exact_sums(keys, asked).posterior(1)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
     np.testing.assert_allclose(found.log_density, expected.log_density, atol=1e-4)

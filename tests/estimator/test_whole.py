@@ -12,21 +12,22 @@ from hypothesis import strategies as st
 
 from benchmarks.memory import peak_beyond
 from lemmse.contract.errors import Cancelled, InvalidArgument
-from lemmse.estimator.sums import Posterior, Want
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import Outputs, Posterior
 from lemmse.estimator.whole_images import WholeImages
 from tests.support.cases import SIGMAS, smooth
 from tests.support.oracle import agreement, oracle
 from tests.support.whole_oracle import emmse_oracle, mmse_oracle
 
 CPU = torch.device("cpu")
-EVERYTHING = Want(variance=True, ess=True, top=5)
+EVERYTHING = Outputs(variance=True, ess=True, top=5)
 BOTH = pytest.mark.parametrize("equivariant", [False, True], ids=["mmse", "e-mmse"])
 
 
-def ask(whole: WholeImages, y, s, *, equivariant: bool, want: Want = EVERYTHING) -> Posterior:
+def ask(whole: WholeImages, y, s, *, equivariant: bool, want: Outputs = EVERYTHING) -> Posterior:
     """The posterior of y with noise s, a number or a map, ∞ where nothing was observed."""
     precision = np.broadcast_to(1 / np.square(np.float64(s)), y.shape)
-    return whole.sums(y, precision, equivariant=equivariant, want=want).posterior(y.size)
+    return whole.sums(y, precision, SumSpec(outputs=want), equivariant=equivariant).posterior(y.size)
 
 
 def stack(count: int, height: int, width: int, channels: int = 1) -> np.ndarray:
@@ -256,7 +257,7 @@ def test_equal_keys_share_alike(sigma):
 def test_only_what_is_wanted_is_summed(equivariant):
     whole = WholeImages(x := stack(3, 4, 4), x, CPU)
     full = ask(whole, x[0], 0.3, equivariant=equivariant)
-    lean = ask(whole, x[0], 0.3, equivariant=equivariant, want=Want())
+    lean = ask(whole, x[0], 0.3, equivariant=equivariant, want=Outputs())
     assert (lean.variance.shape, lean.ess.shape, lean.top_key.shape) == ((1, 0), (1, 0), (1, 0))
     torch.testing.assert_close(lean.mean, full.mean, rtol=0, atol=0)
 
@@ -265,7 +266,7 @@ def test_only_what_is_wanted_is_summed(equivariant):
 def test_keys_are_counted(equivariant):
     whole = WholeImages(x := stack(3, 4, 5), x, CPU)
     sums = whole.sums(x[0], np.ones(x[0].shape), equivariant=equivariant)
-    assert sums.touched.tolist() == [60 if equivariant else 3]
+    assert sums.keys_evaluated.tolist() == [60 if equivariant else 3]
 
 
 @BOTH
@@ -294,7 +295,7 @@ def test_cancelling_stops_between_blocks(monkeypatch, equivariant):
         return len(calls) > 2
 
     with pytest.raises(Cancelled):
-        whole.sums(x[0], np.ones(x[0].shape), equivariant=equivariant, cancelled=cancelled)
+        whole.sums(x[0], np.ones(x[0].shape), SumSpec(cancelled=cancelled), equivariant=equivariant)
     assert len(calls) == 3
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.estimator import Queries, Reconstructor, Want, exact_sums, load_keys
+from lemmse.estimator import Outputs, Queries, Reconstructor, SumSpec, exact_sums, load_keys
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.oracle import Oracle
@@ -88,7 +88,9 @@ def test_the_posterior_is_that_of_the_definition(tmp_path, name, shape, sigma):
     u = np.stack([z[patch_indices(shape, i, j, P)] for i, j in np.ndindex(shape[:2])])
     queries = Queries.white(torch.from_numpy(index.strata.whiten(u, 0)), sigma)
     keys = load_keys(index, torch.device("cpu"))
-    posterior = exact_sums(keys, queries, want=Want(variance=True, ess=True)).posterior(shape[2])
+    posterior = exact_sums(keys, queries, SumSpec(outputs=Outputs(variance=True, ess=True))).posterior(
+        shape[2]
+    )
     found = posterior.mean.numpy().reshape(shape) + index.strata.levels(u, 0).reshape(shape)
     slack = 1e-4 + 1e-6 / sigma**2
     np.testing.assert_allclose(found, expected.image, atol=slack)

@@ -73,7 +73,7 @@ class EmbeddedClient(Client):
     ) -> list[Contributor]:
         with _deadline():
             explanation = self._registry.get(index).explain_pixel(measurement, options, _expiry(timeout))
-        return [one.scaled(measurement.white_level) for one in explanation.contributors]
+        return list(explanation.contributors)
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return [reconstructor.index.info for reconstructor in self._registry]
@@ -86,8 +86,7 @@ class EmbeddedClient(Client):
     ) -> Result:
         with _deadline():
             reconstructor = self._registry.choose(index, options.quality, measurement)
-            result = reconstructor.answer(measurement, options, expired)
-        return result.scaled(measurement.white_level)
+            return reconstructor.answer(measurement, options, expired)
 
 
 def _expiry(timeout: float | None) -> Callable[[], bool]:

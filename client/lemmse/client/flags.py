@@ -29,7 +29,7 @@ def option_flags(command: F) -> F:
     return command
 
 
-def _type(kind: Kind) -> click.ParamType | None:
+def _type(kind: Kind) -> Any:
     """Return what click parses a value as."""
     match kind:
         case OneOf(choice):

@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from lemmse.calibration.held_out import hold_out
-from lemmse.estimator import Want, never
+from lemmse.estimator import Outputs, SumSpec
 from lemmse.estimator.image_queries import WhitenedQueries
 from lemmse.estimator.local import LocalBackend
-from lemmse.estimator.method import Method
+from lemmse.estimator.observation import Observation
+from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.index import Index
 from lemmse.index.callbacks import Progress, silent
 from lemmse.index.sources import intensities
@@ -139,27 +140,29 @@ def _row(
         clean = local.index.problem.measure(x)
         y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(*x.shape[:2], channels)
         n = rng.permutation(x.shape[0] * x.shape[1])[:of_each]
-        patches.append(WhitenedQueries(local, y, sigma).queries(np.sort(n)))
-    u, stratum = (np.concatenate(parts) for parts in zip(*patches, strict=True))
+        patches.append(WhitenedQueries(local, Observation(y, sigma, y.shape)).queries(np.sort(n)))
+    u, stratum = (np.concatenate([getattr(part, name) for part in patches]) for name in ("u", "stratum"))
+    queries = ColouredQueries(u, stratum, 1 / sigma**2)
 
-    def run(method: Method, want: Want) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-        """Return means and errors of all patches, keys evaluated, and the time in seconds."""
+    def run(spec: SumSpec) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
+        """Return means and errors of all patches, the mean number of keys evaluated, and seconds."""
         start = time.perf_counter()
-        sums = local.whitened_sums(u, stratum, sigma, method, want, never)
+        sums = local.sums(queries, spec)
         seconds = time.perf_counter() - start
         posterior = sums.posterior(channels)
-        return posterior.mean.numpy(), posterior.error.numpy(), float(sums.touched.double().mean()), seconds
+        evaluated = float(sums.keys_evaluated.double().mean())
+        return posterior.mean.numpy(), posterior.error.numpy(), evaluated, seconds
 
     # An underestimated patch affects all of its pixels.
     overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_size**2
     most_keys = max(_FEW_KEYS, local.keys.count / 16)
-    exact, _, _, exact_seconds = run(Method("exact"), Want())
+    exact, _, _, exact_seconds = run(SumSpec("exact"))
     columns: list[tuple[float, float, float, float, float]] = []
     for threshold in thresholds:
         if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
             columns.append(columns[-1])
             continue
-        mean, error, keys, seconds = run(Method("hybrid", threshold=threshold), Want(error=True))
+        mean, error, keys, seconds = run(SumSpec("hybrid", threshold=threshold, outputs=Outputs(error=True)))
         off = np.abs(mean - exact)
         agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
         factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
@@ -171,4 +174,4 @@ def _row(
         max([seen[0], *(seen[i] for i, more in enumerate(thresholds[: k + 1]) if more >= threshold + margin)])
         for k, threshold in enumerate(thresholds)
     ]
-    return len(u), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale
+    return len(queries), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale

@@ -82,7 +82,7 @@ class Names:
 class Count:
     """A whole number from 1 on."""
 
-    most: int
+    most: float
     """Largest value."""
 
     def check(self, argument: str, value: Any) -> int:
@@ -154,7 +154,7 @@ class Options:
     Raises
     ------
     InvalidArgument
-        A value is not of its option's kind.
+        A value is not of its option's kind, or two options exclude each other.
 
     Examples
     --------
@@ -268,6 +268,13 @@ class Options:
             value = getattr(self, option.name)
             if value is not None or option.default is not None:
                 object.__setattr__(self, option.name, option.kind.check(option.name, value))
+        if self.mode == "topk" and "error" in self.maps:
+            raise InvalidArgument.of("maps", "expected other maps than error for mode topk, which has none")
+
+    @property
+    def certified(self) -> bool:
+        """Whether a certified error map is requested."""
+        return "error" in self.maps and self.error == "certified"
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
@@ -296,11 +303,11 @@ class ExplainOptions:
     pixel: tuple[int, int]
     """Row and column in the image, each >= 0."""
     top: int
-    """Contributors to name, 1 to `MAX_CONTRIBUTORS`."""
+    """Contributors to name, >= 1."""
 
     @classmethod
-    def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any) -> Self:
-        """Return the options for an image of a shape (H, W, …).
+    def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any, most: float = MAX_CONTRIBUTORS) -> Self:
+        """Return the options for an image of a shape (H, W, …), with at most `most` contributors.
 
         Raises
         ------
@@ -317,4 +324,4 @@ class ExplainOptions:
                 "pixel",
                 f"expected a row below {height} and a column below {width}, both >= 0, got ({row}, {column})",
             )
-        return cls(pixel=(row, column), top=Count(MAX_CONTRIBUTORS).check("top", top))
+        return cls(pixel=(row, column), top=Count(most).check("top", top))

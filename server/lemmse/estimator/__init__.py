@@ -1,54 +1,44 @@
 """The LE-MMSE estimator: arrays in, arrays out.
 
-The modules in the order of the mathematics: `keys` holds v and t, `sums` what the weights add up to and how
-sums merge, `exact`, `topk` and `hybrid` three ways to compute them, `mixture` those of the Gaussians that may
-stand beside the keys, `training` what all that is asked of, with the keys here, in `local`, or on workers, in
-`spread`, `views` a measurement as queries, `aggregate` the image of their posteriors,
-`reconstructor` the way from y to x̂ and its maps, `catalogue` several indexes.
+The modules, in the order of docs/mathematics.md:
+
+- `keys`, `queries`: keys v with their targets t, queries u with their precision λ, and the scores log w
+- `sums`, `sum_spec`: the posterior sums and their merge; which sums to compute, and how
+- `exact`, `topk`, `hybrid`: three ways to compute them
+- `stratum_sums`: sums over the strata of a pre-inverse
+- `gaussians`: sums over the mixture of Gaussians beside the keys
+- `backend`: the backend interface; `local` and `distributed` implement it
+- `observation`: the measurement as the estimator takes it
+- `image_queries`: the measurement as query patches
+- `planning`: the options resolved against the index
+- `pixel_posteriors`, `aggregate`: the posteriors of the pixels, and the image of them
+- `whole_images`: MMSE and E-MMSE
+- `reconstructor`: from a measurement and options to a result
+- `registry`: several indexes by name
 """
 
-from lemmse.estimator.arguments import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
-from lemmse.estimator.cancellation import Cancel, never
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.hybrid import Descent, hybrid_sums
+from lemmse.estimator.hybrid import hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys
-from lemmse.estimator.method import DEFAULT_K, DEFAULT_NPROBE
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.reconstructor import DEFAULT_ACCURACY_DB, DEFAULT_EXACT_WORK, Reconstructor
+from lemmse.estimator.reconstructor import Reconstructor
 from lemmse.estimator.registry import Registry
-from lemmse.estimator.results import Contributor, Diagnostics, Explanation, Reconstruction
-from lemmse.estimator.sums import MEAN_ONLY, Posterior, PosteriorSums, Want
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import MEAN_ONLY, Outputs, PosteriorSums
 from lemmse.estimator.topk import Neighbours, topk_sums
 
 __all__ = [
-    "AGGREGATES",
-    "DEFAULT_ACCURACY_DB",
-    "DEFAULT_EXACT_WORK",
-    "DEFAULT_K",
-    "DEFAULT_NPROBE",
-    "ERRORS",
-    "ESTIMATORS",
-    "MAPS",
     "MEAN_ONLY",
-    "MODES",
-    "QUALITIES",
-    "Cancel",
-    "Contributor",
-    "Descent",
-    "Diagnostics",
-    "Explanation",
     "Keys",
     "Neighbours",
-    "Posterior",
+    "Outputs",
     "PosteriorSums",
     "Queries",
-    "Reconstruction",
     "Reconstructor",
     "Registry",
-    "Want",
+    "SumSpec",
     "exact_sums",
     "hybrid_sums",
     "load_keys",
-    "never",
     "topk_sums",
 ]

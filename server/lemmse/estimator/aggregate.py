@@ -1,7 +1,7 @@
-"""From the posteriors of patches to an image: by their centres, or by all patches that hold a pixel.
+"""The image of the posteriors of patches: by their centres, or by all patches that contain a pixel.
 
 The posterior given the patch at n has a mean m_n and a variance V_n for each of its pixels. With N patches
-that hold a pixel,
+that contain a pixel,
 
     x̂ = Σ_n m_n / N,      E (x̂ − x)² = Σ_n V_n / N − Σ_n (m_n − x̂)² / N,
 
@@ -16,35 +16,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lemmse.contract.results import RESULT_MAPS
 from lemmse.estimator.sums import Posterior
 
 __all__ = ["Aggregate", "Centres", "Overlap"]
 
-_OF_PATCHES = ("ess", "log_density")
-"""Maps that have one number for a patch; the others have one for each channel."""
-
 
 class Aggregate(Protocol):
-    """An image in the making."""
+    """Collects the posteriors of patches into an image and its maps."""
 
     def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
         """Add the posteriors of the patches at positions n."""
         ...
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The image and its maps by name, a row for each position."""
+        """Return the image and its maps by name, float32, a row for each position."""
         ...
 
 
 class Centres:
-    """Every pixel is the centre of one patch, or one of the pixels that a query stands for.
+    """Takes every pixel from the patch centred at it; a query for a whole image gives all of its pixels.
 
     Parameters
     ----------
     channels : int
         Channels of the image, C.
     maps : set of str
-        Names of the maps that are wanted.
+        Names of the requested maps.
     """
 
     def __init__(self, channels: int, maps: frozenset[str]) -> None:
@@ -53,32 +51,32 @@ class Centres:
         self._parts: list[dict[str, NDArray[np.float32]]] = []
 
     def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
-        """Add the posteriors of the patches at positions n, which follow those before."""
+        """Add the posteriors of the patches at positions n, in the order of the positions."""
         tensors = {"image": posterior.mean.reshape(-1, self._channels)}
         for name in self._maps:
             values = getattr(posterior, name)
-            if name in _OF_PATCHES:
+            if not RESULT_MAPS[name].per_channel:
                 tensors[name] = values.reshape(-1).repeat_interleave(len(n) // len(values))
             else:
                 tensors[name] = values.reshape(-1, self._channels)
         self._parts.append({name: tensor.float().cpu().numpy() for name, tensor in tensors.items()})
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The image and its maps by name, a row for each position."""
+        """Return the image and its maps by name, float32, a row for each position."""
         return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
 
 
 class Overlap:
-    """Every pixel is the mean of what all patches that hold it say about it.
+    """Takes every pixel as the mean of the posterior means of all patches that contain it.
 
     Parameters
     ----------
     shape : (int, int, int)
         Height, width and channels of the image.
     maps : set of str
-        Names of the maps that are wanted.
+        Names of the requested maps.
     pixels : callable
-        Gives the pixels, row by row, that the patches at positions n show, (len(n), p²).
+        Returns the positions of the pixels of the patches at positions n, (len(n), p²).
     """
 
     def __init__(
@@ -90,7 +88,7 @@ class Overlap:
         height, width, channels = shape
         self._pixels = pixels
         columns = {"image": channels, "square": channels, "patches": 1}
-        columns |= {name: 1 if name in _OF_PATCHES else channels for name in maps}
+        columns |= {name: channels if RESULT_MAPS[name].per_channel else 1 for name in maps}
         self._sums = {
             name: torch.zeros(height * width, count, dtype=torch.float64) for name, count in columns.items()
         }
@@ -104,7 +102,7 @@ class Overlap:
             "square": posterior.patch.square(),
             "patches": torch.ones(len(n), each),
             "variance": posterior.patch_variance,
-            "error": posterior.error.square().repeat(1, each),  # that of the centre stands for the patch
+            "error": posterior.error.square().repeat(1, each),  # the error is known at the centre only
             "ess": posterior.ess.repeat(1, each),
             "log_density": posterior.log_density[:, None].repeat(1, each),
         }
@@ -112,7 +110,7 @@ class Overlap:
             total.index_add_(0, pixels.flatten(), values[name].double().cpu().reshape(-1, total.shape[1]))
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The image and its maps by name, a row for each position."""
+        """Return the image and its maps by name, float32, a row for each position."""
         sums = dict(self._sums)
         patches = sums.pop("patches")
         means = {name: total / patches for name, total in sums.items()}

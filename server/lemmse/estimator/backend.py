@@ -1,4 +1,7 @@
-"""The training patches of an index, and the Gaussians fitted to them, wherever the keys lie."""
+"""The backend interface: sums over the keys of an index, wherever these lie.
+
+`local` implements it for keys in this process, `distributed` for keys on Dask workers.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.gaussians import Gaussians
-from lemmse.estimator.method import Method
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.sums import PosteriorSums, Want
+from lemmse.estimator.stratum_sums import ColouredQueries
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import PosteriorSums
 from lemmse.index import Index
 from lemmse.index.images.stack import Images, Pixel
 
@@ -23,19 +26,19 @@ __all__ = ["Backend", "Extent"]
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How many keys there are, and what their targets are within."""
+    """Numbers of keys and range of targets of a set of keys."""
 
     weights: tuple[int, ...]
-    """Training patches that have the keys of each stratum."""
+    """Number of training patches of each stratum, equal ones included."""
     counts: tuple[int, ...]
-    """Distinct keys of each stratum."""
+    """Number of distinct keys of each stratum."""
     low: Tensor
     """Least target of all keys, float64, (T,)."""
     high: Tensor
     """Greatest target of all keys, float64, (T,)."""
 
     def merge(self, other: "Extent") -> "Extent":
-        """That of two disjoint sets of keys."""
+        """Return the extent of the union of two disjoint sets of keys."""
         return Extent(
             tuple(map(sum, zip(self.weights, other.weights, strict=True))),
             tuple(map(sum, zip(self.counts, other.counts, strict=True))),
@@ -45,7 +48,7 @@ class Extent:
 
 
 class Backend(ABC):
-    """The training patches of an index.
+    """Sums over the keys of an index.
 
     Parameters
     ----------
@@ -62,64 +65,35 @@ class Backend(ABC):
     @property
     @abstractmethod
     def extent(self) -> Extent:
-        """How many keys there are, and what their targets are within."""
+        """Numbers of keys, and the range of their targets."""
+
+    @abstractmethod
+    def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
+        """Return the sums over all keys that count for each query.
+
+        For `Queries` these are the keys of one stratum, and weights are without normalizing constants; for
+        `ColouredQueries` weights are densities, not yet divided by the number of keys that count.
+
+        Raises
+        ------
+        Cancelled
+            `spec.cancelled()` was true.
+        """
 
     @abstractmethod
     def prepare(self) -> None:
-        """Do now what the first queries would wait for."""
+        """Load and compile what the first queries would otherwise wait for."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what is held elsewhere."""
-
-    @abstractmethod
-    def sums(
-        self,
-        queries: Queries,
-        stratum: int,
-        method: Method,
-        want: Want,
-        cancelled: Cancel,
-        about: Tensor | None = None,
-    ) -> PosteriorSums:
-        """Sums over the keys of a stratum, without normalising constants."""
-
-    @abstractmethod
-    def strata_sums(
-        self,
-        u: NDArray[np.float64],
-        stratum: NDArray[np.int64],
-        sigma: float,
-        method: Method,
-        want: Want,
-        cancelled: Cancel,
-        about: Tensor | None = None,
-    ) -> PosteriorSums:
-        """Sums over all keys that count for patches of B y, (Q, P), of these strata.
-
-        They are those of densities, not yet divided by how many keys count.
-        """
-
-    def whitened_sums(
-        self,
-        u: NDArray[np.float64],
-        stratum: NDArray[np.int64],
-        sigma: float,
-        method: Method,
-        want: Want,
-        cancelled: Cancel,
-        about: Tensor | None = None,
-    ) -> PosteriorSums:
-        """Return the sums over all keys that count for patches of B y, (Q, P), of these strata."""
-        sums = self.strata_sums(u, stratum, sigma, method, want, cancelled, about)
-        return sums.shift(-torch.from_numpy(np.log(self.keys_that_count(stratum))).to(self.device))
+        """Release what other processes hold for this backend."""
 
     def keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many keys count for queries of these strata, equal ones included."""
+        """Return the number of keys that count for queries of these strata, equal ones included."""
         return self._that_count(self.extent.weights, stratum)
 
     def distinct_keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many distances that takes."""
+        """Return the number of distinct keys that count for queries of these strata."""
         return self._that_count(self.extent.counts, stratum)
 
     def _that_count(self, numbers: tuple[int, ...], stratum: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -129,7 +103,7 @@ class Backend(ABC):
 
     @cached_property
     def gaussians(self) -> Gaussians:
-        """The mixture of Gaussians.
+        """The mixture of Gaussians fitted to the training patches.
 
         Raises
         ------
@@ -147,12 +121,14 @@ class Backend(ABC):
         return Gaussians(mixture, slice(first, first + channels), self.device)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
-        """Refuse what takes keys that are the patches of the clean images.
+        """Raise InvalidArgument unless the keys are patches of the clean images, A = B = I.
 
-        Raises
-        ------
-        InvalidArgument
-            The index was built for another problem than denoising.
+        Parameters
+        ----------
+        argument : str
+            Name of the argument that needs them.
+        what : str
+            What needs them, for the message.
         """
         manifest = self.index.manifest
         if not self.index.problem.denoises:
@@ -163,6 +139,6 @@ class Backend(ABC):
             )
 
     def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:
-        """The patches of an image (H, W, C) at positions n, (len(n), P)."""
+        """Return the patches of an image (H, W, C) at positions n, (len(n), P)."""
         manifest = self.index.manifest
         return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)

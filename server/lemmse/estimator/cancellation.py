@@ -1,4 +1,4 @@
-"""How work is cut up and how it is stopped."""
+"""Cancellation of work, and the size of the blocks between which it is checked."""
 
 from collections.abc import Callable
 
@@ -6,23 +6,23 @@ import torch
 
 from lemmse.contract.errors import Cancelled
 
-__all__ = ["Cancel", "never", "query_block", "stop_if"]
+__all__ = ["Cancel", "never", "query_block", "raise_if_cancelled"]
 
 Cancel = Callable[[], bool]
-"""Polled between tiles of work; true when nobody waits for the answer any more."""
+"""Polled between tiles of work; returns true when the answer is no longer needed."""
 
 
 def never() -> bool:
-    """Nobody cancels."""
+    """Return False: the work is never cancelled."""
     return False
 
 
-def stop_if(cancelled: Cancel) -> None:
-    """Raise Cancelled when the work is no longer wanted."""
+def raise_if_cancelled(cancelled: Cancel) -> None:
+    """Raise Cancelled if `cancelled()` is true."""
     if cancelled():
         raise Cancelled("the request was cancelled or its deadline has passed")
 
 
 def query_block(device: torch.device) -> int:
-    """Queries to treat together: what fills all cores, and on a GPU all multiprocessors."""
+    """Return how many queries to process at once: enough for all cores, or multiprocessors of a GPU."""
     return 512 * torch.get_num_threads() if device.type == "cpu" else 16_384

@@ -1,34 +1,33 @@
-"""The keys of an index on Dask workers: each sums over its own, and the sums are merged here.
+"""The backend for keys on Dask workers: each worker sums over its own keys, and the sums are merged here.
 
-Sums over disjoint sets of keys merge exactly, so that where keys lie changes nothing but the rounding. Each
-section of the index, a run of its shards, is read by one worker; when that is lost another reads it, and
-what was asked of it is asked again. The answer has every section in it, or is an error.
+Sums over disjoint sets of keys merge exactly, so the distribution of the keys changes only the rounding. Each
+shard view of the index, a range of its shards, is read by one worker; if that worker is lost, another one
+reads the view and Dask repeats the tasks. An answer includes every view, or is an error.
 
-Workers sum on the CPU. Let each compute one task at a time, in which it uses the threads that its environment
-gives to OpenMP; and give it memory enough for its keys, for what Dask writes to disk is read from there anew.
+Workers sum on the CPU. Let each run one task at a time, which uses the threads that its environment gives to
+OpenMP, and give it enough memory for its keys: what Dask spills to disk is read again from there.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, reduce
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.estimator.backend import Backend, Extent
-from lemmse.estimator.cancellation import Cancel, never, stop_if
+from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.local import LocalBackend
-from lemmse.estimator.method import Known, Method
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.sums import HEAVIEST, PosteriorSums, Want
+from lemmse.estimator.stratum_sums import ColouredQueries
+from lemmse.estimator.sum_spec import NormalizerEstimate, SumSpec
+from lemmse.estimator.sums import HEAVIEST, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.dask_workers import PATIENCE, addresses, connect, distributed
 from lemmse.index.reading.shard_view import ShardView, split_shards
@@ -37,20 +36,26 @@ __all__ = ["DistributedBackend"]
 
 _CPU = torch.device("cpu")
 _BLOCK = 2048
-"""Queries in a task at most: what was begun is not stopped when nobody waits for it any more."""
+"""Largest number of queries in a task: a task that has begun cannot be cancelled."""
 _BYTES = 1 << 22
-"""What the arrays of a task come to at most, unless one query has more: all pass through the scheduler."""
+"""Largest size of the arrays of a task, unless one query has more: all pass through the scheduler."""
 _POLL = 0.1
-"""Seconds between two looks at whether anybody still waits."""
+"""Seconds between two polls of `cancelled`."""
+_HEALTHY = ("pending", "finished")
+"""Status of a future whose shard view is, or will be, on a worker."""
+
+_Task = tuple[int, Callable[..., Any], tuple[Any, ...]]
+"""Number of a shard view, a function of its `_WorkerKeys`, and the function's further arguments."""
 
 
 class DistributedBackend(Backend):
-    """The keys of an index on the workers of a Dask cluster, which see its folder under the same path.
+    """Sums over the keys of an index on the workers of a Dask cluster.
 
     Parameters
     ----------
     index : Index
-        The index; its shards are read by the workers at once, as many sections as there are workers.
+        The index, which all workers must see under the same path. They read its shards at once, in as many
+        shard views as there are workers.
     scheduler : str
         Address of the scheduler.
 
@@ -63,7 +68,7 @@ class DistributedBackend(Backend):
     DataLoss
         A worker does not see the index, or finds a file missing, cut short or altered.
     Unavailable
-        There is no worker, or workers were lost again and again.
+        There is no worker, or workers were lost repeatedly.
     """
 
     def __init__(self, index: Index, scheduler: str) -> None:
@@ -72,118 +77,91 @@ class DistributedBackend(Backend):
         self._client = connect(scheduler)
         self._lock = Lock()
         try:
-            with self._reached():
-                self._sections = split_shards(index, len(addresses(self._client)))
-            self._held: list[Any] = [None] * len(self._sections)
+            with self._dask_errors():
+                self._views = split_shards(index, len(addresses(self._client)))
+            self._futures: list[Any] = [None] * len(self._views)
             _ = self.extent
         except BaseException:
             self.close()
             raise
 
     def prepare(self) -> None:
-        """Have all workers make hybrid ready."""
-        self._of_all(_prepared, never)
+        """Compile the loops of hybrid on all workers."""
+        self._map(_WorkerKeys.prepare)
 
     def close(self) -> None:
-        """Have the workers let go of the keys."""
+        """Close the connection, with which the workers release the keys."""
         self._client.close()
 
     @cached_property
     def extent(self) -> Extent:
-        """How many keys there are, and what their targets are within."""
-        extents: list[Extent] = self._of_all(_extent, never)
+        """Numbers of keys, and the range of their targets, on all workers."""
+        extents: list[Extent] = self._map(_WorkerKeys.extent)
         return reduce(Extent.merge, extents)
 
-    def sums(
-        self,
-        queries: Queries,
-        stratum: int,
-        method: Method,
-        want: Want,
-        cancelled: Cancel,
-        about: Tensor | None = None,
-    ) -> PosteriorSums:
-        """Sums over the keys of a stratum, without normalising constants."""
+    def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
+        """Return the sums merged over the shard views.
 
-        def arguments(rows: Tensor, how: Method, want: Want) -> tuple[Any, ...]:
-            some = how.of(rows.numpy())
-            return queries.rows(rows), stratum, some, want, None if about is None else about[rows]
-
-        return self._merged(_Ask(_sums, arguments, torch.arange(len(queries)), cancelled), method, want)
-
-    def strata_sums(
-        self,
-        u: NDArray[np.float64],
-        stratum: NDArray[np.int64],
-        sigma: float,
-        method: Method,
-        want: Want,
-        cancelled: Cancel,
-        about: Tensor | None = None,
-    ) -> PosteriorSums:
-        """Sums over all keys that count for patches of B y, see `Backend`."""
-
-        def arguments(rows: Tensor, how: Method, want: Want) -> tuple[Any, ...]:
-            some = rows.numpy()
-            return u[some], stratum[some], sigma, how.of(some), want, None if about is None else about[rows]
-
-        return self._merged(_Ask(_strata_sums, arguments, torch.arange(len(u)), cancelled), method, want)
-
-    def _merged(self, ask: "_Ask", method: Method, want: Want) -> PosteriorSums:
-        """Sums over all sections."""
-        sections = len(self._sections)
-        if method.mode == "topk":
+        Which groups hybrid opens depends on Σ w over all keys. So each view first estimates its part of that,
+        and then sums with the total.
+        """
+        views = len(self._views)
+        if spec.mode == "topk":
             raise InvalidArgument.of("mode", "expected auto, exact or hybrid with a scheduler, got topk")
-        if method.mode == "exact" or sections == 1:
-            return reduce(PosteriorSums.merge, self._of_each(ask, [method] * sections, want))
-        # What hybrid opens depends on Σ w over all keys, so that each section first says what it has of that.
-        share = None if method.budget is None else method.budget // sections
-        looks = self._of_each(ask, [replace(method, mode="look", budget=share)] * sections, HEAVIEST)
-        log_z_of_each = torch.stack([look.log_max + look.moments[:, 0].log() for look in looks])
+        if spec.mode == "exact" or views == 1:
+            return self._merged(queries, [spec] * views)
+        budget = None if spec.budget is None else spec.budget // views
+        estimates = self._sums_of_each(
+            queries, [replace(spec, mode="estimate", budget=budget, outputs=HEAVIEST, reference=None)] * views
+        )
+        log_z_of_each = torch.stack([each.log_max + each.moments[:, 0].log() for each in estimates])
         log_z = torch.logsumexp(log_z_of_each, dim=0).numpy()
-        method = replace(method, budget=None if share is None else share - share // 2)
-        each = []
-        for look, section in zip(looks, self._sections, strict=True):
-            key = look.top_key[:, 0].numpy()
-            key = np.where(key < 0, key, key - section.first_key)
-            each.append(replace(method, known=Known(log_z, key)))
-        sums = reduce(PosteriorSums.merge, self._of_each(ask, each, want))
+        spec = replace(spec, budget=None if budget is None else budget - budget // 2)
+        specs = []
+        for estimate, view in zip(estimates, self._views, strict=True):
+            key = estimate.top_key[:, 0].numpy()
+            normalizer = NormalizerEstimate(log_z, np.where(key < 0, key, key - view.first_key))
+            specs.append(replace(spec, normalizer=normalizer))
+        sums = self._merged(queries, specs)
         empty = torch.nonzero(sums.moments[:, 0] == 0)[:, 0]
-        if len(empty):  # nothing was found of what seemed to be there: each section opens what counts in it
-            ask = replace(ask, rows=empty)
-            sums = sums.put(empty, reduce(PosteriorSums.merge, self._of_each(ask, [method] * sections, want)))
-        return replace(sums, touched=sum((look.touched for look in looks), sums.touched))
+        if len(empty):  # the estimate was far too high: each view opens what counts among its own keys
+            sums = sums.put(empty, self._merged(queries.rows(empty), [spec.rows(empty.numpy())] * views))
+        evaluated = sum((each.keys_evaluated for each in estimates), sums.keys_evaluated)
+        return replace(sums, keys_evaluated=evaluated)
 
-    def _of_each(self, ask: "_Ask", methods: Sequence[Method], want: Want) -> list[PosteriorSums]:
-        """Sums over each section, by a method for each."""
+    def _merged(self, queries: Queries | ColouredQueries, specs: Sequence[SumSpec]) -> PosteriorSums:
+        return reduce(PosteriorSums.merge, self._sums_of_each(queries, specs))
+
+    def _sums_of_each(
+        self, queries: Queries | ColouredQueries, specs: Sequence[SumSpec]
+    ) -> list[PosteriorSums]:
+        """Return the sums over each shard view, by a specification for each."""
         # A query has its patch in float64, or in float32 twice.
-        block = max(1, min(_BLOCK, _BYTES // (8 * self.index.patch_length)))
-        blocks = torch.split(ask.rows, block)
-        tasks = [
-            (section, ask.function, ask.arguments(rows, method, want))
-            for section, method in enumerate(methods)
+        size = max(1, min(_BLOCK, _BYTES // (8 * self.index.patch_length)))
+        blocks = torch.split(torch.arange(len(queries)), size)
+        tasks: list[_Task] = [
+            (view, _WorkerKeys.sums, (queries.rows(rows), spec.picklable().rows(rows.numpy())))
+            for view, spec in enumerate(specs)
             for rows in blocks
         ]
-        sums = self._answers(tasks, ask.cancelled)
+        sums = self._run(tasks, specs[0].cancelled)
         return [
             PosteriorSums.join(sums[first : first + len(blocks)])
             for first in range(0, len(sums), len(blocks))
         ]
 
-    def _of_all(self, function: Callable[..., Any], cancelled: Cancel) -> list[Any]:
-        """What a function of each section gives."""
-        return self._answers([(section, function, ()) for section in range(len(self._sections))], cancelled)
+    def _map(self, function: Callable[..., Any]) -> list[Any]:
+        """Return the results of a function of each shard view's keys."""
+        return self._run([(view, function, ()) for view in range(len(self._views))], never)
 
-    def _answers(
-        self, tasks: Sequence[tuple[int, Callable[..., Any], tuple[Any, ...]]], cancelled: Cancel
-    ) -> list[Any]:
-        """What functions of sections and other arguments give, each where the section is."""
-        with self._reached():
-            held = self._hold()
+    def _run(self, tasks: Sequence[_Task], cancelled: Cancel) -> list[Any]:
+        """Return the results of tasks, each run where its shard view is."""
+        with self._dask_errors():
+            keys = self._load_views()
             client = self._client
             futures = [
-                client.submit(function, held[section], *arguments, pure=False)
-                for section, function, arguments in tasks
+                client.submit(function, keys[view], *arguments, pure=False)
+                for view, function, arguments in tasks
             ]
             try:
                 return self._results(futures, cancelled)
@@ -191,10 +169,10 @@ class DistributedBackend(Backend):
                 client.cancel(futures)
 
     def _results(self, futures: Sequence[Any], cancelled: Cancel) -> list[Any]:
-        """Wait for the results; a task whose worker was lost is done by another, which Dask sees to."""
-        wait, seen = distributed("scheduler").wait, time.monotonic()
+        """Wait for the results; Dask reruns the tasks of a lost worker on another one."""
+        wait, last_seen = distributed("scheduler").wait, time.monotonic()
         while True:
-            stop_if(cancelled)
+            raise_if_cancelled(cancelled)
             try:
                 with self._client.as_current():
                     wait(futures, timeout=_POLL)
@@ -204,12 +182,12 @@ class DistributedBackend(Backend):
                     if future.status == "error":
                         future.result()
                 if self._client.nthreads():
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > PATIENCE:
+                    last_seen = time.monotonic()
+                elif time.monotonic() - last_seen > PATIENCE:
                     raise Unavailable(f"scheduler: no worker is left at {self._address}") from None
 
-    def _hold(self) -> list[Any]:
-        """The sections on their workers, read anew where that failed or the connection was lost."""
+    def _load_views(self) -> list[Any]:
+        """Return futures of the views' keys on workers; those that failed or were lost are read again."""
         with self._lock:
             if self._client.status == "connecting":  # it tries to for a while, then it closes
                 raise Unavailable(f"scheduler: the connection to {self._address} was lost")
@@ -218,21 +196,23 @@ class DistributedBackend(Backend):
                     self._client = connect(self._address)
                 except NotFound as error:
                     raise Unavailable(str(error)) from error
-            lost = [i for i, held in enumerate(self._held) if held is None or held.status not in _SOUND]
+            lost = [
+                i for i, future in enumerate(self._futures) if future is None or future.status not in _HEALTHY
+            ]
             workers = addresses(self._client) if lost else []
             for i in lost:
-                self._held[i] = self._client.submit(
-                    _Held,
-                    self._sections[i],
+                self._futures[i] = self._client.submit(
+                    _WorkerKeys,
+                    self._views[i],
                     workers=[workers[i % len(workers)]],
                     allow_other_workers=True,
                     pure=False,
                 )
-            return list(self._held)
+            return list(self._futures)
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
-        """Tell what Dask reports as an error of ours."""
+    def _dask_errors(self) -> Iterator[None]:
+        """Raise Unavailable for the errors by which Dask reports lost workers or a lost scheduler."""
         dask = distributed("scheduler")
         try:
             yield
@@ -245,66 +225,31 @@ class DistributedBackend(Backend):
             raise Unavailable(f"scheduler: {self._address} does not answer") from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ask:
-    """What sections are asked for."""
+class _WorkerKeys:
+    """The keys of a shard view on a worker; unpickling reads them again from the index."""
 
-    function: Callable[..., PosteriorSums]
-    """Function of a section on its worker, and of arguments."""
-    arguments: Callable[[Tensor, Method, Want], tuple[Any, ...]]
-    """Its arguments for some rows of the queries."""
-    rows: Tensor
-    """Rows of the queries that are asked about."""
-    cancelled: Cancel
+    def __init__(self, view: ShardView) -> None:
+        view.verify()
+        self._local = LocalBackend(view, _CPU)
+        self._first_key = view.first_key
 
-
-_SOUND = ("pending", "finished")
-"""What a section is on a worker that has it or will have it."""
-
-
-class _Held:
-    """A section and its keys, on a worker; another that is to have it reads it anew."""
-
-    def __init__(self, section: ShardView) -> None:
-        section.verify()
-        self.local = LocalBackend(section, _CPU)
-        self.first_key = section.first_key
-
-    def __reduce__(self) -> tuple[type["_Held"], tuple[Index]]:
-        """Have another process read it anew."""
-        return type(self), (self.local.index,)
+    def __reduce__(self) -> tuple[type["_WorkerKeys"], tuple[Index]]:
+        return type(self), (self._local.index,)
 
     def __sizeof__(self) -> int:
-        """Bytes of the keys, mapped though they are: Dask counts what of them is resident too."""
-        return self.local.keys.nbytes
+        """Return the bytes of the keys, though they are mapped: Dask counts the resident ones too."""
+        return self._local.keys.nbytes
 
-    def numbered(self, sums: PosteriorSums) -> PosteriorSums:
-        """The sums with keys as the whole index numbers them."""
+    def prepare(self) -> None:
+        """Compile the loops of hybrid."""
+        self._local.prepare_hybrid()
+
+    def extent(self) -> Extent:
+        """Return the numbers of keys, and the range of their targets."""
+        return self._local.extent
+
+    def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
+        """Return the sums over these keys, numbered as in the whole index."""
+        sums = self._local.sums(queries, spec)
         key = sums.top_key
-        return replace(sums, top_key=torch.where(key < 0, key, key + self.first_key))
-
-
-def _prepared(held: _Held) -> None:
-    held.local.prepare_hybrid()
-
-
-def _extent(held: _Held) -> Extent:
-    return held.local.extent
-
-
-def _sums(
-    held: _Held, queries: Queries, stratum: int, method: Method, want: Want, about: Tensor | None
-) -> PosteriorSums:
-    return held.numbered(held.local.sums(queries, stratum, method, want, never, about))
-
-
-def _strata_sums(
-    held: _Held,
-    u: NDArray[np.float64],
-    stratum: NDArray[np.int64],
-    sigma: float,
-    method: Method,
-    want: Want,
-    about: Tensor | None,
-) -> PosteriorSums:
-    return held.numbered(held.local.strata_sums(u, stratum, sigma, method, want, never, about))
+        return replace(sums, top_key=torch.where(key < 0, key, key + self._first_key))

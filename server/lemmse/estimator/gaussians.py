@@ -1,14 +1,14 @@
 """Posterior sums of a mixture of Gaussians: a smooth prior of patches, beside the training patches.
 
-A clean patch v drawn from N(μ_g, Σ_g) is seen as u, with noise of precision Λ = diag(1/s²), 0 where nothing
-was observed. With Σ_g = L Lᵀ and A = I + Lᵀ Λ L,
+A clean patch v drawn from N(μ_g, Σ_g) is observed as u, with noise of precision Λ = diag(λ), λ_i = 1/s_i² and
+0 where nothing was observed. With Σ_g = L Lᵀ and A = I + Lᵀ Λ L,
 
     log w_g(u) = log π_g + log N(u; μ_g, Σ_g + Λ⁻¹)
-               = log π_g + ½ Σ_i log (Λ_i / 2π) − ½ log det A − ½ [ (u − μ_g)ᵀ Λ (u − μ_g) − bᵀ A⁻¹ b ]
+               = log π_g + ½ Σ_i log (λ_i / 2π) − ½ log det A − ½ [ (u − μ_g)ᵀ Λ (u − μ_g) − bᵀ A⁻¹ b ]
     E[v | u, g] = μ_g + L A⁻¹ b,        Cov[v | u, g] = L A⁻¹ Lᵀ,        b = Lᵀ Λ (u − μ_g),
 
-where the sum over i has the observed coordinates only. The sums over all g have the form of those over keys,
-and merge with them. Noise of one σ leaves A diagonal along the principal axes of Σ_g.
+where the sum over i is over the observed coordinates. The sums over all g have the form of those over keys,
+and merge with them. For noise of one σ, A is diagonal along the principal axes of Σ_g.
 """
 
 import math
@@ -17,17 +17,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lemmse.estimator.cancellation import Cancel, stop_if
+from lemmse.estimator.cancellation import raise_if_cancelled
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.sums import PosteriorSums, Want
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import PosteriorSums
 from lemmse.index.clustering.mixture import Mixture
 
 __all__ = ["Gaussians"]
 
-_LEAST = 1e-7
-"""Share of the posterior below which a Gaussian does not count."""
+_NEGLIGIBLE = 1e-7
+"""Gaussians of a weight below this, relative to the heaviest, are left out."""
 _BLOCK = 1 << 24
-"""Numbers in the matrices A of some queries that are treated together."""
+"""Largest number of entries of the matrices A held at once."""
 
 
 class Gaussians:
@@ -38,7 +39,7 @@ class Gaussians:
     mixture : Mixture
         The mixture.
     centre : slice
-        Where a patch has its centre pixel.
+        Coordinates of the centre pixel in a patch.
     device : torch.device
         Where to compute.
     """
@@ -54,26 +55,21 @@ class Gaussians:
         self.axes = axes
         self._centre = centre
 
-    def sums(
-        self, queries: Queries, want: Want, cancelled: Cancel, about: Tensor | None = None
-    ) -> PosteriorSums:
-        """Sums over the Gaussians, each of which counts as one key, with their normalising constants.
+    def sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
+        """Return the sums over the Gaussians, each of which counts as one key, with normalizing constants.
 
         Parameters
         ----------
         queries : Queries
             White query patches, (Q, P), without their level if those of the mixture are.
-        want : Want
-            Which sums beside those of the mean; none names the heaviest.
-        cancelled : callable
-            Polled for every Gaussian.
-        about : Tensor, optional
-            The h of bounds, (Q, T).
+        spec : SumSpec
+            Its outputs, and its reference mean if bounds are among them; no Gaussian is among the heaviest
+            keys.
 
         Raises
         ------
         Cancelled
-            `cancelled()` was true.
+            `spec.cancelled()` was true; it is polled for every Gaussian.
 
         References
         ----------
@@ -82,88 +78,91 @@ class Gaussians:
         """
         step = len(queries) if queries.is_white else max(1, _BLOCK // self.axes.shape[2] ** 2)
         blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
-        sums = PosteriorSums.join([self._sums(queries.rows(rows), want, cancelled) for rows in blocks])
-        return sums.certain(self._centre.stop - self._centre.start, want, about)
+        sums = PosteriorSums.join([self._sums(queries.rows(rows), spec) for rows in blocks])
+        channels = self._centre.stop - self._centre.start
+        return sums.with_exact_errors(channels, spec.outputs, spec.reference)
 
-    def _sums(self, queries: Queries, want: Want, cancelled: Cancel) -> PosteriorSums:
-        given: _Given = (_White if queries.is_white else _Weighted)(self, queries)
+    def _sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
+        posteriors: _Posteriors = (_White if queries.is_white else _Weighted)(self, queries)
         parts = []
         for g in range(len(self.means)):
-            stop_if(cancelled)
-            parts.append(given.log_density(g))
+            raise_if_cancelled(spec.cancelled)
+            parts.append(posteriors.log_density(g))
         log_w = torch.stack(parts, dim=1) + self._log_weights
         log_max = log_w.amax(dim=1)
         w = (log_w - log_max[:, None]).exp()
-        w = torch.where(w > _LEAST, w, 0.0)  # from all sums, or what they say would not fit together
+        w = torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums, so that they stay consistent
         patch = torch.zeros(queries.u.shape, dtype=torch.float64, device=queries.u.device)
         square = torch.zeros_like(patch)
         for g in range(len(self.means)):
-            stop_if(cancelled)
+            raise_if_cancelled(spec.cancelled)
             rows = w[:, g].nonzero()[:, 0]
             if len(rows):
-                mean, variance = (part.double() for part in given.clean(g, rows))
+                mean, variance = (part.double() for part in posteriors.clean(g, rows))
                 patch[rows] += w[rows, g, None] * mean
-                if want.variance:
+                if spec.outputs.variance:
                     square[rows] += w[rows, g, None] * (mean.square() + variance)
-        powers = [patch, square] if want.variance else [patch]
+        powers = [patch, square] if spec.outputs.variance else [patch]
         none = w[:, :0]
         return PosteriorSums(
             log_max=log_max,
             moments=torch.cat(
                 [w.sum(dim=1, keepdim=True), *(sums[:, self._centre] for sums in powers)], dim=1
             ),
-            patches=torch.cat(powers, dim=1) if want.patch else none,
-            w2=w.square().sum(dim=1, keepdim=True) if want.ess else none,
-            doubt=none,
+            patches=torch.cat(powers, dim=1) if spec.outputs.patch else none,
+            w2=w.square().sum(dim=1, keepdim=True) if spec.outputs.ess else none,
+            error_variance=none,
             bounds=none,
             top_log_w=none,
             top_key=none.long(),
-            touched=torch.zeros(len(w), dtype=torch.int64, device=w.device),
+            keys_evaluated=torch.zeros(len(w), dtype=torch.int64, device=w.device),
         )
 
 
-class _Given(Protocol):
-    """The Gaussians given some queries."""
+class _Posteriors(Protocol):
+    """The posteriors of some queries under each Gaussian."""
 
     def log_density(self, g: int) -> Tensor:
-        """The log density of each query under a Gaussian and the noise, (Q,)."""
+        """Return the log density of each query under Gaussian g plus noise, (Q,)."""
         ...
 
     def clean(self, g: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean of the clean patches of some queries that a Gaussian gave, and their variances, (n, P)."""
+        """Return mean and variances of the clean patch of some queries under Gaussian g, (n, P) each."""
         ...
 
 
 class _White:
-    """Noise of one σ."""
+    """White noise: with D the variances along the axes, Σ_g + σ² I has D + σ² = (1 + λ D) / λ."""
 
     def __init__(self, gaussians: Gaussians, queries: Queries) -> None:
-        self._of, self._u = gaussians, queries.u
-        self._sigma2 = 1 / queries.precision
+        self._gaussians, self._u = gaussians, queries.u
+        self._precision = queries.precision
 
     def log_density(self, g: int) -> Tensor:
-        noisy = self._of.variances[g] + self._sigma2  # (R,)
-        white = (self._u - self._of.means[g]) @ (self._of.axes[g] / noisy.sqrt())
+        gaussians = self._gaussians
+        noisy = (1 + self._precision * gaussians.variances[g]) / self._precision  # (R,)
+        white = (self._u - gaussians.means[g]) @ (gaussians.axes[g] / noisy.sqrt())
         square: Tensor = torch.linalg.vector_norm(white, dim=1).double().square()
         return -0.5 * (square + (2 * math.pi * noisy.double()).log().sum())
 
     def clean(self, g: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        mean, axes, variances = self._of.means[g], self._of.axes[g], self._of.variances[g]
-        shrunk = axes * (variances / (variances + self._sigma2))  # (P, R)
-        left = self._sigma2 * (shrunk * axes).sum(dim=1)
-        return mean + (self._u[rows] - mean) @ axes @ shrunk.T, left
+        gaussians = self._gaussians
+        mean, axes, variances = gaussians.means[g], gaussians.axes[g], gaussians.variances[g]
+        noisy = 1 + self._precision * variances
+        gain = axes * (self._precision * variances / noisy)  # (P, R)
+        return mean + (self._u[rows] - mean) @ axes @ gain.T, (axes.square() * (variances / noisy)).sum(dim=1)
 
 
 class _Weighted:
-    """Noise of a precision for each coordinate; in float64, since the two squares may nearly be equal."""
+    """Noise with a precision for each coordinate; in float64, since the two squares may be nearly equal."""
 
     def __init__(self, gaussians: Gaussians, queries: Queries) -> None:
         self._means, self._u, self._precision = (
             tensor.double() for tensor in (gaussians.means, queries.u, queries.precision)
         )
         self._roots = (gaussians.axes * gaussians.variances.sqrt()[:, None]).double()
-        seen = self._precision > 0
-        self._log_norm = 0.5 * torch.where(seen, self._precision / (2 * math.pi), 1.0).log().sum(dim=1)
+        observed = self._precision > 0
+        self._log_norm = 0.5 * torch.where(observed, self._precision / (2 * math.pi), 1.0).log().sum(dim=1)
 
     def log_density(self, g: int) -> Tensor:
         factor, b = self._system(g, slice(None))
@@ -177,11 +176,11 @@ class _Weighted:
         factor, b = self._system(g, rows)
         root = self._roots[g]
         mean = self._means[g] + torch.cholesky_solve(b, factor)[:, :, 0] @ root.T
-        left = torch.linalg.solve_triangular(factor, root.T.expand(len(factor), -1, -1), upper=False)
-        return mean, left.square().sum(dim=1)
+        whitened = torch.linalg.solve_triangular(factor, root.T.expand(len(factor), -1, -1), upper=False)
+        return mean, whitened.square().sum(dim=1)
 
     def _system(self, g: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The Cholesky factor of A, (n, R, R), and b, (n, R, 1), of some queries."""
+        """Return the Cholesky factor of A, (n, R, R), and b, (n, R, 1), of some queries."""
         root, precision = self._roots[g], self._precision[rows]
         a = torch.einsum("np,pr,ps->nrs", precision, root, root)
         a.diagonal(dim1=1, dim2=2).add_(1.0)

@@ -1,9 +1,9 @@
-"""The distinct keys v_km and the moments of the targets t_km that have them, as the index has packed them.
+"""The distinct keys v_km and the moments of their targets t_km, packed as in the index.
 
-For the exact sum squared distances come from a matrix product, ‖u − v‖² = ‖u‖² − 2 u·v + ‖v‖², which loses
-the digits that ‖u‖² and ‖v‖² have before the difference. So the keys are taken in tiles, runs of the index's
-leaf order, each centred on its own mean c: the product is that of u − c with v − c, and where it matters (u
-near v, hence near c) all of its terms are small.
+The exact sum computes squared distances by a matrix product, ‖u − v‖² = ‖u‖² − 2 u·v + ‖v‖², which cancels
+digits where ‖u‖² and ‖v‖² are large beside the difference. So the keys are summed in tiles, ranges of the
+index's leaf order, each centred on its own mean c: the product is that of u − c with v − c, and where it
+matters (u near v, hence near c) all of its terms are small.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,14 +25,14 @@ __all__ = ["TILE", "Keys", "Tile", "load_keys"]
 
 TILE = 2048
 """Keys in a tile: few enough that the scores of a block of queries stay in the processor's cache, and enough
-that what is done once for a tile costs little."""
+that the work per tile costs little."""
 _GPU_TILE = 32 * TILE
-"""The same on a GPU, where the start of the work on a tile takes long."""
+"""Keys in a tile on a GPU, where starting a kernel takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A run of m keys."""
+    """A range of m keys, centred on their mean."""
 
     first: int
     """Number of its first key."""
@@ -41,7 +41,7 @@ class Tile:
     features: Tensor
     """v − c and −½‖v − c‖², float32, (P + 1, m)."""
     moments: Tensor
-    """Of the targets that each key stands for: their number n, Σ t, Σ t², float32, (1 + 2T, m)."""
+    """n, Σ t, Σ t² over the targets of each key, n of them, float32, (1 + 2T, m)."""
 
 
 class _Rows:
@@ -52,18 +52,18 @@ class _Rows:
         self.values = torch.from_numpy(packed.values).to(device)
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """The rows start … stop − 1, side by side, (L, stop − start)."""
+        """Return the rows start … stop − 1 as columns, (L, stop − start)."""
         length = self.packed.length
-        pieces = []
+        blocks = []
         for first, end in self.packed.parts(start, stop):
             begin, lane = self.packed.place(first)
             runs = -(-(lane + end - first) // LANES)
             block = self.values[begin : begin + runs * length * LANES].view(runs, length, LANES)
-            pieces.append(block.transpose(0, 1).reshape(length, -1)[:, lane : lane + end - first])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+            blocks.append(block.transpose(0, 1).reshape(length, -1)[:, lane : lane + end - first])
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
     def of(self, row: Tensor) -> Tensor:
-        """Rows by number, (*row.shape, L)."""
+        """Return rows given by number, (*row.shape, L)."""
         run, lane = self.packed.run_of(row.cpu().numpy())
         first = torch.from_numpy(run + lane).to(self.values.device)
         number = torch.arange(self.packed.length, device=first.device) * LANES
@@ -75,15 +75,15 @@ class Keys:
     """U distinct keys on one device."""
 
     quantization: Quantization
-    """How they are stored."""
+    """The quantization of the keys."""
     packed: Packed
-    """They, as stored, in the memory of the host."""
+    """The quantized keys, in host memory."""
     packed_moments: Packed
-    """n, Σ t, Σ t² of each, float32."""
+    """n, Σ t, Σ t² over the targets of each key, float32, in host memory."""
     strata: tuple[int, ...]
     """First key of each stratum, and U."""
     weights: tuple[int, ...]
-    """Training patches that have the keys of each stratum."""
+    """Number of training patches of each stratum, equal ones included."""
     device: torch.device
     tile: int
     """Keys in a tile."""
@@ -99,24 +99,37 @@ class Keys:
         device: torch.device,
         tile: int = TILE,
     ) -> "Keys":
-        """Pack keys v, (U, P), that n training patches each have, (U,), and the targets t of these, (Σ n, T).
+        """Return keys that are not quantized.
 
-        `strata` has the first key of each stratum, and U.
+        Parameters
+        ----------
+        v : float32, (U, P)
+            The keys.
+        n : int, (U,)
+            Multiplicity of each key: how many training patches equal it.
+        t : float32, (Σ n, T)
+            The targets of these, in the order of the keys.
+        strata : sequence of int
+            First key of each stratum, and U.
+        device : torch.device
+            Where to sum.
+        tile : int
+            Keys in a tile.
         """
         *_, plain = quantizations(1)
-        copies = np.concatenate([[0], np.cumsum(n)])
+        patches = np.concatenate([[0], np.cumsum(n)])
         return cls(
             quantization=plain,
             packed=Packed.of([plain.encode(v)]),
-            packed_moments=Packed.of([key_moments(t, copies)]),
+            packed_moments=Packed.of([key_moments(t, patches)]),
             strata=tuple(strata),
-            weights=tuple(np.diff(copies[list(strata)]).tolist()),
+            weights=tuple(np.diff(patches[list(strata)]).tolist()),
             device=device,
             tile=tile,
         )
 
     def load(self) -> None:
-        """Have the keys on the device now, not when they are first summed."""
+        """Copy the keys to the device now instead of at their first use."""
         _ = self._codes, self._moments
 
     @cached_property
@@ -144,25 +157,25 @@ class Keys:
 
     @property
     def nbytes(self) -> int:
-        """What the keys and their moments take."""
+        """Bytes of the keys and their moments."""
         return int(self.packed.values.nbytes + self.packed_moments.values.nbytes)
 
     def count_in(self, stratum: int) -> int:
-        """Number of distinct keys of a stratum."""
+        """Return the number of distinct keys of a stratum."""
         return self.strata[stratum + 1] - self.strata[stratum]
 
     def longest_tile(self, stratum: int) -> int:
-        """Keys in the largest tile of a stratum."""
+        """Return the number of keys in the largest tile of a stratum."""
         return min(self.tile, self.count_in(stratum))
 
     def tiles(self, stratum: int = 0) -> Iterator[Tile]:
-        """The tiles of a stratum."""
+        """Yield the tiles of a stratum."""
         start, stop = self.strata[stratum : stratum + 2]
         for first, end in pairwise([*range(start, stop, self.tile), stop]):
             yield self.run(first, end)
 
     def run(self, start: int, stop: int) -> Tile:
-        """The keys start … stop − 1 as a tile."""
+        """Return the keys start … stop − 1 as a tile."""
         v = self.coordinates(start, stop)
         features = v.new_empty(len(v) + 1, stop - start)
         centre = v.mean(dim=1)
@@ -171,15 +184,15 @@ class Keys:
         return Tile(start, centre, features, self._moments.columns(start, stop))
 
     def coordinates(self, start: int, stop: int) -> Tensor:
-        """The keys start … stop − 1, float32, side by side, (P, stop − start)."""
+        """Return the keys start … stop − 1 as columns, float32, (P, stop − start)."""
         return self._decoded(self._codes.columns(start, stop))
 
     def patches_of(self, key: Tensor) -> Tensor:
-        """Keys v given by number, float32, shape (*key.shape, P)."""
+        """Return keys given by number, float32, (*key.shape, P)."""
         return self._decoded(self._codes.of(key))
 
     def moments_of(self, key: Tensor) -> Tensor:
-        """Moments of the targets of keys given by number, shape (*key.shape, 1 + 2T)."""
+        """Return the moments of the targets of keys given by number, float32, (*key.shape, 1 + 2T)."""
         return self._moments.of(key)
 
     def _decoded(self, q: Tensor) -> Tensor:
@@ -189,7 +202,7 @@ class Keys:
 
 
 def load_keys(index: Index, device: torch.device) -> Keys:
-    """The keys and targets of an index: on the CPU mapped, not read, before they are asked for."""
+    """Return the keys of an index; on a CPU they are memory-mapped, and read when they are first used."""
     strata = index.cell_keys[index.stratum_cells]
     # Patches are counted by leaf: a stratum ends with one.
     leaves = np.searchsorted(index.leaf_keys, strata)

@@ -1,21 +1,18 @@
-"""The keys of an index in this process, with all that searches them."""
+"""The backend for keys in this process."""
 
 from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from lemmse.estimator.backend import Backend, Extent
-from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.hybrid import Descent, first_look, hybrid_sums, load_tree
+from lemmse.estimator.hybrid import KeyTree, estimate_log_z, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
-from lemmse.estimator.method import Method, Rows
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.stratum_sums import sum_over_strata
-from lemmse.estimator.sums import PosteriorSums, Want
+from lemmse.estimator.stratum_sums import ColouredQueries, sum_over_strata
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import PosteriorSums
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.index import Index
 
@@ -23,14 +20,14 @@ __all__ = ["LocalBackend"]
 
 
 class LocalBackend(Backend):
-    """The keys of an index, and their search.
+    """Sums over the keys of an index in this process.
 
     Parameters
     ----------
     index : Index
-        Its keys are mapped, and read when they are searched.
+        The index; its keys are memory-mapped on a CPU and copied to a GPU.
     device : torch.device
-        Where they are kept and summed.
+        Where keys, queries and sums are.
     """
 
     def __init__(self, index: Index, device: torch.device) -> None:
@@ -38,32 +35,35 @@ class LocalBackend(Backend):
         self.keys = load_keys(index, device)
         if device.type != "cpu":
             self.keys.load()
-        self.descent = Descent(self.keys, load_tree(index), index.basis, index.sketch)
+        self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
 
     def prepare(self) -> None:
-        """Read what topk searches, and make hybrid ready."""
+        """Load the search of topk and compile the loops of hybrid."""
         _ = self.neighbours
         self.prepare_hybrid()
 
     def prepare_hybrid(self) -> None:
-        """Where hybrid is not exact compile its loops."""
+        """Compile the loops of hybrid, on a CPU; on a GPU they are not used."""
         if self.device.type == "cpu":
-            u = torch.zeros(1, self.keys.p_length)
             stratum = int(np.flatnonzero(self.extent.counts)[0])
-            hybrid_sums(self.descent, Queries.white(u, 1.0), threshold=0.0, stratum=stratum)
+            hybrid_sums(
+                self.key_tree,
+                Queries.white(torch.zeros(1, self.keys.p_length), 1.0, stratum),
+                SumSpec("hybrid"),
+            )
 
     def close(self) -> None:
-        """Nothing is held elsewhere."""
+        """Do nothing: no other process holds anything."""
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """The search of topk, made when it is first asked for."""
+        """The nearest-neighbour search of topk, loaded at its first use."""
         return Neighbours(self.index.neighbours, self.index.quantization, self.index.stratum_cells)
 
     @cached_property
     def extent(self) -> Extent:
-        """How many keys there are, and what their targets are within."""
-        leaves, strata = self.descent.tree.leaves, range(len(self.index.strata))
+        """Numbers of keys, and the range of the targets of all leaves."""
+        leaves, strata = self.key_tree.tree.leaves, range(len(self.index.strata))
         return Extent(
             weights=self.keys.weights,
             counts=tuple(self.keys.count_in(stratum) for stratum in strata),
@@ -71,64 +71,19 @@ class LocalBackend(Backend):
             high=torch.from_numpy(leaves.target_high.max(axis=0)).double(),
         )
 
-    def sums(
-        self,
-        queries: Queries,
-        stratum: int,
-        method: Method,
-        want: Want,
-        cancelled: Cancel,
-        about: Tensor | None = None,
-    ) -> PosteriorSums:
-        """Sums over the keys of a stratum, without normalising constants."""
+    def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
+        """Return the sums by the mode of the specification."""
+        if isinstance(queries, ColouredQueries):
+            return sum_over_strata(self.index.strata, queries, spec, self.sums, self.device)
         keys = self.keys
-        if not keys.count_in(stratum):  # some shards of an index may hold none of it
-            return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, want, self.device)
-        if method.mode == "exact":
-            sums = exact_sums(keys, queries, stratum=stratum, want=want, cancelled=cancelled)
-            return sums.certain(keys.t_length, want, about)
-        if method.mode == "look":
-            return first_look(
-                self.descent, queries, budget=method.budget, stratum=stratum, cancelled=cancelled
-            )
-        if method.mode == "hybrid":
-            return hybrid_sums(
-                self.descent,
-                queries,
-                threshold=method.threshold,
-                budget=method.budget,
-                known=method.known,
-                about=about,
-                stratum=stratum,
-                want=want,
-                cancelled=cancelled,
-            )
-        return topk_sums(
-            keys,
-            self.neighbours,
-            queries,
-            k=method.k,
-            nprobe=method.nprobe,
-            stratum=stratum,
-            want=want,
-            cancelled=cancelled,
-        )
-
-    def strata_sums(
-        self,
-        u: NDArray[np.float64],
-        stratum: NDArray[np.int64],
-        sigma: float,
-        method: Method,
-        want: Want,
-        cancelled: Cancel,
-        about: Tensor | None = None,
-    ) -> PosteriorSums:
-        """Sums over all keys that count for patches of B y, see `Backend`."""
-        strata = self.index.strata
-
-        def sums_in(queries: Queries, number: int, rows: Rows, log_norm: float) -> PosteriorSums:
-            how = method.of(rows, log_norm) if strata.rank[number] else method.unseeing()
-            return self.sums(queries, number, how, want, cancelled, None if about is None else about[rows])
-
-        return sum_over_strata(strata, u, stratum, sigma, sums_in, self.device)
+        if not keys.count_in(queries.stratum):  # some shards of an index may hold none of it
+            return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)
+        match spec.mode:
+            case "exact":
+                return exact_sums(keys, queries, spec)
+            case "topk":
+                return topk_sums(keys, self.neighbours, queries, spec)
+            case "estimate":
+                return estimate_log_z(self.key_tree, queries, spec)
+            case _:
+                return hybrid_sums(self.key_tree, queries, spec)

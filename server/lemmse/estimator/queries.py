@@ -1,4 +1,4 @@
-"""Query patches u with the precision of their noise, and the scores log w of a tile of keys for them.
+"""Query patches u with the precision λ of their noise, and the scores log w of a tile of keys.
 
     log w = −½ Σ_i λ_i (u_i − v_i)²,     λ_i = 1/s_i², and 0 where nothing was observed
 
@@ -8,7 +8,7 @@ A tile is centred on the mean c of its keys, so that every product is one of sma
 
 With one λ for all coordinates and queries this is one product with v − c, in which ½‖v − c‖² is one more
 column; with a λ for each it is one product with v − c and (v − c)². Scores are in base 2: exp2 is the
-vectorised exponential of the CPU, and log2 e goes into λ at no cost.
+vectorised exponential of the CPU, and log2 e is a factor of λ at no cost.
 """
 
 import math
@@ -26,42 +26,44 @@ LOG2_E = math.log2(math.e)
 
 
 class Scorer(Protocol):
-    """Scores tiles for the queries that it was made of."""
+    """Scores tiles of keys for a fixed set of queries."""
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """log2 w in two parts, which is their sum: (Q, m), valid until the next call, and (Q,) float64."""
+        """Return log2 w as two terms to add: (Q, m), valid until the next call, and (Q,) float64."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Q query patches."""
+    """Q query patches in the coordinates of the keys of one stratum."""
 
     u: Tensor
     """The patches, float32, (Q, P); any number where nothing was observed."""
     precision: Tensor
-    """1/s² of the noise, float32: one number, (), or one for each coordinate, (Q, P)."""
+    """λ = 1/s² of the noise, float32: one number, (), or one for each coordinate, (Q, P)."""
+    stratum: int = 0
+    """Number of the stratum whose keys count."""
 
     @classmethod
-    def white(cls, u: Tensor, sigma: float) -> "Queries":
-        """Patches with white noise of standard deviation sigma."""
-        return cls(u, torch.tensor(1 / sigma**2, device=u.device))
+    def white(cls, u: Tensor, sigma: float, stratum: int = 0) -> "Queries":
+        """Return queries with white noise of standard deviation sigma."""
+        return cls(u, torch.tensor(1 / sigma**2, device=u.device), stratum)
 
     def __len__(self) -> int:
-        """Number of queries, Q."""
+        """Return the number of queries, Q."""
         return len(self.u)
 
     @property
     def is_white(self) -> bool:
-        """Whether the noise has one precision."""
+        """Whether one precision applies to all coordinates."""
         return self.precision.ndim == 0
 
     def rows(self, rows: slice | Tensor) -> "Queries":
-        """Some of the queries."""
-        return Queries(self.u[rows], self.precision if self.is_white else self.precision[rows])
+        """Return some of the queries, given by number."""
+        return Queries(self.u[rows], self.precision if self.is_white else self.precision[rows], self.stratum)
 
     def scorer(self, largest_tile: int) -> Scorer:
-        """What scores tiles of up to so many keys for these queries."""
+        """Return a scorer of these queries for tiles of at most `largest_tile` keys."""
         return (_WhiteScorer if self.is_white else _WeightedScorer)(self, largest_tile)
 
 

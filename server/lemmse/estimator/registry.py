@@ -1,12 +1,11 @@
-"""Several indexes, by name."""
+"""The registry of the loaded indexes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from os import PathLike
 
-from numpy.typing import ArrayLike
-
 from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.contract.measurement import Measurement
 from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK, Reconstructor
 from lemmse.index import open_index
 
@@ -19,7 +18,7 @@ class Registry:
     Parameters
     ----------
     reconstructors : mapping of str to Reconstructor
-        At least one.
+        The reconstructors by the names of their indexes; at least one.
     """
 
     def __init__(self, reconstructors: Mapping[str, Reconstructor]) -> None:
@@ -34,14 +33,14 @@ class Registry:
         exact_work: float | None = None,
         scheduler: str | None = None,
     ) -> "Registry":
-        """Open index folders; the keyword arguments are those of `Reconstructor`.
+        """Return the indexes of some folders; the keyword arguments are those of `Reconstructor`.
 
         Raises
         ------
         InvalidArgument
-            Two folders have one name, or the device is not there.
+            Two indexes have the same name, or the device does not exist.
         LemmseError
-            A folder is not a sound index, or the workers of the scheduler cannot hold one.
+            A folder is not a valid index, or the workers of the scheduler cannot load it.
         """
         reconstructors: dict[str, Reconstructor] = {}
         with ExitStack() as opened:
@@ -62,7 +61,7 @@ class Registry:
         return cls(reconstructors)
 
     def close(self) -> None:
-        """Have the workers of a scheduler let go of the keys."""
+        """Release the keys that the workers of a scheduler hold."""
         for reconstructor in self:
             reconstructor.close()
 
@@ -71,7 +70,7 @@ class Registry:
         return iter(self._reconstructors.values())
 
     def get(self, name: str) -> Reconstructor:
-        """Return an index by name; the empty name stands for the only one.
+        """Return the index of a name; the empty name means the only index.
 
         Raises
         ------
@@ -89,18 +88,16 @@ class Registry:
             raise NotFound(f"index: expected one of {names}, got {name[:100]!r}")
         return self._reconstructors[name]
 
-    def choose(
-        self, name: str, quality: str, *, y: ArrayLike, sigma: ArrayLike, mask: ArrayLike | None
-    ) -> Reconstructor:
-        """Return the index that is to reconstruct a measurement.
+    def choose(self, name: str, quality: str, measurement: Measurement) -> Reconstructor:
+        """Return the index to reconstruct a measurement with: that of the name, if one is given.
 
-        It is that of the name. Where none is given, quality is "best" and all indexes are of the same images
-        and inverse problem, it is the one whose pictures were found best at this noise.
+        If none is given, quality is "best" and all indexes are of the same images and inverse problem, it is
+        the one of the highest calibrated PSNR at this noise.
 
         Raises
         ------
         InvalidArgument
-            Which index is not clear, or the measurement is none.
+            Several indexes qualify, or the measurement is invalid.
         NotFound
             There is no such index.
         """
@@ -108,4 +105,4 @@ class Registry:
         same = len({(one.digest, one.physics, one.pre_inverse) for one in manifests}) == 1
         if name or quality != "best" or not same or not all(one.pictures for one in manifests):
             return self.get(name)
-        return max(self, key=lambda one: one.expected_db(y, sigma=sigma, mask=mask))
+        return max(self, key=lambda one: one.expected_db(measurement))

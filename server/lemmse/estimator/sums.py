@@ -1,4 +1,4 @@
-"""Posterior sums: what the weights w_km(u) of a set of keys add up to, and their exact merge.
+"""Posterior sums: the sums of the weights w_km(u) over a set of keys, and their exact merge.
 
 The sums over two disjoint sets of keys merge into the sums over their union, in any order, so one class
 serves a tile of keys, a shard and a machine. Weights reach from 1 down to e^(−10⁶), hence they are kept
@@ -12,98 +12,99 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-__all__ = ["HEAVIEST", "MEAN_ONLY", "Posterior", "PosteriorSums", "Want"]
+__all__ = ["HEAVIEST", "MEAN_ONLY", "Outputs", "Posterior", "PosteriorSums"]
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
-    """Which sums are wanted beside those of the mean."""
+class Outputs:
+    """Which sums to compute beside those of the mean, Σ w and Σ w t."""
 
     variance: bool = False
     """Σ w t²."""
     ess: bool = False
     """Σ w²."""
     top: int = 0
-    """How many of the heaviest keys to name."""
+    """Number of heaviest keys to name."""
     error: bool = False
-    """What the moments may typically be off by."""
+    """The error variance of the sums over groups of keys."""
     bounds: bool = False
-    """What they may be off by at most."""
+    """Bounds on the sums over groups of keys, for a certified error."""
     patch: bool = False
-    """Σ w v and, with the variance, Σ w v²: the whole patches that the targets are the centres of."""
+    """Σ w v and, with the variance, Σ w v²: whole patches, of which the targets are the centres."""
 
     def rows(self, t_length: int) -> int:
-        """How many moments of targets of length T take part: 1 and t, or 1, t and t²."""
+        """Return the number of moments of targets of length T: those of 1 and t, or of 1, t and t²."""
         return 1 + t_length * (2 if self.variance else 1)
 
     def patch_rows(self, p_length: int) -> int:
-        """How many numbers of patches of length P take part: none, v, or v and v²."""
+        """Return the number of moments of patches of length P: none, those of v, or of v and v²."""
         return p_length * (2 if self.variance else 1) if self.patch else 0
 
 
-MEAN_ONLY = Want()
-HEAVIEST = Want(top=1)
+MEAN_ONLY = Outputs()
+HEAVIEST = Outputs(top=1)
 
 
 @dataclass(frozen=True, slots=True)
 class PosteriorSums:
     """Sums over a set of keys for Q queries, in float64, relative to e^log_max.
 
-    A key that stands for n equal training patches counts n times. A sum that is not wanted has no columns.
+    A key that stands for n equal training patches counts n times. Sums that were not requested have no
+    columns.
     """
 
     log_max: Tensor
     """Largest log w, (Q,); −∞ where there is no key."""
     moments: Tensor
-    """Σ w, Σ w t and, if wanted, Σ w t², (Q, 1 + T or 1 + 2T)."""
+    """Σ w, Σ w t and, with the variance, Σ w t², (Q, 1 + T or 1 + 2T)."""
     patches: Tensor
-    """Σ w v and, if wanted, Σ w v², (Q, 0, P or 2P)."""
+    """Σ w v and, with the variance, Σ w v², (Q, 0, P or 2P)."""
     w2: Tensor
     """Σ w², (Q, 1 or 0)."""
-    doubt: Tensor
-    """Σ a², Σ a² t, Σ a² t² over groups of keys that were not summed but estimated, whose sum of weights may
-    be off by a; relative to e^(2 log_max), (Q, 1 + 2T or 0)."""
+    error_variance: Tensor
+    """Σ a², Σ a² t, Σ a² t² over the groups of keys that are summed by their moments, where a is the standard
+    error of a group's Σ w; relative to e^(2 log_max), (Q, 1 + 2T or 0)."""
     bounds: Tensor
-    """At least Σ w, and at least and at most Σ w (t − h) for a given h, (Q, 1 + 2T or 0)."""
+    """Lower bound of Σ w, lower and upper bound of Σ w (t − h) for the reference mean h, (Q, 1 + 2T or 0)."""
     top_log_w: Tensor
     """log w of the heaviest keys in descending order, (Q, R); −∞ where there are fewer."""
     top_key: Tensor
-    """Their numbers, int64, (Q, R); −1 where there are fewer."""
-    touched: Tensor
+    """Numbers of the heaviest keys, int64, (Q, R); −1 where there are fewer."""
+    keys_evaluated: Tensor
     """Distinct keys whose distance was computed, int64, (Q,)."""
 
     @classmethod
     def empty(
-        cls, queries: int, t_length: int, p_length: int, want: Want, device: torch.device
+        cls, queries: int, t_length: int, p_length: int, outputs: Outputs, device: torch.device
     ) -> "PosteriorSums":
-        """Sums over no key."""
+        """Return the sums over no key."""
 
         def full(columns: int, value: float = 0.0) -> Tensor:
             return torch.full((queries, columns), value, dtype=torch.float64, device=device)
 
         return cls(
             log_max=full(1, -math.inf)[:, 0],
-            moments=full(want.rows(t_length)),
-            patches=full(want.patch_rows(p_length)),
-            w2=full(1 * want.ess),
-            doubt=full((1 + 2 * t_length) * want.error),
-            bounds=full((1 + 2 * t_length) * want.bounds),
-            top_log_w=full(want.top, -math.inf),
-            top_key=torch.full((queries, want.top), -1, device=device),
-            touched=torch.zeros(queries, dtype=torch.int64, device=device),
+            moments=full(outputs.rows(t_length)),
+            patches=full(outputs.patch_rows(p_length)),
+            w2=full(1 * outputs.ess),
+            error_variance=full((1 + 2 * t_length) * outputs.error),
+            bounds=full((1 + 2 * t_length) * outputs.bounds),
+            top_log_w=full(outputs.top, -math.inf),
+            top_key=torch.full((queries, outputs.top), -1, device=device),
+            keys_evaluated=torch.zeros(queries, dtype=torch.int64, device=device),
         )
 
     @classmethod
     def join(cls, parts: Sequence["PosteriorSums"]) -> "PosteriorSums":
-        """Sums of several blocks of queries, one block after the other."""
+        """Return the sums of several blocks of queries, concatenated."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def take(self, rows: Tensor) -> "PosteriorSums":
-        """Sums of some of the queries, by number."""
+        """Return the sums of some of the queries, given by number."""
         return PosteriorSums(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def put(self, rows: Tensor, other: "PosteriorSums") -> "PosteriorSums":
-        """Sums with others in place of those of some queries, by number."""
+        """Return the sums with those of some queries, given by number, replaced."""
         return PosteriorSums(
             *(
                 getattr(self, field.name).index_copy(0, rows, getattr(other, field.name))
@@ -112,7 +113,7 @@ class PosteriorSums:
         )
 
     def shift(self, constant: Tensor | float) -> "PosteriorSums":
-        """Sums with a constant, one for all queries or one for each, added to every log w."""
+        """Return the sums with a constant, a number or (Q,), added to every log w."""
         constant = torch.as_tensor(constant, dtype=torch.float64, device=self.log_max.device)
         return replace(
             self,
@@ -120,22 +121,24 @@ class PosteriorSums:
             top_log_w=self.top_log_w + constant.reshape(-1, 1),
         )
 
-    def certain(self, t_length: int, want: Want, about: Tensor | None) -> "PosteriorSums":
-        """The sums, whose keys were all summed one by one, with what is wanted about their errors.
+    def with_exact_errors(
+        self, t_length: int, outputs: Outputs, reference: Tensor | None = None
+    ) -> "PosteriorSums":
+        """Return the sums with the error outputs of keys that were all evaluated one by one.
 
-        `about` is the h of bounds, (Q, T).
+        The error variance is 0, and the bounds about the reference mean h, (Q, T), are the sums themselves.
         """
         w, wt = self.moments[:, :1], self.moments[:, 1 : 1 + t_length]
-        doubt, bounds = self.doubt, self.bounds
-        if want.error:
-            doubt = w.new_zeros(len(w), 1 + 2 * t_length)
-        if want.bounds and about is not None:
-            deviation = wt - about * w
+        error_variance, bounds = self.error_variance, self.bounds
+        if outputs.error:
+            error_variance = w.new_zeros(len(w), 1 + 2 * t_length)
+        if outputs.bounds and reference is not None:
+            deviation = wt - reference * w
             bounds = torch.cat([w, deviation, deviation], dim=1)
-        return replace(self, doubt=doubt, bounds=bounds)
+        return replace(self, error_variance=error_variance, bounds=bounds)
 
     def merge(self, other: "PosteriorSums") -> "PosteriorSums":
-        """Sums over the union of two disjoint sets of keys, of which the same sums are wanted."""
+        """Return the sums over the union of two disjoint sets of keys, with the same outputs."""
         log_max = torch.maximum(self.log_max, other.log_max)
         # Where neither has a key the maximum is −∞, and −∞ − (−∞) is no number.
         reference = log_max.clamp(min=torch.finfo(log_max.dtype).min)
@@ -151,15 +154,15 @@ class PosteriorSums:
             moments=a * self.moments + b * other.moments,
             patches=a * self.patches + b * other.patches,
             w2=a.square() * self.w2 + b.square() * other.w2,
-            doubt=a.square() * self.doubt + b.square() * other.doubt,
+            error_variance=a.square() * self.error_variance + b.square() * other.error_variance,
             bounds=a * self.bounds + b * other.bounds,
             top_log_w=top_log_w,
             top_key=top_key,
-            touched=self.touched + other.touched,
+            keys_evaluated=self.keys_evaluated + other.keys_evaluated,
         )
 
     def posterior(self, t_length: int) -> "Posterior":
-        """What the sums say about each query, for targets of length T."""
+        """Return the posterior of each query, for targets of length T."""
         w, wt, wt2 = self.moments.tensor_split([1, 1 + t_length], dim=1)
         p_length = self.patches.shape[1] // (2 if wt2.shape[1] else 1)
         mean, variance = _mean_and_variance(wt, wt2, w)
@@ -179,48 +182,49 @@ class PosteriorSums:
         )
 
     def _error(self, mean: Tensor, w: Tensor) -> Tensor:
-        """√(Σ a² (t − mean)²) / Σ w: independent errors of the groups add up in squares."""
-        if not self.doubt.shape[1]:
-            return self.doubt
-        a2, a2t, a2t2 = self.doubt.tensor_split([1, 1 + mean.shape[1]], dim=1)
+        """Return √(Σ a² (t − mean)²) / Σ w: independent errors of the groups add up in squares."""
+        if not self.error_variance.shape[1]:
+            return self.error_variance
+        a2, a2t, a2t2 = self.error_variance.tensor_split([1, 1 + mean.shape[1]], dim=1)
         return (a2t2 - 2 * mean * a2t + mean.square() * a2).clamp_(min=0.0).sqrt_() / w
 
     def _error_bound(self, t_length: int) -> Tensor:
-        """What |Σ w (t − h) / Σ w| = |mean − h| can be at most."""
+        """Return an upper bound of |Σ w (t − h) / Σ w| = |mean − h|."""
         if not self.bounds.shape[1]:
             return self.bounds
-        least, low, high = self.bounds.tensor_split([1, 1 + t_length], dim=1)
-        # Of infinite bounds merging may make what is no number.
-        return (torch.maximum(low.abs(), high.abs()) / least).nan_to_num(nan=math.inf, posinf=math.inf)
+        least_w, low, high = self.bounds.tensor_split([1, 1 + t_length], dim=1)
+        # The merge of infinite bounds may be NaN.
+        return (torch.maximum(low.abs(), high.abs()) / least_w).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def _mean_and_variance(wt: Tensor, wt2: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ w t / Σ w and, where there is a Σ w t², what it exceeds the square of that by."""
+    """Return Σ w t / Σ w and, where Σ w t² is given, Σ w t² / Σ w minus the square of that."""
     mean = wt / w
     return mean, (wt2 / w - mean[:, : wt2.shape[1]].square()).clamp_(min=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """The posterior of the targets given each query; float64; what was not wanted has no columns."""
+    """The posterior of the targets given each query, float64; outputs not requested have no columns."""
 
     mean: Tensor
     """Σ w t / Σ w, (Q, T)."""
     variance: Tensor
     """Σ w t² / Σ w − mean², (Q, T or 0)."""
     patch: Tensor
-    """Mean of the whole patches, Σ w v / Σ w, (Q, P or 0)."""
+    """Mean of the whole patch, Σ w v / Σ w, (Q, P or 0)."""
     patch_variance: Tensor
-    """Variance of each of their coordinates, (Q, P or 0)."""
+    """Variance of each coordinate of the patch, (Q, P or 0)."""
     ess: Tensor
     """Effective sample size (Σ w)² / Σ w², (Q, 1 or 0)."""
     error: Tensor
-    """Typical error of the mean, up to a factor that calibration finds, (Q, T or 0)."""
+    """Standard error of the mean as an approximation of the sum over all keys, up to a factor that
+    calibration measures, (Q, T or 0)."""
     error_bound: Tensor
-    """What |mean − h| can be at most, for the h that bounds were asked about, (Q, T or 0)."""
+    """Upper bound of |mean − h| for the reference mean h, (Q, T or 0)."""
     log_density: Tensor
     """log Σ w, (Q,)."""
     top_weight: Tensor
-    """Shares of the heaviest keys, (Q, R)."""
+    """Shares of the heaviest keys in Σ w, in descending order, (Q, R)."""
     top_key: Tensor
-    """Their numbers, int64, (Q, R)."""
+    """Numbers of the heaviest keys, int64, (Q, R)."""

@@ -1,4 +1,4 @@
-"""The family beside LE-MMSE, from whole training images: MMSE and E-MMSE.
+"""MMSE and E-MMSE: the sums over whole training images and their translations.
 
 With a_k = A x_k and the precision λ = 1/s² of each pixel and channel of y (0 where nothing was observed):
 
@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.estimator.cancellation import Cancel, never, stop_if
-from lemmse.estimator.sums import MEAN_ONLY, PosteriorSums, Want
+from lemmse.estimator.cancellation import raise_if_cancelled
+from lemmse.estimator.sum_spec import EXACT, SumSpec
+from lemmse.estimator.sums import Outputs, PosteriorSums
 
 __all__ = ["WholeImages"]
 
 _BLOCK = 2**20
-"""Numbers of the training images to treat at a time: 8 MB in each of some ten temporaries."""
+"""Pixels of the training images processed at once: 8 MB in each of some ten temporaries."""
 
 
 class WholeImages:
@@ -65,7 +66,7 @@ class WholeImages:
     >>> x = np.array([[0.0, 0.2, 0.4], [1.0, 0.8, 0.9]]).reshape(2, 1, 3, 1)
     >>> whole = WholeImages(x, x, torch.device("cpu"))
     >>> y, precision = np.array([0.2, 0.4, 0.0]).reshape(1, 3, 1), np.full((1, 3, 1), 1e4)
-    >>> sums = whole.sums(y, precision, equivariant=True, want=Want(top=1))
+    >>> sums = whole.sums(y, precision, SumSpec(outputs=Outputs(top=1)), equivariant=True)
     >>> posterior = sums.posterior(3)
     >>> posterior.mean.numpy().round(3)
     array([[0.2, 0.4, 0. ]])
@@ -94,44 +95,40 @@ class WholeImages:
     def sums(
         self,
         y: NDArray[np.floating],
-        precision: NDArray[np.floating],
+        precision: float | NDArray[np.floating],
+        spec: SumSpec = EXACT,
         *,
         equivariant: bool,
-        want: Want = MEAN_ONLY,
-        cancelled: Cancel = never,
     ) -> PosteriorSums:
-        """Sum the weights of all images, or of all their translations, for one measurement.
+        """Return the sums over all images, or over all their translations, for one measurement.
 
         Parameters
         ----------
         y : float, (H, W, C)
-            The measurement, not pre-inverted, of the size of the training images. What it holds where the
-            precision is 0 is ignored, NaN too.
-        precision : float, (H, W, C)
-            1/s², s the standard deviation of the noise in each pixel and channel, in intensity units; 0
+            The measurement, not pre-inverted, of the size of the training images; any number, or NaN, where
+            the precision is 0.
+        precision : float or (H, W, C)
+            λ = 1/s², s the standard deviation of the noise in each pixel and channel, in intensity units; 0
             where nothing was observed.
+        spec : SumSpec
+            Its outputs, other than bounds and patch.
         equivariant : bool
-            E-MMSE, else MMSE.
-        want : Want
-            Which sums beside those of the mean.
-        cancelled : callable
-            Polled for every block of images.
+            Whether all translations of each image count (E-MMSE), or each image as it is (MMSE).
 
         Returns
         -------
         PosteriorSums
             For one query (Q = 1) whose target is the whole image, T = H·W·C, flattened row, column, channel.
-            Their log Σ w is the log density of the observed, unmasked pixels of y, where each of the M keys
-            that count has 1/M of it.
-            Key numbers are k for MMSE and k·H·W + s for E-MMSE, where the shift s counts row by row and
-            pixel n takes its value from x_k[n + s].
+            log Σ w is the log density of the observed, unmasked pixels of y, in which each of the M keys that
+            count has a share 1/M of the prior. Key numbers are k for MMSE and k·H·W + s for E-MMSE, where the
+            shift s counts row by row and pixel n takes its value from x_k[n + s].
 
         Raises
         ------
         InvalidArgument
             y has not the size of the training images.
         Cancelled
-            `cancelled()` was true.
+            `spec.cancelled()` was true; it is polled for every block of images.
 
         References
         ----------
@@ -143,40 +140,41 @@ class WholeImages:
                 f"expected an image of shape {self.shape}, the size of the training images, which the "
                 f"estimators mmse and e-mmse compare as a whole, got {y.shape}; le-mmse takes any size",
             )
-        lam = self._tensor(precision)
-        observed = self._tensor(np.where(precision > 0, y, 0.0))
+        lam = self._tensor(np.broadcast_to(precision, y.shape))
+        observed = self._tensor(np.where(np.greater(precision, 0), y, 0.0))
         prepare = self._translations if equivariant else self._images
-        block_sums = prepare(observed, lam, want)
-        sums = PosteriorSums.empty(1, y.size, 0, replace(want, error=False), lam.device)
+        block_sums = prepare(observed, lam, spec.outputs)
+        sums = PosteriorSums.empty(1, y.size, 0, replace(spec.outputs, error=False), lam.device)
         step = max(1, _BLOCK // y.size)
         for first in range(0, len(self._x), step):
-            stop_if(cancelled)
+            raise_if_cancelled(spec.cancelled)
             sums = sums.merge(block_sums(first, first + step))
         counted = lam[(lam > 0) & (self._b != 0)]
         log_norm = 0.5 * (counted / (2 * math.pi)).log().sum()
-        return sums.shift(log_norm - sums.touched.double().log())
+        sums = sums.shift(log_norm - sums.keys_evaluated.double().log())
+        return sums.with_exact_errors(y.size, spec.outputs)
 
     def _tensor(self, array: NDArray[np.floating]) -> Tensor:
-        """An array (H, W, C) as float64, (C, H, W)."""
+        """Return an array (H, W, C) as float64, (C, H, W)."""
         return torch.tensor(array, dtype=torch.float64, device=self._x.device).movedim(-1, 0).contiguous()
 
-    def _images(self, y: Tensor, lam: Tensor, want: Want) -> "_BlockSums":
-        """MMSE over the images of a block."""
+    def _images(self, y: Tensor, lam: Tensor, outputs: Outputs) -> "_BlockSums":
+        """Return a function that sums over the images of a block, for MMSE."""
         compared = (lam * (self._b != 0)).flatten()
 
         def block_sums(start: int, stop: int) -> PosteriorSums:
             x, a = _planes(self._x[start:stop]), _planes(self._a[start:stop])
             log_w = -0.5 * ((y - a).square_().flatten(1) @ compared)  # (B,)
             w = (log_w - log_w.max()).exp_()
-            targets = [x, x.square()] if want.variance else [x]
-            return _sums(log_w, w, [torch.tensordot(w, t, dims=1) for t in targets], want, start)
+            targets = [x, x.square()] if outputs.variance else [x]
+            return _sums(log_w, w, [torch.tensordot(w, t, dims=1) for t in targets], outputs, start)
 
         return block_sums
 
-    def _translations(self, y: Tensor, lam: Tensor, want: Want) -> "_BlockSums":
-        """E-MMSE over all translations of the images of a block."""
+    def _translations(self, y: Tensor, lam: Tensor, outputs: Outputs) -> "_BlockSums":
+        """Return a function that sums over all translations of the images of a block, for E-MMSE."""
         size = y.shape[1:]
-        seen = (self._b != 0).double()
+        unmasked = (self._b != 0).double()
         inverse = torch.where(self._b != 0, 1 / self._b, 0.0)
         # The square in log w expands into one correlation for each power of a; the first is a term of the
         # shift alone. Hats are Fourier transforms, over which a correlation is a product.
@@ -185,28 +183,28 @@ class WholeImages:
         )
         linear, quadratic = _fft(lam * self._b * y).conj(), _fft(-0.5 * lam).conj()
         # Unmasked pixels that the shift would compare with masked ones.
-        unlike = _ifft(_fft(seen).conj() * _fft(1 - seen), size).sum(0)  # (H, W)
+        unlike = _ifft(_fft(unmasked).conj() * _fft(1 - unmasked), size).sum(0)  # (H, W)
         by_shift = by_shift.where(unlike < 0.5, -math.inf)
 
         def block_sums(start: int, stop: int) -> PosteriorSums:
             x, a = _planes(self._x[start:stop]), _planes(self._a[start:stop])
-            scores_hat = (linear * _fft(a * inverse)).add_(quadratic * _fft(a.square() * seen)).sum(1)
+            scores_hat = (linear * _fft(a * inverse)).add_(quadratic * _fft(a.square() * unmasked)).sum(1)
             log_w = _ifft(scores_hat, size).add_(by_shift)  # (B, H, W)
             w = (log_w - log_w.max()).exp_()
             w_hat = _fft(w).conj()[:, None]
-            targets = [x, x.square()] if want.variance else [x]
+            targets = [x, x.square()] if outputs.variance else [x]
             means = [_ifft((w_hat * _fft(t)).sum(0), size) for t in targets]  # Σ_ks w_k(s) t_k[n + s]
-            return _sums(log_w.flatten(), w, means, want, start * size.numel())
+            return _sums(log_w.flatten(), w, means, outputs, start * size.numel())
 
         return block_sums
 
 
 _BlockSums = Callable[[int, int], PosteriorSums]
-"""The sums over the images from `start` to `stop`."""
+"""Returns the sums over the images start … stop − 1."""
 
 
 def _planes(images: Tensor) -> Tensor:
-    """(B, H, W, C) as float64, (B, C, H, W)."""
+    """Return images (B, H, W, C) as float64, (B, C, H, W)."""
     return images.movedim(-1, 1).to(torch.float64, memory_format=torch.contiguous_format)
 
 
@@ -220,18 +218,18 @@ def _ifft(x_hat: Tensor, size: torch.Size) -> Tensor:
     return x
 
 
-def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], want: Want, first: int) -> PosteriorSums:
-    """Gather the sums over one block; its keys count from `first`, their log w is (m,)."""
-    top_log_w, top_key = log_w.topk(min(want.top, len(log_w)))
+def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], outputs: Outputs, first: int) -> PosteriorSums:
+    """Return the sums over one block, whose m keys are numbered from `first`; log_w is (m,)."""
+    top_log_w, top_key = log_w.topk(min(outputs.top, len(log_w)))
     flat = [mean.movedim(0, -1).flatten() for mean in means]  # each (H·W·C,)
     return PosteriorSums(
         log_max=log_w.max()[None],
         moments=torch.cat([w.sum()[None], *flat])[None],
         patches=w.new_empty(1, 0),
-        w2=w.square().sum()[None, None] if want.ess else w.new_empty(1, 0),
-        doubt=w.new_empty(1, 0),
+        w2=w.square().sum()[None, None] if outputs.ess else w.new_empty(1, 0),
+        error_variance=w.new_empty(1, 0),
         bounds=w.new_empty(1, 0),
         top_log_w=top_log_w[None],
         top_key=torch.where(top_log_w > -math.inf, top_key + first, -1)[None],
-        touched=(log_w > -math.inf).sum()[None],
+        keys_evaluated=(log_w > -math.inf).sum()[None],
     )

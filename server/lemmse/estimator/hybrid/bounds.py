@@ -1,4 +1,4 @@
-"""Bounds on what the groups that stay closed can add, whatever their keys are, for certified errors."""
+"""Bounds on the sums over closed groups, whatever their keys are, for certified errors."""
 
 import math
 
@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.estimator.hybrid.numbers import compiled
+from lemmse.estimator.hybrid.records import GroupSums
 
 __all__ = ["add_bounds", "log_most"]
 
 _LARGEST = 600.0
-"""Logarithm of the largest weight worth telling from infinity."""
+"""Logarithm of the largest weight that is not taken for infinite."""
 _ROUNDING = np.float32(1e-5)
-"""Relative error that a squared distance of rotated float32 coordinates stays below."""
+"""Upper bound of the relative error of a squared distance of rotated float32 coordinates."""
 
 
 @compiled
@@ -21,9 +22,9 @@ def log_most(
     low: NDArray[np.float32],
     high: NDArray[np.float32],
     log_n: np.float32,
-    sigma2: np.float32,
+    precision: np.float32,
 ) -> np.float32:
-    """Log of what the weights of a group can add up to at most: all keys at the least distance to its extent.
+    """Return the log of an upper bound of a group's Σ w: all n keys at the least distance to its extent.
 
     The norms of the trailing coordinates of query and key differ by no more than the vectors do.
     """
@@ -32,30 +33,35 @@ def log_most(
         d = max(np.float32(0.0), max(low[i] - extent[i], extent[i] - high[i]))
         least += d * d
         size += extent[i] * extent[i]
-    # What float32 may have lost in the coordinates.
+    # The rounding of the coordinates in float32.
     least = max(np.float32(0.0), least - _ROUNDING * (least + size))
-    return log_n - np.float32(0.5) * least / sigma2
+    return log_n - np.float32(0.5) * least * precision
 
 
 @compiled
 def add_bounds(
-    row: NDArray[np.float64],
-    about: NDArray[np.float64],
+    sums: GroupSums,
+    q: int,
+    reference: NDArray[np.float64],
     log_most: np.float32,
     log_least: np.float32,
     target_low: NDArray[np.float32],
     target_high: NDArray[np.float32],
 ) -> None:
-    """Add to Σ w its least, and to Σ w (t − h) its least and greatest, for weights within their bounds."""
-    t_length = about.shape[0]
+    """Add the bounds of a group to those of query q: of Σ w, and of Σ w (t − h) for the reference mean h.
+
+    `log_most` and `log_least` are the logs of an upper and a lower bound of the group's Σ w.
+    """
+    t_length = reference.shape[1]
     if log_most > _LARGEST:  # the group may outweigh all that is known
-        row[1 : 1 + t_length] = -np.inf
-        row[1 + t_length :] = np.inf
+        for c in range(t_length):
+            sums.low[q, c] = -np.inf
+            sums.high[q, c] = np.inf
         return
     least = math.exp(np.float64(log_least))
     most = max(least, math.exp(np.float64(log_most)))
-    row[0] += least
+    sums.least_w[q] += least
     for c in range(t_length):
-        below, above = target_low[c] - about[c], target_high[c] - about[c]
-        row[1 + c] += min(least * below, most * below)
-        row[1 + t_length + c] += max(least * above, most * above)
+        below, above = target_low[c] - reference[q, c], target_high[c] - reference[q, c]
+        sums.low[q, c] += min(least * below, most * below)
+        sums.high[q, c] += max(least * above, most * above)

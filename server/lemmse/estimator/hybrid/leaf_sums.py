@@ -15,37 +15,40 @@ from lemmse.estimator.hybrid.numbers import (
     exp2,
     rounded_down,
 )
-from lemmse.estimator.hybrid.records import KeyArrays, Patches, Results, Wanted
+from lemmse.estimator.hybrid.records import GroupSums, Job, KeyArrays, KeySums, Patches
 from lemmse.estimator.hybrid.simd import LANES, add_squares, add_weighted_squares, dot, maximum
 
-__all__ = ["Scratch", "add_keys", "key_scores", "scratch_of"]
+__all__ = ["Scratch", "add_keys", "allocate_scratch", "key_scores"]
 
-_NEGLIGIBLE = -30.0
-"""Keys that weigh less than e^−30 of the heaviest do not show."""
-_TOO_LITTLE = 1e-9
-"""Keys that weigh less than this share of the heaviest do not show in a mean of patches."""
-_MORE = 0.1
-"""What is known of log Σ w is corrected by no less."""
+_LOG_NEGLIGIBLE = -30.0
+"""Keys of less than e^−30 of the weight of the heaviest key are left out."""
+_NEGLIGIBLE = 1e-9
+"""Keys of less than this share of the weight of the heaviest key are left out of Σ w v."""
+_CORRECTION = 0.1
+"""Smallest correction of the estimate of log Σ w."""
 
 
 class Scratch(NamedTuple):
-    """What the keys of a leaf are scored in."""
+    """Working memory for the keys of a leaf."""
 
     scores: NDArray[np.float32]
-    """log2 w of runs of LANES keys."""
+    """log2 w, then w, of runs of LANES keys, (runs, LANES)."""
     codes: NDArray[np.int64]
-    """Where each run begins in the codes."""
+    """Start of each run in the codes, (runs,)."""
     moments: NDArray[np.int64]
-    """Where it begins in the moments, and −1."""
+    """Start of each run in the moments, and −1 after the last, (runs + 1,)."""
     x: NDArray[np.float32]
     """A query, (P,)."""
     sums: NDArray[np.float32]
-    """(LANES,)."""
+    """Sums or weights of LANES keys, (LANES,)."""
 
 
 @compiled_to_allocate
-def scratch_of(keys: KeyArrays, p: int) -> Scratch:
-    """What the keys of the largest leaf can be scored in; a leaf may begin and end within a run."""
+def allocate_scratch(keys: KeyArrays, p: int) -> Scratch:
+    """Return working memory for the largest leaf and patches of length p.
+
+    A leaf may begin and end within a run.
+    """
     runs = keys.longest // LANES + 2
     return Scratch(
         aligned(runs * LANES).reshape(runs, LANES),
@@ -58,9 +61,8 @@ def scratch_of(keys: KeyArrays, p: int) -> Scratch:
 
 @compiled
 def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Scratch) -> np.float32:
-    """Fill the scores log2 w of the keys of a leaf, LANES at a time; gives the largest."""
-    scores, weights, p = scratch.scores, patches.precision.shape[1], patches.steps.shape[1]
-    scale = np.float32(-0.5) * LOG2_E * keys.step * keys.step / patches.sigma2
+    """Fill the scores log2 w of the keys of a leaf, LANES at a time; return the largest."""
+    scores, weights, p = scratch.scores, patches.weights.shape[1], patches.steps.shape[1]
     codes, moments, lane = keys.leaf_codes[leaf], keys.leaf_moments[leaf], keys.leaf_lane[leaf]
     end = lane + keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]
     score_max = ABSENT
@@ -68,13 +70,13 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
     while end > 0:
         if weights > 0:
             add_weighted_squares(
-                patches.steps, patches.precision, q * p, q * weights, keys.codes, codes, p,
+                patches.steps, patches.weights, q * p, q * weights, keys.codes, codes, p,
                 scores, run * LANES,
             )  # fmt: skip
         else:
             add_squares(patches.steps, q * p, keys.codes, codes, p, scores, run * LANES)
         for k in range(LANES):
-            scores[run, k] = scale * scores[run, k] if lane <= k < end else ABSENT
+            scores[run, k] = patches.score_scale * scores[run, k] if lane <= k < end else ABSENT
         score_max = max(score_max, maximum(scores, run * LANES))
         scratch.codes[run], scratch.moments[run] = codes, moments
         codes, moments = codes + p * LANES, moments + keys.moment_rows * LANES
@@ -85,59 +87,51 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
 
 
 @compiled
-def add_keys(
-    leaf: int,
-    queries: NDArray[np.int32],
-    patches: Patches,
-    keys: KeyArrays,
-    want: Wanted,
-    scratch: Scratch,
-    results: Results,
-) -> None:
+def add_keys(leaf: int, queries: NDArray[np.int32], job: Job, scratch: Scratch) -> None:
     """Add the keys of a leaf to the sums of some queries."""
-    t_length = (results.opened.shape[1] - 2) // 2
-    rows = 1 + 2 * t_length
-    needed = rows if want.variance else 1 + t_length
+    keys, outputs, results, sums = job.keys, job.outputs, job.results, job.results.keys
+    t_length = sums.wt.shape[1]
     count = keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]
-    scores, moments, opened = scratch.scores, scratch.moments, results.opened
+    scores, moments = scratch.scores, scratch.moments
     for q in queries:
-        score_max = key_scores(leaf, patches, q, keys, scratch)
-        results.touched[q] += count
+        score_max = key_scores(leaf, job.patches, q, keys, scratch)
+        results.evaluated[q] += count
         log_max = np.float64(score_max) / np.float64(LOG2_E)
-        if log_max > results.opened_max[q]:
-            shrink = math.exp(results.opened_max[q] - log_max)
-            for c in range(rows):
-                opened[q, c] *= shrink
-            opened[q, rows] *= shrink * shrink
-            for i in range(results.opened_v.shape[1]):
-                results.opened_v[q, i] *= shrink
-            results.opened_max[q] = log_max
-        relative = log_max - results.opened_max[q]
-        if relative < _NEGLIGIBLE:
+        if log_max > sums.log_max[q]:
+            _scale_keys(sums, q, math.exp(sums.log_max[q] - log_max))
+            sums.log_max[q] = log_max
+        relative = log_max - sums.log_max[q]
+        if relative < _LOG_NEGLIGIBLE:
             continue
         factor = math.exp(relative)
         run = 0
         while moments[run] >= 0:
+            first, row = run * LANES, moments[run]
             for k in range(LANES):
                 scores[run, k] = exp2(scores[run, k] - score_max)
-            for c in range(needed):
-                opened[q, c] += factor * dot(scores, run * LANES, keys.moments, moments[run] + c * LANES)
-            if want.patch and factor * maximum(scores, run * LANES) > _TOO_LITTLE:
-                _add_patches(run, factor, q, keys, scratch, results)
-            if want.ess:
+            sums.w[q] += factor * dot(scores, first, keys.moments, row)
+            for c in range(t_length):
+                sums.wt[q, c] += factor * dot(scores, first, keys.moments, row + (1 + c) * LANES)
+            if outputs.variance:
+                for c in range(t_length):
+                    of_square = row + (1 + t_length + c) * LANES
+                    sums.wt2[q, c] += factor * dot(scores, first, keys.moments, of_square)
+            if outputs.patch and factor * maximum(scores, first) > _NEGLIGIBLE:
+                _add_patches(run, factor, q, keys, scratch, sums)
+            if outputs.ess:
                 for k in range(LANES):
                     scores[run, k] *= scores[run, k]
-                opened[q, rows] += factor * factor * dot(scores, run * LANES, keys.moments, moments[run])
+                sums.w2[q] += factor * factor * dot(scores, first, keys.moments, row)
             run += 1
-        log_sum = results.opened_max[q] + math.log(opened[q, 0])
-        if log_sum > results.log_z[q] + _MORE:
-            _raise(q, rounded_down(log_sum), results)  # as the scores of groups will see it
+        log_sum = sums.log_max[q] + math.log(sums.w[q])
+        if log_sum > results.log_z[q] + _CORRECTION:
+            log_z = rounded_down(log_sum)  # as the scores of groups take it
+            _scale_groups(results.groups, q, math.exp(results.log_z[q] - log_z))
+            results.log_z[q] = log_z
 
 
 @compiled
-def _add_patches(
-    run: int, factor: float, q: int, keys: KeyArrays, scratch: Scratch, results: Results
-) -> None:
+def _add_patches(run: int, factor: float, q: int, keys: KeyArrays, scratch: Scratch, sums: KeySums) -> None:
     """Add Σ w v over a run of keys to the sums of a query."""
     weights = scratch.sums
     for k in range(LANES):
@@ -145,21 +139,36 @@ def _add_patches(
     total = np.float64(0.0)
     for k in range(LANES):
         total += weights[k]
-    for i in range(results.opened_v.shape[1]):
+    for i in range(sums.wv.shape[1]):
         steps = dot(weights, 0, keys.codes, scratch.codes[run] + i * LANES)
-        results.opened_v[q, i] += factor * (keys.step * steps + total * keys.low)
+        sums.wv[q, i] += factor * (keys.step * steps + total * keys.low)
 
 
 @compiled
-def _raise(q: int, log_z: np.float64, results: Results) -> None:
-    """Take sums over closed groups of a query relative to more weight."""
-    t_length = (results.opened.shape[1] - 2) // 2
-    shrink = math.exp(results.log_z[q] - log_z)
-    results.log_z[q] = log_z
-    for c in range(1 + 2 * t_length):
-        results.closed[q, c] *= shrink
-        results.bounds[q, c] *= shrink
-    for i in range(results.closed_v.shape[1]):
-        results.closed_v[q, i] *= shrink
-    for c in range(1 + 2 * t_length, 3 + 4 * t_length):
-        results.closed[q, c] *= shrink * shrink
+def _scale_keys(sums: KeySums, q: int, factor: float) -> None:
+    """Multiply the weights of the keys of a query by a factor."""
+    sums.w[q] *= factor
+    sums.w2[q] *= factor * factor
+    for c in range(sums.wt.shape[1]):
+        sums.wt[q, c] *= factor
+        sums.wt2[q, c] *= factor
+    for i in range(sums.wv.shape[1]):
+        sums.wv[q, i] *= factor
+
+
+@compiled
+def _scale_groups(sums: GroupSums, q: int, factor: float) -> None:
+    """Multiply the weights of the closed groups of a query by a factor."""
+    sums.w[q] *= factor
+    sums.least_w[q] *= factor
+    sums.w2[q] *= factor * factor
+    sums.a2[q] *= factor * factor
+    for c in range(sums.wt.shape[1]):
+        sums.wt[q, c] *= factor
+        sums.wt2[q, c] *= factor
+        sums.a2t[q, c] *= factor * factor
+        sums.a2t2[q, c] *= factor * factor
+        sums.low[q, c] *= factor
+        sums.high[q, c] *= factor
+    for i in range(sums.wv.shape[1]):
+        sums.wv[q, i] *= factor

@@ -1,4 +1,4 @@
-"""What the compiled loops of hybrid are compiled with, and arithmetic that becomes vector instructions."""
+"""Compiler options of the loops of hybrid, and arithmetic that compiles to vector instructions."""
 
 import math
 from collections.abc import Callable
@@ -8,13 +8,22 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ABSENT", "LOG2_E", "aligned", "compiled", "compiled_to_allocate", "exp2", "log", "rounded_down"]
+__all__ = [
+    "ABSENT",
+    "LOG2_E",
+    "aligned",
+    "compiled",
+    "compiled_to_allocate",
+    "exp2",
+    "log",
+    "rounded_down",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 LOG2_E = np.float32(math.log2(math.e))
 ABSENT = np.float32(-1e30)
-"""Logarithm of the weight of a lane that holds nothing."""
+"""Logarithm of the weight of an empty SIMD lane."""
 _FLOOR = np.float32(-60.0)
 """Exponents of 2 are clamped to this, so that neither weights nor their squares are denormals."""
 _OPTIONS: dict[str, Any] = {
@@ -25,28 +34,28 @@ _OPTIONS: dict[str, Any] = {
 }
 """Sums may be taken in any order, which vector instructions need; infinities keep their meaning."""
 _NO_CALLS: dict[str, Any] = {"forceinline": True, "_nrt": False}
-"""Passing as many arrays to a function, and counting who holds them, takes longer than what it adds up."""
+"""Calls with many arrays as arguments, and their reference counts, take longer than the sums themselves."""
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile a function at its first call, and into those that call it; it may make no arrays.
+    """Return a function that is compiled at its first call, and inlined into compiled callers.
 
-    It lets go of the interpreter's lock.
+    It releases the interpreter's lock, and may not allocate arrays.
     """
     return cast(_Function, numba.njit(**_OPTIONS, **_NO_CALLS)(function))
 
 
 def compiled_to_allocate(function: _Function) -> _Function:
-    """As `compiled`, for a function that makes arrays."""
+    """Return a compiled function like `compiled`, which may allocate arrays and is not inlined."""
     return cast(_Function, numba.njit(**_OPTIONS)(function))
 
 
 @compiled
 def exp2(x: np.float32) -> np.float32:
-    """2^x of x up to 126, and no less than 2^_FLOOR.
+    """Return 2^x for x up to 126, and no less than 2^_FLOOR.
 
-    2^f on [0, 1) is a polynomial (relative error 2·10⁻⁷), 2^i is put together from its bits: unlike a call of
-    exp2, this becomes vector instructions.
+    2^f on [0, 1) is a polynomial (relative error 2·10⁻⁷) and 2^i is composed of its bits: unlike a call of
+    exp2, this compiles to vector instructions.
     """
     x = max(x, _FLOOR)
     whole = np.floor(x)
@@ -64,9 +73,9 @@ def exp2(x: np.float32) -> np.float32:
 
 @compiled
 def log(x: np.float32) -> np.float32:
-    """Natural logarithm of a normal number, to 5·10⁻⁷, relative where it is near 0.
+    """Return the natural logarithm of a normal number; error 5·10⁻⁷, relative near 0.
 
-    Unlike a call of log, this becomes vector instructions, see `exp2`.
+    Unlike a call of log, this compiles to vector instructions, see `exp2`.
     """
     bits = np.float32(x).view(np.int32)
     exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
@@ -85,14 +94,14 @@ def log(x: np.float32) -> np.float32:
 
 @compiled
 def rounded_down(x: np.float64) -> np.float64:
-    """The greatest float32 that is no greater than x, unless it is an infinity."""
+    """Return the greatest float32 that is no greater than x; infinities unchanged."""
     y = np.float32(x)
     return np.float64(np.nextafter(y, np.float32(-np.inf)) if np.float64(y) > x else y)
 
 
 @compiled_to_allocate
 def aligned(n: int) -> NDArray[np.float32]:
-    """N zeros that start a line of the cache: loads across lines take twice as long."""
+    """Return n zeros aligned to a cache line: loads across lines take twice as long."""
     space = np.zeros(n + 16, np.float32)
     first = -space.ctypes.data % 64 // 4
     return space[first : first + n]

@@ -1,19 +1,21 @@
 """The hybrid posterior: keys that matter are summed one by one, all others by the moments of their groups.
 
-Cells are opened into leaves and leaves into keys, per query, where what a group may hide is worth the look:
+Cells are opened into leaves and leaves into keys, per query, where the error a of a closed group matters:
 
-- in a group whose logits spread little (s ≤ s_max) the Gaussian estimate of its mass is off by a factor of
+- in a group whose logits vary little (s ≤ s_max) the Gaussian estimate of its mass is off by a factor of
   about e^±s:  a = mass (eˢ − 1) / Σ w;
-- in one whose sum hangs on its few nearest keys (s > s_max), what counts is how many of them are nearer than
+- in one whose sum depends on its few nearest keys (s > s_max), what counts is how many of them are nearer
+than
   ρ = √(−2 σ² log Σ w), where one key outweighs all others. Distances ‖u − v‖ are nearly normal, as those of
   a χ law are, with mean² = m − τ² and variance τ² = (Σ D d² + ½ Σ D²) / m,  m = Σ d² + Σ D,  d = u − μ; the
   expected number is n e^(−x²/2), x = (mean − ρ) / τ, by chance one or none:  a² = n e^(−x²/2). Patches have
   more outliers than that: τ² is taken 1.3 times as large, x² / (1 + x²/80) for x², and a is divided by e²,
-  so that one threshold means the same for cells and leaves, at every σ. No more than a counts as mass.
+  so that one threshold means the same for cells and leaves, at every σ. The mass is at most a.
 
 A group is opened where log a exceeds a threshold. One number is thus the tolerance at every σ: opening what
 exceeds it, in any query, is the least work for a given sum of squared errors over the image. No key is
-counted twice, and none left out but those of opened leaves that hold next to nothing (see `sketches`).
+counted twice, and none left out except those of opened leaves that hold next to nothing (see
+`sketch_bounds`).
 """
 
 from collections.abc import Callable
@@ -26,43 +28,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.estimator.cancellation import Cancel, never, stop_if
-from lemmse.estimator.hybrid.descent import ANYTHING, descend, probe
-from lemmse.estimator.hybrid.records import KeyArrays, Near, Patches, Results, Start, Wanted
-from lemmse.estimator.hybrid.sketch_bounds import Sketches, arrays_of
+from lemmse.estimator.cancellation import raise_if_cancelled
+from lemmse.estimator.hybrid.probe import ProbeLimits, probe
+from lemmse.estimator.hybrid.records import (
+    GroupSums,
+    Job,
+    KeyArrays,
+    KeySums,
+    Normalizer,
+    OutputFlags,
+    Patches,
+    Results,
+)
+from lemmse.estimator.hybrid.sketch_arrays import Sketches, sketch_arrays
+from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD, traverse
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.estimator.keys import Keys
-from lemmse.estimator.method import Known
-from lemmse.estimator.queries import Queries
-from lemmse.estimator.sums import HEAVIEST, MEAN_ONLY, PosteriorSums, Want
+from lemmse.estimator.queries import LOG2_E, Queries
+from lemmse.estimator.sum_spec import NormalizerEstimate, SumSpec
+from lemmse.estimator.sums import HEAVIEST, Outputs, PosteriorSums
 from lemmse.index.clustering.moments import LEADING, Basis
 from lemmse.index.clustering.sketches import Sketch, sketched
 
-__all__ = ["Descent", "as_patches", "first_look", "hybrid_sums"]
+__all__ = ["KeyTree", "as_patches", "estimate_log_z", "hybrid_sums"]
 
 _BLOCK = 2048
-"""Queries to treat together: the more there are, the more of them share a leaf."""
+"""Queries processed at once: the more there are, the more of them share a leaf."""
 _STRIP = 32
-"""Queries in a row that one thread takes at most."""
-_NEAR = Near(cells=8, leaves=16, keys=4096, trust=np.float32(2.0))
-_RELAX = 2.0
+"""Largest number of consecutive queries that one thread takes."""
+_PROBE = ProbeLimits(cells=8, leaves=16, keys=4096, largest_gain=np.float32(2.0))
+_FIRST_STEP = 2.0
 """First step of the threshold towards less work, for queries beyond their budget; steps double."""
 
 
 @dataclass(frozen=True)
-class Descent:
-    """Keys and their groups on the CPU, ready for the compiled loops."""
+class KeyTree:
+    """Keys and the tree of their groups on the CPU, ready for the compiled loops."""
 
     keys: Keys
     tree: Tree
+    """The groups, along the principal axes."""
     basis: Basis
-    """The principal axes of the tree."""
+    """The principal axes."""
     sketch: Sketch | None
-    """Sketches of the keys, of large ones."""
+    """Sketches of the keys, if these are large enough to have any."""
 
     @cached_property
     def key_arrays(self) -> KeyArrays:
-        """The keys in their leaves."""
+        """The keys as the compiled loops take them."""
         keys, leaf_keys = self.keys, self.tree.leaf_keys
         codes, lane = keys.packed.run_of(leaf_keys[:-1])
         return KeyArrays(
@@ -80,20 +93,23 @@ class Descent:
 
     @cached_property
     def sketches(self) -> Sketches:
-        """Their sketches, where they have any."""
-        return arrays_of(self.sketch, self.tree.leaf_keys)
+        """The sketches as the compiled loops take them."""
+        return sketch_arrays(self.sketch, self.tree.leaf_keys)
 
     @cached_property
-    def pixel_tree(self) -> Tree:
-        """The tree along the pixels, made when the first mask or noise map comes."""
+    def _pixel_tree(self) -> Tree:
         return self.tree.along_pixels(self.basis)
+
+    def tree_for(self, queries: Queries) -> Tree:
+        """Return the groups along the principal axes for white noise, along the pixels for weights."""
+        return self.tree if queries.is_white else self._pixel_tree
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="hybrid")
 
-    def share(self, work: Callable[[NDArray[np.int32]], None], count: int) -> None:
-        """Call work(queries) for shares of `count` queries, as many at once as there are threads."""
+    def run(self, work: Callable[[NDArray[np.int32]], None], count: int) -> None:
+        """Call work(queries) for shares of the queries 0 … count − 1, one share in each thread."""
         threads = torch.get_num_threads()
         strip = max(1, min(_STRIP, count // threads))  # neighbours are alike, and as much work
         share = np.arange(count, dtype=np.int32) // strip % threads
@@ -101,245 +117,244 @@ class Descent:
             pass
 
 
-def hybrid_sums(
-    descent: Descent,
-    queries: Queries,
-    *,
-    threshold: float,
-    budget: int | None = None,
-    known: Known | None = None,
-    about: Tensor | None = None,
-    stratum: int = 0,
-    want: Want = MEAN_ONLY,
-    cancelled: Cancel = never,
-) -> PosteriorSums:
-    """Sum the weights of all keys of a stratum for each query, the unimportant ones by groups.
+def hybrid_sums(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
+    """Return the sums over all keys of the queries' stratum, unimportant keys by their groups.
 
     Parameters
     ----------
-    descent : Descent
-        The keys and their groups, on the CPU.
+    key_tree : KeyTree
+        The keys and their groups.
     queries : Queries
         Query patches, (Q, P).
-    threshold : float
-        Natural logarithm of what a group that stays closed may hide; the lower, the more keys are summed.
-    budget : int, optional
-        Keys to sum at most for a query, >= 1.
-    known : Known, optional
-        What a first look found where other keys count beside these, so that groups are opened for what they
-        may hide of all; there may be nothing to be found. Its own first look if not given.
-    about : float64, (Q, T), optional
-        The mean h that bounds are wanted about; needed if they are, and the noise must be white. Groups are
-        then opened for what they can hold at most, which takes more keys than what they are likely to hold.
-    stratum, want, cancelled
-        As for `exact_sums`. The heaviest keys cannot be named, nor is there a variance of whole patches or,
-        where the noise is not white, a mean.
+    spec : SumSpec
+        Its threshold, budget, normalizer and outputs, and its reference mean if bounds are among these.
+        Without a normalizer all Σ w is taken to be in these keys. The heaviest keys cannot be named, and
+        there are no variances of whole patches; with a precision for each pixel there are no bounds and no
+        whole patches.
 
     Raises
     ------
     Cancelled
-        `cancelled()` was true.
+        `spec.cancelled()` was true.
     """
-    parts = []
-    for start in range(0, len(queries), _BLOCK):
-        stop_if(cancelled)
-        block = queries.rows(slice(start, start + _BLOCK))
-        limits = np.full(len(block), threshold, np.float32)
-        centre = None if about is None else about[start : start + _BLOCK]
-        of_block = None if known is None else known.of(slice(start, start + _BLOCK))
-        sums = _block_sums(descent, block, centre, limits, of_block, budget, stratum, want)
-        relax, alone = _RELAX, known is None
-        while len(again := torch.nonzero(_amiss(sums, limits, budget, alone))[:, 0]):
-            stop_if(cancelled)
-            rows = again.numpy()
-            limits[rows] += relax
-            relax *= 2
-            some = None if centre is None else centre[again]
-            of_rows = None if of_block is None else of_block.of(rows)
-            less = _block_sums(descent, block.rows(again), some, limits[rows], of_rows, budget, stratum, want)
-            sums = sums.put(again, less)
-        parts.append(sums)
-    return PosteriorSums.join(parts)
+    blocks = (slice(start, start + _BLOCK) for start in range(0, len(queries), _BLOCK))
+    return PosteriorSums.join(
+        [_sums_within_budget(key_tree, queries.rows(rows), spec.rows(rows)) for rows in blocks]
+    )
 
 
-def first_look(
-    descent: Descent,
-    queries: Queries,
-    *,
-    budget: int | None = None,
-    stratum: int = 0,
-    cancelled: Cancel = never,
-) -> PosteriorSums:
-    """What `hybrid_sums` takes Σ w for before it opens anything, and a key of the leaf that weighs most.
+def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
+    """Return the sums of a block of queries; those that opened too much are repeated with less work."""
+    raise_if_cancelled(spec.cancelled)
+    threshold = np.full(len(queries), spec.threshold, np.float32)
+    sums = _block_sums(key_tree, queries, spec, threshold)
+    step = _FIRST_STEP
+    while len(again := torch.nonzero(_opened_too_much(sums, threshold, spec))[:, 0]):
+        raise_if_cancelled(spec.cancelled)
+        rows = again.numpy()
+        threshold[rows] += step
+        step *= 2
+        sums = sums.put(again, _block_sums(key_tree, queries.rows(again), spec.rows(rows), threshold[rows]))
+    return sums
 
-    There are no other sums. The key is named as the heaviest one.
+
+def _opened_too_much(sums: PosteriorSums, threshold: NDArray[np.float32], spec: SumSpec) -> Tensor:
+    """Return which queries exceeded the budget, or opened all groups that seemed to count and found nothing.
+
+    With a normalizer, which includes other keys, finding nothing is a valid result.
+    """
+    too_much = (spec.normalizer is None) & (sums.moments[:, 0] == 0)
+    if spec.budget is not None:
+        too_much = too_much | (sums.keys_evaluated > spec.budget)
+    return too_much & torch.from_numpy(threshold < LARGEST_THRESHOLD)
+
+
+def estimate_log_z(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
+    """Return the estimate of log Σ w that `hybrid_sums` makes before it opens any group.
 
     Parameters
     ----------
-    descent, queries, budget, stratum, cancelled
+    key_tree, queries
         As for `hybrid_sums`.
+    spec : SumSpec
+        Its budget.
+
+    Returns
+    -------
+    PosteriorSums
+        With the outputs HEAVIEST: Σ w is the estimate, the heaviest key is some key of the leaf of largest
+        weight, and there are no other sums.
     """
     parts = []
-    for first in range(0, len(queries), _BLOCK):
-        stop_if(cancelled)
-        block = queries.rows(slice(first, first + _BLOCK))
-        start = _look(descent, block, as_patches(block, descent), budget, stratum)
-        t_length, p_length = descent.keys.t_length, descent.keys.p_length
+    for start in range(0, len(queries), _BLOCK):
+        raise_if_cancelled(spec.cancelled)
+        block = queries.rows(slice(start, start + _BLOCK))
+        normalizer = _probe(key_tree, block, as_patches(block, key_tree), spec.budget)
+        t_length, p_length = key_tree.keys.t_length, key_tree.keys.p_length
         sums = PosteriorSums.empty(len(block), t_length, p_length, HEAVIEST, queries.u.device)
         sums.moments[:, 0] = 1
-        log_z = torch.from_numpy(start.log_z)
-        key = np.where(start.leaf < 0, -1, descent.tree.leaf_keys[start.leaf])
+        log_z = torch.from_numpy(normalizer.log_z)
+        key = np.where(normalizer.leaf < 0, -1, key_tree.tree.leaf_keys[normalizer.leaf])
         parts.append(
             replace(
                 sums,
                 log_max=log_z,
                 top_log_w=log_z[:, None],
                 top_key=torch.from_numpy(key)[:, None],
-                touched=torch.from_numpy(start.touched),
+                keys_evaluated=torch.from_numpy(normalizer.evaluated),
             )
         )
     return PosteriorSums.join(parts)
 
 
-def _start(tree: Tree, known: Known) -> Start:
-    """What is known before anything is opened, where a first look found it already."""
-    leaf = np.searchsorted(tree.leaf_keys, known.key, side="right") - 1
-    return Start(
-        log_z=known.log_z.copy(),
-        cell=np.searchsorted(tree.cell_leaves, leaf, side="right") - 1,
-        leaf=leaf,
-        touched=np.zeros(len(leaf), np.int64),
-    )
-
-
-def _look(descent: Descent, queries: Queries, patches: Patches, budget: int | None, stratum: int) -> Start:
-    """What is known before anything is opened."""
-    tree, count = _tree(descent, queries), len(queries)
-    start = Start(
+def _probe(key_tree: KeyTree, queries: Queries, patches: Patches, budget: int | None) -> Normalizer:
+    """Return the estimate of Σ w over these keys alone."""
+    tree, keys, count = key_tree.tree_for(queries), key_tree.key_arrays, len(queries)
+    normalizer = Normalizer(
         log_z=np.empty(count),
         cell=np.full(count, -1),
         leaf=np.full(count, -1),
-        touched=np.zeros(count, np.int64),
+        evaluated=np.zeros(count, np.int64),
     )
-    near = _NEAR if budget is None else _NEAR._replace(keys=min(_NEAR.keys, budget // 2))
-    keys = descent.key_arrays
-    descent.share(lambda some: probe(some, patches, tree, stratum, keys, near, start), count)
-    return start
+    limits = _PROBE if budget is None else _PROBE._replace(keys=min(_PROBE.keys, budget // 2))
+    key_tree.run(lambda some: probe(some, patches, tree, queries.stratum, keys, limits, normalizer), count)
+    return normalizer
 
 
-def _tree(descent: Descent, queries: Queries) -> Tree:
-    """The groups, as queries of that kind see them."""
-    return descent.tree if queries.is_white else descent.pixel_tree
-
-
-def _amiss(sums: PosteriorSums, threshold: NDArray[np.float32], budget: int | None, alone: bool) -> Tensor:
-    """Queries that opened too much: more than the budget, or all that there seemed to be, to find nothing.
-
-    Where other keys count beside these, there may be nothing to be found.
-    """
-    amiss = alone & (sums.moments[:, 0] == 0)
-    if budget is not None:
-        amiss = amiss | (sums.touched > budget)
-    return amiss & torch.from_numpy(threshold < ANYTHING)
+def _located(tree: Tree, estimate: NormalizerEstimate) -> Normalizer:
+    """Return an estimate of Σ w that was made before, with its heaviest key located in the tree."""
+    leaf = np.searchsorted(tree.leaf_keys, estimate.key, side="right") - 1
+    return Normalizer(
+        log_z=estimate.log_z.copy(),
+        cell=np.searchsorted(tree.cell_leaves, leaf, side="right") - 1,
+        leaf=leaf,
+        evaluated=np.zeros(len(leaf), np.int64),
+    )
 
 
 def _block_sums(
-    descent: Descent,
-    queries: Queries,
-    about: Tensor | None,
-    threshold: NDArray[np.float32],
-    known: Known | None,
-    budget: int | None,
-    stratum: int,
-    want: Want,
+    key_tree: KeyTree, queries: Queries, spec: SumSpec, threshold: NDArray[np.float32]
 ) -> PosteriorSums:
-    tree, keys = _tree(descent, queries), descent.key_arrays
-    count, t_length = len(queries), descent.keys.t_length
-    patches, sketches = as_patches(queries, descent), descent.sketches
-    start = _look(descent, queries, patches, budget, stratum) if known is None else _start(tree, known)
-    h = np.zeros((count, t_length)) if about is None else about.numpy()
-    wanted = Wanted(want.variance, want.ess, want.error, want.bounds, want.patch)
-    results = Results(
-        log_z=start.log_z,
-        closed=np.zeros((count, 3 + 4 * t_length)),
-        bounds=np.zeros((count, 1 + 2 * t_length)),
-        closed_v=np.zeros((count, patches.u.shape[1] if want.patch else 0)),
-        opened_max=np.full(count, -np.inf),
-        opened=np.zeros((count, 2 + 2 * t_length)),
-        opened_v=np.zeros((count, want.patch_rows(descent.keys.p_length))),
-        touched=start.touched,
+    """Return the sums of a block of queries, with a threshold for each, (Q,)."""
+    tree, outputs, patches = key_tree.tree_for(queries), spec.outputs, as_patches(queries, key_tree)
+    if spec.normalizer is None:
+        normalizer = _probe(key_tree, queries, patches, spec.budget)
+    else:
+        normalizer = _located(tree, spec.normalizer)
+    count, t_length = len(queries), key_tree.keys.t_length
+    job = Job(
+        patches=patches,
+        tree=tree,
+        stratum=queries.stratum,
+        keys=key_tree.key_arrays,
+        sketches=key_tree.sketches,
+        normalizer=normalizer,
+        threshold=threshold,
+        reference=np.zeros((count, t_length)) if spec.reference is None else spec.reference.numpy(),
+        outputs=OutputFlags(outputs.variance, outputs.ess, outputs.error, outputs.bounds, outputs.patch),
+        results=_empty_results(normalizer, t_length, key_tree.keys.p_length, patches.u.shape[1], outputs),
     )
-    descent.share(
-        lambda some: descend(
-            some, patches, start, threshold, tree, stratum, keys, sketches, h, wanted, results
-        ),
-        count,
-    )
-    return _collected(results, t_length, descent.basis, want, about)
+    key_tree.run(lambda some: traverse(some, job), count)
+    return _posterior_sums(job.results, key_tree.basis, spec)
 
 
-def as_patches(queries: Queries, descent: Descent) -> Patches:
-    """Queries as the compiled loops take them, which take them flat."""
-    u, basis, quantization = queries.u, descent.basis, descent.keys.quantization
+def _empty_results(
+    normalizer: Normalizer, t_length: int, p_length: int, axes: int, outputs: Outputs
+) -> Results:
+    count = len(normalizer.log_z)
+
+    def zeros(*columns: int) -> NDArray[np.float64]:
+        return np.zeros((count, *columns))
+
+    t = t_length
+    groups = GroupSums(
+        w=zeros(), wt=zeros(t), wt2=zeros(t), w2=zeros(), a2=zeros(), a2t=zeros(t), a2t2=zeros(t),
+        least_w=zeros(), low=zeros(t), high=zeros(t), wv=zeros(axes * outputs.patch),
+    )  # fmt: skip
+    keys = KeySums(
+        log_max=np.full(count, -np.inf), w=zeros(), wt=zeros(t), wt2=zeros(t), w2=zeros(),
+        wv=zeros(outputs.patch_rows(p_length)),
+    )  # fmt: skip
+    return Results(normalizer.log_z, groups, keys, normalizer.evaluated)
+
+
+def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
+    """Return queries as the compiled loops take them: C-contiguous arrays that these index flat."""
+    u, basis, quantization = queries.u, key_tree.basis, key_tree.keys.quantization
+    log2_w_of_step = -0.5 * LOG2_E * quantization.step**2
     if queries.is_white:
         # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
         rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
         rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
         return Patches(
-            u=_even(rotated),
+            u=_padded(rotated),
             steps=np.ascontiguousarray(quantization.steps(u.numpy())),
             extent=np.column_stack([rotated[:, :LEADING], rest]),
             rest=np.linalg.norm(rotated[:, sketched(rotated.shape[1]) :], axis=1),
-            sigma2=np.float32(1 / float(queries.precision)),
-            precision=np.empty((len(u), 0), np.float32),
+            precision=np.float32(queries.precision),
+            weights=np.empty((len(u), 0), np.float32),
+            score_scale=np.float32(log2_w_of_step * float(queries.precision)),
         )
     precision = queries.precision
     u = u.where(precision > 0, 0)  # any number where nothing was observed
     return Patches(
-        u=_even(u.numpy()),
+        u=_padded(u.numpy()),
         steps=np.ascontiguousarray(quantization.steps(u.numpy())),
         extent=np.empty((len(u), 0), np.float32),
         rest=np.empty(0, np.float32),
-        sigma2=np.float32(1),
-        precision=_even(precision.numpy()),
+        precision=np.float32(1),
+        weights=_padded(precision.numpy()),
+        score_scale=np.float32(log2_w_of_step),
     )
 
 
-def _even(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The rows and a zero where they are of odd length, as the groups have it."""
-    filled = np.pad(values, [(0, 0), (0, values.shape[1] % 2)])
-    return np.ascontiguousarray(filled)
+def _padded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows padded with a zero to an even length, as that of the groups is."""
+    padded = np.pad(values, [(0, 0), (0, values.shape[1] % 2)])
+    return np.ascontiguousarray(padded)
 
 
-def _collected(
-    results: Results, t_length: int, basis: Basis, want: Want, about: Tensor | None
-) -> PosteriorSums:
-    """The sums over closed groups and over keys, of which what is wanted."""
-    rows, error_rows = want.rows(t_length), 1 + 2 * t_length
-    empty = PosteriorSums.empty(len(results.log_z), t_length, len(basis.mean), want, torch.device("cpu"))
-    closed, bounds, opened = map(torch.from_numpy, (results.closed, results.bounds, results.opened))
-    something = (closed[:, 0] > 0) | (bounds != 0).any(dim=1)
-    of_groups = replace(
+def _posterior_sums(results: Results, basis: Basis, spec: SumSpec) -> PosteriorSums:
+    """Return the requested sums over closed groups and over keys, merged."""
+    outputs, t_length = spec.outputs, results.keys.wt.shape[1]
+    count, p_length = len(results.log_z), len(basis.mean)
+    empty = PosteriorSums.empty(count, t_length, p_length, outputs, torch.device("cpu"))
+    of_groups, of_keys = results.groups, results.keys
+    bounds = _columns(of_groups.least_w, of_groups.low, of_groups.high)
+    any_closed = torch.from_numpy(of_groups.w > 0) | (bounds != 0).any(dim=1)
+    groups = replace(
         empty,
-        log_max=torch.from_numpy(results.log_z).where(something, -torch.inf),
-        moments=closed[:, :rows],
-        patches=_along_pixels(results.closed_v, closed[:, :1], basis) if want.patch else empty.patches,
-        w2=closed[:, error_rows : error_rows + want.ess],
-        doubt=closed[:, 1 + error_rows :][:, : error_rows * want.error],
-        bounds=bounds[:, : error_rows * want.bounds],
+        log_max=torch.from_numpy(results.log_z).where(any_closed, -torch.inf),
+        moments=_moments(of_groups, outputs),
+        patches=_along_pixels(of_groups, basis) if outputs.patch else empty.patches,
+        w2=_columns(of_groups.w2) if outputs.ess else empty.w2,
+        error_variance=(
+            _columns(of_groups.a2, of_groups.a2t, of_groups.a2t2) if outputs.error else empty.error_variance
+        ),
+        bounds=bounds if outputs.bounds else empty.bounds,
     )
-    of_keys = replace(
+    keys = replace(
         empty,
-        log_max=torch.from_numpy(results.opened_max),
-        moments=opened[:, :rows],
-        patches=torch.from_numpy(results.opened_v),
-        w2=opened[:, error_rows : error_rows + want.ess],
-        touched=torch.from_numpy(results.touched),
+        log_max=torch.from_numpy(of_keys.log_max),
+        moments=_moments(of_keys, outputs),
+        patches=torch.from_numpy(of_keys.wv),
+        w2=_columns(of_keys.w2) if outputs.ess else empty.w2,
+        keys_evaluated=torch.from_numpy(results.evaluated),
     )
-    return of_groups.merge(of_keys.certain(t_length, want, about))
+    return groups.merge(keys.with_exact_errors(t_length, outputs, spec.reference))
 
 
-def _along_pixels(closed_v: NDArray[np.float64], w: Tensor, basis: Basis) -> Tensor:
-    """Σ w v along the pixels, (Q, P), from that along the axes and Σ w, (Q, 1)."""
+def _moments(sums: GroupSums | KeySums, outputs: Outputs) -> Tensor:
+    """Return Σ w, Σ w t and, if requested, Σ w t², (Q, 1 + T or 1 + 2T)."""
+    return _columns(sums.w, sums.wt, sums.wt2) if outputs.variance else _columns(sums.w, sums.wt)
+
+
+def _columns(*parts: NDArray[np.float64]) -> Tensor:
+    """Return arrays (Q,) and (Q, n) side by side."""
+    return torch.from_numpy(np.column_stack(parts))
+
+
+def _along_pixels(sums: GroupSums, basis: Basis) -> Tensor:
+    """Return Σ w v along the pixels, (Q, P)."""
     axes, mean = (torch.from_numpy(values).double() for values in (basis.axes, basis.mean))
-    return torch.from_numpy(closed_v)[:, : len(mean)] @ axes.T + w * mean
+    return torch.from_numpy(sums.wv)[:, : len(mean)] @ axes.T + _columns(sums.w) * mean

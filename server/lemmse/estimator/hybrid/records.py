@@ -1,83 +1,87 @@
-"""What the compiled loops of hybrid take and give."""
+"""The arguments and results of the compiled loops of hybrid."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KeyArrays", "Near", "Patches", "Results", "Start", "Wanted"]
+from lemmse.estimator.hybrid.sketch_arrays import Sketches
+from lemmse.estimator.hybrid.tree import Tree
+
+__all__ = [
+    "GroupSums",
+    "Job",
+    "KeyArrays",
+    "KeySums",
+    "Normalizer",
+    "OutputFlags",
+    "Patches",
+    "Results",
+]
 
 
 class Patches(NamedTuple):
     """Q query patches."""
 
     u: NDArray[np.float32]
-    """Along the axes of the groups, filled up with zeros, (Q, P or more)."""
+    """Along the axes of the groups, padded with zeros to an even length, (Q, P or P + 1)."""
     steps: NDArray[np.float32]
-    """Along the pixels, in the steps of keys, (Q, P)."""
+    """Along the pixels, in quantization steps of the keys, (Q, P)."""
     extent: NDArray[np.float32]
     """Leading coordinates, and the norm of the others, (Q, E)."""
     rest: NDArray[np.float32]
-    """Norm of the coordinates that sketches do not have, (Q,)."""
-    sigma2: np.float32
-    """σ² of white noise; 1 where each pixel has a precision."""
-    precision: NDArray[np.float32]
-    """Precisions λ of the pixels, filled up with zeros, (Q, P or more); (Q, 0) for white noise."""
+    """Norm of the coordinates beyond those of the sketches, (Q,)."""
+    precision: np.float32
+    """λ = 1/σ² of white noise; 1 where each pixel has a precision."""
+    weights: NDArray[np.float32]
+    """Precisions λ of the pixels, padded with zeros like u, (Q, P or P + 1); (Q, 0) for white noise."""
+    score_scale: np.float32
+    """log2 w of a key, divided by Σ (u_i − v_i)² in quantization steps, with weights where there are any.
+
+    All loops must take the same number: log w may be −10⁹, of which one unit in the last place is e^±512.
+    """
 
 
 class KeyArrays(NamedTuple):
-    """Keys in L leaves, as the index has packed them."""
+    """Keys in L leaves, packed as in the index."""
 
     codes: NDArray[Any]
-    """Runs of LANES keys, in steps, P numbers of each, flat."""
+    """Quantized keys: runs of LANES keys, P numbers of each, flat."""
     moments: NDArray[np.float32]
-    """Runs of n, Σ t, Σ t² of the same keys, flat."""
+    """n, Σ t, Σ t² of the targets of each key: runs of LANES keys, flat."""
     moment_rows: int
-    """How many there are of each key, 1 + 2T."""
+    """Number of moments of a key, 1 + 2T."""
     low: np.float32
-    """What steps are counted from."""
+    """Value of the code 0."""
     step: np.float32
-    """What they count."""
+    """Quantization step."""
     leaf_keys: NDArray[np.int64]
-    """First key of each leaf, and the number of keys."""
+    """First key of each leaf, and the number of keys, (L + 1,)."""
     leaf_codes: NDArray[np.int64]
-    """Where the run of its first key begins in `codes`."""
+    """Start in `codes` of the run of each leaf's first key, (L,)."""
     leaf_moments: NDArray[np.int64]
-    """Where it begins in `moments`."""
+    """Start in `moments` of the run of each leaf's first key, (L,)."""
     leaf_lane: NDArray[np.int64]
-    """Which of its run the first key is."""
+    """Place of each leaf's first key in its run, (L,)."""
     longest: int
-    """Keys of the largest leaf."""
+    """Number of keys of the largest leaf."""
 
 
-class Near(NamedTuple):
-    """Where to look first."""
-
-    cells: int
-    """This many cells of the largest estimated mass."""
-    leaves: int
-    """This many leaves of them."""
-    keys: int
-    """No more than this many keys of these."""
-    trust: np.float32
-    """What the spread of a cell may add to its log mass before anything was opened: more is guesswork."""
-
-
-class Start(NamedTuple):
-    """What is known before anything is opened, (Q,) each."""
+class Normalizer(NamedTuple):
+    """The estimate of the normalizing constant of each query, before any group is opened, (Q,) each."""
 
     log_z: NDArray[np.float64]
-    """About log Σ w, rather too little than too much."""
+    """Estimate of log Σ w, rather too low than too high."""
     cell: NDArray[np.int64]
-    """Cell of the heaviest key known; −1 if there is none."""
+    """Cell of the heaviest key found; −1 if there is none."""
     leaf: NDArray[np.int64]
     """Its leaf."""
-    touched: NDArray[np.int64]
-    """Keys that it took."""
+    evaluated: NDArray[np.int64]
+    """Number of keys evaluated for the estimate."""
 
 
-class Wanted(NamedTuple):
-    """Which sums beside those of the mean."""
+class OutputFlags(NamedTuple):
+    """Which sums to compute beside those of the mean, see `Outputs`."""
 
     variance: bool
     ess: bool
@@ -86,22 +90,73 @@ class Wanted(NamedTuple):
     patch: bool
 
 
+class GroupSums(NamedTuple):
+    """Sums over closed groups, relative to e^log_z; a is the standard error of a group's Σ w."""
+
+    w: NDArray[np.float64]
+    """Σ w, (Q,)."""
+    wt: NDArray[np.float64]
+    """Σ w t, (Q, T)."""
+    wt2: NDArray[np.float64]
+    """Σ w t², (Q, T)."""
+    w2: NDArray[np.float64]
+    """Σ w², (Q,)."""
+    a2: NDArray[np.float64]
+    """Σ a², (Q,)."""
+    a2t: NDArray[np.float64]
+    """Σ a² t, (Q, T)."""
+    a2t2: NDArray[np.float64]
+    """Σ a² t², (Q, T)."""
+    least_w: NDArray[np.float64]
+    """Lower bound of Σ w, (Q,)."""
+    low: NDArray[np.float64]
+    """Lower bound of Σ w (t − h) for the reference mean h, (Q, T)."""
+    high: NDArray[np.float64]
+    """Upper bound of Σ w (t − h), (Q, T)."""
+    wv: NDArray[np.float64]
+    """Σ w v along the axes of the groups, (Q, P or P + 1), or (Q, 0) if not requested."""
+
+
+class KeySums(NamedTuple):
+    """Sums over keys, relative to e^log_max."""
+
+    log_max: NDArray[np.float64]
+    """Largest log w, (Q,)."""
+    w: NDArray[np.float64]
+    """Σ w, (Q,)."""
+    wt: NDArray[np.float64]
+    """Σ w t, (Q, T)."""
+    wt2: NDArray[np.float64]
+    """Σ w t², (Q, T)."""
+    w2: NDArray[np.float64]
+    """Σ w², (Q,)."""
+    wv: NDArray[np.float64]
+    """Σ w v along the pixels, (Q, P), or (Q, 0) if not requested."""
+
+
 class Results(NamedTuple):
-    """Sums over the groups and keys of a stratum."""
+    """Sums over the closed groups and the evaluated keys of a stratum."""
 
     log_z: NDArray[np.float64]
-    """About log Σ w, as far as is known: it rises where keys are found that weigh more, (Q,)."""
-    closed: NDArray[np.float64]
-    """Of closed groups, relative to e^log_z: Σ w (1, t, t²), Σ w², Σ a² (1, t, t²), (Q, 3 + 4T)."""
-    bounds: NDArray[np.float64]
-    """Of closed groups, relative to e^log_z: least Σ w, least and greatest Σ w (t − h), (Q, 1 + 2T)."""
-    closed_v: NDArray[np.float64]
-    """Of closed groups, relative to e^log_z: Σ w v along the axes of the groups, (Q, P or more, or 0)."""
-    opened_max: NDArray[np.float64]
-    """What the sums over keys are relative to, as a logarithm, (Q,)."""
-    opened: NDArray[np.float64]
-    """Of keys: Σ w (1, t, t²), Σ w², (Q, 2 + 2T)."""
-    opened_v: NDArray[np.float64]
-    """Of keys: Σ w v, (Q, P or 0)."""
-    touched: NDArray[np.int64]
-    """Keys that were summed, (Q,)."""
+    """Estimate of log Σ w; it rises where the keys evaluated so far weigh more, (Q,)."""
+    groups: GroupSums
+    keys: KeySums
+    evaluated: NDArray[np.int64]
+    """Number of keys evaluated, (Q,)."""
+
+
+class Job(NamedTuple):
+    """A block of Q queries and all that is needed to sum over the keys of a stratum for them."""
+
+    patches: Patches
+    tree: Tree
+    stratum: int
+    keys: KeyArrays
+    sketches: Sketches
+    normalizer: Normalizer
+    threshold: NDArray[np.float32]
+    """Natural logarithm of the error, relative to Σ w, beyond which a group is opened, (Q,)."""
+    reference: NDArray[np.float64]
+    """Reference mean h of the bounds, (Q, T)."""
+    outputs: OutputFlags
+    results: Results

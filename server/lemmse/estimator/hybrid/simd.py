@@ -1,8 +1,8 @@
-"""Sums over coordinates of many columns at once, in vector registers, for the compiled loops of `hybrid`.
+"""SIMD kernels: sums over coordinates of LANES columns at once, in vector registers.
 
-A loop over the coordinates that adds to an array of column sums loads and stores these in every round, since
-the compiler cannot know that they are not what it reads. Here they are vectors of the intermediate language,
-whatever the registers of the machine are, and stay in registers: four times as fast.
+A loop over the coordinates that adds to an array of column sums loads and stores these in every iteration,
+since the compiler cannot prove that they do not overlap its inputs. Here they are vectors of LLVM's
+intermediate language, of any width that the machine has, and stay in registers: four times as fast.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,11 @@ _FLAGS = ("contract", "reassoc", "nsz")
 _Vector = ir.VectorType(ir.FloatType(), LANES)
 _Whole = ir.VectorType(ir.IntType(32), LANES)
 _UNROLLED = 2
-"""Sums kept apart, so that one addition need not wait for the one before."""
+"""Number of partial sums, so that an addition need not wait for the one before."""
 
 
 def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make what compiled code calls of a function that gives the signature and its instructions."""
+    """Return an intrinsic from a function that returns its signature and its code generator."""
     return cast(Callable[..., Any], intrinsic(function))
 
 
@@ -51,11 +51,11 @@ class _Columns:
         ]
 
     def data(self, argument: int) -> Any:
-        """A number, or where an array begins."""
+        """Return an argument: a number, or the address of an array."""
         return self._data[argument]
 
     def splat(self, argument: int, place: Any) -> Any:
-        """One number of an array, in every column."""
+        """Return one number of an array in every column."""
         builder = self.builder
         value = builder.load(builder.gep(self._data[argument], [place]))
         first = builder.insert_element(
@@ -68,7 +68,7 @@ class _Columns:
         return builder.bitcast(builder.gep(self._data[argument], [place]), kind.as_pointer())
 
     def load(self, argument: int, place: Any) -> Any:
-        """The numbers of an array from a place on, whole numbers too."""
+        """Return LANES numbers of an array from a place on, integers converted to float32."""
         builder, kind = self.builder, self._kinds[argument]
         if kind == types.float32:
             return builder.load(self._at(argument, place, _Vector), align=4)
@@ -81,11 +81,11 @@ class _Columns:
         self.builder.store(value, self._at(argument, place, _Vector), align=4)
 
     def fused(self, a: Any, b: Any, c: Any) -> Any:
-        """Give a b + c."""
+        """Return a b + c."""
         return self.builder.fadd(self.builder.fmul(a, b, flags=_FLAGS), c, flags=_FLAGS)
 
     def sums(self, count: Any, terms: int, add: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-        """Sums of so many terms for each of `count` coordinates; `add` gives the sums with one more."""
+        """Return `terms` sums over `count` coordinates; add(i, sums) returns sums with coordinate i added."""
         builder = self.builder
         zero = ir.Constant(_Vector, None)
         kept = [[cgutils.alloca_once_value(builder, zero) for _ in range(terms)] for _ in range(_UNROLLED)]
@@ -112,9 +112,9 @@ class _Columns:
 
 @_inline
 def add_products(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
-    """Fill out[k] = Σ_i x[i] rows[i LANES + k] of LANES columns k and an count of i.
+    """Fill out[k] = Σ_i x[i] rows[i LANES + k] for LANES columns k and `count` coordinates i.
 
-    Arrays of any shape are taken flat, from a place on.
+    Arrays of any shape are indexed flat, from a given place on.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -134,10 +134,10 @@ def add_products(typing_context, x, x_first, rows, first, count, out, out_first)
 
 
 @_inline
-def add_distances(typing_context, u, u_first, spread, first, r, count, out):  # type: ignore[no-untyped-def]
-    """Fill Σ d², Σ D d², Σ r d² of d = u − μ, for LANES columns and a count of coordinates.
+def add_distances(typing_context, u, u_first, leading, first, r, count, out):  # type: ignore[no-untyped-def]
+    """Fill Σ d², Σ D d², Σ r d² of d = u − μ, for LANES columns and `count` coordinates.
 
-    `spread` has rows of μ and D in turn, r rows of its own.
+    `leading` has rows of μ and D in turn, r rows of its own.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -163,11 +163,11 @@ def add_distances(typing_context, u, u_first, spread, first, r, count, out):  # 
         return context.get_dummy_value()
 
     places = types.int64
-    return types.void(u, places, spread, places, r, places, out), generate
+    return types.void(u, places, leading, places, r, places, out), generate
 
 
 @_inline
-def add_weighted(typing_context, u, weight, u_first, spread, first, count, out):  # type: ignore[no-untyped-def]
+def add_weighted(typing_context, u, weight, u_first, leading, first, count, out):  # type: ignore[no-untyped-def]
     """Fill Σ λ d², Σ (λ d)² and Σ λ D of d = u − μ and weights λ; else as `add_distances`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -194,12 +194,12 @@ def add_weighted(typing_context, u, weight, u_first, spread, first, count, out):
         return context.get_dummy_value()
 
     places = types.int64
-    return types.void(u, weight, places, spread, places, places, out), generate
+    return types.void(u, weight, places, leading, places, places, out), generate
 
 
 @_inline
 def add_weighted_products(  # type: ignore[no-untyped-def]
-    typing_context, u, weight, u_first, spread, first, rows, rows_first, count, out, out_first
+    typing_context, u, weight, u_first, leading, first, rows, rows_first, count, out, out_first
 ):
     """Fill Σ λ d b of d = u − μ, weights λ and rows of b; else as `add_distances`."""
 
@@ -221,12 +221,12 @@ def add_weighted_products(  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     places = types.int64
-    return types.void(u, weight, places, spread, places, rows, places, places, out, places), generate
+    return types.void(u, weight, places, leading, places, rows, places, places, out, places), generate
 
 
 @_inline
 def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
-    """Fill out[k] = Σ_i (x[i] − rows[i LANES + k])²; rows may be of whole numbers; else as `add_products`."""
+    """Fill out[k] = Σ_i (x[i] − rows[i LANES + k])²; rows may be integers; else as `add_products`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -270,7 +270,7 @@ def add_weighted_squares(  # type: ignore[no-untyped-def]
 
 
 def _reduced(builder: Any, operation: str, vector: Any, *start: Any) -> Any:
-    """Reduce a vector to one number by an instruction of the intermediate language."""
+    """Return the reduction of a vector to one number by an LLVM intrinsic."""
     kind = ir.FunctionType(ir.FloatType(), [*(value.type for value in start), _Vector])
     function = cgutils.get_or_insert_function(
         builder.module, kind, f"llvm.vector.reduce.{operation}.v{LANES}f32"
@@ -280,7 +280,7 @@ def _reduced(builder: Any, operation: str, vector: Any, *start: Any) -> Any:
 
 @_inline
 def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
-    """Σ a b over LANES columns, of two arrays taken flat from a place on; b may be of whole numbers."""
+    """Return Σ a b over LANES columns of two arrays indexed flat, from places on; b may be integers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -294,9 +294,9 @@ def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
 
 @_inline
 def posterior_means(  # type: ignore[no-untyped-def]
-    typing_context, u, u_first, spread, first, r, r_first, mass, mass_first, moved, moved_first
+    typing_context, u, u_first, leading, first, r, r_first, mass, mass_first, moved, moved_first
 ):
-    """Σ m μ + m' D r (u − μ) over LANES columns: masses m, of which m' move with the query."""
+    """Return Σ m μ + m' D r (u − μ) over LANES columns, where m' of the mass m shifts with the query."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -311,13 +311,13 @@ def posterior_means(  # type: ignore[no-untyped-def]
         return _reduced(builder, "fadd", total, ir.Constant(ir.FloatType(), 0.0))
 
     places = types.int64
-    arrays = (u, places, spread, places, r, places, mass, places, moved, places)
+    arrays = (u, places, leading, places, r, places, mass, places, moved, places)
     return types.float32(*arrays), generate
 
 
 @_inline
 def maximum(typing_context, a, first):  # type: ignore[no-untyped-def]
-    """The largest of LANES columns of an array taken flat, from a place on."""
+    """Return the largest of LANES columns of an array indexed flat, from a place on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)

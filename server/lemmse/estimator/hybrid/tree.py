@@ -1,6 +1,6 @@
-"""The tree of an index: cells and the leaves within them, seen by their moments.
+"""The tree of an index: cells and the leaves within them, with their moments.
 
-Keys lie along their principal axes here, and in a copy along the pixels, which masks and noise maps weigh.
+Moments are along the principal axes of the keys; for masks and noise maps there is a copy along the pixels.
 """
 
 from typing import NamedTuple
@@ -16,26 +16,26 @@ __all__ = ["Tree", "load_tree"]
 
 
 class Tree(NamedTuple):
-    """Cells that have keys, and their leaves."""
+    """The cells that have keys, and their leaves."""
 
     cells: Groups
     leaves: Groups
     strata_blocks: NDArray[np.int64]
-    """Stratum s holds the blocks strata_blocks[s] … strata_blocks[s + 1] − 1 of cells."""
+    """Stratum s has the blocks strata_blocks[s] … strata_blocks[s + 1] − 1 of cells."""
     cell_blocks: NDArray[np.int64]
-    """Cell g holds the blocks cell_blocks[g] … cell_blocks[g + 1] − 1 of leaves."""
+    """Cell g has the blocks cell_blocks[g] … cell_blocks[g + 1] − 1 of leaves."""
     cell_leaves: NDArray[np.int64]
-    """And the leaves cell_leaves[g] … cell_leaves[g + 1] − 1."""
+    """Cell g has the leaves cell_leaves[g] … cell_leaves[g + 1] − 1."""
     leaf_keys: NDArray[np.int64]
-    """Leaf l holds the keys leaf_keys[l] … leaf_keys[l + 1] − 1."""
+    """Leaf l has the keys leaf_keys[l] … leaf_keys[l + 1] − 1."""
 
     def along_pixels(self, basis: Basis) -> "Tree":
-        """The same groups along the pixels."""
+        """Return the tree with moments along the pixels."""
         return self._replace(cells=self.cells.along_pixels(basis), leaves=self.leaves.along_pixels(basis))
 
 
 def load_tree(index: Index) -> Tree:
-    """Read the groups of an index."""
+    """Return the tree of an index."""
     cell_leaves = index.nonempty_cell_leaves
     strata = np.searchsorted(index.nonempty_cells, index.stratum_cells)
     n = np.diff(index.leaf_patches[cell_leaves])

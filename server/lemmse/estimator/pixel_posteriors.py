@@ -1,0 +1,100 @@
+"""The posteriors of the pixels of an image, by a plan, with their estimated or certified errors."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lemmse.estimator.backend import Backend
+from lemmse.estimator.image_queries import ImageQueries
+from lemmse.estimator.planning import SumPlan
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import Outputs, Posterior
+
+__all__ = ["PixelPosteriors", "pixel_posteriors"]
+
+_BLOCK = 16_384
+"""Query patches cut at once."""
+_UNITS = 2.0
+"""Error of log w in float32, in units in the last place of (1 + P) / σ²."""
+_ROUNDING = 1e-5
+"""Largest difference of two sums of the same weights in float32."""
+_MARGIN = 7.0
+"""Natural logarithm of the ratio of the certified accuracy to the contribution of one closed group, since
+many groups may contribute as much."""
+
+
+class PixelPosteriors(NamedTuple):
+    """The posteriors of some pixels."""
+
+    n: NDArray[np.int64]
+    """Positions of the pixels."""
+    posterior: Posterior
+    """The posterior of the clean pixels."""
+    keys_evaluated: Tensor
+    """Distinct keys whose distance was computed for each query, int64."""
+
+
+def pixel_posteriors(
+    backend: Backend, queries: ImageQueries, plan: SumPlan, pixels: int
+) -> Iterator[PixelPosteriors]:
+    """Yield the posteriors of all pixels of an image, in blocks, in the order of their positions.
+
+    Parameters
+    ----------
+    backend : Backend
+        The keys.
+    queries : ImageQueries
+        The query patches of the image.
+    plan : SumPlan
+        How to sum.
+    pixels : int
+        Number of pixels, H·W.
+    """
+    for start in range(0, pixels, _BLOCK):
+        n = np.arange(start, min(start + _BLOCK, pixels))
+        sums = queries.sums(n, plan.spec)
+        posterior = sums.posterior(backend.index.manifest.channels)
+        evaluated = sums.keys_evaluated
+        if plan.spec.mode == "hybrid":
+            posterior, more = _with_error(backend, queries, plan, n, posterior)
+            evaluated = evaluated + more
+        yield PixelPosteriors(n, queries.clean(posterior, n), evaluated)
+
+
+def _with_error(
+    backend: Backend, queries: ImageQueries, plan: SumPlan, n: NDArray[np.int64], posterior: Posterior
+) -> tuple[Posterior, Tensor | int]:
+    """Return the posterior of hybrid, its mean in range, with its error, and the keys evaluated for that."""
+    low, high = backend.extent.low, backend.extent.high
+    if queries.gaussian_share:
+        low, high = torch.full_like(low, -math.inf), torch.full_like(high, math.inf)
+    # By its moments a group may shift the mean beyond all targets, where no mean of targets lies.
+    posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
+    if plan.certify_db is None or queries.sigma is None:
+        return replace(posterior, error=posterior.error * plan.error_scale + _ROUNDING), 0
+    bounded = queries.sums(n, _bound_spec(plan.spec, plan.certify_db, posterior.mean, backend))
+    bound = bounded.posterior(backend.index.manifest.channels).error_bound
+    # The rounding of log w, here as in the sum over all keys.
+    relative = _UNITS * float(np.finfo(np.float32).eps) * (1 + backend.index.patch_length) / queries.sigma**2
+    bound = bound + math.expm1(min(relative, 1.0)) * (posterior.variance.sqrt() + bound)
+    widest = torch.maximum(posterior.mean - low, high - posterior.mean)  # no mean leaves the targets' range
+    return replace(posterior, error=torch.minimum(bound, widest) + _ROUNDING), bounded.keys_evaluated
+
+
+def _bound_spec(spec: SumSpec, accuracy_db: float, reference: Tensor, backend: Backend) -> SumSpec:
+    """Return the specification of bounds on |mean − reference|, small enough to certify an accuracy."""
+    # Beyond a sixteenth of the keys the exact sum, one matrix product, is faster.
+    budget = max(1, backend.index.manifest.distinct // 16) if spec.budget is None else spec.budget
+    return replace(
+        spec,
+        threshold=-accuracy_db / 20 * math.log(10) - _MARGIN,
+        budget=budget,
+        outputs=Outputs(bounds=True),
+        reference=reference,
+    )

@@ -1,0 +1,177 @@
+"""The plan of an answer: the options of a request, resolved against the index that answers it.
+
+`resolve_refinement` takes the prior and the aggregate from the options and the calibrated quality,
+`plan_sums` the mode, the threshold of hybrid and what may be promised from the options and the calibration.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.options import Options
+from lemmse.estimator.backend import Backend
+from lemmse.estimator.cancellation import Cancel
+from lemmse.estimator.image_queries import ImageQueries
+from lemmse.estimator.observation import Observation
+from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
+from lemmse.estimator.sums import Outputs
+from lemmse.index import Index
+from lemmse.index.storage.calibration_record import OperatingPoint
+from lemmse.index.storage.picture_record import PAPER, Refinement
+
+__all__ = ["SumPlan", "plan_sums", "plan_whole_images", "requested_accuracy", "resolve_refinement"]
+
+_DEFAULT_ACCURACY_DB = 50.0
+"""Agreement of `hybrid` with the sum over all keys, PSNR in dB, where none is requested."""
+
+_UNCALIBRATED = 2.0, -1 / 7
+"""Threshold at 0 dB and its slope per dB where no calibration applies: low, so as not to promise too much."""
+_UNCALIBRATED_WEIGHTED = 2.0, -1 / 5
+"""The same for a mask or a noise map, for which the moments of a group say less."""
+
+
+@dataclass(frozen=True, slots=True)
+class SumPlan:
+    """How to compute the posteriors of an image."""
+
+    spec: SumSpec
+    """How to sum; its mode is exact, topk or hybrid."""
+    error_scale: float = 1.0
+    """Ratio of the error that few pixels exceed to the standard error."""
+    expected_accuracy_db: float | None = None
+    """Agreement with the sum over all keys to be expected, PSNR in dB; None if unknown or exact."""
+    certify_db: float | None = None
+    """Agreement for which bounds on the error are computed; None for no bounds."""
+
+
+def requested_accuracy(options: Options) -> float:
+    """Return the agreement of hybrid with the sum over all keys that is aimed at, PSNR in dB."""
+    return options.accuracy_db or _DEFAULT_ACCURACY_DB
+
+
+def resolve_refinement(index: Index, observation: Observation, options: Options) -> Refinement:
+    """Return the prior and the aggregate: options that are given, else those of the requested quality.
+
+    Raises
+    ------
+    InvalidArgument
+        Quality "best" is requested of an index that was not calibrated.
+    """
+    names = [field.name for field in fields(PAPER)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    best = options.quality == "best" and options.estimator == "le-mmse" and len(given) < len(names)
+    return replace(_best_refinement(index, observation) if best else PAPER, **given)
+
+
+def _best_refinement(index: Index, observation: Observation) -> Refinement:
+    """Return the refinement that calibration found best for the noise of an observation."""
+    if not index.problem.denoises:
+        return PAPER  # the only one that such an index allows
+    pictures = index.manifest.pictures
+    if pictures is None:
+        raise InvalidArgument.of(
+            "quality", f"expected paper, since index {index.name!r} was not calibrated; calibrate it"
+        )
+    return pictures.best(observation.rms_sigma)
+
+
+def plan_sums(
+    backend: Backend,
+    queries: ImageQueries,
+    options: Options,
+    refinement: Refinement,
+    exact_work: float,
+    cancelled: Cancel,
+) -> SumPlan:
+    """Return the plan for the posteriors of LE-MMSE; docs/mathematics.md has the rules of mode auto.
+
+    Parameters
+    ----------
+    backend : Backend
+        The keys.
+    queries : ImageQueries
+        The query patches.
+    options, refinement
+        The checked options, and the refinement that `resolve_refinement` returned for them.
+    exact_work : float
+        Multiply-adds up to which mode auto is exact.
+    cancelled : callable
+        Polled between tiles of work.
+    """
+    outputs, accuracy_db = _outputs(options, refinement), requested_accuracy(options)
+    point = _operating_point(backend.index, queries.sigma, accuracy_db)
+    mode = options.mode
+    if mode == "auto":
+        cheap = queries.work * backend.index.patch_length <= exact_work
+        futile = point is not None and (point.accuracy_db < accuracy_db or point.cost >= 1)
+        mode = "exact" if cheap or futile else "hybrid"
+    if mode == "hybrid" and not _hybrid_computes(backend, queries, outputs, options.certified):
+        mode = "exact"
+    certify = mode == "hybrid" and options.certified
+    spec = SumSpec(
+        mode,
+        k=options.k or DEFAULT_K,
+        nprobe=options.nprobe or DEFAULT_NPROBE,
+        threshold=_threshold(point, queries.sigma, accuracy_db),
+        budget=options.budget,
+        outputs=replace(outputs, variance=outputs.variance or certify),
+        cancelled=cancelled,
+    )
+    if mode != "hybrid":
+        return SumPlan(spec)
+    certify_db = accuracy_db if certify else None
+    if point is None:
+        return SumPlan(spec, certify_db=certify_db)
+    scale = point.overlap_error_scale if outputs.patch else point.error_scale
+    return SumPlan(spec, scale, point.accuracy_db, certify_db)
+
+
+def _operating_point(index: Index, sigma: float | None, accuracy_db: float) -> OperatingPoint | None:
+    """Return how hybrid reaches an agreement at this σ, where it was calibrated."""
+    calibration = index.manifest.calibration
+    return None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
+
+
+def _threshold(point: OperatingPoint | None, sigma: float | None, accuracy_db: float) -> float:
+    if point is not None:
+        return point.threshold
+    at_0_db, per_db = _UNCALIBRATED_WEIGHTED if sigma is None else _UNCALIBRATED
+    return at_0_db + per_db * accuracy_db
+
+
+def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, certified: bool) -> bool:
+    """Return whether hybrid can compute these outputs.
+
+    Its loops are those of the CPU. The moments of a group are along principal axes: with weights in pixels
+    they give neither bounds nor the mean of whole patches, and never the variances of the pixels of patches.
+    """
+    if backend.device.type != "cpu":
+        return False
+    if outputs.patch and (certified or outputs.variance):
+        return False
+    return queries.sigma is not None or not (certified or outputs.patch)
+
+
+def plan_whole_images(options: Options, refinement: Refinement, cancelled: Cancel) -> SumPlan:
+    """Return the plan for the posterior of MMSE or E-MMSE, the sum over all whole images.
+
+    Raises
+    ------
+    InvalidArgument
+        A refinement, or a mode other than auto and exact, is requested.
+    """
+    estimator, mode = options.estimator, options.mode
+    for argument, value in asdict(refinement).items():
+        if value != getattr(PAPER, argument):
+            raise InvalidArgument.of(argument, f"expected none for {estimator}, which has no patches")
+    if mode in ("topk", "hybrid"):
+        raise InvalidArgument.of("mode", f"expected auto or exact for {estimator}, got {mode}")
+    return SumPlan(SumSpec(outputs=_outputs(options, refinement), cancelled=cancelled))
+
+
+def _outputs(options: Options, refinement: Refinement) -> Outputs:
+    return Outputs(
+        variance="variance" in options.maps,
+        ess="ess" in options.maps,
+        error="error" in options.maps,
+        patch=refinement.aggregate == "overlap",
+    )
