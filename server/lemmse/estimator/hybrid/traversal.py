@@ -59,19 +59,6 @@ def traverse(queries: NDArray[np.int32], job: Job) -> None:
     scratch = allocate_scratch(job.keys, job.patches.steps.shape[1])
     opened_cells = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
     opened_leaves = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
-    _traverse_cells(queries, job, block, scratch, opened_cells, opened_leaves)
-
-
-@compiled
-def _traverse_cells(
-    queries: NDArray[np.int32],
-    job: Job,
-    block: Block,
-    scratch: Scratch,
-    opened_cells: _Opened,
-    opened_leaves: _Opened,
-) -> None:
-    """Visit the cells of the stratum, and the leaves of those that are opened."""
     tree, log_z = job.tree, job.results.log_z
     for q in queries:  # scores are in float32, where much less than Σ w counts as nothing
         log_z[q] = rounded_down(log_z[q])
