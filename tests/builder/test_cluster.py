@@ -1,6 +1,5 @@
 """A build on Dask workers is the build of one process."""
 
-import subprocess
 import sys
 
 import distributed
@@ -11,9 +10,10 @@ from lemmse.builder.cluster import on_local_workers, on_scheduler
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
-from tests.index.test_building import by_cell
 from tests.support.cases import smooth
 from tests.support.commands import invoke
+from tests.support.indexes import by_cell
+from tests.support.processes import run_process
 
 
 @pytest.fixture(scope="module")
@@ -101,4 +101,4 @@ def test_without_dask_it_is_said_what_to_install(monkeypatch):
 
 def test_the_command_does_not_load_dask_without_need():
     code = "import sys, lemmse.builder.cli; raise SystemExit('distributed' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_process([sys.executable, "-c", code]).returncode == 0
