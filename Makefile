@@ -12,7 +12,7 @@ paper: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.paper all --out paper-out
 
 test: $(VENV)/.dev
-	GOMP_SPINCOUNT=1000 $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check

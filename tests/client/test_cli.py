@@ -152,19 +152,6 @@ def test_a_build_that_is_ended_leaves_no_index(tmp_path, number):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".index.building", "x.npy"]
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
-)
-def test_threads_wait_as_they_are_told(monkeypatch, given, expected):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert invoke("--version")[0] == 0
-    assert os.environ.get("GOMP_SPINCOUNT") == expected
-
-
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_given_back_and_what_is_ignored_stays_so(before, number):

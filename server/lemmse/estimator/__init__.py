@@ -7,6 +7,10 @@ stand beside the keys, `training` what all that is asked of, with the keys here,
 `reconstructor` the way from y to x̂ and its maps, `catalogue` several indexes.
 """
 
+from lemmse.contract.threads import keep_threads_from_spinning
+
+keep_threads_from_spinning()  # before torch is loaded
+
 from lemmse.estimator.arguments import AGGREGATES, ERRORS, ESTIMATORS, MAPS, MODES, QUALITIES
 from lemmse.estimator.cancellation import Cancel, never
 from lemmse.estimator.exact import exact_sums
