@@ -78,17 +78,10 @@ def test_a_pattern_that_no_training_patch_has_is_an_error(tmp_path):
         lemmse.reconstruct(smooth(1, 9, 8, 1), sigma=0.1)
 
 
-@pytest.mark.parametrize("pre_inverse", ["mask", "epsilon:0.1"])
-def test_where_patches_are_inside_a_mask_has_no_other_patterns_at_the_border(tmp_path, pre_inverse):
+def test_where_patches_are_inside_a_mask_has_no_other_patterns_at_the_border(tmp_path):
     training = [smooth(seed, 8, 8, 1).astype(float) for seed in range(2)]
-    options = {"physics": "inpaint:random:40:7", "pre_inverse": pre_inverse, "boundary": "valid"}
-    if pre_inverse == "mask":
-        with pytest.raises(InvalidArgument, match="boundary: expected circular or reflect for physics"):
-            index_of(tmp_path, training, **options)
-    else:
-        assert np.isfinite(
-            index_of(tmp_path, training, **options).reconstruct(training[0], sigma=0.1).image
-        ).all()
+    with pytest.raises(InvalidArgument, match="boundary: expected circular or reflect for physics"):
+        index_of(tmp_path, training, physics="inpaint:random:40:7", pre_inverse="mask", boundary="valid")
 
 
 TRAINING = [smooth(seed, 7, 6, 3).astype(float) for seed in range(4)]

@@ -145,11 +145,10 @@ def test_moments_of_leaves_are_those_of_the_stored_keys(index):
 
 
 def test_keys_and_targets_are_those_of_the_image_at_the_ids(case, index):
-    if index.problem.physics != "identity":
-        pytest.skip("keys are white here")
     some = slice(None, None, 1 + index.manifest.keys // 1000)
     for v, t, (k, row, column) in zip(*(array[some] for array in everything(index)), strict=True):
-        np.testing.assert_array_equal(v, patch(case.images[k], row, column, P).astype(np.float32))
+        if case.physics == "identity":  # others are of what is measured, and white
+            np.testing.assert_array_equal(v, patch(case.images[k], row, column, P).astype(np.float32))
         np.testing.assert_array_equal(t, case.images[k][row, column])
 
 
@@ -225,10 +224,8 @@ def test_without_no_image_is_the_index(whole):
 
 @pytest.mark.parametrize("options", [{"mode": "exact"}, {"mode": "topk", "k": 10**6}], ids=["exact", "topk"])
 def test_reconstructs_as_an_index_that_never_had_the_images(case, rest, fresh, options):
-    if options["mode"] == "topk" and rest.manifest.keys > 2000:
-        pytest.skip("the sum over all keys by topk takes long")
     view, built = Reconstructor(rest, device="cpu"), Reconstructor(fresh, device="cpu")
-    clean = smooth(70, *case.sizes[0], case.channels)
+    clean = smooth(70, *case.sizes[0], case.channels)[:12, :12]
     for sigma in (0.01, 0.2, 0.8):
         y = clean + sigma * np.random.default_rng(2).standard_normal(clean.shape)
         found, expected = (

@@ -143,4 +143,7 @@ PROBLEMS = [
     Problem("mosaic, mask", "inpaint:FILE", "mask", (4, 4, 3), mask=mosaic((4, 4, 3))),
     Problem("random, epsilon", "inpaint:FILE", "epsilon:1e-3", mask=random((6, 6, 1))),
     Problem("grid, epsilon", "inpaint:FILE", "epsilon:0.3", mask=grid((6, 6, 1))),
+    Problem(
+        "random, epsilon, valid", "inpaint:FILE", "epsilon:0.1", mask=random((6, 6, 1)), boundary="valid"
+    ),
 ]
