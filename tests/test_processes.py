@@ -38,6 +38,7 @@ def test_a_child_ignores_no_signal():
     assert run_process([sys.executable, "-c", IGNORED]).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_child_ignores_no_signal_where_the_suite_does():
     here = f"{Path(__file__)}::{test_a_child_ignores_no_signal.__name__}"
     suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", here]

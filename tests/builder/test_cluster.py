@@ -46,7 +46,7 @@ def test_workers_build_what_one_process_does(source, alone, tmp_path):
 
 @pytest.fixture(scope="module")
 def scheduler():
-    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
         yield cluster.scheduler_address
 
 
@@ -99,6 +99,7 @@ def test_without_dask_it_is_said_what_to_install(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_the_command_does_not_load_dask_without_need():
     code = "import sys, lemmse.builder.cli; raise SystemExit('distributed' in sys.modules)"
     assert run_process([sys.executable, "-c", code]).returncode == 0

@@ -138,6 +138,7 @@ def test_a_closed_pipe_is_quiet():
         assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_build_that_is_ended_leaves_no_index(tmp_path, number):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((60, 64, 64), np.float32))
@@ -166,6 +167,7 @@ def test_signals_are_given_back_and_what_is_ignored_stays_so(before, number):
     assert after is before
 
 
+@pytest.mark.slow
 def test_a_name_that_the_terminal_lacks(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2, 9, 8)))
     assert invoke("build", tmp_path / "x.npy", "--out", tmp_path / "näme", "--no-calibrate")[0] == 0

@@ -58,6 +58,7 @@ def test_the_demo_reconstructs_and_a_second_run_takes_the_index_that_is_there(
     assert (out / "demo.png").exists()
 
 
+@pytest.mark.slow
 def test_an_index_of_other_images_is_left_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
     built = run(

@@ -116,6 +116,7 @@ def on_a_terminal(*arguments):
     return process.returncode, stdout, b"".join(seen).decode()
 
 
+@pytest.mark.slow
 def test_a_person_sees_bars_with_their_rate(tmp_path):
     np.save(tmp_path / "x.npy", RNG.random((40, 16, 16)))
     out = tmp_path / "index"
@@ -129,6 +130,7 @@ def test_a_person_sees_bars_with_their_rate(tmp_path):
         assert words in seen
 
 
+@pytest.mark.slow
 def test_a_program_on_a_terminal_is_told_in_lines(tiny_index):
     status, stdout, seen = on_a_terminal("inspect", tiny_index, "--verify", "--json")
     assert (status, json.loads(stdout)["verified"]) == (0, True)

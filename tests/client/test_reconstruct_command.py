@@ -302,6 +302,7 @@ def test_a_target_that_is_none(folder, where):
     assert "expected grpc://HOST:PORT or an index folder, got" in line
 
 
+@pytest.mark.slow
 def test_a_closed_stdout(folder, tiny_index):
     arguments = ["reconstruct", "in", "--out", "out", "--sigma", "0.1", "--index", tiny_index]
     command = ["sh", "-c", '"$@" >&-', "sh", *LEMMSE, *map(str, arguments)]

@@ -319,6 +319,7 @@ def test_explain_in_the_range_of_the_image(asked):
         assert mean == pytest.approx(image[2, 3], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "topk"])
 def test_everything_at_once_in_chunks(asked, folders, mode):
     """y, a map of sigma and a mask, each larger than a message or nearly so."""
@@ -373,6 +374,7 @@ def test_many_with_another_number_of_sigmas(asked):
             client.reconstruct_many([GREY, GREY], sigma=[0.1, 0.2, 0.3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["grey", "mirrored", "inside"])
 @pytest.mark.parametrize("pixel", [(0, 0), (0, 1099), (1099, 550), (17, 23)])
 def test_explain_in_an_image_larger_than_a_message(asked, folders, index, pixel):

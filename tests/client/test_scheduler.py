@@ -68,6 +68,7 @@ def test_the_command(tiny_index, embedded, scheduler, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["reconstruct", "serve"])
 def test_an_address_where_no_scheduler_is(tiny_index, tmp_path, where):
     np.save(tmp_path / "y.npy", Y)
@@ -124,6 +125,7 @@ def test_without_dask_it_is_said_what_to_install(tiny_index, monkeypatch):
         connect(tiny_index, scheduler="tcp://127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_without_a_scheduler_dask_is_not_loaded(tiny_index):
     code = f"import sys, lemmse.client; lemmse.client.connect({str(tiny_index)!r})"
     code += "; raise SystemExit('distributed' in sys.modules)"

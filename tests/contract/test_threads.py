@@ -34,6 +34,7 @@ def output(code: str, **variables: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["lemmse.index", "lemmse.estimator"])
 @pytest.mark.parametrize("first", ["torch", "lemmse"])
 def test_threads_that_wait_take_no_processor(package, first):
@@ -43,6 +44,7 @@ def test_threads_that_wait_take_no_processor(package, first):
     assert float(output(code)) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
@@ -54,6 +56,7 @@ def test_what_the_environment_says_stays(package, variables, expected):
     assert output(code, **variables) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads through /proc")
 @pytest.mark.parametrize("variables", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}])
 def test_no_thread_is_added_where_the_environment_says_how_to_wait(variables):

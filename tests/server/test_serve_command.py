@@ -46,6 +46,7 @@ def test_a_signal_drains(tiny_index, number):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, status, words in [
