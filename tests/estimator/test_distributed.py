@@ -112,6 +112,7 @@ def of_problem(problem, tmp_path_factory, scheduler):
         yield reconstructor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"mode": "exact"}, {"mode": "hybrid", "accuracy_db": 120}], ids=lambda o: o["mode"]
 )

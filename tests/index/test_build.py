@@ -249,6 +249,7 @@ def test_an_index_may_be_moved(index_folder, tmp_path):
     assert open_index(tmp_path / "elsewhere").name == "elsewhere"
 
 
+@pytest.mark.slow
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
     (tmp_path / "[").mkdir()
     np.save(tmp_path / "[" / "b].npy", images_of((4, 4)))
@@ -265,6 +266,7 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
     assert "[/b].npy" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_no_index(source, tmp_path):
     """A limit on the size of files stands for the disk's end: both fail the write."""
     limited = f"ulimit -f 1; exec {shlex.join(LEMMSE)} build {source} --out {tmp_path}/index"

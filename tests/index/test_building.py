@@ -59,6 +59,7 @@ def ending_at(count: int):
     return calls, progress
 
 
+@pytest.mark.slow
 def test_a_build_ended_anywhere_goes_on_to_the_same_index(source, tmp_path, small_parts):
     problem = {"physics": "blur:gaussian:0.6", "pre_inverse": "wiener:0.05"}
     calls, progress = ending_at(0)
@@ -98,6 +99,7 @@ with pytest.MonkeyPatch.context() as patched:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["read images", "assign patches", "arrange shards"])
 def test_a_build_that_was_killed_goes_on(source, tmp_path, small_parts, stage):
     command = [sys.executable, "-c", KILLED, source, tmp_path / "index", stage, "2"]
