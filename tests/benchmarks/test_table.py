@@ -22,6 +22,8 @@ from lemmse.client import connect
 from lemmse.index import open_index
 from tests.support.processes import start_process
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = "inpaint:center:3,mask"
 
 

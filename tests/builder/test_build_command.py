@@ -33,6 +33,7 @@ def test_update_adds_images_and_calibrates(images, tmp_path):
     assert index.manifest.calibration is not None
 
 
+@pytest.mark.slow
 def test_a_build_ended_while_it_calibrates_says_what_to_do(images, tmp_path):
     out = tmp_path / "index"
     command = [*LEMMSE, "build", str(images[0]), "--out", str(out), "--patch-size", "3", "--json"]

@@ -68,6 +68,7 @@ def test_mean_is_that_of_the_model(case, reconstructor, expected, options, setti
     assert agreement(result.image, expected(sigma, **setting).image) >= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -109,6 +110,7 @@ def offset_oracles(offset, offset_setting):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 def test_offset_is_the_model_of_all_levels(offset, offset_setting, offset_oracles, options):
     y = smooth(71, 5, 4, 3)
@@ -166,6 +168,7 @@ def colours(tmp_path_factory) -> Reconstructor:
     return index_of(tmp_path_factory.mktemp("colours"), COLOURS, patch_size=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("mode", ["exact", "hybrid", "auto"])
 @pytest.mark.parametrize("kind", ["mask", "noise map"])

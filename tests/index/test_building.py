@@ -154,6 +154,7 @@ def test_another_mask_under_the_same_name_is_refused(source, tmp_path):
         build([source], out, patch_size=3, physics=f"inpaint:{mask}")
 
 
+@pytest.mark.slow
 def test_another_kernel_under_the_same_name_makes_another_index(source, tmp_path):
     kernel = tmp_path / "kernel.npy"
 
@@ -340,6 +341,7 @@ def test_a_build_ended_before_it_tidied_up_is_done(source, more, tmp_path, monke
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_readers_find_a_whole_version_while_another_is_published(source, more, tmp_path):
     index = build([source], tmp_path / "index", patch_size=3)
     update([more], shutil.copytree(index, tmp_path / "other"))

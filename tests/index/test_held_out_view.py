@@ -222,6 +222,7 @@ def test_without_no_image_is_the_index(whole):
     assert_same_lists(view.neighbours, whole.neighbours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"mode": "exact"}, {"mode": "topk", "k": 10**6}], ids=["exact", "topk"])
 def test_reconstructs_as_an_index_that_never_had_the_images(case, rest, fresh, options):
     view, built = Reconstructor(rest, device="cpu"), Reconstructor(fresh, device="cpu")

@@ -176,6 +176,7 @@ def test_equal_patches(tmp_path, values, equivariance):
     np.testing.assert_allclose(nearest, 0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"equivariance": "offset"}, {"augment": "dihedral"}, {"boundary": "valid"}],
