@@ -17,6 +17,7 @@ from lemmse.server.lifecycle import Server
 from tests.support.oracle import agreement, oracle
 from tests.support.problem_oracle import weighted_oracle
 from tests.support.quality_oracle import quality_oracle
+from tests.support.whole_oracle import emmse_oracle, mmse_oracle
 
 MAPS = ("variance", "ess", "log_density")
 RNG = np.random.default_rng(7)
@@ -230,6 +231,18 @@ def test_the_family(asked, folders, index, estimator):
     assert agreement(result.image, clean) > 60
     np.testing.assert_allclose(result.ess, 1, rtol=1e-3)
     assert result.diagnostics.mode == "exact"
+
+
+@pytest.mark.parametrize("index", ["grey", "colour"])
+def test_the_estimators_differ_where_noise_is_high(asked, folders, index):
+    training, y = training_of(folders, index), GREY if index == "grey" else COLOUR
+    seen, s = y.reshape(6, 6, -1), np.full(y.shape, 0.4).reshape(6, 6, -1)
+    local = asked.reconstruct(index, y, sigma=0.4, mode="exact")
+    for estimator, truth in (("e-mmse", emmse_oracle), ("mmse", mmse_oracle)):
+        result = asked.reconstruct(index, y, sigma=0.4, estimator=estimator)
+        expected = truth(training, training, seen, s).image
+        assert agreement(result.image.reshape(expected.shape), expected) >= 80
+        assert agreement(result.image, local.image) < 60
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
