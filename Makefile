@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo paper test lint stubs clean
+.PHONY: demo paper test test-fast lint stubs clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -12,7 +13,10 @@ paper: $(VENV)/.demo
 	$(VENV)/bin/python -m benchmarks.paper all --out paper-out
 
 test: $(VENV)/.dev
-	GOMP_SPINCOUNT=1000 $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(PYTEST)
+
+test-fast: $(VENV)/.dev
+	$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check

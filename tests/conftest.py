@@ -1,5 +1,6 @@
 """Fixtures that several parts share: a tiny index, a server of it, and both kinds of client."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from lemmse.client import Client, connect
 from lemmse.index import build
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def children_with_default_signals() -> None:
+    """Have child processes start with the default of the signals that this process was started to ignore.
+
+    An ignored signal stays ignored in a child, a caught one does not. `nohup`, cron and `&` in a script start
+    programs so.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
-"""Who may import whom, and that the client stays light."""
+"""Who may import whom, that the client stays light, and what test modules share."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import run_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,5 +77,35 @@ def test_no_relative_imports():
 @pytest.mark.parametrize("module", ["", ".cli", ".demo", ".reconstruct", ".remote"])
 def test_the_client_is_light(module):
     code = f"import sys, lemmse.client{module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
     assert not HEAVY & set(done.stdout.split())
+
+
+def imported_names(path: Path) -> set[str]:
+    """Full names of what a module imports, anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return modules | {
+        f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def test_test_modules_share_only_what_is_in_support():
+    for path in TEST_FILES:
+        surplus = {n for n in imported_names(path) if n.startswith("tests.") and ".support." not in n}
+        assert not surplus, f"{path.relative_to(ROOT)} imports {surplus}"
+
+
+def test_tests_start_processes_with_a_time_limit():
+    """Only tests/support/processes.py starts any."""
+    harmless = {f"subprocess.{name}" for name in ("PIPE", "DEVNULL", "CompletedProcess", "TimeoutExpired")}
+    for path in TEST_FILES:
+        surplus = {n for n in imported_names(path) if n.startswith("subprocess")} - harmless
+        assert not surplus or path.name == "processes.py", f"{path.relative_to(ROOT)} imports {surplus}"

@@ -1,10 +1,10 @@
 """From training to the page, through a server; and what rows and findings say of known numbers."""
 
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -20,6 +20,9 @@ from benchmarks.paper.training import Schedule, Trained, device_name, read
 from benchmarks.quality.data import Data
 from lemmse.client import connect
 from lemmse.index import open_index
+from tests.support.processes import start_process
+
+pytestmark = pytest.mark.slow
 
 PROBLEM = "inpaint:center:3,mask"
 
@@ -146,12 +149,12 @@ def test_what_cannot_be_meant_is_said_before_the_first_training(arguments, said,
 def test_an_interrupt_is_a_line(photos, tmp_path):
     arguments = ["--out", tmp_path, "--data", photos, "--steps", 100000, "--problems", PROBLEM]
     command = [sys.executable, "-m", "benchmarks.paper", "train", *map(str, arguments)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with start_process(command, stderr=PIPE) as process:
         while not (tmp_path / "cache").exists():
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate()
     assert process.returncode == 130
     assert stderr.endswith("\nstopped; the same command goes on where it was\n")
     assert "Traceback" not in stderr

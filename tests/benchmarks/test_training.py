@@ -12,6 +12,8 @@ from benchmarks.paper.training import Schedule, Windows, read, train
 from benchmarks.quality.data import Data
 from lemmse.contract.errors import InvalidArgument, NotFound
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = Schedule(steps=12, windows=8, kept=4)
 
 

@@ -1,7 +1,7 @@
 """`lemmse build` in bounded memory, and `--update`."""
 
 import signal
-import subprocess
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from lemmse.client.serving import LEMMSE
 from lemmse.index import open_index
 from tests.support.cases import smooth
 from tests.support.commands import invoke
+from tests.support.processes import start_process
 
 
 @pytest.fixture
@@ -32,10 +33,11 @@ def test_update_adds_images_and_calibrates(images, tmp_path):
     assert index.manifest.calibration is not None
 
 
+@pytest.mark.slow
 def test_a_build_ended_while_it_calibrates_says_what_to_do(images, tmp_path):
     out = tmp_path / "index"
     command = [*LEMMSE, "build", str(images[0]), "--out", str(out), "--patch-size", "3", "--json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with start_process(command, stderr=PIPE) as process:
         for line in process.stderr:
             if '"calibrate"' in line:
                 break

@@ -1,6 +1,5 @@
 """A build on Dask workers is the build of one process."""
 
-import subprocess
 import sys
 
 import distributed
@@ -11,9 +10,10 @@ from lemmse.builder.cluster import on_local_workers, on_scheduler
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
-from tests.index.test_building import by_cell
 from tests.support.cases import smooth
 from tests.support.commands import invoke
+from tests.support.indexes import by_cell
+from tests.support.processes import run_process
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_workers_build_what_one_process_does(source, alone, tmp_path):
 
 @pytest.fixture(scope="module")
 def scheduler():
-    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
         yield cluster.scheduler_address
 
 
@@ -99,6 +99,7 @@ def test_without_dask_it_is_said_what_to_install(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_the_command_does_not_load_dask_without_need():
     code = "import sys, lemmse.builder.build; raise SystemExit('distributed' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_process([sys.executable, "-c", code]).returncode == 0

@@ -31,6 +31,7 @@ def held_out_of(counts, folder, most, seed=0):
     return file[view.images_out], file[images]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     counts=st.lists(st.integers(1, 4), min_size=2, max_size=8),
@@ -61,6 +62,7 @@ def test_a_file_of_many_images_is_a_collection(tmp_path):
     assert len(out) == 5
 
 
+@pytest.mark.slow
 def test_tiles_of_a_photograph_leave_together(tmp_path):
     index = open_index(build(["sample:photos"], tmp_path / "index", patch_size=1))
     view, images = hold_out(index, np.random.default_rng(0), 16)

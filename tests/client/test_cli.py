@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from importlib.metadata import version
+from subprocess import PIPE
 
 import click
 import numpy as np
@@ -19,6 +19,7 @@ from lemmse.client.exits import exit_status
 from lemmse.client.serving import LEMMSE
 from lemmse.contract import errors as engine
 from tests.support.commands import apart, invoke
+from tests.support.processes import run_process, start_process
 
 
 def test_version_and_help():
@@ -116,7 +117,7 @@ main(prog_name="lemmse")
 def test_a_missing_extra_is_one_line(arguments, tmp_path):
     (tmp_path / "a.png").touch()
     command = [sys.executable, "-c", WITHOUT_EXTRAS, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = run_process(command, cwd=tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("lemmse: error: ")
@@ -125,56 +126,54 @@ def test_a_missing_extra_is_one_line(arguments, tmp_path):
 
 def test_the_base_install_can_say_what_there_is(tmp_path):
     command = [sys.executable, "-c", WITHOUT_EXTRAS, "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = run_process(command, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "reconstruct" in done.stdout
 
 
 def test_a_closed_pipe_is_quiet():
     command = [*LEMMSE, "--help"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with start_process(command, stdout=PIPE, stderr=PIPE) as process:
         process.stdout.close()
-        assert process.stderr.read() == b""
+        assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_build_that_is_ended_leaves_no_index(tmp_path, number):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((60, 64, 64), np.float32))
     command = [*LEMMSE, "build", "x.npy", "--out", "index"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+    with start_process(command, cwd=tmp_path, stderr=PIPE) as process:
         while not (tmp_path / ".index.building" / "ingested.json").exists():
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) == (128 + number, b"")
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (128 + number, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".index.building", "x.npy"]
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
-)
-def test_threads_wait_as_they_are_told(monkeypatch, given, expected):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    assert invoke("--version")[0] == 0
-    assert os.environ.get("GOMP_SPINCOUNT") == expected
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_are_given_back_and_what_is_ignored_stays_so(before, number):
+    outside = signal.signal(number, before)
+    try:
+        with cli._signals_as_exceptions():
+            within = signal.getsignal(number)
+        after = signal.getsignal(number)
+    finally:
+        signal.signal(number, outside)
+    assert (within is before) == (before is signal.SIG_IGN)
+    assert after is before
 
 
-def test_signals_are_given_back_and_what_is_ignored_stays_so():
-    assert invoke("--version")[0] == 0
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
+@pytest.mark.slow
 def test_a_name_that_the_terminal_lacks(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((2, 9, 8)))
     assert invoke("build", tmp_path / "x.npy", "--out", tmp_path / "näme", "--no-calibrate")[0] == 0
     command = [*LEMMSE, "inspect", str(tmp_path / "näme")]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    done = run_process(command, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "n\\xe4me" in done.stdout.split()
 

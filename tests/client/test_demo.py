@@ -1,18 +1,19 @@
 import json
 import os
 import signal
-import subprocess
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
 from lemmse.client.serving import LEMMSE
+from tests.support.processes import run_process, start_process
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LEMMSE, *arguments], capture_output=True, text=True, timeout=120)
+def run(*arguments: str) -> CompletedProcess[str]:
+    return run_process([*LEMMSE, *arguments])
 
 
 def children(process: int) -> list[int]:
@@ -21,7 +22,7 @@ def children(process: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompletedProcess[str]]:
     """The folder of a first run, and what it said."""
     out = tmp_path_factory.mktemp("demo") / "out"
     return out, run("demo", "--out", str(out), "--size", "16")
@@ -29,7 +30,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 
 @pytest.mark.slow
 def test_the_demo_reconstructs_and_a_second_run_takes_the_index_that_is_there(
-    demo: tuple[Path, subprocess.CompletedProcess[str]],
+    demo: tuple[Path, CompletedProcess[str]],
 ) -> None:
     out, first = demo
     assert first.returncode == 0, first.stderr
@@ -57,6 +58,7 @@ def test_the_demo_reconstructs_and_a_second_run_takes_the_index_that_is_there(
     assert (out / "demo.png").exists()
 
 
+@pytest.mark.slow
 def test_an_index_of_other_images_is_left_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
     built = run(
@@ -73,16 +75,15 @@ def test_an_index_of_other_images_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the server through /proc")
-def test_an_interrupt_ends_the_server(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    with subprocess.Popen(
-        [*LEMMSE, "demo", "--out", str(demo[0]), "--size", "144"], stdout=subprocess.PIPE, text=True
-    ) as process:
+def test_an_interrupt_ends_the_server(demo: tuple[Path, CompletedProcess[str]]) -> None:
+    command = [*LEMMSE, "demo", "--out", demo[0], "--size", "144"]
+    with start_process(command, stdout=PIPE) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("server"):
                 break
         (server,) = children(process.pid)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait() == 130
     with pytest.raises(ProcessLookupError):
         os.kill(server, 0)

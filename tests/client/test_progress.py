@@ -3,8 +3,8 @@
 import json
 import os
 import pty
-import subprocess
 from itertools import pairwise
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from lemmse.client.progress import report_progress
 from lemmse.client.serving import LEMMSE
 from tests.support.commands import apart, invoke
+from tests.support.processes import start_process
 
 RNG = np.random.default_rng(3)
 NAMES = ["stage", "done", "total", "seconds", "rate", "remaining_seconds"]
@@ -103,18 +104,19 @@ def on_a_terminal(*arguments):
     command = [*LEMMSE, *map(str, arguments)]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
     seen = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=environment) as process:
+    with start_process(command, stdout=PIPE, stderr=slave, env=environment) as process:
         os.close(slave)
         try:
             while some := os.read(master, 4096):
                 seen.append(some)
         except OSError:  # how Linux says that nobody writes any more
             pass
-        stdout = process.stdout.read().decode()
+        stdout = process.stdout.read()
     os.close(master)
     return process.returncode, stdout, b"".join(seen).decode()
 
 
+@pytest.mark.slow
 def test_a_person_sees_bars_with_their_rate(tmp_path):
     np.save(tmp_path / "x.npy", RNG.random((40, 16, 16)))
     out = tmp_path / "index"
@@ -128,6 +130,7 @@ def test_a_person_sees_bars_with_their_rate(tmp_path):
         assert words in seen
 
 
+@pytest.mark.slow
 def test_a_program_on_a_terminal_is_told_in_lines(tiny_index):
     status, stdout, seen = on_a_terminal("inspect", tiny_index, "--verify", "--json")
     assert (status, json.loads(stdout)["verified"]) == (0, True)

@@ -91,6 +91,7 @@ def test_what_an_index_is_equivariant_to(clients):
     assert one.distinct <= 8 * 36 + 1
 
 
+@pytest.mark.slow
 def test_contributors_say_which_copy_they_were_cut_from(clients, symmetric):
     images, _ = symmetric
     one, other = (client.explain(IMAGE, sigma=0.2, pixel=(4, 0), top=576) for client in clients)

@@ -1,7 +1,6 @@
 """`lemmse reconstruct`: files in, files out."""
 
 import json
-import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lemmse.client.serving import LEMMSE
 from lemmse.index import build, open_index
 from lemmse.index.storage.picture_record import Pictures, Refinement
 from tests.support.commands import apart
+from tests.support.processes import run_process
 
 RNG = np.random.default_rng(6)
 
@@ -302,9 +302,10 @@ def test_a_target_that_is_none(folder, where):
     assert "expected grpc://HOST:PORT or an index folder, got" in line
 
 
+@pytest.mark.slow
 def test_a_closed_stdout(folder, tiny_index):
     arguments = ["reconstruct", "in", "--out", "out", "--sigma", "0.1", "--index", tiny_index]
     command = ["sh", "-c", '"$@" >&-', "sh", *LEMMSE, *map(str, arguments)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = run_process(command, stdout=None)
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / "out/sub/d.npy").exists()

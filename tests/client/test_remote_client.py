@@ -55,6 +55,7 @@ def test_a_server_that_goes_away_ends_a_batch(tiny_index):
         list(client.reconstruct_many(images(), sigma=0.1))
 
 
+@pytest.mark.slow
 def test_a_deadline_stops_the_work(larger_index):
     """The exact sum here takes minutes; the next call is answered because it was stopped."""
     server = Server(ServerConfig(indexes=(larger_index,), listen="127.0.0.1:0", threads=1))
@@ -66,6 +67,7 @@ def test_a_deadline_stops_the_work(larger_index):
     server.stop(0)
 
 
+@pytest.mark.slow
 def test_leaving_a_batch_early_stops_the_work_and_leaves_no_thread(larger_index):
     server = Server(ServerConfig(indexes=(larger_index,), listen="127.0.0.1:0", threads=1))
     with connect(f"grpc://{server.address}") as client:

@@ -9,10 +9,14 @@ import pytest
 
 from lemmse.client import Client, LemmseError, Result, connect
 from lemmse.client.errors import InvalidArgument
+from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from tests.support.oracle import agreement, oracle
+from tests.support.problem_oracle import weighted_oracle
+from tests.support.quality_oracle import quality_oracle
+from tests.support.whole_oracle import emmse_oracle, mmse_oracle
 
 MAPS = ("variance", "ess", "log_density")
 RNG = np.random.default_rng(7)
@@ -69,6 +73,12 @@ class Asked:
                 client.reconstruct(y, index=index, **arguments)
 
 
+def training_of(folders, index: str) -> np.ndarray:
+    """The training images of an index, (3, 6, 6, C)."""
+    name = "colour" if index == "colour" else "grey"
+    return np.load(folders[index].parent / f"{name}.npy").astype(float).reshape(3, 6, 6, -1)
+
+
 def assert_same(one: Result, other: Result) -> None:
     for name in ("image", *MAPS):
         # To the rounding of float64: a BLAS adds up in another order for memory of another alignment.
@@ -83,6 +93,89 @@ def asked(folders) -> Iterator[Asked]:
     with connect(f"grpc://{server.address}") as remote:
         yield Asked(remote, embedded)
     server.stop(0)
+
+
+SEEN = np.random.default_rng(12).random((6, 6)) < 0.7
+NOISE = np.random.default_rng(13).random((6, 6)) * 0.3 + 0.05
+CHANGES = {
+    "sigma": {"sigma": 0.3},
+    "a map of sigma": {"sigma": NOISE},
+    "mask": {"mask": SEEN},
+    "aggregate": {"aggregate": "overlap"},
+    "bandwidth": {"bandwidth": 0.2},
+    "gaussian_share": {"gaussian_share": 0.9},
+    "all": {
+        "sigma": NOISE,
+        "mask": SEEN,
+        "aggregate": "overlap",
+        "bandwidth": 0.05,
+        "gaussian_share": 0.3,
+    },
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("index", ["grey", "colour"])
+def test_each_option_changes_the_posterior_as_the_oracle_says(asked, folders, index, change):
+    y = GREY if index == "grey" else COLOUR
+    plain = {"sigma": 0.1, "mode": "exact"}
+    result = asked.reconstruct(index, y, **plain | change)
+    assert agreement(result.image, asked.reconstruct(index, y, **plain).image) < 50
+
+    y = y.reshape(6, 6, -1)
+    options = {"sigma": 0.1} | change
+    sigma, mask = options.pop("sigma"), options.pop("mask", np.ones((6, 6)))
+    s = np.where(mask, sigma, np.inf)[..., None] * np.ones(y.shape)
+    mixture = open_index(folders[index]).mixture
+    expected = quality_oracle(training_of(folders, index), y, s, 3, mixture=mixture, **options)
+    assert agreement(result.image.reshape(y.shape), expected.image) >= 80
+    np.testing.assert_allclose(result.variance.reshape(y.shape), expected.variance, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(result.ess, expected.ess, rtol=1e-3)
+    np.testing.assert_allclose(result.log_density, expected.log_density, atol=1e-3)
+
+
+def test_topk_sums_the_k_nearest_in_the_cells_it_searches(asked, folders):
+    truth = oracle(training_of(folders, "grey"), GREY[..., None], 0.3, 3)
+    targets = np.array([training_of(folders, "grey")[k, i, j, 0] for k, i, j in truth.ids])
+    for k in (1, 3):
+        nearest = np.argsort(-truth.weights, axis=2)[..., :k]
+        w = np.take_along_axis(truth.weights, nearest, axis=2)
+        expected = (w * targets[nearest]).sum(axis=2) / w.sum(axis=2)
+        result = asked.reconstruct("grey", GREY, sigma=0.3, mode="topk", k=k, nprobe=1000)
+        assert result.diagnostics.mode == "topk"
+        assert agreement(result.image, expected) >= 80
+    some = asked.reconstruct("grey", GREY, sigma=0.3, mode="topk", k=3, nprobe=1)
+    assert 0 < some.diagnostics.keys_touched < result.diagnostics.keys_touched == 108
+
+
+def test_hybrid_keeps_to_accuracy_and_budget(asked, folders):
+    truth = oracle(training_of(folders, "grey"), GREY[..., None], 0.5, 3).image[..., 0]
+    hybrid = {"sigma": 0.5, "mode": "hybrid"}
+    rough, fine, bounded = (
+        asked.reconstruct("grey", GREY, **hybrid, **options)
+        for options in ({"accuracy_db": 20}, {"accuracy_db": 100}, {"accuracy_db": 100, "budget": 20})
+    )
+    assert {result.diagnostics.mode for result in (rough, fine, bounded)} == {"hybrid"}
+    assert agreement(fine.image, truth) >= 80
+    assert 20 <= agreement(rough.image, truth) < 70
+    assert rough.diagnostics.keys_touched < fine.diagnostics.keys_touched
+    assert bounded.diagnostics.keys_touched <= 20 < fine.diagnostics.keys_touched
+
+
+def test_maps_and_the_kind_of_error_are_those_asked_for(asked, folders):
+    truth = oracle(training_of(folders, "grey"), GREY[..., None], 0.3, 3).image[..., 0]
+    for client in asked.clients("grey"):
+        estimated, certified = (
+            client.reconstruct(
+                GREY, sigma=0.3, mode="hybrid", budget=20, maps=["error"], error=kind, index="grey"
+            )
+            for kind in ("estimated", "certified")
+        )
+        assert estimated.diagnostics.certified is None
+        assert certified.diagnostics.certified is not None
+        assert (np.abs(certified.image - truth) <= certified.error).all()
+        assert (certified.error != estimated.error).any()
+        assert certified.variance is certified.ess is certified.log_density is None
 
 
 @pytest.mark.parametrize("mode", ["exact", "topk"])
@@ -139,6 +232,18 @@ def test_the_family(asked, folders, index, estimator):
     assert result.diagnostics.mode == "exact"
 
 
+@pytest.mark.parametrize("index", ["grey", "colour"])
+def test_the_estimators_differ_where_noise_is_high(asked, folders, index):
+    training, y = training_of(folders, index), GREY if index == "grey" else COLOUR
+    seen, s = y.reshape(6, 6, -1), np.full(y.shape, 0.4).reshape(6, 6, -1)
+    local = asked.reconstruct(index, y, sigma=0.4, mode="exact")
+    for estimator, truth in (("e-mmse", emmse_oracle), ("mmse", mmse_oracle)):
+        result = asked.reconstruct(index, y, sigma=0.4, estimator=estimator)
+        expected = truth(training, training, seen, s).image
+        assert agreement(result.image.reshape(expected.shape), expected) >= 80
+        assert agreement(result.image, local.image) < 60
+
+
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
 @pytest.mark.parametrize("mode", ["exact", "topk"])
 def test_integers_come_back_in_their_range(asked, folders, dtype, white, mode):
@@ -161,7 +266,7 @@ def test_a_bandwidth_is_in_intensities_whatever_the_range_of_the_image(asked, dt
     stored = asked.reconstruct("grey", y, sigma=0.1, bandwidth=0.05)
     intensities = asked.reconstruct("grey", np.float32(y / np.float32(white)), sigma=0.1, bandwidth=0.05)
     np.testing.assert_allclose(stored.image, intensities.image * white, rtol=1e-6)
-    assert stored.diagnostics.bandwidth == intensities.diagnostics.bandwidth
+    assert stored.diagnostics.bandwidth == intensities.diagnostics.bandwidth == 0.05
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
@@ -175,13 +280,17 @@ def test_a_share_of_gaussians_is_no_intensity(asked, dtype, white):
     assert stored.diagnostics.gaussian_share == intensities.diagnostics.gaussian_share == 0.3
 
 
-@pytest.mark.parametrize("index", ["colour", "mirrored", "inside"])
-def test_gaussians_take_masks_and_noise_maps(asked, index):
-    y = COLOUR if index == "colour" else GREY
-    mask = RNG.random((6, 6)) < 0.7
-    options = {"gaussian_share": 0.3, "bandwidth": 0.05}
-    asked.reconstruct(index, y, sigma=0.1, mask=mask, **options)
-    asked.reconstruct(index, y, sigma=RNG.random((6, 6)) + 0.1, **options)
+@pytest.mark.parametrize("index", ["mirrored", "inside"])
+@pytest.mark.parametrize("measured", [{"sigma": 0.1, "mask": SEEN}, {"sigma": NOISE}], ids=["mask", "map"])
+def test_gaussians_take_masks_and_noise_maps(asked, folders, index, measured):
+    """Circular borders are above; here no option is lost on the way to the estimator."""
+    options = measured | {"gaussian_share": 0.3, "bandwidth": 0.05, "mode": "exact"}
+    result = asked.reconstruct(index, GREY, **options)
+    expected = Reconstructor(open_index(folders[index])).reconstruct(GREY[..., None], maps=MAPS, **options)
+    assert agreement(result.image, expected.image[..., 0]) >= 100
+    for name in options.keys() - {"sigma", "mode"}:
+        less = {key: value for key, value in options.items() if key != name}
+        assert agreement(asked.reconstruct(index, GREY, **less).image, result.image) < 60
 
 
 @pytest.mark.parametrize("index", ["deblur", "inpaint"])
@@ -222,14 +331,27 @@ def test_explain_in_the_range_of_the_image(asked):
         assert mean == pytest.approx(image[2, 3], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "topk"])
-def test_everything_at_once_in_chunks(asked, mode):
+def test_everything_at_once_in_chunks(asked, folders, mode):
     """y, a map of sigma and a mask, each larger than a message or nearly so."""
-    shape = (700, 700, 3)
+    shape = (600, 600, 3)
     rng = np.random.default_rng(9)
     y, sigma, mask = rng.random(shape, np.float32), rng.random(shape) + 0.2, rng.random(shape) < 0.7
     kept = {"k": 5, "nprobe": 2} if mode == "topk" else {}
-    asked.reconstruct("colour", np.where(mask, y, np.nan), sigma=sigma, mask=mask, mode=mode, **kept)
+    result = asked.reconstruct("colour", np.where(mask, y, np.nan), sigma=sigma, mask=mask, mode=mode, **kept)
+    for row, column in ((0, 0), (0, 594), (300, 297), (594, 594)):
+        crop = slice(row, row + 6), slice(column, column + 6)
+        if mode == "exact":
+            precision = np.where(mask, 1 / sigma**2, 0)
+            expected = weighted_oracle(training_of(folders, "colour"), y[crop], precision[crop], 3)
+        else:
+            expected = asked.embedded["colour"].reconstruct(
+                y[crop], sigma=sigma[crop], mask=mask[crop], mode=mode, maps=MAPS, **kept
+            )
+        inside = slice(1, -1), slice(1, -1)  # whose patches lie in the crop
+        assert agreement(result.image[crop][inside], expected.image[inside]) >= 80
+        np.testing.assert_allclose(result.ess[crop][inside], expected.ess[inside], rtol=1e-3)
 
 
 def test_many_with_their_own_noise_and_masks(asked):
@@ -264,14 +386,27 @@ def test_many_with_another_number_of_sigmas(asked):
             client.reconstruct_many([GREY, GREY], sigma=[0.1, 0.2, 0.3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["grey", "mirrored", "inside"])
 @pytest.mark.parametrize("pixel", [(0, 0), (0, 1099), (1099, 550), (17, 23)])
-def test_explain_in_an_image_larger_than_a_message(asked, index, pixel):
+def test_explain_in_an_image_larger_than_a_message(asked, folders, index, pixel):
     rng = np.random.default_rng(11)
-    y, sigma, mask = rng.random((1100, 1100)), rng.random((1100, 1100)) + 0.1, rng.random((1100, 1100)) < 0.6
+    shape = (1100, 1100)
+    y, sigma, mask = rng.random(shape), rng.random(shape) + 0.1, rng.random(shape) < 0.6
     for arguments in ({"sigma": 0.3}, {"sigma": sigma, "mask": mask}):
         one, other = (c.explain(y, pixel=pixel, index=index, **arguments) for c in asked.clients(index))
         assert one == other
+        if index == "grey":
+            around = np.ix_(*(np.arange(place - 1, place + 2) % 1100 for place in pixel))
+            s = np.broadcast_to(arguments["sigma"], shape)[around]
+            precision = np.where(arguments.get("mask", np.ones(shape))[around], 1 / s**2, 0)
+            training = training_of(folders, index)
+            expected = weighted_oracle(training, y[around][..., None], precision[..., None], 3)
+            weights = dict(zip(expected.ids, expected.weights[1, 1], strict=True))
+            heaviest = sorted(weights.values(), reverse=True)[: len(one)]
+            np.testing.assert_allclose([c.weight for c in one], heaviest, rtol=1e-3)
+            for c in one:
+                assert c.weight == pytest.approx(weights[c.image, c.row, c.column], rel=1e-3)
 
 
 def test_a_large_image_is_not_cropped_where_all_of_it_counts(asked):

@@ -1,6 +1,5 @@
 """An index whose keys are on Dask workers, from the client, the command and the server."""
 
-import subprocess
 import sys
 
 import distributed
@@ -13,6 +12,7 @@ from lemmse.client.serving import LEMMSE
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from tests.support.commands import invoke
+from tests.support.processes import run_process
 
 Y = np.random.default_rng(3).random((6, 5), np.float32)
 ASKED = {"sigma": 0.1, "mode": "exact", "maps": ["variance", "ess"]}
@@ -68,6 +68,7 @@ def test_the_command(tiny_index, embedded, scheduler, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["reconstruct", "serve"])
 def test_an_address_where_no_scheduler_is(tiny_index, tmp_path, where):
     np.save(tmp_path / "y.npy", Y)
@@ -84,7 +85,7 @@ def test_an_address_where_no_scheduler_is(tiny_index, tmp_path, where):
         "serve": (tiny_index, "--listen", "127.0.0.1:0"),
     }
     command = [*LEMMSE, where, *map(str, arguments[where])]
-    done = subprocess.run([*command, "--scheduler", "nonsense"], capture_output=True, text=True, check=False)
+    done = run_process([*command, "--scheduler", "nonsense"])
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("lemmse: error: scheduler: expected the address of a Dask scheduler, got nonsense")
@@ -124,10 +125,11 @@ def test_without_dask_it_is_said_what_to_install(tiny_index, monkeypatch):
         connect(tiny_index, scheduler="tcp://127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_without_a_scheduler_dask_is_not_loaded(tiny_index):
     code = f"import sys, lemmse.client; lemmse.client.connect({str(tiny_index)!r})"
     code += "; raise SystemExit('distributed' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_process([sys.executable, "-c", code]).returncode == 0
 
 
 def test_no_scheduler_at_an_address(tiny_index):

@@ -10,6 +10,7 @@ from lemmse.client.errors import Unavailable
 from lemmse.client.serving import serving
 
 
+@pytest.mark.slow
 def test_it_answers_and_ends(tiny_index, tmp_path, embedded):
     y = np.full((4, 4), 0.5, np.float32)
     with serving(tiny_index, tmp_path / "log") as address, connect(f"grpc://{address}") as client:
@@ -20,6 +21,7 @@ def test_it_answers_and_ends(tiny_index, tmp_path, embedded):
         socket.create_connection((host, int(port)))
 
 
+@pytest.mark.slow
 def test_what_it_said_is_in_the_log(tmp_path):
     log = tmp_path / "log"
     with pytest.raises(Unavailable, match=f"see {log}"), serving(tmp_path / "absent", log):

@@ -1,11 +1,10 @@
 """The keys of an index on Dask workers: the answer is that of one process, and whole or an error."""
 
-import os
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import DEVNULL
 
 import dask
 import distributed
@@ -17,10 +16,11 @@ from lemmse.contract.errors import Cancelled, DataLoss, InvalidArgument, NotFoun
 from lemmse.estimator import Queries, Reconstructor, SumSpec
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.index import build, open_index
-from tests.estimator.test_problems import PROBLEMS, mosaic
-from tests.index.test_held_out_view import few_at_a_time
 from tests.support.cases import smooth
+from tests.support.indexes import few_at_a_time
 from tests.support.oracle import agreement
+from tests.support.problems import PROBLEMS, mosaic
+from tests.support.processes import start_process
 
 MAPS = ("variance", "ess", "log_density")
 SHAPE = (9, 8, 3)
@@ -111,6 +111,7 @@ def of_problem(problem, tmp_path_factory, scheduler):
         yield reconstructor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"mode": "exact"}, {"mode": "hybrid", "accuracy_db": 120}], ids=lambda o: o["mode"]
 )
@@ -151,10 +152,11 @@ def test_exact_is_that_of_one_process(whole, parts, asked):
     assert found.diagnostics.keys_touched == expected.diagnostics.keys_touched
 
 
-@pytest.mark.parametrize("asked", requests().values(), ids=requests().keys())
+WITH_MODES = {name: asked for name, asked in requests().items() if "estimator" not in asked}
+
+
+@pytest.mark.parametrize("asked", WITH_MODES.values(), ids=WITH_MODES)
 def test_hybrid_comes_as_near_as_it_is_asked(whole, parts, asked):
-    if "estimator" in asked:
-        pytest.skip("has no modes")
     y = measurement()
     exact = whole.reconstruct(y, mode="exact", **asked).image
     for accuracy_db in (30, 60, 120):
@@ -315,11 +317,13 @@ def processes(count: int, failures: int = 3):
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": failures}),
         threads(0, protocol="tcp://", host="127.0.0.1") as cluster,
+        ExitStack() as stack,
     ):
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
         command += ["--no-nanny", "--nthreads", "1", "--no-dashboard"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        running = [subprocess.Popen(command, env=os.environ, **quiet) for _ in range(count)]
+        running = [
+            stack.enter_context(start_process(command, stdout=DEVNULL, stderr=DEVNULL)) for _ in range(count)
+        ]
         try:
             with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
                 client.wait_for_workers(count, timeout=60)

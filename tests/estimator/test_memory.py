@@ -16,6 +16,7 @@ LIMIT = 512 * 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the Linux kernel's accounting")
 
 
+@pytest.mark.slow
 def test_many_keys():
     m, p = 2**18, 75
     v = np.random.default_rng(0).random((m, p), np.float32)
@@ -25,6 +26,7 @@ def test_many_keys():
     assert peak_beyond(partial(exact_sums, keys, queries, spec)) < LIMIT / 4
 
 
+@pytest.mark.slow
 def test_many_queries(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((1, 8, 8, 3)))
     lemmse = Reconstructor(open_index(build([tmp_path / "x.npy"], tmp_path / "index", patch_size=11)))

@@ -1,150 +1,18 @@
 """Every inverse problem of the paper, and masks and noise maps per request, in every mode: the oracle's."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
-from lemmse.index import Index, build, open_index
+from lemmse.index import build, open_index
 from tests.support.cases import smooth
-from tests.support.oracle import Oracle, agreement
-from tests.support.problem_oracle import convolution_matrix, problem_oracle, weighted_oracle
+from tests.support.oracle import agreement
+from tests.support.problem_oracle import weighted_oracle
+from tests.support.problems import PROBLEMS, P, Problem, centred_square, mosaic
 
-P = 3
 MODES = {"exact": {"mode": "exact"}, "topk of all": {"mode": "topk", "k": 10**6}}
 MAPS = ("variance", "ess", "log_density")
-
-
-def gaussian(std: float) -> np.ndarray:
-    radius = 12
-    a = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * std**2))
-    kernel = np.outer(a, a)
-    return kernel / kernel.sum()
-
-
-def centred_square(shape, side: int) -> np.ndarray:
-    mask = np.ones(shape)
-    top, left = (length // 2 - side // 2 for length in shape[:2])
-    mask[top : top + side, left : left + side] = 0
-    return mask
-
-
-def grid(shape) -> np.ndarray:
-    mask = np.ones(shape)
-    mask[::2, ::2] = 0
-    return mask
-
-
-def random(shape) -> np.ndarray:
-    return np.repeat((np.random.default_rng(5).random(shape[:2]) > 0.3)[..., None], shape[2], 2) * 1.0
-
-
-def mosaic(shape) -> np.ndarray:
-    mask = np.zeros(shape)
-    for c in range(shape[2]):
-        mask[c % 2 :: 2, (c // 2) % 2 :: 2, c] = 1
-    return mask
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    name: str
-    physics: str
-    pre_inverse: str
-    shape: tuple[int, int, int] = (6, 6, 1)
-    kernel: np.ndarray | None = None
-    mask: np.ndarray | None = None
-    boundary: str = "circular"
-    decibels: float = 80
-    steps: int = 255
-    """Steps of the training images from 0 to 1; 0 if they are floating-point numbers."""
-
-    @cached_property
-    def training(self) -> list[np.ndarray]:
-        images = [smooth(seed, *self.shape).astype(float) for seed in range(4)]
-        if self.steps == 255:
-            return images
-        return [np.rint(65535 * 0.9 * x) / 65535 for x in images]
-
-    @cached_property
-    def a(self) -> np.ndarray:
-        if self.kernel is not None:
-            return convolution_matrix(self.kernel, self.shape)
-        return np.diag((np.ones(self.shape) if self.mask is None else self.mask).reshape(-1))
-
-    @cached_property
-    def b(self) -> np.ndarray:
-        name, _, value = self.pre_inverse.partition(":")
-        if name == "mask":
-            return self.a
-        if name == "epsilon":
-            return np.diag(np.where(self.mask == 0, float(value), 1.0).reshape(-1))
-        if name == "wiener":  # the same diagonal in the Fourier basis: conj(H) / (|H|² + λ)
-            return np.linalg.solve(self.a.T @ self.a + float(value) * np.eye(len(self.a)), self.a.T)
-        if name == "inverse":
-            return np.linalg.inv(self.a + 1e-7 * np.eye(len(self.a)))
-        return np.eye(len(self.a))
-
-    def measurement(self, sigma: float) -> np.ndarray:
-        clean = smooth(77, *self.shape).astype(float)
-        noise = sigma * np.random.default_rng(3).standard_normal(self.shape)
-        return (self.a @ clean.reshape(-1)).reshape(self.shape) + noise
-
-    def expected(self, sigma: float) -> Oracle:
-        known = self.__dict__.setdefault("_known", {})
-        if sigma not in known:
-            y = self.measurement(sigma)
-            known[sigma] = problem_oracle(self.training, y, sigma, P, self.a, self.b, self.boundary)
-        return known[sigma]
-
-    def build(self, folder: Path) -> Index:
-        images = np.stack(self.training)
-        if self.steps:
-            images = np.rint(self.steps * images).astype(np.min_scalar_type(self.steps))
-        np.save(folder / "x.npy", images)
-        physics = self.physics
-        if physics.endswith("FILE"):
-            np.save(folder / "operator.npy", self.mask if self.kernel is None else self.kernel)
-            physics = physics.replace("FILE", str(folder / "operator.npy"))
-        built = build(
-            [folder / "x.npy"],
-            folder / "index",
-            patch_size=P,
-            physics=physics,
-            pre_inverse=self.pre_inverse,
-            boundary=self.boundary,
-        )
-        (folder / "operator.npy").unlink(missing_ok=True)  # an index needs no other file
-        return open_index(built)
-
-
-SMALL_BLUR = np.array([[0.0, 0.1, 0.0], [0.1, 0.6, 0.1], [0.0, 0.1, 0.0]])
-MOTION = np.array([[0.1, 0.2, 0.3, 0.2], [0.0, 0.0, 0.1, 0.1]])
-
-PROBLEMS = [
-    Problem("denoise", "identity", "identity"),
-    Problem("denoise, reflect", "identity", "identity", boundary="reflect", steps=65535),
-    Problem("denoise, valid", "identity", "identity", boundary="valid", steps=0),
-    Problem("sixteen channels", "identity", "identity", shape=(4, 4, 16)),
-    Problem("blur, agnostic", "blur:gaussian:1.0", "identity", kernel=gaussian(1.0)),
-    Problem("blur, wiener", "blur:gaussian:1.0", "wiener:0.05", kernel=gaussian(1.0)),
-    Problem("colour blur, wiener", "blur:gaussian:0.7", "wiener:0.02", shape=(5, 5, 3), kernel=gaussian(0.7)),
-    Problem("blur by file, inverse", "blur:FILE", "inverse", kernel=SMALL_BLUR, steps=0),
-    Problem("motion by file, wiener", "blur:FILE", "wiener:0.1", kernel=MOTION, shape=(5, 6, 1)),
-    Problem("square, agnostic", "inpaint:center:3", "identity", mask=centred_square((6, 6, 1), 3)),
-    Problem("square, mask", "inpaint:center:5", "mask", (7, 7, 1), mask=centred_square((7, 7, 1), 5)),
-    Problem("random, mask", "inpaint:FILE", "mask", mask=random((6, 6, 1))),
-    Problem("random colour, mask", "inpaint:FILE", "mask", (5, 5, 3), mask=random((5, 5, 3)), steps=65535),
-    Problem("grid, mask", "inpaint:FILE", "mask", mask=grid((6, 6, 1))),
-    Problem("grid, mask, reflect", "inpaint:FILE", "mask", mask=grid((6, 6, 1)), boundary="reflect"),
-    Problem("mosaic, mask", "inpaint:FILE", "mask", (4, 4, 3), mask=mosaic((4, 4, 3))),
-    Problem("random, epsilon", "inpaint:FILE", "epsilon:1e-3", mask=random((6, 6, 1))),
-    Problem("grid, epsilon", "inpaint:FILE", "epsilon:0.3", mask=grid((6, 6, 1))),
-]
 
 
 @pytest.fixture(params=PROBLEMS, ids=lambda problem: problem.name, scope="module")
@@ -210,17 +78,10 @@ def test_a_pattern_that_no_training_patch_has_is_an_error(tmp_path):
         lemmse.reconstruct(smooth(1, 9, 8, 1), sigma=0.1)
 
 
-@pytest.mark.parametrize("pre_inverse", ["mask", "epsilon:0.1"])
-def test_where_patches_are_inside_a_mask_has_no_other_patterns_at_the_border(tmp_path, pre_inverse):
+def test_where_patches_are_inside_a_mask_has_no_other_patterns_at_the_border(tmp_path):
     training = [smooth(seed, 8, 8, 1).astype(float) for seed in range(2)]
-    options = {"physics": "inpaint:random:40:7", "pre_inverse": pre_inverse, "boundary": "valid"}
-    if pre_inverse == "mask":
-        with pytest.raises(InvalidArgument, match="boundary: expected circular or reflect for physics"):
-            index_of(tmp_path, training, **options)
-    else:
-        assert np.isfinite(
-            index_of(tmp_path, training, **options).reconstruct(training[0], sigma=0.1).image
-        ).all()
+    with pytest.raises(InvalidArgument, match="boundary: expected circular or reflect for physics"):
+        index_of(tmp_path, training, physics="inpaint:random:40:7", pre_inverse="mask", boundary="valid")
 
 
 TRAINING = [smooth(seed, 7, 6, 3).astype(float) for seed in range(4)]

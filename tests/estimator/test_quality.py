@@ -68,6 +68,7 @@ def test_mean_is_that_of_the_model(case, reconstructor, expected, options, setti
     assert agreement(result.image, expected(sigma, **setting).image) >= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -85,20 +86,36 @@ def test_maps_are_those_of_the_model(case, reconstructor, expected, options, set
 OFFSET = {"centre": {}} | SETTINGS
 
 
-@pytest.mark.parametrize("setting", OFFSET.values(), ids=OFFSET)
+COLOURS = [smooth(seed, 6, 6, 3) for seed in range(3)]
+
+
+@pytest.fixture(scope="module", params=[3, 4])
+def offset(request, tmp_path_factory) -> Reconstructor:
+    folder = tmp_path_factory.mktemp("offset")
+    return index_of(folder, COLOURS, patch_size=request.param, equivariance="offset")
+
+
+@pytest.fixture(scope="module", params=OFFSET.values(), ids=OFFSET)
+def offset_setting(request) -> dict:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def offset_oracles(offset, offset_setting):
+    y, index = smooth(71, 5, 4, 3).astype(np.float64), offset.index
+    options = {"equivariance": "offset", "mixture": index.mixture, **offset_setting}
+    return {
+        sigma: quality_oracle(COLOURS, y, np.full(y.shape, sigma), index.manifest.patch_size, **options)
+        for sigma in SIGMAS
+    }
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
-@pytest.mark.parametrize("p", [3, 4])
-def test_offset_is_the_model_of_all_levels(tmp_path, p, options, setting):
-    training = [smooth(seed, 6, 6, 3) for seed in range(3)]
+def test_offset_is_the_model_of_all_levels(offset, offset_setting, offset_oracles, options):
     y = smooth(71, 5, 4, 3)
-    reconstructor = index_of(tmp_path, training, patch_size=p, equivariance="offset")
-    for sigma in SIGMAS:
-        s = np.full(y.shape, sigma)
-        mixture = reconstructor.index.mixture
-        oracle = quality_oracle(
-            training, y.astype(np.float64), s, p, equivariance="offset", mixture=mixture, **setting
-        )
-        result = reconstructor.reconstruct(y, sigma=sigma, maps=MAPS, **setting, **options)
+    for sigma, oracle in offset_oracles.items():
+        result = offset.reconstruct(y, sigma=sigma, maps=MAPS, **offset_setting, **options)
         assert agreement(result.image, oracle.image) >= 80
         slack = 1e-5 + 2e-7 / sigma**2
         np.testing.assert_allclose(result.variance, oracle.variance, rtol=10 * slack, atol=2e-5)
@@ -106,15 +123,11 @@ def test_offset_is_the_model_of_all_levels(tmp_path, p, options, setting):
         np.testing.assert_allclose(result.log_density, oracle.log_density, rtol=1e-5, atol=10 * slack)
 
 
-@pytest.mark.parametrize("setting", OFFSET.values(), ids=OFFSET)
 @pytest.mark.parametrize("mode", ["exact", "topk", "hybrid"])
-def test_a_constant_added_to_y_is_added_to_the_result(tmp_path, mode, setting):
-    reconstructor = index_of(
-        tmp_path, [smooth(k, 8, 8, 3) for k in range(3)], patch_size=3, equivariance="offset"
-    )
+def test_a_constant_added_to_y_is_added_to_the_result(offset, offset_setting, mode):
     y, constant = smooth(72, 6, 6, 3), np.array([0.5, -0.25, 2.0], np.float32)
     plain, moved = (
-        reconstructor.reconstruct(x, sigma=0.1, mode=mode, **setting).image for x in (y, y + constant)
+        offset.reconstruct(x, sigma=0.1, mode=mode, **offset_setting).image for x in (y, y + constant)
     )
     np.testing.assert_allclose(moved, plain + constant, atol=1e-5)
 
@@ -150,17 +163,21 @@ def request_kind(kind: str, shape, sigma):
     return {"sigma": sigma, "mask": mask}, np.where(mask, sigma, np.inf)
 
 
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory) -> Reconstructor:
+    return index_of(tmp_path_factory.mktemp("colours"), COLOURS, patch_size=3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("mode", ["exact", "hybrid", "auto"])
 @pytest.mark.parametrize("kind", ["mask", "noise map"])
-def test_masks_and_noise_maps(tmp_path, kind, mode, setting):
-    training = [smooth(seed, 6, 6, 3) for seed in range(3)]
+def test_masks_and_noise_maps(colours, kind, mode, setting):
     y = smooth(70, 5, 5, 3)
     asked, s = request_kind(kind, y.shape, 0.1)
-    reconstructor = index_of(tmp_path, training, patch_size=3)
-    mixture = reconstructor.index.mixture
-    oracle = quality_oracle(training, y.astype(np.float64), s, 3, mixture=mixture, **setting)
-    result = reconstructor.reconstruct(y, **asked, mode=mode, accuracy_db=120, maps=MAPS, **setting)
+    mixture = colours.index.mixture
+    oracle = quality_oracle(COLOURS, y.astype(np.float64), s, 3, mixture=mixture, **setting)
+    result = colours.reconstruct(y, **asked, mode=mode, accuracy_db=120, maps=MAPS, **setting)
     assert agreement(result.image, oracle.image) >= 80
     if result.diagnostics.mode == "exact":
         np.testing.assert_allclose(result.variance, oracle.variance, rtol=1e-3, atol=1e-6)
@@ -314,7 +331,10 @@ def test_a_share_makes_the_error_of_hybrid_smaller(scene):
 
 @pytest.mark.parametrize(
     ("shape", "options"),
-    [((2, 3, 1), {"patch_size": 46}), ((6, 6, 3), {"patch_size": 1, "equivariance": "offset"})],
+    [
+        pytest.param((2, 3, 1), {"patch_size": 46}, marks=pytest.mark.slow),
+        ((6, 6, 3), {"patch_size": 1, "equivariance": "offset"}),
+    ],
     ids=["patches too long", "nothing but level"],
 )
 def test_patches_without_a_mixture_refuse_a_share(tmp_path, shape, options):

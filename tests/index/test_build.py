@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -17,7 +16,9 @@ from lemmse.index import build, open_index
 from lemmse.index.images.stack import Images
 from lemmse.index.storage.inverted_lists import to_search
 from lemmse.index.storage.manifest import FORMAT
+from tests.support.indexes import everything
 from tests.support.oracle import patch
+from tests.support.processes import run_process
 
 
 def images_of(shape, count=3, seed=0) -> np.ndarray:
@@ -33,13 +34,6 @@ def source(tmp_path) -> Path:
 @pytest.fixture
 def index_folder(source, tmp_path) -> Path:
     return build([source], tmp_path / "index", patch_size=3)
-
-
-def everything(index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Key, target and id of every training patch."""
-    m = index.manifest.keys
-    keys = index.keys(0, index.manifest.distinct).repeat(index.multiplicity, axis=0)
-    return keys, index.targets(0, m), index.ids(0, m)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 9])
@@ -255,6 +249,7 @@ def test_an_index_may_be_moved(index_folder, tmp_path):
     assert open_index(tmp_path / "elsewhere").name == "elsewhere"
 
 
+@pytest.mark.slow
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
     (tmp_path / "[").mkdir()
     np.save(tmp_path / "[" / "b].npy", images_of((4, 4)))
@@ -265,21 +260,17 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path):
         str(tmp_path / "i[red]x"),
         "--no-calibrate",
     ]
-    done = subprocess.run(
-        [*LEMMSE, *arguments],
-        env=os.environ | {"COLUMNS": "1000"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_process([*LEMMSE, *arguments], env=os.environ | {"COLUMNS": "1000"})
+    assert done.returncode == 0, done.stderr
     assert "i[red]x" in done.stdout
     assert "[/b].npy" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_no_index(source, tmp_path):
     """A limit on the size of files stands for the disk's end: both fail the write."""
     limited = f"ulimit -f 1; exec {shlex.join(LEMMSE)} build {source} --out {tmp_path}/index"
-    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
+    done = run_process(["bash", "-c", limited])
     assert done.returncode == 1
     assert done.stderr.startswith("lemmse: error: ")
     assert done.stderr.count("\n") == 1

@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -18,8 +17,9 @@ import pytest
 from lemmse.contract.errors import AlreadyExists, InvalidArgument, NotFound, UnsupportedFormat
 from lemmse.estimator import Reconstructor
 from lemmse.index import Index, build, open_index, update
-from tests.index.test_held_out_view import everything, few_at_a_time
 from tests.support.cases import smooth
+from tests.support.indexes import by_cell, few_at_a_time
+from tests.support.processes import run_process
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -58,6 +58,7 @@ def ending_at(count: int):
     return calls, progress
 
 
+@pytest.mark.slow
 def test_a_build_ended_anywhere_goes_on_to_the_same_index(source, tmp_path, small_parts):
     problem = {"physics": "blur:gaussian:0.6", "pre_inverse": "wiener:0.05"}
     calls, progress = ending_at(0)
@@ -85,7 +86,7 @@ import os, signal, sys
 from pathlib import Path
 import pytest
 from lemmse.index import build
-from tests.index.test_held_out_view import few_at_a_time
+from tests.support.indexes import few_at_a_time
 
 def progress(stage, done, total):
     if stage == sys.argv[3] and done == int(sys.argv[4]):
@@ -97,10 +98,11 @@ with pytest.MonkeyPatch.context() as patched:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["read images", "assign patches", "write shards"])
 def test_a_build_that_was_killed_goes_on(source, tmp_path, small_parts, stage):
     command = [sys.executable, "-c", KILLED, source, tmp_path / "index", stage, "2"]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert run_process(command).returncode == -signal.SIGKILL
     assert sorted(os.listdir(tmp_path)) == [".index.building", "x.npy"]
     with pytest.raises(NotFound):
         open_index(tmp_path / "index")
@@ -151,6 +153,7 @@ def test_another_mask_under_the_same_name_is_refused(source, tmp_path):
         build([source], out, patch_size=3, physics=f"inpaint:{mask}")
 
 
+@pytest.mark.slow
 def test_another_kernel_under_the_same_name_makes_another_index(source, tmp_path):
     kernel = tmp_path / "kernel.npy"
 
@@ -202,12 +205,6 @@ def one_and_several(tmp_path_factory) -> list[Index]:
         few_at_a_time(patched, keys=8192)
         several = build([folder / "x.npy"], folder / "several", patch_size=3)
     return [open_index(one), open_index(several)]
-
-
-def by_cell(index) -> list[set[tuple]]:
-    """Keys, targets and ids of the patches of each cell; its leaves are cut by k-means, which rounds."""
-    rows = [(*v, *t, *i) for v, t, i in zip(*(array.tolist() for array in everything(index)), strict=True)]
-    return [set(rows[start:stop]) for start, stop in pairwise(index.key_patches[index.cell_keys])]
 
 
 def test_shards_hold_what_one_would(one_and_several):
@@ -313,7 +310,9 @@ def test_a_build_holds_no_more_than_it_was_given(tmp_path):
     """131 072 keys of 363 numbers: 190 MB as they are, of which a build makes several copies at a time."""
     np.save(tmp_path / "x.npy", np.stack([smooth(seed, 32, 32, 3) for seed in range(128)]))
     command = [sys.executable, "-c", HONEST, tmp_path / "x.npy", tmp_path / "index"]
-    peak = 1024 * int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = run_process(command)
+    assert done.returncode == 0, done.stderr
+    peak = 1024 * int(done.stdout)
     assert open_index(tmp_path / "index").manifest.shards > 2
     assert peak < 10**9
 
@@ -341,6 +340,7 @@ def test_a_build_ended_before_it_tidied_up_is_done(source, more, tmp_path, monke
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_readers_find_a_whole_version_while_another_is_published(source, more, tmp_path):
     index = build([source], tmp_path / "index", patch_size=3)
     update([more], shutil.copytree(index, tmp_path / "other"))

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from lemmse.index import build, open_index
 from lemmse.index.clustering import cells
@@ -175,6 +176,7 @@ def test_equal_patches(tmp_path, values, equivariance):
     np.testing.assert_allclose(nearest, 0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"equivariance": "offset"}, {"augment": "dihedral"}, {"boundary": "valid"}],
@@ -204,3 +206,16 @@ def test_patches_of_other_problems_have_none(tmp_path, physics, pre_inverse):
     index = index_of(tmp_path, images, physics=physics, pre_inverse=pre_inverse)
     assert (index.manifest.gaussians, index.mixture) == (0, None)
     assert leave_out(index, np.array([0])).mixture is None
+
+
+def test_products_of_the_fit_use_one_thread():
+    """Threads of a BLAS that wait for the next small product hold the cores of others."""
+
+    def threads():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    before, during = threads(), []
+    patches = np.random.default_rng(0).random((100, 9), np.float32)
+    Mixture.fit(patches, components=2, seed=0, progress=lambda done, total: during.append(threads()))
+    assert during[1:] == [{1}] * 6
+    assert threads() == before

@@ -7,8 +7,9 @@ import pytest
 
 from lemmse.contract.errors import DataLoss
 from lemmse.index.reading.shard_view import split_shards
-from tests.index.test_held_out_view import CASES, everything
-from tests.index.test_moments import moments_of
+from tests.support.index_cases import CASES
+from tests.support.indexes import everything
+from tests.support.moments import moments_of
 
 
 @pytest.fixture(

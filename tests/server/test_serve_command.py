@@ -2,8 +2,8 @@
 
 import re
 import signal
-import subprocess
 from contextlib import contextmanager
+from subprocess import PIPE
 
 import grpc
 import pytest
@@ -12,6 +12,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from lemmse.client.serving import LEMMSE
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
+from tests.support.processes import run_process, start_process
 from tests.support.requests import OpenStream
 
 
@@ -19,14 +20,11 @@ from tests.support.requests import OpenStream
 def serving(*arguments):
     """A server process and its address."""
     command = [*LEMMSE, "serve", *map(str, arguments), "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            ready = process.stdout.readline()
-            found = re.fullmatch(r"listening on (127\.0\.0\.1:\d+)\n", ready)
-            assert found, process.communicate()
-            yield process, found[1]
-        finally:
-            process.kill()
+    with start_process(command, stdout=PIPE, stderr=PIPE) as process:
+        ready = process.stdout.readline()
+        found = re.fullmatch(r"listening on (127\.0\.0\.1:\d+)\n", ready)
+        assert found, ready
+        yield process, found[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -48,6 +46,7 @@ def test_a_signal_drains(tiny_index, number):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, status, words in [
@@ -56,7 +55,7 @@ def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
         ([tiny_index, "--threads", "0"], 2, "threads: expected a number from 1 to 4096, got 0"),
     ]:
         command = [*LEMMSE, "serve", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = run_process(command)
         assert done.returncode == status
         assert done.stdout == ""
         (line,) = done.stderr.splitlines()

@@ -14,6 +14,7 @@ import click
 
 from lemmse.client.exits import INTERRUPTED, exit_status, report
 from lemmse.client.extras import required
+from lemmse.contract.threads import keep_threads_from_spinning
 
 __all__ = ["main"]
 
@@ -39,10 +40,6 @@ _COMMANDS = {
 }
 
 
-_SPINS = "1000"
-"""Rounds that a waiting thread of GNU's OpenMP spins before it sleeps."""
-
-
 class _LazyGroup(click.Group):
     """A group that imports a subcommand when it is called, and ends with one line on stderr on errors."""
 
@@ -62,7 +59,7 @@ class _LazyGroup(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         _prepare_streams()
-        _prepare_threads()
+        keep_threads_from_spinning()
         try:
             with _signals_as_exceptions(), required("this command"):
                 status = super().main(*args, **extra | {"standalone_mode": False})
@@ -91,17 +88,6 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open to the end
         elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-
-
-def _prepare_threads() -> None:
-    """Keep threads of OpenMP, which are not loaded yet, from spinning long where they wait.
-
-    A variable of the environment that says otherwise stays.
-
-    See docs/decisions/0016-threads-that-wait.md.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def on_local_workers(count: int) -> Iterator[Runner]:
             n_workers=count,
             threads_per_worker=1,
             memory_limit=0,  # --memory is the limit
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # None listens on port 8787 of all interfaces
             env={name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         ) as cluster,
         dask.Client(cluster) as client,

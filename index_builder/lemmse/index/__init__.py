@@ -17,6 +17,8 @@ FAISS, Zarr and Dask are imported only with `storage` and what follows it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lemmse.contract.threads import keep_threads_from_spinning
+
 if TYPE_CHECKING:
     from lemmse.index.building import build, update
     from lemmse.index.reading import Index, open_index
@@ -29,6 +31,9 @@ _HOMES = {
     "open_index": "lemmse.index.reading",
     "update": "lemmse.index.building",
 }
+
+
+keep_threads_from_spinning()  # before FAISS is loaded
 
 
 def __getattr__(name: str) -> Any:

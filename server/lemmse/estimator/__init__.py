@@ -17,6 +17,10 @@ The modules, in the order of docs/mathematics.md:
 - `registry`: several indexes by name
 """
 
+from lemmse.contract.threads import keep_threads_from_spinning
+
+keep_threads_from_spinning()  # before torch is loaded
+
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.hybrid import hybrid_sums
 from lemmse.estimator.keys import Keys, load_keys

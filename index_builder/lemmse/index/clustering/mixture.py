@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from lemmse.index.clustering import cells
 from lemmse.index.patches.corpus import Corpus
@@ -87,13 +88,15 @@ class Mixture:
         centroids = cells.fit(patches[: components * cells.SAMPLE_PER_CELL], components, seed)
         shares = np.zeros((len(patches), len(centroids)), np.float32)
         shares[np.arange(len(patches)), cells.nearest(patches, centroids)] = 1
-        mixture, _ = _most_likely(patches, shares)
-        near = np.ones((len(patches), len(mixture.weights)), np.bool_)
-        for done in range(_ITERATIONS):
-            shares = mixture._responsibilities(patches, near)
-            mixture, kept = _most_likely(patches, shares)
-            near = shares[:, kept] > _NEGLIGIBLE
-            progress(done + 1, _ITERATIONS)
+        # OpenBLAS's threads spin between these products, which are too small to share.
+        with threadpool_limits(limits=1, user_api="blas"):
+            mixture, _ = _most_likely(patches, shares)
+            near = np.ones((len(patches), len(mixture.weights)), np.bool_)
+            for done in range(_ITERATIONS):
+                shares = mixture._responsibilities(patches, near)
+                mixture, kept = _most_likely(patches, shares)
+                near = shares[:, kept] > _NEGLIGIBLE
+                progress(done + 1, _ITERATIONS)
         return mixture
 
     def _responsibilities(self, patches: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
