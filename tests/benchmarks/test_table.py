@@ -85,7 +85,7 @@ def test_through_a_mask_the_formula_of_all_positions_is_asked_too(photos, out):
     (checkpoint,) = (out / "cache").glob("PatchMLP-*.pt")
     network = read(own, "PatchMLP", schedule, checkpoint)
     observed = np.ones((8, 8))
-    observed[2:5, 2:5] = 0
+    observed[3:6, 3:6] = 0
     with connect(formula.index_of(own.pooled, [0.5], out / "cache")) as client:
         errors = [
             decibels(np.square(client.reconstruct(y, sigma=0.5, mask=observed).image - answer))

@@ -1,13 +1,13 @@
 """The subpackages of lemmse.index import one way, and the first ones without FAISS, Zarr, torch and numba."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import lemmse.index
+from tests.support.processes import run_process
 
 ROOT = Path(lemmse.index.__file__).parent
 
@@ -51,4 +51,5 @@ def test_the_first_subpackages_are_light(module):
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); import lemmse.index{module}; "
         "from lemmse.index.sources import open_source"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    done = run_process([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The compute pool: its bound, and work that nobody waits for."""
+"""The compute pool: its bound, and cancelled calls."""
 
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue

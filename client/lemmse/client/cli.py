@@ -36,7 +36,7 @@ _COMMANDS = {
     "demo": _Lazy("lemmse.client.demo:demo", "Build, serve and reconstruct photographs; draw the result."),
     "inspect": _Lazy("lemmse.builder.inspect:inspect", "Describe an index, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),
-    "serve": _Lazy("lemmse.server.cli:serve", "Serve indexes over gRPC."),
+    "serve": _Lazy("lemmse.server.command:serve", "Serve indexes over gRPC."),
 }
 
 

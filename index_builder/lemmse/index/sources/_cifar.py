@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index.sources._array_source import ArraySource
-from lemmse.index.sources._image import ImageSource, Kind, bad_source, decoding
+from lemmse.index.sources._image import ImageSource, SourceKind, bad_source, decoding
 from lemmse.index.sources._sequence import concatenate
 
 __all__ = ["KIND"]
@@ -89,4 +89,4 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
-KIND = Kind("CIFAR-10 batches", _matches, _open)
+KIND = SourceKind("CIFAR-10 batches", _matches, _open)

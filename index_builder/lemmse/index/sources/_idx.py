@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index.sources._array_source import ArraySource
-from lemmse.index.sources._image import Kind, bad_source, decoding
+from lemmse.index.sources._image import SourceKind, bad_source, decoding
 
 __all__ = ["KIND"]
 
@@ -54,4 +54,4 @@ def _load(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return pixels.reshape(shape)
 
 
-KIND = Kind("idx-ubyte[.gz]", _matches, _open)
+KIND = SourceKind("idx-ubyte[.gz]", _matches, _open)

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, LemmseError
 
-__all__ = ["Image", "ImageSource", "Kind", "bad_source", "check_dtype", "checked", "decoding", "intensities"]
+__all__ = [
+    "Image",
+    "ImageSource",
+    "SourceKind",
+    "bad_source",
+    "check_dtype",
+    "checked",
+    "decoding",
+    "intensities",
+]
 
 Image: TypeAlias = NDArray[np.uint8 | np.uint16 | np.float32]
 """An image, (H, W, C). Integers use the full range of their type; floats are finite and in [0, 1]."""
@@ -36,7 +45,7 @@ class ImageSource(Protocol):
         ...
 
 
-class Kind(NamedTuple):
+class SourceKind(NamedTuple):
     """One kind of source."""
 
     what: str

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.images.files import PICTURE_SUFFIXES, decode
-from lemmse.index.sources._image import Image, Kind, bad_source, checked, decoding
+from lemmse.index.sources._image import Image, SourceKind, bad_source, checked, decoding
 
 __all__ = ["FILE", "FOLDER"]
 
@@ -63,9 +63,9 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(PICTURE_SUFFIXES)
 
 
-FILE = Kind(
+FILE = SourceKind(
     f"an image ({' '.join(PICTURE_SUFFIXES)})",
     lambda spec: _is_image(Path(spec).name) and Path(spec).is_file(),
     _open_file,
 )
-FOLDER = Kind("a folder of images", lambda spec: Path(spec).is_dir(), _open_folder)
+FOLDER = SourceKind("a folder of images", lambda spec: Path(spec).is_dir(), _open_folder)

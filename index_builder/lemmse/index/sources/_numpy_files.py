@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.sources._array_source import ArraySource
-from lemmse.index.sources._image import Kind, bad_source, decoding
+from lemmse.index.sources._image import SourceKind, bad_source, decoding
 
 __all__ = ["KIND"]
 
@@ -89,4 +89,4 @@ def _load(path: Path, name: str) -> NDArray[Any]:
         return array
 
 
-KIND = Kind(".npy or .npz with images (N, H, W) or (N, H, W, C)", _matches, _open)
+KIND = SourceKind(".npy or .npz with images (N, H, W) or (N, H, W, C)", _matches, _open)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import NotFound
-from lemmse.index.sources._image import Image, Kind, bad_source, decoding
+from lemmse.index.sources._image import Image, SourceKind, bad_source, decoding
 
 __all__ = ["HELD_OUT", "KIND", "photograph"]
 
@@ -110,4 +110,4 @@ def _open(spec: str) -> _Photos:
     return _Photos(spec)
 
 
-KIND = Kind("sample:photos", lambda spec: spec.startswith("sample:"), _open)
+KIND = SourceKind("sample:photos", lambda spec: spec.startswith("sample:"), _open)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index.sources._array_source import ArraySource
-from lemmse.index.sources._image import Kind, bad_source, decoding
+from lemmse.index.sources._image import SourceKind, bad_source, decoding
 
 if TYPE_CHECKING:
     import zarr
@@ -77,4 +77,4 @@ class _Chunked:
         return image
 
 
-KIND = Kind("a Zarr array (N, H, W) or (N, H, W, C)", _matches, _open)
+KIND = SourceKind("a Zarr array (N, H, W) or (N, H, W, C)", _matches, _open)

@@ -15,7 +15,7 @@ from lemmse.estimator.hybrid.numbers import (
     exp2,
     rounded_down,
 )
-from lemmse.estimator.hybrid.records import GroupSums, Job, KeyArrays, KeySums, Patches
+from lemmse.estimator.hybrid.records import GroupSums, KeyArrays, KeySums, Patches, SumJob
 from lemmse.estimator.hybrid.simd import LANES, add_squares, add_weighted_squares, dot, maximum
 
 __all__ = ["Scratch", "add_keys", "allocate_scratch", "key_scores"]
@@ -87,7 +87,7 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
 
 
 @compiled
-def add_keys(leaf: int, queries: NDArray[np.int32], job: Job, scratch: Scratch) -> None:
+def add_keys(leaf: int, queries: NDArray[np.int32], job: SumJob, scratch: Scratch) -> None:
     """Add the keys of a leaf to the sums of some queries."""
     keys, outputs, results, sums = job.keys, job.outputs, job.results, job.results.keys
     t_length = sums.wt.shape[1]

@@ -32,13 +32,13 @@ from lemmse.estimator.cancellation import raise_if_cancelled
 from lemmse.estimator.hybrid.probe import ProbeLimits, probe
 from lemmse.estimator.hybrid.records import (
     GroupSums,
-    Job,
     KeyArrays,
     KeySums,
     Normalizer,
     OutputFlags,
     Patches,
     Results,
+    SumJob,
 )
 from lemmse.estimator.hybrid.sketch_arrays import Sketches, sketch_arrays
 from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD, traverse
@@ -242,7 +242,7 @@ def _block_sums(
     else:
         normalizer = _located(tree, spec.normalizer)
     count, t_length = len(queries), key_tree.keys.t_length
-    job = Job(
+    job = SumJob(
         patches=patches,
         tree=tree,
         stratum=queries.stratum,

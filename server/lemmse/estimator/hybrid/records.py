@@ -10,13 +10,13 @@ from lemmse.estimator.hybrid.tree import Tree
 
 __all__ = [
     "GroupSums",
-    "Job",
     "KeyArrays",
     "KeySums",
     "Normalizer",
     "OutputFlags",
     "Patches",
     "Results",
+    "SumJob",
 ]
 
 
@@ -145,7 +145,7 @@ class Results(NamedTuple):
     """Number of keys evaluated, (Q,)."""
 
 
-class Job(NamedTuple):
+class SumJob(NamedTuple):
     """A block of Q queries and all that is needed to sum over the keys of a stratum for them."""
 
     patches: Patches

@@ -24,7 +24,7 @@ from lemmse.estimator.hybrid.group_sums import (
 )
 from lemmse.estimator.hybrid.leaf_sums import Scratch, add_keys, allocate_scratch
 from lemmse.estimator.hybrid.numbers import ABSENT, compiled, compiled_to_allocate, rounded_down
-from lemmse.estimator.hybrid.records import Job, OutputFlags
+from lemmse.estimator.hybrid.records import OutputFlags, SumJob
 from lemmse.estimator.hybrid.simd import LANES, maximum
 from lemmse.estimator.hybrid.sketch_bounds import may_be_nearer
 from lemmse.index.clustering.groups import Groups
@@ -50,7 +50,7 @@ class _Opened(NamedTuple):
 
 
 @compiled_to_allocate
-def traverse(queries: NDArray[np.int32], job: Job) -> None:
+def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     """Add the keys and groups of the job's stratum to the results of some queries, given by number.
 
     Where bounds are requested, groups are opened for the most that they can hold, and the others are bounded.
@@ -75,7 +75,7 @@ def traverse(queries: NDArray[np.int32], job: Job) -> None:
 
 
 @compiled
-def _add_leaves(number: int, job: Job, scratch: Scratch, opened: _Opened) -> None:
+def _add_leaves(number: int, job: SumJob, scratch: Scratch, opened: _Opened) -> None:
     """Add the keys of a block of leaves to the sums of the queries that opened these."""
     leaves = job.tree.leaves
     has_sketches = len(job.sketches.step) > 0 and not job.outputs.bounds and job.patches.weights.shape[1] == 0
@@ -88,7 +88,7 @@ def _add_leaves(number: int, job: Job, scratch: Scratch, opened: _Opened) -> Non
 
 
 @compiled
-def _keep_near(leaf: int, queries: NDArray[np.int32], n: np.float32, job: Job, scratch: Scratch) -> int:
+def _keep_near(leaf: int, queries: NDArray[np.int32], n: np.float32, job: SumJob, scratch: Scratch) -> int:
     """Move to the front the queries for which keys of a leaf may count, by their sketches; return how many.
 
     n training patches have the keys of the leaf.
@@ -112,7 +112,7 @@ def _visit(
     number: int,
     queries: NDArray[np.int32],
     nearest: NDArray[np.int64],
-    job: Job,
+    job: SumJob,
     block: Block,
     opened: _Opened,
 ) -> None:
