@@ -15,6 +15,8 @@ from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.commands import apart, invoke
 
+pytestmark = pytest.mark.slow
+
 TABLES = ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale")
 
 

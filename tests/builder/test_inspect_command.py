@@ -11,6 +11,8 @@ from lemmse.index import open_index
 from lemmse.index.storage.manifest import Manifest, checksum
 from tests.support.commands import apart, invoke
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def index(tiny_index, tmp_path):

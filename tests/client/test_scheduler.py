@@ -14,6 +14,8 @@ from lemmse.server.lifecycle import Server
 from tests.support.commands import invoke
 from tests.support.processes import run_process
 
+pytestmark = pytest.mark.slow
+
 Y = np.random.default_rng(3).random((6, 5), np.float32)
 ASKED = {"sigma": 0.1, "mode": "exact", "maps": ["variance", "ess"]}
 

@@ -22,6 +22,8 @@ from tests.support.oracle import agreement
 from tests.support.problems import PROBLEMS, mosaic
 from tests.support.processes import start_process
 
+pytestmark = pytest.mark.slow
+
 MAPS = ("variance", "ess", "log_density")
 SHAPE = (9, 8, 3)
 

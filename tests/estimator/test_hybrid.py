@@ -125,6 +125,7 @@ def nearest_targets(index, y, mask, sigma) -> tuple[np.ndarray, np.ndarray]:
     return low.reshape(y.shape), high.reshape(y.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [None, "estimated", "certified"])
 @pytest.mark.parametrize("sigma", [1e-6, 1e-5, 1e-3])
 @pytest.mark.parametrize("kind", ["other image", "training image", "in 0 to 255", "mask"])
@@ -322,6 +323,7 @@ def adversarial(index, sigma: float) -> np.ndarray:
     return y + sigma * rng.standard_normal(y.shape) * (rng.random((*y.shape[:1], 1, 1)) < 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 300, None])
 @pytest.mark.parametrize("accuracy_db", [20, 50])
 @pytest.mark.parametrize("sigma", [0.003, 0.03, 0.1, 0.3, 1.0, 10.0])
@@ -363,6 +365,7 @@ def test_enough_keys_certify_nearly_all_that_is_within_the_tolerance(index, accu
     assert result.diagnostics.certified > 0.98 * within
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["centre", "overlap"])
 @pytest.mark.parametrize("accuracy_db", [30, 40, 50, 60])
 @pytest.mark.parametrize("sigma", [0.07, 0.1, 0.3, 0.7])

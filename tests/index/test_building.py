@@ -21,6 +21,8 @@ from tests.support.cases import smooth
 from tests.support.indexes import by_cell, few_at_a_time
 from tests.support.processes import run_process
 
+pytestmark = pytest.mark.slow
+
 
 def contents(folder: Path) -> dict[str, str]:
     """What lies in a folder, by path."""

@@ -13,6 +13,8 @@ from lemmse.index import build, open_index
 from lemmse.index.storage.calibration_record import Calibration
 from lemmse.index.storage.manifest import Manifest
 
+pytestmark = pytest.mark.slow
+
 
 def calibration(accuracy_db, *, cost, sigmas, thresholds, keys_touched=None, error_scale=None) -> Calibration:
     zeros = tuple(tuple(0.0 for _ in row) for row in accuracy_db)

@@ -21,8 +21,16 @@ from tests.support.indexes import everything
 from tests.support.moments import EPS, moments_of, moments_oracle
 from tests.support.oracle import agreement, patch
 
+FAST = ("grey", "images of unequal size", "strata that exclude", "several shards of equal keys")
 
-@pytest.fixture(scope="module", params=CASES, ids=[case.name for case in CASES])
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(case, id=case.name, marks=[] if case.name in FAST else [pytest.mark.slow])
+        for case in CASES
+    ],
+)
 def case(request) -> Case:
     return request.param
 

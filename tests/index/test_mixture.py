@@ -12,6 +12,8 @@ from lemmse.index.clustering.mixture import Mixture
 from lemmse.index.reading.held_out_view import leave_out
 from tests.support.cases import smooth
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = np.array([0.3, 0.7])
 MEANS = np.array([[0.0, 0.0, 0.0], [6.0, -4.0, 5.0]])
 COVARIANCES = np.array(

@@ -13,6 +13,8 @@ from tests.support.cases import smooth
 from tests.support.oracle import Oracle
 from tests.support.problem_oracle import convolution_matrix, patch_indices
 
+pytestmark = pytest.mark.slow
+
 P = 3
 KERNEL = np.array([[0.0, 0.1, 0.0], [0.1, 0.5, 0.1], [0.0, 0.2, 0.0]])
 PROBLEMS = {

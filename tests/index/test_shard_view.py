@@ -11,6 +11,8 @@ from tests.support.index_cases import CASES
 from tests.support.indexes import everything
 from tests.support.moments import moments_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(
     scope="module", params=[case for case in CASES if case.several_shards], ids=lambda case: case.name

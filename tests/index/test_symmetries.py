@@ -14,6 +14,8 @@ from tests.support.cases import constant, smooth
 from tests.support.oracle import agreement, oracle
 from tests.support.problem_oracle import convolution_matrix, problem_oracle
 
+pytestmark = pytest.mark.slow
+
 MAPS = ("variance", "ess", "log_density")
 KERNEL = np.array([[0.1, 0.2, 0.3, 0.2], [0.0, 0.0, 0.1, 0.1]])
 

@@ -15,6 +15,8 @@ from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from tests.support.processes import run_process, start_process
 from tests.support.requests import OpenStream
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def serving(*arguments):
