@@ -30,6 +30,7 @@ def test_an_address_that_is_none(target):
         connect(target)
 
 
+@pytest.mark.slow
 def test_no_server_there():
     start = time.monotonic()
     with connect("grpc://127.0.0.1:1") as client:

@@ -315,6 +315,7 @@ def test_an_error_comes_back_in_the_range_of_the_image(asked, dtype, white):
         assert stored.diagnostics.certified == intensities.diagnostics.certified
 
 
+@pytest.mark.slow
 def test_explain_in_the_range_of_the_image(asked):
     y = np.rint(GREY * 255).astype(np.uint8)
     for client in asked.clients("grey"):

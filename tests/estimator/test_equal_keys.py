@@ -167,6 +167,7 @@ def test_the_certified_error_cannot_be_exceeded(case, lemmse, sigma, accuracy_db
     assert (np.abs(result.image - case.expected(sigma).image) <= result.error + 1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top", [1, 7, 1000])
 def test_explain_names_each_patch_on_its_own(case, lemmse, top):
     expected = case.expected(0.3)

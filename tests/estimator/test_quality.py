@@ -123,6 +123,7 @@ def test_offset_is_the_model_of_all_levels(offset, offset_setting, offset_oracle
         np.testing.assert_allclose(result.log_density, oracle.log_density, rtol=1e-5, atol=10 * slack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "topk", "hybrid"])
 def test_a_constant_added_to_y_is_added_to_the_result(offset, offset_setting, mode):
     y, constant = smooth(72, 6, 6, 3), np.array([0.5, -0.25, 2.0], np.float32)

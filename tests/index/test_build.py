@@ -36,6 +36,7 @@ def index_folder(source, tmp_path) -> Path:
     return build([source], tmp_path / "index", patch_size=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 9])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_holds_every_translated_patch_once(tmp_path, p, channels):
