@@ -178,7 +178,7 @@ class WholeImages:
         unmasked = (self._b != 0).double()
         inverse = torch.where(self._b != 0, 1 / self._b, 0.0)
         # The square in log w expands into one correlation for each power of a; the first depends on the shift
-        # # only. The suffix _hat marks Fourier transforms, in which a correlation is a product.
+        # only. The suffix _hat marks Fourier transforms, in which a correlation is a product.
         by_shift = _ifft(_fft(-0.5 * lam * (self._b * y).square()).conj() * _fft(inverse.square()), size).sum(
             0
         )

@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 # Rows of Block.constants, Block.sums and Block.scores. The compiler knows that rows of one array do not
-# overlap, # which it does not know of separate arrays; otherwise it would not vectorise the loops over them.
+# overlap, which it does not know of separate arrays; otherwise it would not vectorise the loops over them.
 LOG_N, S_MAX, JENSEN_CONSTANT, GAUSSIAN_CONSTANT, TRACE, HALF_SQUARE, OTHERS_GAIN = range(7)
 DISTANCE, S_SQUARE, GAUSSIAN_DISTANCE = range(3)
 LOG_MASS, JENSEN, S, LOG_ERROR, MASS, ERROR, CLOSED = range(7)

@@ -286,7 +286,7 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
     log2_w_of_step = -0.5 * LOG2_E * quantization.step**2
     if queries.is_white:
         # Like Basis.rotate, but with torch: the threads of NumPy's BLAS would keep spinning on cores that the
-        # # compiled loops need.
+        # compiled loops need.
         rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
         rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
         return Patches(
