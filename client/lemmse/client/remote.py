@@ -54,7 +54,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.service_config", json.dumps(_RETRIES)),
     # This is also the time limit of one attempt to connect. By default, a call to an address that does not
-    # # answer at all waits for 20 s.
+    # answer at all waits for 20 s.
     ("grpc.min_reconnect_backoff_ms", 3000),
 )
 
