@@ -51,7 +51,7 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
     NotFound
         An input does not exist, or a folder contains no images.
     InvalidArgument
-        The suffix of an input is not that of an image, two inputs would write the same file, or a file cannot
+        The suffix of an input is not an image suffix, two inputs would write the same file, or a file cannot
         be written.
     AlreadyExists
         An output exists already, or is a file where a folder is needed.

@@ -227,22 +227,22 @@ class Options:
         default="estimated",
         metadata=_row(
             OneOf(ERRORS),
-            help="What the map error bounds: the difference from mode exact for 95 % of pixels, or always.",
+            help="Map error: bounds the difference from mode exact for 95 % of pixels, or for all.",
         ),
     )
     quality: str = field(
         default="paper",
         metadata=_row(
             OneOf(QUALITIES),
-            help="The formula untouched, or what calibration found best at this noise, of indexes of the "
-            "same images the best one.",
+            help="The unmodified formula, or the options that calibration found best at this noise; of "
+            "several indexes of the same images, the best one.",
         ),
     )
     aggregate: str | None = field(
         default=None,
         metadata=_row(
             OneOf(AGGREGATES),
-            help="What a pixel is: the estimate from the patch centred at it, or the mean of those from all "
+            help="Estimate of a pixel: from the patch centred at it, or the mean of the estimates from all "
             "patches that contain it.",
         ),
     )

@@ -61,7 +61,7 @@ class Gaussians:
         Parameters
         ----------
         queries : Queries
-            The whitened query patches, (Q, P); their level is removed if that of the mixture is.
+            The whitened query patches, (Q, P), without their level if the mixture was fitted without levels.
         spec : SumSpec
             Its outputs are used, and its reference mean if these include bounds. Gaussians are not listed
             among the heaviest keys.

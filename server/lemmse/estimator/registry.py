@@ -89,7 +89,7 @@ class Registry:
         return self._reconstructors[name]
 
     def choose(self, name: str, quality: str, measurement: Measurement) -> Reconstructor:
-        """Return the reconstructor to use for a measurement: that of the name, if one is given.
+        """Return the reconstructor to use for a measurement: the index of the given name, if any.
 
         If no name is given, quality is "best" and all indexes are of the same images and inverse problem, it
         is the one with the highest calibrated PSNR at this noise level.

@@ -71,7 +71,7 @@ def run_build(
 
 
 def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
-    """Return the plan with its version, which is that of an unfinished build or a new one."""
+    """Return the plan with its version: the version of an unfinished build, or a new one."""
     unfinished = BuildPlan.read(folder)
     if unfinished is not None and is_published(out, unfinished.version):
         clear(folder)  # interrupted before the folder was removed

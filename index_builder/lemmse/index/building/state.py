@@ -234,7 +234,7 @@ class BuildState:
 
     @cached_property
     def _shard_cells(self) -> NDArray[np.int64]:
-        """First cell of each shard, followed by the number of cells; only shards of one cell exceed memory."""
+        """First cell of each shard, followed by the number of cells; only one-cell shards exceed memory."""
         offsets = np.sum([self._assignment(block).offsets for block in self._blocks], axis=0)
         return np.array([0, *(end for _, end in split_ranges(offsets, self.capacity))])
 

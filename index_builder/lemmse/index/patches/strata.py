@@ -153,7 +153,7 @@ class Strata:
         return float(np.abs(self.whitener @ covariance @ self.whitener.T - np.eye(len(covariance))).max())
 
     def of(self, scale: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the stratum of each pattern of the diagonal of B, (n, P), or −1 if there is none; int64, (n,)."""
+        """Return the stratum of each pattern of the diagonal of B, (n, P), or −1 if there is none, (n,)."""
         return np.array([self._number.get(row.tobytes(), -1) for row in scale], np.int64)
 
     @cached_property

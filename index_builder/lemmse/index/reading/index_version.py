@@ -42,7 +42,7 @@ class Index:
     """
 
     name: str
-    """Name of the index, which is that of its folder."""
+    """Name of the index, which is the name of its folder."""
     version: str
     """Version of the index."""
     folder: Path

@@ -24,7 +24,7 @@ def log_most(
     log_n: np.float32,
     precision: np.float32,
 ) -> np.float32:
-    """Return the log of an upper bound of a group's Σ w: that of n keys at the least distance to its extent.
+    """Return the log of an upper bound of a group's Σ w: that for n keys at the least distance of its extent.
 
     The norms of the trailing coordinates of query and key differ by no more than the vectors do.
     """
