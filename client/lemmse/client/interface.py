@@ -241,6 +241,13 @@ class Client(ABC):
     def get_index(self, name: str, *, timeout: float | None = None) -> IndexInfo:
         """Return the description of one index.
 
+        Parameters
+        ----------
+        name : str
+            Name of the index.
+        timeout : float, optional
+            Seconds to wait for the answer.
+
         Raises
         ------
         NotFound

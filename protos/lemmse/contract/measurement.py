@@ -86,7 +86,13 @@ class Measurement:
         return sum(array.nbytes for array in self.arrays.values())
 
     def crop(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> "Measurement":
-        """Return the measurement restricted to the given rows and columns."""
+        """Return the measurement restricted to some rows and columns.
+
+        Parameters
+        ----------
+        rows, columns : int, (n,) and (m,)
+            Numbers of the rows and columns; the result has height n and width m.
+        """
         cut = np.ix_(rows, columns)
         return replace(
             self,
