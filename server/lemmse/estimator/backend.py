@@ -75,6 +75,13 @@ class Backend(ABC):
         densities. For `ColouredQueries` weights are densities, not yet divided by the number of keys that
         count.
 
+        Parameters
+        ----------
+        queries : Queries or ColouredQueries
+            The query patches, (Q, P).
+        spec : SumSpec
+            The specification of the sums.
+
         Raises
         ------
         Cancelled

@@ -94,6 +94,15 @@ class Registry:
         If no name is given, quality is "best" and all indexes are of the same images and inverse problem, it
         is the one with the highest calibrated PSNR at this noise level.
 
+        Parameters
+        ----------
+        name : str
+            Name of an index, or an empty string.
+        quality : str
+            The requested quality, "paper" or "best".
+        measurement : Measurement
+            The measurement to reconstruct.
+
         Raises
         ------
         InvalidArgument
