@@ -1,6 +1,6 @@
 """The client: `connect` to a server or to an index folder, and reconstruct.
 
-Importing it imports neither the estimator nor what that needs.
+Importing this package imports neither the estimator nor its dependencies.
 """
 
 from lemmse.client.connecting import connect

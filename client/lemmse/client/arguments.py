@@ -1,4 +1,4 @@
-"""Checks of the arguments of a call that are no options."""
+"""Validation of the arguments of a call that are not options."""
 
 import math
 from typing import Any
@@ -8,18 +8,18 @@ from lemmse.contract.errors import InvalidArgument
 __all__ = ["as_name", "as_timeout"]
 
 _FOREVER = 1e9
-"""Seconds, 30 years; gRPC cannot count many more."""
+"""Largest timeout in seconds, 30 years; gRPC cannot represent much longer ones."""
 
 
 def as_name(index: Any) -> str:
-    """Return the name of an index; empty for None."""
+    """Return the validated name of an index; an empty string for None."""
     if index is not None and not isinstance(index, str):
         raise InvalidArgument.of("index", f"expected the name of an index, got {index!r}")
     return index or ""
 
 
 def as_timeout(timeout: Any) -> float | None:
-    """Return seconds; None where there is no limit."""
+    """Return a validated timeout in seconds; None for no limit."""
     if timeout is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The command `lemmse`; each subcommand is imported when it is called, since most need an extra."""
+"""The command `lemmse`. Each subcommand is imported when it is called, since most need an extra."""
 
 import io
 import os
@@ -20,12 +20,12 @@ __all__ = ["main"]
 
 
 class _Lazy(NamedTuple):
-    """A subcommand that is not imported yet."""
+    """A subcommand that has not been imported."""
 
     target: str
-    """MODULE:NAME of the click command."""
+    """Location of the click command, MODULE:NAME."""
     summary: str
-    """Its line in the help."""
+    """Its line in the help of `lemmse`."""
 
 
 _COMMANDS = {
@@ -41,7 +41,7 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """A group that imports a subcommand when it is called, and ends with one line on stderr on errors."""
+    """A group that imports subcommands when they are called and reports errors as one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -81,7 +81,7 @@ class _LazyGroup(click.Group):
 
 
 def _prepare_streams() -> None:
-    """Make stdout and stderr accept any text: discard it where closed, escape what cannot be encoded."""
+    """Make stdout and stderr accept any text: discard it if closed, escape what cannot be encoded."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -94,7 +94,7 @@ def _prepare_streams() -> None:
 def _signals_as_exceptions() -> Iterator[None]:
     """Raise SystemExit on the signals that end a process, so that a half-written folder is removed."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # What nohup ignores stays ignored.
+    # A signal that is already ignored, as under nohup, stays ignored.
     taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, _end)

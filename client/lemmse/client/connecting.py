@@ -14,20 +14,20 @@ SCHEME = "grpc://"
 def connect(
     target: str | PathLike[str], *others: str | PathLike[str], scheduler: str | None = None
 ) -> Client:
-    """Return a client of a server, or of an index folder in this process.
+    """Return a client for a server, or for index folders in this process.
 
     Parameters
     ----------
     target : str or path
-        "grpc://HOST:PORT" for a server; the connection is made by the first call. Anything else is the path
-        of an index folder, which is loaded into this process at once; that needs the estimator:
+        "grpc://HOST:PORT" for a server; the first call makes the connection. Anything else is the path of an
+        index folder, which is loaded into this process immediately. This needs the estimator:
         `pip install 'lemmse[server]'`.
     *others : str or path
-        More index folders, with different names. Methods then take the name of the index; with quality
-        "best" and indexes of the same training images, the best one is chosen.
+        Further index folders, with different names. Methods then need the name of the index, unless quality
+        is "best" and all indexes are of the same training images: then the best one is chosen.
     scheduler : str, optional
         For index folders, the address of a Dask scheduler whose workers hold the keys and sum over them. All
-        must see the folders under the same paths. It needs Dask: `pip install 'lemmse[dask]'`.
+        workers must see the folders under the same paths. This needs Dask: `pip install 'lemmse[dask]'`.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""The command `lemmse demo`: all steps on a real photograph, through the commands and the client.
+"""The command `lemmse demo`: all steps on a real photograph, using the commands and the client.
 
 It builds an index of `sample:photos`, serves it on a free port, sends a noisy photograph that is not in the
-index through the client, and leaves a panel of pictures and a table.
+index through the client, and writes a panel of pictures and a table.
 """
 
 import json
@@ -25,21 +25,21 @@ __all__ = ["demo"]
 
 _PHOTOGRAPH = "chelsea"
 _CENTRE = (75, 122)
-"""Row and column of the photograph around which it is cut: between the cat's eyes."""
+"""Row and column of the photograph at which the crop is centred: between the cat's eyes."""
 _SOURCE = "sample:photos"
 _MODES = ("exact", "topk", "hybrid", "auto")
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One mode's answer."""
+    """The answer of one mode."""
 
     mode: str
-    """The mode that was asked for."""
+    """The requested mode."""
     result: Result
     """Its result."""
     seconds: float
-    """Time from the request to the answer, at the client."""
+    """Time from the request to the answer, in seconds, measured by the client."""
 
 
 @click.command()
@@ -62,12 +62,12 @@ class _Run:
     type=click.IntRange(16, 144),
     default=112,
     show_default=True,
-    help="Side of the photograph's part that is reconstructed, in pixels.",
+    help="Side of the part of the photograph that is reconstructed, in pixels.",
 )
 def demo(out: Path, sigma: float, size: int) -> None:
-    """Reconstruct a noisy photograph that the index has never seen.
+    """Reconstruct a noisy photograph that is not in the index.
 
-    Builds an index of sample:photos in --out, or takes the one that is there; serves it on a free port; and
+    Builds an index of sample:photos in --out, or uses an existing one; serves it on a free port; and
     reconstructs through the client with modes exact, topk, hybrid and auto.
     """
     clean = _load_photograph(size)
@@ -91,7 +91,7 @@ def demo(out: Path, sigma: float, size: int) -> None:
 def _load_photograph(size: int) -> NDArray[np.float32]:
     """Return a square of the photograph, shape (size, size, 3), intensities in [0, 1]."""
     with required("the demo"):
-        import matplotlib.figure  # noqa: F401  so that it is not missed at the end
+        import matplotlib.figure  # noqa: F401  fail now if it is missing, not at the end
         import skimage.data  # noqa: F401
 
         from lemmse.index.sources import photograph
@@ -101,10 +101,10 @@ def _load_photograph(size: int) -> NDArray[np.float32]:
 
 
 def _prepare_index(folder: Path) -> Path:
-    """Build the index, unless it is there."""
+    """Build the index unless it exists, and return its folder."""
     there = folder.exists()
     if not there:
-        # The calibration takes longer than all the rest, and the defaults do for a picture.
+        # Calibration takes longer than all other steps, and the defaults suffice for a demonstration.
         _lemmse("build", _SOURCE, "--out", str(folder), "--no-calibrate")
     manifest = json.loads(_lemmse("inspect", str(folder), "--json"))
     if manifest["sources"] != [_SOURCE]:
@@ -117,10 +117,10 @@ def _prepare_index(folder: Path) -> Path:
 
 
 def _lemmse(*arguments: str) -> str:
-    """Run the command, which inherits stderr, and return its stdout."""
+    """Run the command `lemmse`, which inherits stderr, and return its stdout."""
     done = subprocess.run([*LEMMSE, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise click.exceptions.Exit(done.returncode)  # it has said why
+        raise click.exceptions.Exit(done.returncode)  # the command has reported the error
     return done.stdout
 
 
@@ -152,7 +152,7 @@ def _print_table(clean: NDArray[np.float32], noisy: NDArray[np.float32], runs: l
 def _draw(
     path: Path, clean: NDArray[np.float32], noisy: NDArray[np.float32], result: Result, sigma: float
 ) -> None:
-    """Write the panel: the pictures, and the maps of one result."""
+    """Write the panel: the images, and the maps of one result."""
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
 
@@ -168,7 +168,7 @@ def _draw(
         ax.set_title(title)
     variance = np.asarray(result.variance).mean(axis=-1)
     maps = {
-        # A few pixels vary so much that they would leave the others without contrast.
+        # The variance of a few pixels is so large that the others would have no contrast.
         "posterior variance": (variance, Normalize(vmin=0, vmax=np.quantile(variance, 0.99))),
         "effective sample size": (np.asarray(result.ess), LogNorm(vmin=1)),
     }

@@ -1,4 +1,4 @@
-"""The client of an index in this process."""
+"""The client for index folders that are loaded into this process."""
 
 import math
 import time
@@ -20,7 +20,7 @@ __all__ = ["EmbeddedClient"]
 
 
 class EmbeddedClient(Client):
-    """A client of index folders in this process; importing this module imports the estimator.
+    """A client for index folders in this process; importing this module imports the estimator.
 
     Parameters
     ----------
@@ -90,14 +90,14 @@ class EmbeddedClient(Client):
 
 
 def _expiry(timeout: float | None) -> Callable[[], bool]:
-    """Return a function that returns whether the timeout, counted from now, has passed."""
+    """Return a function that returns True once the timeout, in seconds from now, has passed."""
     end = math.inf if timeout is None else time.monotonic() + timeout
     return lambda: time.monotonic() > end
 
 
 @contextmanager
 def _deadline() -> Iterator[None]:
-    """Raise DeadlineExceeded in place of Cancelled: here only a timeout cancels."""
+    """Raise DeadlineExceeded in place of Cancelled, since here only a timeout cancels."""
     try:
         yield
     except Cancelled as error:

@@ -1,4 +1,4 @@
-"""Exit statuses of the command, and its error lines on stderr."""
+"""Exit statuses of the command `lemmse`, and its error messages on stderr."""
 
 import click
 
@@ -7,10 +7,10 @@ from lemmse.contract.errors import LemmseError
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "exit_status", "report"]
 
 FAILED = 1
-"""Something went wrong."""
+"""The command failed."""
 
 BAD_INPUT = 2
-"""The command line, or what it names, is invalid; nothing was changed."""
+"""The command line, or a file or index that it names, is invalid; nothing was changed."""
 
 INTERRUPTED = 130
 """Ctrl-C."""
@@ -19,7 +19,7 @@ _BAD_INPUT_CODES = {"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_P
 
 
 def exit_status(error: Exception) -> int | None:
-    """Return the exit status for an error; None for a fault of the program.
+    """Return the exit status for an error; None for an unexpected error, which is a bug.
 
     Examples
     --------
@@ -33,5 +33,5 @@ def exit_status(error: Exception) -> int | None:
 
 
 def report(message: object) -> None:
-    """Write an error as one line on stderr."""
+    """Write an error message as one line to stderr."""
     click.echo(f"lemmse: error: {' '.join(str(message).split())}", err=True)

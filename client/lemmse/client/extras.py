@@ -1,4 +1,4 @@
-"""Errors that name the extra to install."""
+"""Errors for missing optional dependencies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +21,12 @@ _EXTRAS = {
 
 @contextmanager
 def required(what: str) -> Iterator[None]:
-    """Raise FailedPrecondition with the extra to install where an import of the block fails.
+    """Raise FailedPrecondition, naming the extra to install, if an import in the `with` block fails.
 
     Parameters
     ----------
     what : str
-        What the imports are needed for.
+        The feature that needs the imports, for the message.
 
     Raises
     ------

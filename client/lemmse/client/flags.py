@@ -1,4 +1,4 @@
-"""Command-line flags from the table of options."""
+"""Command-line flags made from the table of options."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def option_flags(command: F) -> F:
-    """Give a command a flag for each option of a reconstruction, with its default and help."""
+    """Add a flag for each option of a reconstruction to a command, with its default and help."""
     for option in reversed(OPTIONS):
         command = click.option(
             f"--{option.name.replace('_', '-')}",
@@ -30,7 +30,7 @@ def option_flags(command: F) -> F:
 
 
 def _type(kind: Kind) -> Any:
-    """Return what click parses a value as."""
+    """Return the click type for the values of a kind."""
     match kind:
         case OneOf(choice):
             return click.Choice(list(choice))
@@ -42,7 +42,7 @@ def _type(kind: Kind) -> Any:
 
 
 def _callback(option: Option) -> Callable[[click.Context, click.Parameter, Any], Any] | None:
-    """Return what click calls with a parsed value, where its type does not do."""
+    """Return the click callback that validates the values of an option; None if the click type suffices."""
     match option.kind:
         case Names(choice):
             names = ",".join(choice)
@@ -62,7 +62,7 @@ def _callback(option: Option) -> Callable[[click.Context, click.Parameter, Any],
 
 
 def _not_nan(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    """Raise BadParameter for NaN, which no range excludes."""
+    """Raise BadParameter for NaN, which the range types of click accept."""
     if value is not None and math.isnan(value):
         raise click.BadParameter("expected a number, got nan", ctx, param)
     return value

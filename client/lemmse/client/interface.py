@@ -17,10 +17,10 @@ __all__ = ["Client"]
 
 
 class Client(ABC):
-    """A connection to indexes, made by `connect`. Close it, or use it in a `with` statement.
+    """A connection to indexes, returned by `connect`. Close it, or use it in a `with` statement.
 
-    Several threads may use it at once. Methods raise the errors of `lemmse.client.errors`; `timeout` is the
-    number of seconds after which a method raises DeadlineExceeded.
+    Clients are thread-safe. Methods raise the errors of `lemmse.client.errors`; `timeout` is the number of
+    seconds after which a method raises DeadlineExceeded.
 
     Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
     1/255 (uint8) or 1/65535 (uint16). Results are float32 in the range of the image: for a uint8 image, image
@@ -39,7 +39,7 @@ class Client(ABC):
         self.close()
 
     def close(self) -> None:
-        """Close the connection; methods then raise FailedPrecondition."""
+        """Close the connection; later calls raise FailedPrecondition."""
         if not self._closed:
             self._closed = True
             self._close()
@@ -65,51 +65,54 @@ class Client(ABC):
         quality: str = "paper",
         timeout: float | None = None,
     ) -> Result:
-        """Reconstruct an image of any size: the posterior mean at every pixel.
+        """Return the reconstruction of an image of any size: the posterior mean at every pixel.
 
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
             The measurement.
         sigma : float or array
-            Noise standard deviation, in intensities, > 0: one number, or a map (H, W) or (H, W, C).
+            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C).
         mask : array, optional
-            0 or False where y was not observed and is ignored, NaN included; (H, W) or (H, W, C). Masks and
-            maps of sigma need an index of physics and pre-inverse identity and equivariance none.
+            Mask of shape (H, W) or (H, W, C), 0 or False where y was not observed. The values of y there are
+            ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
+            identity and equivariance none.
         index : str, optional
-            Name of the index. It may be left out where there is only one, and with quality "best" where all
-            indexes are calibrated and of the same training images and inverse problem: the best one answers.
+            Name of the index. It may be omitted if there is only one, or if quality is "best" and all indexes
+            are calibrated for the same training images and inverse problem: then the best one is used.
         estimator : str
             "le-mmse" weights translated training patches, "e-mmse" translated training images, "mmse"
             training images; the last two need a y of the size of the training images.
         mode : str
-            "exact" sums all keys, "topk" the k nearest; "hybrid" sums as many as accuracy_db takes and
-            estimates the rest; "auto" chooses by cost and accuracy.
+            "exact" sums all keys, "topk" the k nearest; "hybrid" sums as many as accuracy_db requires and
+            estimates the contribution of the others; "auto" chooses by cost and accuracy.
         k, nprobe : int, optional
             Neighbours to sum and cells to search in topk, >= 1; by default 1000 and 32.
         accuracy_db : float, optional
-            Agreement with exact that hybrid and auto aim at, PSNR in dB for intensities in [0, 1]; in
+            Agreement with exact that hybrid and auto aim for, as PSNR in dB for intensities in [0, 1]; in
             (0, 120], by default 50.
         budget : int, optional
-            Keys to sum at most for each patch in hybrid, >= 1; by default there is no limit.
+            Largest number of keys that hybrid sums for a patch, >= 1; by default there is no limit.
         maps : collection of str
-            Maps to return beside the image: "variance", "ess", "log_density", "error"; topk has no error.
+            Maps to return with the image: "variance", "ess", "log_density", "error". Mode topk has no error.
         error : str
-            The map error bounds |image − exact| for 95 % of the pixels if "estimated", always if "certified".
+            Kind of the map error: it bounds |image − exact| for 95 % of the pixels ("estimated") or for all
+            ("certified").
         aggregate : str, optional
-            "centre" takes a pixel from the posterior mean of the patch centred at it; "overlap" averages
-            those of all patches that contain it, and likewise the maps ess and log_density. By default as
-            `quality` has it. Overlap, and a bandwidth or share above 0, need le-mmse and an index of physics
-            and pre-inverse identity.
+            "centre" takes a pixel from the posterior mean of the patch centred at it; "overlap" averages the
+            posterior means of all patches that contain it, and likewise the maps ess and log_density. The
+            default depends on `quality`. Overlap, and a bandwidth or Gaussian share above 0, need estimator
+            "le-mmse" and an index of physics identity and pre-inverse identity.
         bandwidth : float, optional
-            Standard deviation τ of a Gaussian around each patch of the prior, in intensities, in [0, 1e6]; by
-            default as `quality` has it.
+            Standard deviation τ of a Gaussian around each training patch in the prior, in intensities, from 0
+            to 1e6. The default depends on `quality`.
         gaussian_share : float, optional
-            Share γ of the prior, in [0, 1], of the mixture of Gaussians that was fitted to the training
-            patches; by default as `quality` has it.
+            Weight γ in the prior, in [0, 1], of the mixture of Gaussians that was fitted to the training
+            patches. The default depends on `quality`.
         quality : str
-            "paper" is the formula untouched: centre, bandwidth 0, share 0; "best" is the combination of these
-            that calibration found best at this noise on held-out training images.
+            "paper" is the formula of the reference: aggregate centre, bandwidth 0, Gaussian share 0. "best"
+            is the combination of these three that calibration found best at this noise level on held-out
+            training images.
         timeout : float, optional
             Seconds to wait for the answer.
 
@@ -121,7 +124,7 @@ class Client(ABC):
         Raises
         ------
         LemmseError
-            There is no answer; the class says why.
+            The image cannot be reconstructed; the class of the error gives the reason.
 
         References
         ----------
@@ -153,24 +156,24 @@ class Client(ABC):
         quality: str = "paper",
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
-        """Reconstruct images lazily, in order.
+        """Yield the reconstructions of images, lazily and in order.
 
         An image that fails does not end the batch: its error is yielded in its place. An error of the whole
-        batch, such as a lost server, is raised. A remote client reads a few images ahead. Closing the
-        generator, or letting it be garbage collected, cancels the rest.
+        batch, such as a lost connection, is raised. A remote client reads a few images ahead. When the
+        generator is closed or garbage collected, the remaining images are cancelled.
 
         Parameters
         ----------
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, mask
-            As in `reconstruct`. A number, None or an array with two or three axes is for all images; a list,
+            As in `reconstruct`. A number, None or an array with two or three axes applies to all; a list,
             an array with one axis or any other iterable has one value for each image, in order.
         index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
         gaussian_share, quality
             As in `reconstruct`, for all images.
         timeout : float, optional
-            Seconds for the whole batch.
+            Timeout in seconds for the whole batch.
 
         Yields
         ------
@@ -180,7 +183,8 @@ class Client(ABC):
         Raises
         ------
         InvalidArgument
-            An argument is invalid, or the number of sigmas or masks is known and not that of the images.
+            An argument is invalid, or the number of sigmas or masks is known and differs from the number of
+            images.
 
         Examples
         --------
@@ -208,21 +212,21 @@ class Client(ABC):
         index: str | None = None,
         timeout: float | None = None,
     ) -> list[Contributor]:
-        """Return the training patches with the largest weights at one pixel, from the sum over all keys.
+        """Return the training patches with the largest posterior weights at one pixel, in mode exact.
 
         Parameters
         ----------
         y, sigma, mask, index, timeout
             As in `reconstruct`.
         pixel : (int, int)
-            Row and column in y.
+            Row and column of the pixel in y.
         top : int
-            Number of patches, 1 to 4096.
+            Number of patches to return, 1 to 4096.
 
         Returns
         -------
         list of Contributor
-            Heaviest first.
+            The contributors, in descending order of weight.
         """
         self._require_open()
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
@@ -230,12 +234,19 @@ class Client(ABC):
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
-        """Return the descriptions of all indexes, in the order of their names."""
+        """Return the descriptions of all indexes, sorted by name."""
         self._require_open()
         return self._list_indexes(as_timeout(timeout))
 
     def get_index(self, name: str, *, timeout: float | None = None) -> IndexInfo:
         """Return the description of one index.
+
+        Parameters
+        ----------
+        name : str
+            Name of the index.
+        timeout : float, optional
+            Seconds to wait for the answer.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Input and output files of a run, checked before any work starts."""
+"""Input and output files of `lemmse reconstruct`, validated before any work starts."""
 
 import mimetypes
 import os
@@ -22,11 +22,11 @@ class Job:
     image: Path
     """File to write."""
     maps: Mapping[str, Path]
-    """Files of the maps to write, by map."""
+    """Output file of each map, by the name of the map."""
 
     @property
     def outputs(self) -> list[Path]:
-        """All files to write."""
+        """All output files."""
         return [self.image, *self.maps.values()]
 
 
@@ -36,22 +36,23 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
     Parameters
     ----------
     inputs : sequence of path
-        Image files, and folders that are searched for them; hidden files are left out.
+        Image files, and folders that are searched for image files; hidden files are skipped.
     out : path
-        For a single input file it may be the file to write; otherwise it is a folder, and files from input
-        folders keep their place in them.
+        The output file, if there is a single input file, or the output folder. Files from input folders keep
+        their relative paths.
     maps : collection of str
-        Maps to write beside each image, as NAME.MAP.npy for npy and NAME.MAP.tiff for the others.
+        Names of the maps to write beside each image, as NAME.MAP.npy for npy files and NAME.MAP.tiff for
+        others.
     overwrite : bool
-        Whether files to write may exist already.
+        Whether existing files may be replaced.
 
     Raises
     ------
     NotFound
-        An input does not exist, or a folder holds no images.
+        An input does not exist, or a folder contains no images.
     InvalidArgument
-        An input has another suffix than an image's, two inputs would write one file, or a file cannot be
-        written.
+        The suffix of an input is not an image suffix, two inputs would write the same file, or a file cannot
+        be written.
     AlreadyExists
         An output exists already, or is a file where a folder is needed.
     """
@@ -83,7 +84,7 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
 
 
 def _images(path: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield image files and the names that they keep."""
+    """Yield image files, and their paths relative to the input folder."""
     if path.is_dir():
         found = [
             file
@@ -119,7 +120,7 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise InvalidArgument unless a folder can be made and written to; nothing is left behind."""
+    """Raise InvalidArgument unless a folder can be created and written to; nothing is left behind."""
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryFile(dir=nearest):

@@ -28,14 +28,14 @@ from rich.text import Text
 __all__ = ["Progress", "report_progress"]
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)` when a stage begins and as it advances."""
+"""A callable `progress(stage, done, total)`, called when a stage begins and as it advances."""
 
 _PERIOD = 1.0
-"""Seconds from one line of a stage to the next."""
+"""Least time between two JSON lines of a stage, in seconds."""
 
 
 class _Rate(ProgressColumn):
-    """Items per second, as Rich writes them."""
+    """A column with the items per second, in the format of Rich."""
 
     def render(self, task: Task) -> Text:
         return TaskProgressColumn.render_speed(task.finished_speed or task.speed)
@@ -49,12 +49,12 @@ _AMOUNTS: dict[str, tuple[type[ProgressColumn], ...]] = {
 
 @contextmanager
 def report_progress(*, as_json: bool, unit: Literal["items", "bytes"] = "items") -> Iterator[Progress]:
-    """Report progress of the enclosed block.
+    """Report the progress of the `with` block.
 
     Parameters
     ----------
     as_json : bool
-        Write JSON lines: at most one a second for each stage, and its last.
+        Write JSON lines instead of drawing bars: at most one per second for each stage, and its last one.
     unit : str
         Unit of the counts.
     """
@@ -67,7 +67,7 @@ def report_progress(*, as_json: bool, unit: Literal["items", "bytes"] = "items")
         *columns,
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
-        # Output to a pipe must not pass through the bars; output to a terminal must.
+        # Rich must redirect output to a terminal, so that the bars stay intact, but not output to a pipe.
         redirect_stdout=sys.stdout.isatty(),
         speed_estimate_period=math.inf,  # a single item may take minutes
     ) as bars:

@@ -28,7 +28,7 @@ __all__ = ["reconstruct"]
 
 
 def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float | NDArray[np.float32]:
-    """Return a positive number, or the map in a file."""
+    """Return sigma as a positive number, or the map in a file."""
     try:
         number = float(value)
     except ValueError:
@@ -51,7 +51,7 @@ def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> N
 
 
 def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
-    """Return the mask in a file."""
+    """Return the mask in a file, or None if no file is given."""
     try:
         return None if value is None else read_array(value)
     except LemmseError as error:
@@ -114,10 +114,10 @@ def reconstruct(
 ) -> None:
     """Reconstruct image files (PNG, TIFF, npy) and folders of them.
 
-    Each output has the format and bit depth of its input, and maps are in its range: of 8-bit images the
-    error is in steps of 1/255 and the variance in their squares. Maps of sigma and masks need an index of
-    physics and pre-inverse identity and equivariance none. A file that fails does not stop the others: the
-    exit status is 1 where some failed, and 2 where there was nothing but bad input.
+    Each output has the format and bit depth of its input, and maps are in its range: for 8-bit images the
+    error is in steps of 1/255 and the variance in squared steps. Maps of sigma and masks need an index of
+    physics identity, pre-inverse identity and equivariance none. If a file fails, the others are still
+    processed: the exit status is 1 if some files failed, and 2 if all failures are bad input.
     """
     if (server is None) == (not folders):
         raise click.UsageError("expected either --server or --index")
@@ -128,7 +128,7 @@ def reconstruct(
     failures: list[Exception] = []
     with connect(*targets, scheduler=scheduler) as client, report_progress(as_json=as_json) as progress:
         if index_name is None and options["quality"] == "best":
-            client.list_indexes()  # any may be the best
+            client.list_indexes()  # any of them may be the best
         else:
             client.get_index(index_name or "")
         progress("reconstruct", 0, len(jobs))
@@ -151,9 +151,10 @@ def reconstruct(
 def _outcomes(
     client: Client, jobs: Sequence[Job], *, maps: frozenset[str], **options: Any
 ) -> Iterator[tuple[Job, Result | Exception]]:
-    """Do the jobs; yield each with its result, whose files are written by then, or its error.
+    """Process the jobs, and yield each with its result, after its files are written, or with its error.
 
-    Results come in order, files that cannot be read as soon as that is known.
+    Results are in the order of the jobs; errors of files that cannot be read are yielded as soon as they
+    occur.
     """
     unreadable: deque[tuple[Job, LemmseError]] = deque()
     sent: deque[tuple[Job, np.dtype[Any]]] = deque()
@@ -190,7 +191,7 @@ def _write(job: Job, result: Result, dtype: np.dtype[Any]) -> None:
 
 
 def _description(job: Job, outcome: Result | Exception) -> dict[str, Any]:
-    """Return the JSON object of a job."""
+    """Return the JSON object that describes the outcome of a job."""
     if isinstance(outcome, Exception):
         return {"input": str(job.source), "error": str(outcome), "code": getattr(outcome, "code", "UNKNOWN")}
     return {

@@ -1,4 +1,4 @@
-"""The client of a server."""
+"""The client for a server."""
 
 import json
 from collections.abc import Generator, Iterator
@@ -30,7 +30,7 @@ from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 
 __all__ = ["RemoteClient"]
 
-# gRPC itself retries calls that a server did not begin; streams are not retried.
+# gRPC retries calls that the server has not begun; streams are not retried.
 _RETRIES = {
     "methodConfig": [
         {
@@ -53,14 +53,14 @@ _RETRIES = {
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.service_config", json.dumps(_RETRIES)),
-    # Also the time that one attempt to connect may take; by default an address that does not answer at all
-    # holds a call for 20 s.
+    # This is also the time limit of one attempt to connect. By default, a call to an address that does not
+    # answer at all waits for 20 s.
     ("grpc.min_reconnect_backoff_ms", 3000),
 )
 
 
 class RemoteClient(Client):
-    """A client of a server.
+    """A client for a server.
 
     Parameters
     ----------
@@ -128,9 +128,9 @@ class RemoteClient(Client):
 def _crop(
     measurement: Measurement, options: ExplainOptions, index: IndexInfo
 ) -> tuple[Measurement, ExplainOptions]:
-    """Return the pixels that the patch at the pixel covers, and the options for this cut-out.
+    """Return the part of a measurement that the patch at the pixel covers, and the options for this crop.
 
-    Outside, the cut-out continues as the image does.
+    Beyond its border, the crop is continued in the same way as the image.
     """
     if index.pre_inverse != "identity":
         raise InvalidArgument.of(
@@ -144,7 +144,7 @@ def _crop(
     for centre, length in zip(options.pixel, measurement.y.shape, strict=False):
         span = np.arange(centre - reach, centre + reach + 1)
         if index.boundary != "circular":
-            # Mirrored pixels are no farther from the edge than the patch reaches: the cut-out has them.
+            # Mirrored pixels are no farther from the edge than the patch extends, so the crop contains them.
             span = span[(span >= 0) & (span < length)]
         spans.append(span % length)
         pixel.append(centre - int(span[0]))

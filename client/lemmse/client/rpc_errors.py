@@ -1,4 +1,4 @@
-"""Errors of gRPC calls as the client's errors."""
+"""Conversion of errors of gRPC calls to the errors of the client."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ __all__ = ["rpc_errors"]
 
 @contextmanager
 def rpc_errors(address: str) -> Iterator[None]:
-    """Raise the client's error in place of gRPC's.
+    """Raise the corresponding `LemmseError` if a gRPC call in the `with` block fails.
 
     Parameters
     ----------
     address : str
-        HOST:PORT that was called.
+        Address of the server, HOST:PORT.
     """
     try:
         yield

@@ -11,15 +11,15 @@ from lemmse.contract.errors import Unavailable
 __all__ = ["LEMMSE", "serving"]
 
 LEMMSE = (sys.executable, "-m", "lemmse.client.cli")
-"""The command lemmse, run by this Python."""
+"""Command line that runs `lemmse` with this Python interpreter."""
 _LISTENING = "listening on "
 _PATIENCE = 15.0
-"""Seconds to wait for the server to end after SIGTERM."""
+"""Time to wait for the server to end after SIGTERM, in seconds."""
 
 
 @contextmanager
 def serving(index: Path, log: Path) -> Iterator[str]:
-    """Run `lemmse serve` during the block; yield its address, HOST:PORT.
+    """Run `lemmse serve` for the duration of the `with` block, and yield its address, HOST:PORT.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def serving(index: Path, log: Path) -> Iterator[str]:
     Raises
     ------
     Unavailable
-        The server ended before it listened.
+        The server ended before it accepted connections.
     """
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Reconstructions over one ReconstructStream call: in order, few in flight, nothing left behind."""
+"""Reconstruction of a batch by one ReconstructStream call, in order and with a bounded number in flight."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -20,12 +20,12 @@ from lemmse.v1.tensor_pb2 import TensorChunk
 
 __all__ = ["reconstruct_stream"]
 
-# One being computed, one on its way there, one on its way back.
+# One is being sent, one computed and one returned.
 _IN_FLIGHT = 3
 
 
 class _Item(NamedTuple):
-    """An image on its way."""
+    """An image that has been sent."""
 
     number: int
     measurement: Measurement
@@ -41,30 +41,30 @@ def reconstruct_stream(
     options: Options,
     timeout: float | None,
 ) -> Generator[Result | LemmseError, None, None]:
-    """Yield a result or an error for each image, in order.
+    """Yield the result, or the error, of each image, in order.
 
-    The images are pulled in the caller's thread, so that what they raise reaches the caller; gRPC's thread
-    only cuts them into messages. Closing the iterator cancels the call and ends that thread.
+    The batch is iterated in the caller's thread, so that its exceptions reach the caller; gRPC's thread only
+    splits the images into messages. Closing the generator cancels the call and ends that thread.
 
     Parameters
     ----------
     stub : ReconstructionServiceStub
         The server.
     index : str
-        Name of the index; empty for the server's only one.
+        Name of the index; empty if the server has only one.
     batch : iterator of Measurement or InvalidArgument
-        Measurements; an error in place of one keeps its place in the order.
+        The measurements. An error in place of a measurement is yielded at its place in the order.
     options : Options
-        The options of all of them.
+        The options for all measurements.
     timeout : float, optional
-        Seconds for the whole batch.
+        Timeout in seconds for the whole batch.
 
     Raises
     ------
     grpc.RpcError
         The call as a whole failed.
     MalformedMessage
-        The server's answers do not keep the contract.
+        An answer of the server is malformed.
     """
     outbound: _Outbound = SimpleQueue()
     waiting: deque[_Item | InvalidArgument] = deque()
@@ -90,7 +90,7 @@ def reconstruct_stream(
 
 
 def _requests(outbound: _Outbound, index: str, options: Options) -> Iterator[pb.ReconstructStreamRequest]:
-    """Yield the parts of the items that come through the queue, until None comes."""
+    """Yield the messages of the items in the queue, until the queue yields None."""
     while (item := outbound.get()) is not None:
         for part in split(reconstruct_request(index, item.measurement, options), item.measurement.arrays):
             if isinstance(part, TensorChunk):
@@ -102,7 +102,7 @@ def _requests(outbound: _Outbound, index: str, options: Options) -> Iterator[pb.
 def _outcome(
     answers: Iterator[pb.ReconstructStreamResponse], expected: _Item | InvalidArgument
 ) -> Result | LemmseError:
-    """Return the outcome of an item: the error it already has, or the next answer of the stream."""
+    """Return the outcome of an item: its error if it is invalid, otherwise the next answer of the stream."""
     if isinstance(expected, InvalidArgument):
         return expected
     part = _next_part(answers, expected.number)

@@ -1,1 +1,1 @@
-"""The commands that make and examine an index: lemmse build, calibrate and inspect, a module each."""
+"""The commands that build and examine an index: `lemmse build`, `calibrate` and `inspect`, a module each."""

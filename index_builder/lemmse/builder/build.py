@@ -115,7 +115,7 @@ def build(
 
     SOURCE is a folder of images or one image; a .npy or .npz file of shape (N, H, W[, C]), uint8, uint16 or
     float in [0, 1]; an idx-ubyte[.gz] file (MNIST, FashionMNIST); CIFAR-10 batches; a Zarr array; or
-    sample:photos, tiles of the photographs that scikit-image ships.
+    sample:photos, tiles of the photographs that are distributed with scikit-image.
 
     An interrupted build is resumed by the same command.
     """
@@ -127,7 +127,7 @@ def build(
             else:
                 build_index(sources, out, progress=progress, run=run, **options)
         if calibrated:
-            index = open_unverified(out)  # it was just written
+            index = open_unverified(out)  # it has just been written
             try:
                 with suppress(TooFewImages):
                     calibrate_index(index, seed=index.manifest.seed, progress=progress)
@@ -138,7 +138,7 @@ def build(
 
 
 def _runner(workers: int | None, scheduler: str | None) -> AbstractContextManager[Runner]:
-    """Return the runner of the build's tasks."""
+    """Return the runner for the tasks of the build."""
     if workers is not None and scheduler is not None:
         raise InvalidArgument.of("workers", "expected none beside --scheduler, whose workers they are")
     if workers is not None:
@@ -147,7 +147,7 @@ def _runner(workers: int | None, scheduler: str | None) -> AbstractContextManage
 
 
 def _update_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an update; raise InvalidArgument if one was given that the index determines."""
+    """Return the options of an update; raise InvalidArgument for options that the index determines."""
     context = click.get_current_context()
     for name in options.keys() - {"memory"}:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:

@@ -37,10 +37,10 @@ __all__ = ["calibrate"]
 def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
     """Measure mode hybrid and the best pictures on held-out images, and store the result in the index.
 
-    Some training images are held out for the measurement, those of a file of up to 64 images together. Mode
-    hybrid is compared with the sum over all keys on their patches, at noise levels from 0.001 to 1; and the
-    images are reconstructed in several ways, at noise levels from 0.02 to 0.8, for --quality best. Several
-    indexes of the same training images are compared with each other.
+    Some training images are held out for the measurement; images of one file are held out together if there
+    are at most 64. On their patches, mode hybrid is compared with the sum over all keys, at noise levels from
+    0.001 to 1. For --quality best, the images are reconstructed in several ways, at noise levels from 0.02 to
+    0.8. Several indexes of the same training images are compared with each other.
     """
     opened = [open_index(folder) for folder in indexes]
     for index in opened:
@@ -64,7 +64,7 @@ def calibrate(indexes: Sequence[Path], seed: int, as_json: bool) -> None:
 
 
 def _require_writable(index: Index) -> None:
-    """Raise InvalidArgument if the result could not be written, before the measurement."""
+    """Raise InvalidArgument if the result cannot be written; call it before the measurement."""
     try:
         with TemporaryFile(dir=index.folder):
             pass

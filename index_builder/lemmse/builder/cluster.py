@@ -1,6 +1,6 @@
-"""Run the tasks of a build on Dask workers: processes of this machine, or of a cluster.
+"""Run the tasks of a build on Dask workers, either local processes or those of a cluster.
 
-Every worker reads and writes the folder of the build, and must see it under the same path.
+Every worker reads from and writes to the folder of the build, and must see it under the same path.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ __all__ = ["on_local_workers", "on_scheduler"]
 
 @contextmanager
 def on_local_workers(count: int) -> Iterator[Runner]:
-    """Start worker processes that share the cores; return a runner on them; end them after the block.
+    """Yield a runner on local worker processes, which share the cores and end with the `with` block.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def on_local_workers(count: int) -> Iterator[Runner]:
 
 @contextmanager
 def on_scheduler(address: str) -> Iterator[Runner]:
-    """Return a runner on the workers of a cluster.
+    """Yield a runner on the workers of a cluster.
 
     Raises
     ------

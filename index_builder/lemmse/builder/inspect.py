@@ -29,7 +29,7 @@ __all__ = ["inspect"]
 def inspect(index: Path, verified: bool, as_json: bool) -> None:
     """Describe an index.
 
-    The checksum of its manifest is checked, and that every file exists and has its length.
+    The checksum of the manifest is verified, and every file must exist and have its length.
     """
     silence_zarr()
     opened = open_unverified(index)

@@ -1,4 +1,4 @@
-"""Sizes of memory with units."""
+"""Parsing of memory sizes with units."""
 
 import re
 
@@ -14,7 +14,7 @@ _UNITS = {"": 1} | {
 
 
 def parse_bytes(context: click.Context | None, parameter: click.Parameter | None, text: str) -> int:
-    """Return the bytes of a size in B, kB, MB, GB, TB, KiB, MiB, GiB or TiB; a click callback.
+    """Return a size in bytes, given in B, kB, MB, GB, TB, KiB, MiB, GiB or TiB; this is a click callback.
 
     Examples
     --------

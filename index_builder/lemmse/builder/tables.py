@@ -1,4 +1,4 @@
-"""What the commands print about an index: its description, and tables of its calibration."""
+"""The output of the commands about an index: its description, and tables of its calibration."""
 
 import json
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ from lemmse.index.storage.folder import about_index
 __all__ = ["comparison_table", "cost_table", "describe", "picture_table"]
 
 _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
-"""Agreements with the exact sum in the table of costs, in dB."""
+"""Agreements with mode exact in the table of costs, PSNR in dB."""
 
 
 def cost_table(name: str, calibration: Calibration) -> Table:
-    """Return the cost of mode hybrid for several agreements, by σ."""
+    """Return a table of the cost of mode hybrid for several agreements, by σ."""
     table = Table(
         "sigma",
         *(f"{accuracy:g} dB" for accuracy in _ACCURACIES),
@@ -39,7 +39,7 @@ def cost_table(name: str, calibration: Calibration) -> Table:
 
 
 def comparison_table(measured: Mapping[str, Pictures]) -> Table:
-    """Return the PSNR of the best pictures of several indexes, by σ."""
+    """Return a table of the PSNR of quality "best" for several indexes, by σ."""
     table = Table("sigma", *map(escape, measured), title="PSNR of the best pictures of each index, in dB")
     for sigma, *row in zip(PICTURE_SIGMAS, *(one.best_db for one in measured.values()), strict=True):
         cells = (f"[bold]{db:.2f}[/bold]" if db == max(row) else f"{db:.2f}" for db in row)
@@ -48,7 +48,7 @@ def comparison_table(measured: Mapping[str, Pictures]) -> Table:
 
 
 def picture_table(name: str, pictures: Pictures) -> Table:
-    """Return the refinements of `--quality best` and their PSNR, by σ."""
+    """Return a table of the refinements of `--quality best` and their PSNR, by σ."""
     table = Table(
         "sigma",
         "aggregate",
@@ -70,7 +70,7 @@ def picture_table(name: str, pictures: Pictures) -> Table:
 
 
 def describe(index: Index, as_json: bool, **further: bool) -> None:
-    """Print the manifest of an index, with totals, as a table or in JSON."""
+    """Print the manifest of an index and totals, as a table or as JSON."""
     manifest = index.manifest
     content = {"name": index.name, "version": index.version} | asdict(manifest)
     with about_index(index.name, index.version), raise_data_loss("arrays.zarr/images/sizes"):
@@ -88,24 +88,24 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
     content["sources"] = ", ".join(manifest.sources)
     table = Table(show_header=False, box=None)
     for name, value in content.items():
-        table.add_row(name.replace("_", " "), Text(_readable(value)))  # a name may contain markup
+        table.add_row(name.replace("_", " "), Text(_readable(value)))  # names may contain markup
     Console().print(table)
 
 
 def _reach(calibration: Calibration) -> str:
-    """Return the agreement that mode hybrid reaches at all noise levels."""
+    """Return a description of the agreement that mode hybrid reaches at all noise levels."""
     best = [max(row) for row in calibration.accuracy_db]
     return f"hybrid agrees with exact to {min(best):.0f} dB and more"
 
 
 def _gain(pictures: Pictures) -> str:
-    """Return the gain of the best pictures over the paper's formula."""
+    """Return a description of the gain in PSNR of quality "best" over the paper's formula."""
     gains = [best - paper for best, paper in zip(pictures.best_db, pictures.paper_db, strict=True)]
     return f"quality best gains {min(gains):.1f} to {max(gains):.1f} dB on quality paper"
 
 
 def _readable(value: Any) -> str:
-    """Return a value formatted for reading."""
+    """Return a value formatted for display."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

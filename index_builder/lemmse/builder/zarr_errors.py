@@ -1,4 +1,4 @@
-"""What Zarr prints beside an error that is raised."""
+"""Suppression of the messages that Zarr prints in addition to raising an error."""
 
 import logging
 import warnings
@@ -7,10 +7,10 @@ __all__ = ["silence_zarr"]
 
 
 def silence_zarr() -> None:
-    """Silence messages about the tasks of Zarr that an error leaves behind.
+    """Suppress messages about tasks that Zarr leaves unfinished after an error.
 
     Zarr reads and writes several chunks at a time. The first error is raised; asyncio logs the others, and
-    Python warns of tasks that were not started.
+    Python warns about tasks that were not started.
     """
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

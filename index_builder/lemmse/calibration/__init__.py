@@ -1,4 +1,4 @@
-"""Calibration of an index on held-out training images: accuracy and cost of mode hybrid, best pictures."""
+"""Calibration of an index on held-out images: accuracy and cost of mode hybrid, and best refinements."""
 
 from lemmse.calibration.held_out import hold_out
 from lemmse.calibration.hybrid import SIGMAS, THRESHOLDS, calibrate

@@ -1,4 +1,4 @@
-"""Hold training images out of an index for validation."""
+"""Choice of training images to hold out of an index for validation."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,17 @@ from lemmse.index.reading import HeldOutView, leave_out
 __all__ = ["hold_out"]
 
 _SCENES = 4
-"""Smallest number of held-out scenes, if at most half of the images are held out with them."""
+"""Smallest number of held-out scenes, provided that they include at most half of the images."""
 _SCENE_MOST = 64
-"""Largest number of images of one file that count as one scene: a larger file is a collection."""
+"""Largest number of images of a file that is one scene; a file with more images is a collection."""
 
 
 def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOutView, NDArray[np.int64]]:
-    """Return a view of an index without some scenes, and the numbers of at most `most` images of these.
+    """Return a view of an index without some scenes, and the numbers of at most `most` images of them.
 
     Images of one file (tiles of a photograph, slices of a volume, poses of a person) count as one scene and
-    are held out together, since they resemble each other. At most half of all images are held out, and so few
-    that every stratum keeps keys.
+    are held out together, since they resemble each other. At most half of all images are held out, and every
+    stratum keeps keys.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOut
 
 
 def _scenes(labels: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Return the numbers of the images of each scene; each image of a large file is a scene."""
+    """Return the numbers of the images in each scene; each image of a large file is a scene by itself."""
     named = [label[: label.rindex("[")] if label.endswith("]") else label for label in labels]
     files = np.unique(named, return_inverse=True)[1]
     order = np.argsort(files, kind="stable")

@@ -1,4 +1,4 @@
-"""Measure accuracy and cost of mode hybrid against the exact sum, on held-out images."""
+"""Measurement of accuracy and cost of mode hybrid, compared with mode exact, on held-out images."""
 
 import time
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from lemmse.index.storage import Calibration
 __all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-"""The noise levels of the paper, and 0.05, near which the posterior changes most."""
+"""The noise levels of the paper, and 0.05, near which the posterior changes most with the noise level."""
 THRESHOLDS = (
     0.0,
     -1.0,
@@ -40,23 +40,23 @@ THRESHOLDS = (
     -8.0,
     -10.0,
 )
-"""Thresholds of mode hybrid, from little work to much."""
+"""Thresholds of mode hybrid, in order of increasing work."""
 _Row = tuple[float, ...]
 _IMAGES = 16
 _QUERIES = 1024
 _LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 2048
-"""Up to this σ few patches make all of the error, so that more are measured."""
+"""Largest σ at which a few patches cause most of the error, so that more patches are measured."""
 _LOW_NOISE_MARGIN = 0.75
-"""There a threshold is assigned the agreement that was measured at a threshold higher by this: a sample may
-lack the few patches of large error."""
+"""At these σ, a threshold is assigned the agreement that was measured at a threshold higher by this number,
+since a sample may lack the few patches with large errors."""
 _ENOUGH_DB = 80.0
-"""Agreement at which a row ends: further thresholds are not measured."""
+"""Agreement at which a row ends, in dB; further thresholds are not measured."""
 _FEW_KEYS = 4096
-"""A row also ends where more keys than this and than 1/16 of all are evaluated: exact is about as fast."""
+"""A row also ends if more keys than this and than 1/16 of all are evaluated: exact is about as fast."""
 _QUANTILE = 0.98
-"""Share of pixels whose error is below the scaled estimate: more than the 95 % that are documented."""
+"""Share of pixels whose error is below the scaled estimate, more than the documented 95 %."""
 _ROUNDING = 1e-5
-"""Errors below this are float32 rounding."""
+"""Errors below this are due to float32 rounding."""
 
 
 def calibrate(
@@ -66,7 +66,7 @@ def calibrate(
     sigmas: Sequence[float] = SIGMAS,
     progress: Progress = silent,
 ) -> Calibration:
-    """Measure mode hybrid against the exact sum on patches of held-out images.
+    """Return the calibration of mode hybrid, measured against mode exact on patches of held-out images.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def calibrate(
     seed : int
         Seed of the choice of images and patches, and of the noise.
     sigmas : sequence of float
-        Noise standard deviations to measure at, ascending.
+        Noise standard deviations at which to measure, in intensities, ascending.
     progress : callable
         Called as `progress(stage, done, total)`.
 
@@ -102,7 +102,7 @@ def calibrate(
     local = LocalBackend(view, torch.device("cpu"))
     stack = index.images()
     images = [intensities(stack[k]) for k in numbers]
-    _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # compiles kernels, which must not count
+    _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # compiles the kernels before timing
     rows = []
     for done, sigma in enumerate(sigmas):
         count = _LOW_NOISE_QUERIES if sigma <= _LOW_NOISE else _QUERIES
@@ -130,9 +130,9 @@ def _row(
     of_each: int,
     thresholds: Sequence[float],
 ) -> tuple[int, _Row, _Row, _Row, _Row, _Row]:
-    """Return the number of patches, and by threshold: agreement, keys evaluated, cost, both error scales.
+    """Return the number of patches and, by threshold: agreement, keys evaluated, cost, both error scales.
 
-    `of_each` patches are taken of each image, or all of a smaller one.
+    `of_each` patches are taken from each image, or all patches of smaller images.
     """
     channels = local.index.manifest.channels
     patches = []

@@ -1,4 +1,4 @@
-"""Find the refinement of highest PSNR at each noise level, on held-out training images."""
+"""Search for the refinement with the highest PSNR at each noise level, on held-out training images."""
 
 import math
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from lemmse.index.storage import PAPER, Calibration, Pictures, Refinement
 __all__ = ["PICTURE_SIGMAS", "measure_pictures"]
 
 PICTURE_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Noise levels, from hardly visible to nearly hiding the image."""
+"""Noise levels, from barely visible to almost hiding the image."""
 _GAUSSIAN_SHARES = (0.01, 1.0)
-"""Shares of the mixture: 0.01 has an effect only where no training patch is near."""
+"""Candidates for the Gaussian share; 0.01 has an effect only where no training patch is near."""
 _BANDWIDTHS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
 _ACCURACY_DB = 45.0
-"""Accuracy of the measurement: costs a picture of 30 dB a tenth of a dB, about equally for all candidates."""
+"""Accuracy of the measurement, in dB: lowers a PSNR of 30 dB by 0.1 dB, about equally for all candidates."""
 _IMAGES = 16
 _SIDE = 32
-"""Side of the crop from the middle of larger images, in pixels."""
+"""Side of the central crop of larger images, in pixels."""
 
 _Picture = NDArray[np.float32]
 
@@ -38,9 +38,9 @@ def measure_pictures(
     sigmas: Sequence[float] = PICTURE_SIGMAS,
     progress: Progress = silent,
 ) -> Pictures:
-    """Reconstruct held-out images with several refinements, and return the best at each noise level.
+    """Return the best refinement at each noise level, from reconstructions of held-out images.
 
-    The same images, with the same noise, are held out of every index of these images.
+    For all indexes of the same training images, the same images are held out and the same noise is added.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def measure_pictures(
     seed : int
         Seed of the choice of images, and of the noise.
     sigmas : sequence of float
-        Noise standard deviations to measure at, ascending.
+        Noise standard deviations at which to measure, in intensities, ascending.
     progress : callable
         Called as `progress(stage, done, total)`.
 
@@ -78,7 +78,7 @@ def measure_pictures(
 
         found = {refinement: psnr(refinement) for refinement in candidates}
         best = max(found, key=lambda refinement: found[refinement])
-        for bandwidth in _BANDWIDTHS:  # as long as they improve it
+        for bandwidth in _BANDWIDTHS:  # until the PSNR decreases
             wider = replace(best, bandwidth=bandwidth)
             found[wider] = psnr(wider)
             if found[wider] <= found[best]:
@@ -91,12 +91,12 @@ def measure_pictures(
 
 
 def _psnr(results: Sequence[_Picture], images: Sequence[_Picture]) -> float:
-    """Return the mean PSNR in dB for intensities in [0, 1]."""
+    """Return the mean PSNR in dB, for intensities in [0, 1]."""
     squared = [np.square(a - b).mean(dtype=np.float64) for a, b in zip(results, images, strict=True)]
     return float(np.mean([-10 * math.log10(max(error, 1e-12)) for error in squared]))
 
 
 def _middle(image: _Picture) -> _Picture:
-    """Return the middle of an image, at most _SIDE × _SIDE."""
+    """Return the central crop of an image, at most _SIDE × _SIDE pixels."""
     top, left = (max(0, length - _SIDE) // 2 for length in image.shape[:2])
     return image[top : top + _SIDE, left : left + _SIDE]

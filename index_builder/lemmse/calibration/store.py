@@ -14,7 +14,7 @@ __all__ = ["calibrate_index"]
 def calibrate_index(
     index: Index, *, seed: int = 0, progress: Progress = silent
 ) -> tuple[Calibration, Pictures | None]:
-    """Measure an index, write the result into its manifest, and return it.
+    """Calibrate an index, write the result to its manifest, and return it.
 
     Parameters
     ----------

@@ -1,17 +1,17 @@
-"""Training images, their patches and the index that is built from them.
+"""Training images, their patches, and the index that is built from them.
 
 The subpackages, each of which imports only those before it:
 
     images       stacks of images, their symmetries, image files
     sources      sources of training images
-    physics      the operators A and B and the noise
+    physics      the operators A and B, and the noise
     patches      translated training patches and their strata
     storage      the index on disk
     clustering   cells, leaves, the mixture and their summary statistics
     reading      an opened index, its verification and views
     building     from sources to an index
 
-FAISS, Zarr and Dask are imported only with `storage` and what follows it.
+FAISS, Zarr and Dask are imported only by `storage` and the subpackages after it.
 """
 
 from importlib import import_module

@@ -5,8 +5,8 @@ from collections.abc import Callable
 __all__ = ["Progress", "silent"]
 
 Progress = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)` when a stage begins and while it runs."""
+"""A callable `progress(stage, done, total)`, called when a stage begins and as it advances."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Ignore the progress."""
+    """Do nothing: a progress callback that reports nothing."""

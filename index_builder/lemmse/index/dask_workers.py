@@ -1,6 +1,6 @@
-"""Workers of a Dask cluster, which build an index or hold its keys; Dask is imported on demand.
+"""Connections to the workers of a Dask cluster, which build an index or hold its keys.
 
-All workers must see the index folder under the same path.
+All workers must see the index folder under the same path. Dask is imported on demand.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 __all__ = ["PATIENCE", "addresses", "connect", "distributed"]
 
 PATIENCE = 10.0
-"""Seconds to wait for a scheduler or a worker."""
+"""Time to wait for a scheduler or a worker, in seconds."""
 
 
 def distributed(argument: str) -> Any:
@@ -29,7 +29,7 @@ def distributed(argument: str) -> Any:
 
 
 def connect(address: str) -> Any:
-    """Return a Dask client of the scheduler at an address; it is a context manager.
+    """Return a Dask client for the scheduler at an address; the client is a context manager.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def connect(address: str) -> Any:
 
 
 def addresses(client: Any) -> list[str]:
-    """Return the addresses of the workers of a Dask client's scheduler, at least one.
+    """Return the addresses of the workers of a scheduler, at least one, given a Dask client.
 
     Raises
     ------

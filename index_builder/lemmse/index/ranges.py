@@ -1,4 +1,4 @@
-"""Ranges of rows and of groups of rows, to process a bounded number at a time."""
+"""Ranges of rows and of groups of rows, for processing a bounded number at a time."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 __all__ = ["CHUNK", "row_slices", "split_ranges"]
 
 CHUNK = 16_384
-"""Rows that are processed at a time, and rows of a chunk of a Zarr array."""
+"""Number of rows processed at a time, and of rows in a chunk of a Zarr array."""
 
 
 def row_slices(count: int, most: int | None = None) -> Iterator[slice]:
-    """Return slices that cover `count` rows in order, of at most `most` rows each, by default `CHUNK`.
+    """Return an iterator over slices that cover `count` rows in order, of at most `most` rows each.
+
+    By default, `most` is `CHUNK`.
 
     Examples
     --------
@@ -27,14 +29,14 @@ def row_slices(count: int, most: int | None = None) -> Iterator[slice]:
 def split_ranges(offsets: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
     """Return ranges of consecutive groups with at most `most` items each.
 
-    A group of more items is a range by itself. Empty groups at the end belong to the last range.
+    A group with more items is a range by itself. Empty groups at the end belong to the last range.
 
     Parameters
     ----------
     offsets : int, (G + 1,)
-        Group g holds the items offsets[g] … offsets[g + 1] − 1.
+        Group g contains items offsets[g] … offsets[g + 1] − 1.
     most : int
-        Largest number of items of a range of several groups.
+        Largest number of items in a range of several groups.
 
     Returns
     -------

@@ -1,7 +1,10 @@
-"""The contract between client, server, builder and estimator; it needs NumPy and protobuf only.
+"""The definitions shared by client, server, builder and estimator; they need NumPy and protobuf only.
 
-`errors` is the one tree of errors and `status` their way over the wire; `options` the table of options,
-`measurement` what is reconstructed and `results` what comes back; `choices` the names of enumerations and
-`fields` values in message fields; `tensors` and `chunks` how arrays travel, within `limits`; `messages` all
-of these as messages of `lemmse.v1`, and back; `address` is HOST:PORT.
+- `errors`, `status`: the tree of errors, and their conversion to and from `google.rpc.Status`
+- `options`: the table of options
+- `measurement`, `results`: the inputs and outputs of a reconstruction
+- `choices`, `fields`: names of enumeration values, and access to message fields
+- `tensors`, `chunks`, `limits`: the encoding of arrays, and its limits
+- `messages`: conversion of all of these to and from the messages of `lemmse.v1`
+- `address`: network addresses, HOST:PORT
 """

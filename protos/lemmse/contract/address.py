@@ -14,13 +14,13 @@ class Address(NamedTuple):
     """A host and a port."""
 
     host: str
-    """Name or number; an IPv6 number in brackets."""
+    """Host name or IP address; an IPv6 address is in brackets."""
     port: int
     """0 to 65535."""
 
     @classmethod
     def parse(cls, text: str) -> "Address | None":
-        """Return the address that a text names, or None where it is not HOST:PORT.
+        """Return the address in a string, or None if the string is not of the form HOST:PORT.
 
         Examples
         --------

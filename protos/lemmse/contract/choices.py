@@ -1,4 +1,4 @@
-"""Names of the values of the contract's enumerations, read from the descriptors of `lemmse.v1`."""
+"""Names of the values of the enumerations of `lemmse.v1`, read from their descriptors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ __all__ = ["AGGREGATES", "CHOICES", "ERRORS", "ESTIMATORS", "MAPS", "MODES", "QU
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The names of an enumeration, without the value that stands for "not given".
+    """The names of the values of an enumeration, without the value for "unspecified".
 
     Examples
     --------
@@ -22,11 +22,11 @@ class Choice:
     """
 
     numbers: Mapping[str, int]
-    """Number of each name."""
+    """Number of the value of each name."""
 
     @classmethod
     def of(cls, enum: EnumDescriptor, *, prefix: str, hyphens: bool = False) -> "Choice":
-        """Return the lower-case names of an enumeration whose values begin with a prefix."""
+        """Return the names of an enumeration, without the common prefix of its values and in lower case."""
         numbers = {
             value.name.removeprefix(prefix).lower(): value.number for value in enum.values if value.number
         }
@@ -44,12 +44,12 @@ class Choice:
         return ", ".join(self.numbers)
 
     def name(self, number: int) -> str:
-        """Return the name of a number.
+        """Return the name of the value with a number.
 
         Raises
         ------
         ValueError
-            The contract has no such number.
+            The enumeration has no value with this number.
         """
         for name, known in self.numbers.items():
             if known == number:

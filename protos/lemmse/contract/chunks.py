@@ -1,4 +1,4 @@
-"""A message with arrays as parts that each fit into one gRPC message, and back."""
+"""Split a message with arrays into parts that each fit into one gRPC message, and reassemble it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ M = TypeVar("M", bound=Message)
 
 
 def attach(message: M, arrays: Mapping[str, WireArray]) -> M:
-    """Fill in the tensor fields of a message and return it.
+    """Set the tensor fields of a message to arrays, in place, and return the message.
 
     Parameters
     ----------
     message : Message
-        The message with the tensor fields.
+        The message that has the tensor fields.
     arrays : mapping of str to ndarray, float32, float64 or uint8
         The arrays by the name of their tensor field.
     """
@@ -35,12 +35,12 @@ def attach(message: M, arrays: Mapping[str, WireArray]) -> M:
 
 
 def split(message: M, arrays: Mapping[str, WireArray]) -> Iterator[M | pb.TensorChunk]:
-    """Yield a message with its arrays: whole if it is small, otherwise with their shapes, followed by chunks.
+    """Yield a message with its arrays: in one part if it is small, else the shapes first and then chunks.
 
     Parameters
     ----------
     message : Message
-        Its tensor fields are filled in; the first part is this object.
+        The message that has the tensor fields. It is modified, and is the first part.
     arrays : mapping of str to ndarray, float32, float64 or uint8
         The arrays by the name of their tensor field.
     """
@@ -57,14 +57,14 @@ def split(message: M, arrays: Mapping[str, WireArray]) -> Iterator[M | pb.Tensor
 
 
 def _elements(array: WireArray) -> memoryview:
-    """Return the elements as bytes, little-endian and row-major."""
+    """Return the elements of an array as bytes, little-endian and in row-major order."""
     little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return little_endian.reshape(-1).view(np.uint8).data
 
 
 @dataclass(slots=True)
 class _Arriving:
-    """A tensor whose bytes arrive."""
+    """A tensor whose bytes have arrived in part."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -73,19 +73,19 @@ class _Arriving:
 
 
 class Incoming(Generic[M]):
-    """A message whose tensors are whole or still arriving in chunks.
+    """A message whose tensors are complete or still arriving in chunks.
 
-    Memory grows with the bytes that arrived, not with the shape that was announced.
+    Memory use grows with the bytes received, not with the announced shape.
 
     Parameters
     ----------
     message : Message
-        The first part. It must have set every tensor of the message.
+        The first part, in which every tensor of the message is set.
 
     Raises
     ------
     MalformedMessage
-        A tensor has an invalid type or shape, or more bytes than these take.
+        A tensor has an invalid type or shape, or more bytes than its type and shape imply.
 
     Examples
     --------
@@ -114,12 +114,12 @@ class Incoming(Generic[M]):
         return all(len(tensor.data) == tensor.nbytes for tensor in self._tensors.values())
 
     def add(self, chunk: pb.TensorChunk) -> None:
-        """Append further bytes to a tensor.
+        """Append the bytes of a chunk to its tensor.
 
         Raises
         ------
         MalformedMessage
-            The message has no such tensor, or its bytes are complete.
+            The message has no such tensor, or the tensor would have more bytes than its shape implies.
         """
         if chunk.field not in self._tensors:
             known = ", ".join(self._tensors) or "none"
@@ -129,7 +129,7 @@ class Incoming(Generic[M]):
         self._append(chunk.field, chunk.data)
 
     def arrays(self) -> dict[str, WireArray]:
-        """Return the tensors as arrays by field name.
+        """Return the tensors as arrays, by field name.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Errors of client, server, builder and estimator: one tree, with a class for each canonical status code.
+"""The exceptions of client, server, builder and estimator, with one class for each canonical status code.
 
     LemmseError
     ├── RequestError             the request cannot be answered as it is
@@ -6,22 +6,22 @@
     │   │   ├── MalformedMessage a message breaks the wire contract
     │   │   └── TooFewImages     an index has too few images to hold one out
     │   ├── OutOfRange           an argument is past the valid range
-    │   ├── NotFound             what was named does not exist; also a LookupError
+    │   ├── NotFound             an index, file or address does not exist; also a LookupError
     │   ├── AlreadyExists        the output exists already
     │   ├── FailedPrecondition   something must be done first, for example an extra installed
     │   │   └── UnsupportedFormat  an index of a format that this version cannot read
     │   ├── Unauthenticated      the server does not know the caller
     │   ├── PermissionDenied     the caller may not do this
     │   └── Unimplemented        the server does not offer this
-    └── ServiceError             the request may be fine, the service was not
-        ├── Unavailable          no server or no workers answer; a later attempt may succeed
-        ├── ResourceExhausted    too many calls wait, or an answer is too large
+    └── ServiceError             the service failed; the request may be valid
+        ├── Unavailable          no server or worker answers; a later attempt may succeed
+        ├── ResourceExhausted    too many calls are waiting, or an answer is too large
         ├── DeadlineExceeded     the timeout passed first; also a TimeoutError
         ├── Cancelled            the call was cancelled
         ├── Aborted              the call conflicted with another one
         ├── DataLoss             an index is damaged: a file is missing, cut short or altered
         ├── Internal             a fault of the server
-        └── Unknown              a fault of something in between
+        └── Unknown              a fault between client and server, such as a proxy's
 
 The `code` of a class is the name of its canonical status code, as in gRPC.
 """
@@ -64,18 +64,18 @@ class Violation:
     field: str
     """Name of the argument, or path of the message field."""
     description: str
-    """What was expected and what came, in one line."""
+    """The expected and the actual value, in one line."""
 
 
 class LemmseError(Exception):
-    """Base of all errors that lemmse raises on purpose.
+    """Base class of all exceptions that lemmse raises deliberately.
 
     Parameters
     ----------
     message : str
         What happened, in one line.
     violations : tuple of Violation
-        The invalid arguments that caused it, if any did.
+        The invalid arguments that caused the error, if any.
     """
 
     code: ClassVar[str]
@@ -90,7 +90,7 @@ class RequestError(LemmseError):
 
 
 class ServiceError(LemmseError):
-    """The request may be fine, the service was not."""
+    """The service failed; the request may be valid."""
 
 
 class InvalidArgument(RequestError, ValueError):
@@ -100,14 +100,14 @@ class InvalidArgument(RequestError, ValueError):
 
     @classmethod
     def of(cls, argument: str, expected: str) -> Self:
-        """Return the error of one argument.
+        """Return the error for one invalid argument.
 
         Parameters
         ----------
         argument : str
-            Name of the argument, as the caller wrote it.
+            Name of the argument, as the caller knows it.
         expected : str
-            What was expected and what came, in one line.
+            The expected and the actual value, in one line.
 
         Examples
         --------
@@ -121,12 +121,12 @@ class InvalidArgument(RequestError, ValueError):
 
     @property
     def argument(self) -> str:
-        """Name of the invalid argument; empty if none was named."""
+        """Name of the invalid argument; empty if the error names none."""
         return self.violations[0].field if self.violations else ""
 
     @property
     def expected(self) -> str:
-        """What was expected and what came; the whole message if no argument was named."""
+        """The expected and the actual value; the whole message if the error names no argument."""
         return self.violations[0].description if self.violations else str(self)
 
 
@@ -151,7 +151,7 @@ class OutOfRange(RequestError):
 
 
 class NotFound(RequestError, LookupError):
-    """What was named does not exist."""
+    """An index, file or address does not exist."""
 
     code = "NOT_FOUND"
 
@@ -191,19 +191,19 @@ class Unimplemented(RequestError):
 
 
 class Unavailable(ServiceError):
-    """No server, or none of the workers that hold the index, answers; a later attempt may succeed."""
+    """The server, or the workers that hold the index, do not answer; a later attempt may succeed."""
 
     code = "UNAVAILABLE"
 
 
 class ResourceExhausted(ServiceError):
-    """Too many calls wait, or an answer is too large."""
+    """Too many calls are waiting, or an answer is too large."""
 
     code = "RESOURCE_EXHAUSTED"
 
 
 class DeadlineExceeded(ServiceError, TimeoutError):
-    """The timeout passed before the answer came."""
+    """The timeout passed before the answer arrived."""
 
     code = "DEADLINE_EXCEEDED"
 
@@ -233,7 +233,7 @@ class Internal(ServiceError):
 
 
 class Unknown(ServiceError):
-    """A fault of something in between."""
+    """A fault between client and server, such as a proxy's."""
 
     code = "UNKNOWN"
 

@@ -1,4 +1,4 @@
-"""Values in message fields: enumerations by name, absent optional fields as None."""
+"""Access to message fields by path: enumerations as names, unset optional fields as None."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -27,12 +27,12 @@ def put(message: Message, path: str, value: Any) -> None:
 
 
 def get(message: Message, path: str, default: Any = None) -> Any:
-    """Return the value of the field at a path; the default for an optional field or an enumeration not set.
+    """Return the value of the field at a path, or a default if an optional field or an enumeration is unset.
 
     Raises
     ------
     MalformedMessage
-        An enumeration has a number that the contract does not know.
+        An enumeration has an unknown number.
 
     Examples
     --------
@@ -57,14 +57,14 @@ def get(message: Message, path: str, default: Any = None) -> Any:
 
 
 def put_all(message: M, values: Mapping[str, Any]) -> M:
-    """Set the fields of a message by path and return it."""
+    """Set fields of a message, by path, and return the message."""
     for path, value in values.items():
         put(message, path, value)
     return message
 
 
 def get_all(message: Message, names: Iterable[str]) -> dict[str, Any]:
-    """Return the values of the fields of these names."""
+    """Return the values of the named fields, by name."""
     return {name: get(message, name) for name in names}
 
 

@@ -3,16 +3,16 @@
 __all__ = ["CHUNK_BYTES", "INLINE_BYTES", "MAX_CONTRIBUTORS", "MESSAGE_BYTES", "TENSOR_BYTES"]
 
 MESSAGE_BYTES = 4 << 20
-"""Largest message that client and server receive; gRPC's own default, set explicitly on both sides."""
+"""Largest message that client and server accept, in bytes: gRPC's default, set explicitly on both sides."""
 
 INLINE_BYTES = MESSAGE_BYTES - (64 << 10)
-"""Tensor bytes that one message carries; the difference is for its other fields."""
+"""Largest total size of the tensors in one message, in bytes; the remainder is for its other fields."""
 
 CHUNK_BYTES = 1 << 20
-"""Tensor bytes in one chunk of a stream."""
+"""Largest size of a chunk of a tensor in a stream, in bytes."""
 
 TENSOR_BYTES = 1 << 28
-"""Largest tensor (256 MiB): the most memory that a shape can make the receiver allocate."""
+"""Largest tensor, in bytes (256 MiB): a limit on the memory that a shape can make the receiver allocate."""
 
 MAX_CONTRIBUTORS = 4096
-"""Contributors that one answer names at most, so that it fits into a message."""
+"""Largest number of contributors in one answer, so that it fits into a message."""

@@ -1,7 +1,7 @@
 """A measurement: the image y, the standard deviation σ of its noise, and the mask of observed pixels.
 
 Images are floats in intensities, [0, 1], or integers that encode them in steps of 1/255 (uint8) or 1/65535
-(uint16). Integers become intensities here; results are scaled back by `Measurement.white_level`.
+(uint16). Integers are converted to intensities here; results are scaled back by `Measurement.white_level`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,12 +21,12 @@ Sigma = float | ArrayLike
 """Noise standard deviation in intensities: a number, or a map (H, W) or (H, W, C)."""
 
 Mask = ArrayLike | None
-"""(H, W) or (H, W, C), not 0 where a pixel was observed; None if all were."""
+"""Mask, (H, W) or (H, W, C), nonzero where a pixel was observed; None if all pixels were observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurement:
-    """An image as it was measured, checked when it is made by `checked`.
+    """A measured image with its noise level and mask; `checked` validates its arguments.
 
     Examples
     --------
@@ -36,22 +36,31 @@ class Measurement:
     """
 
     y: FloatArray
-    """Intensities, (H, W) or (H, W, C)."""
+    """The measurement in intensities, float32 or float64, (H, W) or (H, W, C)."""
     white_level: float
-    """Value of intensity 1 in the image that was given: 1, 255 or 65535."""
+    """The value that encodes intensity 1 in the original image: 1, 255 or 65535."""
     sigma: float | FloatArray
-    """Noise standard deviation in intensities, one number or a map."""
+    """Noise standard deviation in intensities: one number, or a map (H, W) or (H, W, C)."""
     mask: NDArray[np.bool_] | None
-    """True where a pixel was observed; None if all were."""
+    """Bool, (H, W) or (H, W, C), True where a pixel was observed; None if all pixels were observed."""
 
     @classmethod
     def checked(cls, y: ArrayLike, *, sigma: Any, mask: Any) -> "Measurement":
-        """Return the measurement of an image (H, W) or (H, W, C), float, uint8 or uint16.
+        """Return a validated measurement.
+
+        Parameters
+        ----------
+        y : array, (H, W) or (H, W, C), float, uint8 or uint16
+            The measured image.
+        sigma : float or array, (H, W) or (H, W, C)
+            Noise standard deviation, in intensities of [0, 1].
+        mask : array, (H, W) or (H, W, C), or None
+            Nonzero where a pixel was observed; None if all pixels were observed.
 
         Raises
         ------
         InvalidArgument
-            An argument has another type or shape.
+            An argument has the wrong type or shape.
         """
         image, white_level = _as_image(y)
         return cls(
@@ -63,7 +72,7 @@ class Measurement:
 
     @property
     def arrays(self) -> dict[str, WireArray]:
-        """Arrays by their field in a request."""
+        """The arrays of the measurement, by the name of their field in a request."""
         arrays: dict[str, WireArray] = {"y": self.y}
         if not isinstance(self.sigma, float):
             arrays["sigma_map"] = self.sigma
@@ -73,11 +82,17 @@ class Measurement:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Total size of the arrays, in bytes."""
         return sum(array.nbytes for array in self.arrays.values())
 
     def crop(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> "Measurement":
-        """Return the measurement of the pixels in these rows and columns."""
+        """Return the measurement restricted to some rows and columns.
+
+        Parameters
+        ----------
+        rows, columns : int, (n,) and (m,)
+            Numbers of the rows and columns; the result has height n and width m.
+        """
         cut = np.ix_(rows, columns)
         return replace(
             self,
@@ -90,21 +105,21 @@ class Measurement:
 def measurements(
     images: Iterable[ArrayLike], sigma: Sigma | Iterable[Sigma], mask: Mask | Iterable[Mask]
 ) -> Iterator[Measurement | InvalidArgument]:
-    """Return an iterator over the measurements of a batch, with an error in place of an invalid one.
+    """Return an iterator over the measurements of a batch, with an error in place of each invalid one.
 
     Parameters
     ----------
     images : iterable of arrays
         The images.
     sigma, mask
-        A number, None or an array with two or three axes is for all images; any other iterable, also an
-        array with one axis, has one value for each image.
+        A number, None or an array with two or three axes applies to all images; any other iterable, including
+            an array with one axis, has one value for each image.
 
     Raises
     ------
     InvalidArgument
-        The numbers of images and of sigmas or masks are known and differ. (Where they are not known, an
-        image without a sigma or mask gives an error in its place.)
+        The number of images and the number of sigmas or masks are known and differ. (If they are not known,
+        an image without a sigma or mask is replaced by an error.)
     """
     each = {"sigma": _each("sigma", sigma, images), "mask": _each("mask", mask, images)}
 
@@ -127,7 +142,7 @@ _NOTHING = object()
 
 
 def _each(argument: str, value: Any, images: Any) -> Iterator[Any]:
-    """Return an iterator over the value for each image."""
+    """Return an iterator over the values of an argument, one for each image."""
     if isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
         return repeat(value)
     if hasattr(value, "__len__") and hasattr(images, "__len__") and len(value) != len(images):
@@ -138,7 +153,7 @@ def _each(argument: str, value: Any, images: Any) -> Iterator[Any]:
 
 
 def _as_image(y: ArrayLike) -> tuple[FloatArray, float]:
-    """Return an image in intensities, and its white level."""
+    """Return an image in intensities, float32 or float64, and its white level."""
     array = _as_array("y", y)
     floats = array.dtype.kind == "f"
     if not floats and (array.dtype.kind != "u" or array.dtype.itemsize > 2):
@@ -152,7 +167,7 @@ def _as_image(y: ArrayLike) -> tuple[FloatArray, float]:
 
 
 def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray:
-    """Return one number, or a map of the shape of the image."""
+    """Return the noise standard deviation as one number, or as a map that fits an image of this shape."""
     array = _as_array("sigma", sigma)
     if array.ndim == 0:
         try:
@@ -166,7 +181,7 @@ def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray:
 
 
 def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    """Return True where a pixel was observed."""
+    """Return a mask that is True where a pixel was observed."""
     if mask is None:
         return None
     array = _as_array("mask", mask)
@@ -196,7 +211,7 @@ def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def _as_floats(array: NDArray[Any]) -> FloatArray:
-    """Return float32 where that holds the numbers, else float64."""
+    """Return the array as float32 if that represents the numbers, else as float64."""
     if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
         return array.astype(np.float32, copy=False)
     return array.astype(np.float64, copy=False)

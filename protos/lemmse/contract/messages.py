@@ -1,7 +1,7 @@
-"""Measurements, options and results as the messages of `lemmse.v1`, and back.
+"""Conversion of measurements, options and results to and from the messages of `lemmse.v1`.
 
-Arrays travel beside the messages, by the name of their tensor field: `attach` and `split` put them in, and
-`Incoming` takes them out.
+Arrays are passed beside the messages, by the name of their tensor field: `attach` and `split` insert them,
+and `Incoming` extracts them.
 """
 
 from collections.abc import Mapping
@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 _KINDS = {"y": "f", "sigma_map": "f", "mask": "u"}
-"""Kind of the elements of a request's tensors: floats, or unsigned integers."""
+"""NumPy dtype kind of each tensor of a request: float or unsigned integer."""
 
 
 def reconstruct_request(index: str, measurement: Measurement, options: Options) -> pb.ReconstructRequest:
-    """Return the request for an image, without the arrays of the measurement."""
+    """Return the request to reconstruct a measurement, without the arrays of the measurement."""
     request = pb.ReconstructRequest(index=index)
     for option in OPTIONS:
         put(request, option.path, getattr(options, option.name))
@@ -54,7 +54,7 @@ def read_options(request: pb.ReconstructRequest) -> Options:
     Raises
     ------
     MalformedMessage
-        An enumeration has a number that the contract does not know.
+        An enumeration has an unknown number.
     InvalidArgument
         An option is out of range.
     """
@@ -62,7 +62,7 @@ def read_options(request: pb.ReconstructRequest) -> Options:
 
 
 def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
-    """Return the request for an explanation, without the arrays of the measurement."""
+    """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
     row, column = options.pixel
     request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
     _put_sigma(request, measurement)
@@ -70,7 +70,7 @@ def explain_request(index: str, measurement: Measurement, options: ExplainOption
 
 
 def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -> ExplainOptions:
-    """Return the options of a request for an explanation of a measurement.
+    """Return the options of a request to explain a pixel of a measurement.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def read_measurement(
     Raises
     ------
     MalformedMessage
-        A tensor is missing, incomplete or of another element type than the contract's, or there is no sigma.
+        A tensor is missing, incomplete or of the wrong element type, or sigma is missing.
     InvalidArgument
         A shape or a value is invalid.
     """
@@ -108,7 +108,7 @@ def read_measurement(
 
 
 def reconstruct_response(result: Result) -> tuple[pb.ReconstructResponse, Mapping[str, WireArray]]:
-    """Return the response that carries a result, without its arrays, and these by field."""
+    """Return the response for a result, without its arrays, and the arrays by field name."""
     return pb.ReconstructResponse(diagnostics=_diagnostics(result.diagnostics)), result.arrays
 
 
@@ -129,7 +129,7 @@ def read_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
 
 
 def explain_response(explanation: Explanation) -> pb.ExplainResponse:
-    """Return the response that carries an explanation."""
+    """Return the response for an explanation."""
     return pb.ExplainResponse(
         contributors=[put_all(pb.Contributor(), asdict(one)) for one in explanation.contributors],
         diagnostics=_diagnostics(explanation.diagnostics),
@@ -160,7 +160,7 @@ def _diagnostics(diagnostics: Diagnostics) -> pb.Diagnostics:
 
 def _read_diagnostics(message: pb.Diagnostics) -> Diagnostics:
     values = get_all(message, _names(Diagnostics))
-    # A server that does not send the aggregate has no other than centre.
+    # A server that does not send the aggregate supports only centre.
     return Diagnostics(**values | {"aggregate": values["aggregate"] or next(iter(AGGREGATES))})
 
 
@@ -170,6 +170,6 @@ def _names(kind: type[Any]) -> list[str]:
 
 
 def _put_sigma(request: pb.ReconstructRequest | pb.ExplainRequest, measurement: Measurement) -> None:
-    """Set sigma where it is one number; a map travels as an array."""
+    """Set the field sigma if sigma is one number; a map is sent as a tensor."""
     if isinstance(measurement.sigma, float):
         request.sigma = measurement.sigma

@@ -1,8 +1,8 @@
-"""The options of a reconstruction: one table.
+"""The table of the options of a reconstruction.
 
-Each option is one row: a field of `Options` with its default, its kind (which checks a value and says what
-was expected), its unit, its message field and one line of help. The keyword checks, the message fields and
-the command-line flags with their help come from these rows. The public signatures repeat names and defaults;
+Each option is one row: a field of `Options` with its default, its kind (which checks a value and words the
+error), its unit, its message field and one line of help. The checks of keywords, the message fields and the
+command-line flags with their help come from these rows. The public signatures repeat names and defaults;
 `tests/contract/test_options.py` compares them with the table.
 """
 
@@ -33,10 +33,10 @@ _UINT64 = 2**64 - 1
 
 
 class Kind(Protocol):
-    """What the values of an option are."""
+    """The kind of value that an option has."""
 
     def check(self, argument: str, value: Any) -> Any:
-        """Return the value of an argument in the type of the option.
+        """Return the value of an argument, converted to the type of the option.
 
         Raises
         ------
@@ -48,13 +48,13 @@ class Kind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One name out of several."""
+    """One name of an enumeration."""
 
     choice: Choice
     """The names."""
 
     def check(self, argument: str, value: Any) -> str:
-        """Return the name."""
+        """Return the validated name."""
         if value not in self.choice:
             raise InvalidArgument.of(argument, f"expected one of {self.choice}, got {value!r}")
         return str(value)
@@ -62,13 +62,13 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Any number of names out of several."""
+    """A set of names of an enumeration, possibly empty."""
 
     choice: Choice
     """The names."""
 
     def check(self, argument: str, value: Any) -> frozenset[str]:
-        """Return the names."""
+        """Return the validated names."""
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise InvalidArgument.of(argument, f"expected a collection of names, got {value!r}")
         names = list(value)
@@ -80,7 +80,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A whole number from 1 on."""
+    """A whole number >= 1."""
 
     most: float
     """Largest value."""
@@ -104,11 +104,11 @@ class Number:
     low: float
     """Lower end."""
     high: float
-    """Upper end, included."""
+    """Upper end, inclusive."""
     open: bool = False
-    """Whether the lower end is excluded."""
+    """Whether the lower end is exclusive."""
     unit: str = ""
-    """Unit, for messages."""
+    """Unit, for error messages."""
 
     def check(self, argument: str, value: Any) -> float:
         """Return the number."""
@@ -129,32 +129,32 @@ class Option:
     """A row of the table."""
 
     name: str
-    """Keyword, attribute of `Options` and, with hyphens, command-line flag."""
+    """Name of the keyword, of the attribute of `Options` and, with hyphens, of the command-line flag."""
     default: Any
-    """Value where none is given; None leaves the choice to the index or the server."""
+    """Default value; None leaves the choice to the index or the server."""
     kind: Kind
-    """What its values are."""
+    """Kind of its values."""
     path: str
     """Path of its field in `lemmse.v1.ReconstructRequest`."""
     metavar: str | None
-    """Placeholder of the value in the command's help; None where the kind implies it."""
+    """Placeholder of the value in the help of the command; None if the kind implies it."""
     help: str
-    """What it does, in one line."""
+    """Help text, one line."""
 
 
 def _row(kind: Kind, *, help: str, path: str | None = None, metavar: str | None = None) -> dict[str, Any]:
-    """Return the row of an option as metadata of its field; its path is its name unless given."""
+    """Return the row of an option as metadata of its field; the path defaults to the name of the option."""
     return {"kind": kind, "path": path, "metavar": metavar, "help": help}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of a reconstruction, checked when they are made.
+    """The options of a reconstruction, validated when they are created.
 
     Raises
     ------
     InvalidArgument
-        A value is not of its option's kind, or two options exclude each other.
+        A value is invalid for its option, or two options exclude each other.
 
     Examples
     --------
@@ -227,22 +227,22 @@ class Options:
         default="estimated",
         metadata=_row(
             OneOf(ERRORS),
-            help="What the map error bounds: the difference from mode exact for 95 % of pixels, or always.",
+            help="Map error: bounds the difference from mode exact for 95 % of pixels, or for all.",
         ),
     )
     quality: str = field(
         default="paper",
         metadata=_row(
             OneOf(QUALITIES),
-            help="The formula untouched, or what calibration found best at this noise, of indexes of the "
-            "same images the best one.",
+            help="The unmodified formula, or the options that calibration found best at this noise; of "
+            "several indexes of the same images, the best one.",
         ),
     )
     aggregate: str | None = field(
         default=None,
         metadata=_row(
             OneOf(AGGREGATES),
-            help="What a pixel is: the estimate from the patch centred at it, or the mean of those from all "
+            help="Estimate of a pixel: from the patch centred at it, or the mean of the estimates from all "
             "patches that contain it.",
         ),
     )
@@ -278,7 +278,7 @@ class Options:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
-        """Return the options among the arguments of a call, for example its `locals()`."""
+        """Return the options contained in the arguments of a call, for example in its `locals()`."""
         return cls(**{option.name: arguments[option.name] for option in OPTIONS})
 
 
@@ -301,13 +301,13 @@ class ExplainOptions:
     """The options of an explanation."""
 
     pixel: tuple[int, int]
-    """Row and column in the image, each >= 0."""
+    """Row and column of the pixel in the image, each >= 0."""
     top: int
-    """Contributors to name, >= 1."""
+    """Number of contributors to return, >= 1."""
 
     @classmethod
     def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any, most: float = MAX_CONTRIBUTORS) -> Self:
-        """Return the options for an image of a shape (H, W, …), with at most `most` contributors.
+        """Return validated options for an image of shape (H, W, …), with at most `most` contributors.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Results: images with their maps, contributors, and descriptions of indexes."""
+"""Results: reconstructed images with their maps, contributors, and descriptions of indexes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -25,68 +25,68 @@ class Diagnostics:
     """How an answer was computed, and its cost."""
 
     mode: str
-    """The mode that ran: exact, topk or hybrid."""
+    """The mode that was used: exact, topk or hybrid."""
     index: str
-    """Name of the index that answered."""
+    """Name of the index that was used."""
     version: str
     """Version of that index."""
     keys: int
-    """Keys of the index, with their multiplicities, M."""
+    """Number of keys of the index, each counted with its multiplicity, M."""
     keys_touched: float
-    """Distinct keys evaluated, mean over the patches of the image."""
+    """Number of distinct keys evaluated, mean over the patches of the image."""
     seconds: float
-    """Time of computation, without queue and transport."""
+    """Computing time in seconds, without queueing and transport."""
     expected_accuracy_db: float | None
-    """Expected agreement with the sum over all keys, PSNR in dB, from the index's calibration; None where it
-    was not measured, and where all keys were summed."""
+    """Expected agreement with the sum over all keys, PSNR in dB, from the calibration of the index; None if
+    it was not measured or if all keys were summed."""
     certified: float | None
-    """Share of pixels and channels whose certified error is within the requested accuracy; None where no
+    """Share of pixels and channels whose certified error is within the requested accuracy; None if no
     certified error was requested."""
     aggregate: str
-    """What a pixel is: the posterior mean of the patch centred at it ("centre"), or the mean of those of all
-    patches that contain it ("overlap")."""
+    """How a pixel is estimated: by the posterior mean of the patch centred at it ("centre"), or by the
+    average of the posterior means of all patches that contain it ("overlap")."""
     bandwidth: float
     """Standard deviation τ of the Gaussian around each patch of the prior, in intensities of [0, 1]."""
     gaussian_share: float
-    """Share γ of the prior that the Gaussians have beside the training patches."""
+    """Weight γ of the mixture of Gaussians in the prior; the training patches have 1 − γ."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """What the numbers of a result map are."""
+    """Shape and unit of a map of a result."""
 
     per_channel: bool
-    """Whether there is one for each channel of a pixel, else one for each pixel."""
+    """Whether the map has one number for each channel of a pixel, instead of one for each pixel."""
     power: int
-    """Power of the intensity unit that they are in."""
+    """Power of the intensity unit in which the map is expressed: 0 for none, 1 or 2."""
 
 
 def _map(*, per_channel: bool, power: int) -> dict[str, Any]:
-    """Return the metadata of the field of a map."""
+    """Return the metadata of the field for a map."""
     return {"map": MapInfo(per_channel, power)}
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Result:
-    """A reconstructed image, in the range of y; a map that was not requested is None."""
+    """A reconstructed image and its maps, in the range of y; maps that were not requested are None."""
 
     image: NDArray[np.float32]
-    """The posterior mean, shape of y."""
+    """The posterior mean, float32, in the unit and shape of y."""
     diagnostics: Diagnostics
-    """How it was computed."""
+    """How the image was computed."""
     variance: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=2))
-    """Posterior variance of each pixel and channel, in the squared unit of y, shape of y."""
+    """Posterior variance of each pixel and channel, in the squared unit and the shape of y."""
     ess: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
-    """Effective sample size of the posterior weights, 1 … M, (H, W)."""
+    """Effective sample size of the posterior weights, from 1 to M, (H, W)."""
     log_density: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
     """Natural log of the density of the noisy patch, in intensities, under the prior and the noise, (H, W);
     without Gaussians log (1/M) Σ_km N(u; v_km, σ² I)."""
     error: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=1))
-    """Bound on |image − sum over all keys| for 95 % of pixels (estimated) or always (certified), in the unit
-    of y, shape of y."""
+    """Bound on |image − sum over all keys|, for 95 % of the pixels (estimated) or for all (certified), in the
+    unit and shape of y."""
 
     def scaled(self, white_level: float) -> "Result":
-        """Return a result in intensities in the range where intensity 1 is `white_level`."""
+        """Return a result that is in intensities, rescaled so that intensity 1 is `white_level`."""
         if white_level == 1:
             return self
         maps = {
@@ -98,7 +98,7 @@ class Result:
 
     @property
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The image and its maps, by name."""
+        """The image and its maps that are not None, by name."""
         arrays = {name: getattr(self, name) for name in ("image", *RESULT_MAPS)}
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -108,14 +108,14 @@ RESULT_MAPS: Mapping[str, MapInfo] = {f.name: f.metadata["map"] for f in fields(
 
 
 def result_bytes(shape: Sequence[int], maps: Collection[str]) -> int:
-    """Return the bytes of a result.
+    """Return the size of a result, in bytes.
 
     Parameters
     ----------
     shape : sequence of int
         Shape of the measurement, (H, W) or (H, W, C).
     maps : collection of str
-        Requested maps.
+        Names of the requested maps.
 
     Examples
     --------
@@ -134,68 +134,68 @@ class Contributor:
     image: int
     """Number of the training image, in the order of the index, from 0."""
     source: str
-    """Where that image came from: a file name, or a number in an array."""
+    """Origin of that image: a file name, or a number in an array."""
     row: int
     """Row of the patch's centre in the training image."""
     column: int
-    """Column of the patch's centre."""
+    """Column of the patch's centre in the training image."""
     weight: float
     """Share of the posterior weight, in [0, 1]."""
     value: tuple[float, ...]
-    """The clean centre pixel, in the range of y, length C."""
+    """The clean centre pixel of the patch, in the range of y, length C."""
     symmetry: str
-    """Symmetric copy of the training image that the patch was cut from, for example "rotate-90"; "identity"
-    is the image itself."""
+    """The symmetric copy of the training image from which the patch was taken, for example "rotate-90";
+    "identity" is the image itself."""
 
     def scaled(self, white_level: float) -> "Contributor":
-        """Return a contributor in intensities in the range where intensity 1 is `white_level`."""
+        """Return a contributor that is in intensities, rescaled so that intensity 1 is `white_level`."""
         return replace(self, value=tuple(value * white_level for value in self.value))
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The heaviest contributors to one pixel."""
+    """The contributors with the largest weights at one pixel."""
 
     contributors: tuple[Contributor, ...]
     """Heaviest first."""
     diagnostics: Diagnostics
-    """How they were computed."""
+    """How the contributors were computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """An index of translated training patches."""
+    """The description of an index."""
 
     name: str
-    """Name, unique in a server."""
+    """Name of the index, unique within a server."""
     version: str
-    """Version under that name."""
+    """Version of the index under that name."""
     digest: str
     """SHA-256 of the training images, in hexadecimal."""
     physics: str
-    """The forward operator that it was built for: what makes y from a clean image, before the noise."""
+    """The forward operator of the index, which maps a clean image to a measurement without noise."""
     pre_inverse: str
-    """The pre-inverse that it was built for, which is applied where the index is: y is sent as measured."""
+    """The pre-inverse of the index. The estimator applies it; y is passed as measured."""
     patch_size: int
     """Side of the patches, in pixels."""
     boundary: str
     """How positions outside an image are read."""
     equivariance: str
-    """What the estimator commutes with beside translations: "none", or "offset", a constant added to the
-    intensities."""
+    """Equivariance of the estimator in addition to translations: "none", or "offset" for a constant added to
+    a channel."""
     augment: str
-    """Symmetric copies of the training images that were cut into keys: "none", or "dihedral"."""
+    """Symmetric copies that were added to the training images: "none", or "dihedral"."""
     channels: int
-    """Channels of its images."""
+    """Number of channels of the training images, C."""
     images: int
     """Training images."""
     keys: int
-    """Translated training patches."""
+    """Number of translated training patches, M."""
     distinct: int
-    """Different keys among them."""
+    """Number of distinct keys, U."""
     cells: int
-    """Cells that the keys are searched by."""
+    """Number of cells into which the keys are divided."""
     image_height: int
-    """Height of its images, in pixels; 0 where sizes differ among them."""
+    """Height of the training images, in pixels; 0 if their sizes differ."""
     image_width: int
-    """Width of its images, in pixels; 0 where sizes differ among them."""
+    """Width of the training images, in pixels; 0 if their sizes differ."""

@@ -1,4 +1,4 @@
-"""Errors as `google.rpc.Status` messages, and back."""
+"""Conversion of errors to and from `google.rpc.Status` messages."""
 
 from google.protobuf.any_pb2 import Any
 from google.rpc.code_pb2 import Code
@@ -36,7 +36,7 @@ def to_status(error: LemmseError) -> Status:
 
 
 def from_status(status: Status) -> LemmseError:
-    """Return the error that a status describes; `Unknown` where its code is not a canonical one.
+    """Return the error that a status describes; `Unknown` if its code is not a canonical one.
 
     Examples
     --------
@@ -53,5 +53,5 @@ def from_status(status: Status) -> LemmseError:
 
 
 def one_line(text: str | None) -> str:
-    """Return a message in one line."""
+    """Return a message as one line; "no details" if it is empty or None."""
     return " ".join((text or "no details").split())

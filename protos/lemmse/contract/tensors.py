@@ -13,10 +13,10 @@ from lemmse.v1 import tensor_pb2 as pb
 __all__ = ["FloatArray", "WireArray", "header", "layout"]
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
-"""An image, or a map of one number for each pixel."""
+"""An image or a map, float32 or float64."""
 
 WireArray = FloatArray | NDArray[np.uint8]
-"""An array that can be sent; a mask is uint8."""
+"""An array that can be sent: float32, float64 or, for masks, uint8."""
 
 _DTYPES: dict[pb.DataType.ValueType, np.dtype[Any]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -29,7 +29,7 @@ _MAX_RANK = 8
 
 
 def header(array: WireArray) -> pb.Tensor:
-    """Return the tensor of an array, without its elements.
+    """Return the tensor message for an array, without the elements.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def layout(tensor: pb.Tensor, field: str) -> tuple[np.dtype[Any], tuple[int, ...
     tensor : Tensor
         The tensor; its `data` is ignored.
     field : str
-        Path of the field that holds it, for messages.
+        Path of the field that holds the tensor, for error messages.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How the threads of GNU's OpenMP, which torch and FAISS bring, wait for each other."""
+"""Control of how the threads of GNU OpenMP, which torch and FAISS include, wait for each other."""
 
 import ctypes
 import os
@@ -8,15 +8,15 @@ from pathlib import Path
 __all__ = ["keep_threads_from_spinning"]
 
 _SPINS = "1000"
-"""Rounds that a thread waits before it sleeps; the library's own default is some hundred thousand."""
+"""Number of rounds that a thread spins before it sleeps; the library's default is some hundred thousand."""
 
 
 def keep_threads_from_spinning() -> None:
     """Make waiting OpenMP threads of this process sleep after a short time.
 
-    Set `GOMP_SPINCOUNT`, which GNU's OpenMP reads when it is loaded. A copy of the library that is loaded
-    already spins briefly while it has more threads than there are cores: it is given a team of idle threads.
-    Nothing is done where `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` is set.
+    Set `GOMP_SPINCOUNT`, which GNU OpenMP reads when it is loaded. A copy of the library that is already
+    loaded spins only briefly if it has more threads than there are cores, so it gets a team of idle threads.
+    If `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` is set, do nothing.
 
     See docs/decisions/0016-threads-that-wait.md.
     """
@@ -28,7 +28,7 @@ def keep_threads_from_spinning() -> None:
 
 
 def _loaded_libraries() -> set[str]:
-    """Return the paths of the copies of GNU's OpenMP in this process; none where there is no /proc."""
+    """Return the paths of the copies of GNU OpenMP loaded in this process; none if there is no /proc."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
     paths = {line.split(maxsplit=5)[-1] for line in lines}
@@ -36,7 +36,7 @@ def _loaded_libraries() -> set[str]:
 
 
 def _add_idle_threads(path: str) -> None:
-    """Start one OpenMP thread more than there are cores; they sleep until the process ends."""
+    """Start one OpenMP thread more than there are cores; the threads sleep until the process ends."""
     library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
     no_work = ctypes.cast(library.omp_get_level, ctypes.c_void_p)
     count = len(os.sched_getaffinity(0)) + 1

@@ -8,10 +8,10 @@ The modules, in the order of docs/mathematics.md:
 - `stratum_sums`: sums over the strata of a pre-inverse
 - `gaussians`: sums over the mixture of Gaussians beside the keys
 - `backend`: the backend interface; `local` and `distributed` implement it
-- `observation`: the measurement as the estimator takes it
-- `image_queries`: the measurement as query patches
+- `observation`: the validated measurement with its noise
+- `image_queries`: the query patches of a measurement
 - `planning`: the options resolved against the index
-- `pixel_posteriors`, `aggregate`: the posteriors of the pixels, and the image of them
+- `pixel_posteriors`, `aggregate`: the posteriors of the pixels, and the image made from them
 - `whole_images`: MMSE and E-MMSE
 - `reconstructor`: from a measurement and options to a result
 - `registry`: several indexes by name

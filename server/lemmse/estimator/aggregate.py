@@ -1,12 +1,12 @@
-"""The image of the posteriors of patches: by their centres, or by all patches that contain a pixel.
+"""The image made from the posteriors of patches: from their centres, or from all patches with a pixel.
 
 The posterior given the patch at n has a mean m_n and a variance V_n for each of its pixels. With N patches
 that contain a pixel,
 
     x̂ = Σ_n m_n / N,      E (x̂ − x)² = Σ_n V_n / N − Σ_n (m_n − x̂)² / N,
 
-since (x̂ − x)² = Σ_n (m_n − x)² / N − Σ_n (m_n − x̂)² / N for every x (the ambiguity decomposition of Krogh and
-Vedelsby, 1995): the more the patches differ among themselves, the more their mean gains on each of them.
+since (x̂ − x)² = Σ_n (m_n − x)² / N − Σ_n (m_n − x̂)² / N for every x (the ambiguity decomposition of Krogh
+and Vedelsby, 1995): the more the patches disagree, the more accurate their mean is than each of them.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ __all__ = ["Aggregate", "Centres", "Overlap"]
 
 
 class Aggregate(Protocol):
-    """Collects the posteriors of patches into an image and its maps."""
+    """A collector of the posteriors of patches into an image and its maps."""
 
     def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
         """Add the posteriors of the patches at positions n."""
@@ -35,7 +35,9 @@ class Aggregate(Protocol):
 
 
 class Centres:
-    """Takes every pixel from the patch centred at it; a query for a whole image gives all of its pixels.
+    """The aggregate "centre": every pixel is taken from the patch centred at it.
+
+    The posterior of a whole image, as of MMSE, gives all pixels at once.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ class Centres:
 
 
 class Overlap:
-    """Takes every pixel as the mean of the posterior means of all patches that contain it.
+    """The aggregate "overlap": every pixel is the mean of the posterior means of all patches that contain it.
 
     Parameters
     ----------

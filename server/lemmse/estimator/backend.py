@@ -1,4 +1,4 @@
-"""The backend interface: sums over the keys of an index, wherever these lie.
+"""The backend interface: sums over the keys of an index, independent of where the keys are stored.
 
 `local` implements it for keys in this process, `distributed` for keys on Dask workers.
 """
@@ -26,16 +26,16 @@ __all__ = ["Backend", "Extent"]
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Numbers of keys and range of targets of a set of keys."""
+    """Numbers of keys, and range of the targets, of a set of keys."""
 
     weights: tuple[int, ...]
-    """Number of training patches of each stratum, equal ones included."""
+    """Number of training patches in each stratum, equal ones included."""
     counts: tuple[int, ...]
-    """Number of distinct keys of each stratum."""
+    """Number of distinct keys in each stratum."""
     low: Tensor
-    """Least target of all keys, float64, (T,)."""
+    """Least target of all keys, per target channel, float64, (T,)."""
     high: Tensor
-    """Greatest target of all keys, float64, (T,)."""
+    """Greatest target of all keys, per target channel, float64, (T,)."""
 
     def merge(self, other: "Extent") -> "Extent":
         """Return the extent of the union of two disjoint sets of keys."""
@@ -55,7 +55,7 @@ class Backend(ABC):
     index : Index
         The index.
     device : torch.device
-        Where queries and sums are.
+        Device of the queries and sums.
     """
 
     def __init__(self, index: Index, device: torch.device) -> None:
@@ -65,14 +65,22 @@ class Backend(ABC):
     @property
     @abstractmethod
     def extent(self) -> Extent:
-        """Numbers of keys, and the range of their targets."""
+        """Numbers of keys, and range of their targets."""
 
     @abstractmethod
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
-        """Return the sums over all keys that count for each query.
+        """Return the posterior sums over all keys that count for each query.
 
-        For `Queries` these are the keys of one stratum, and weights are without normalizing constants; for
-        `ColouredQueries` weights are densities, not yet divided by the number of keys that count.
+        For `Queries` these are the keys of one stratum, and weights omit the normalizing constants of their
+        densities. For `ColouredQueries` weights are densities, not yet divided by the number of keys that
+        count.
+
+        Parameters
+        ----------
+        queries : Queries or ColouredQueries
+            The query patches, (Q, P).
+        spec : SumSpec
+            The specification of the sums.
 
         Raises
         ------
@@ -82,18 +90,18 @@ class Backend(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Load and compile what the first queries would otherwise wait for."""
+        """Load data and compile code that the first queries would otherwise wait for."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release what other processes hold for this backend."""
+        """Release the resources that other processes hold for this backend."""
 
     def keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of keys that count for queries of these strata, equal ones included."""
+        """Return the number of training patches that count for queries of these strata, (Q,)."""
         return self._that_count(self.extent.weights, stratum)
 
     def distinct_keys_that_count(self, stratum: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of distinct keys that count for queries of these strata."""
+        """Return the number of distinct keys that count for queries of these strata, (Q,)."""
         return self._that_count(self.extent.counts, stratum)
 
     def _that_count(self, numbers: tuple[int, ...], stratum: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -126,9 +134,9 @@ class Backend(ABC):
         Parameters
         ----------
         argument : str
-            Name of the argument that needs them.
+            Name of the argument that needs such keys.
         what : str
-            What needs them, for the message.
+            Description of the feature that needs them, for the message.
         """
         manifest = self.index.manifest
         if not self.index.problem.denoises:
@@ -139,6 +147,6 @@ class Backend(ABC):
             )
 
     def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:
-        """Return the patches of an image (H, W, C) at positions n, (len(n), P)."""
+        """Return the patches of an image, (H, W, C), at positions n, as an array of shape (len(n), P)."""
         manifest = self.index.manifest
         return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)

@@ -9,7 +9,7 @@ from lemmse.contract.errors import Cancelled
 __all__ = ["Cancel", "never", "query_block", "raise_if_cancelled"]
 
 Cancel = Callable[[], bool]
-"""Polled between tiles of work; returns true when the answer is no longer needed."""
+"""A callable that is polled between tiles of work, and returns True once the answer is not needed."""
 
 
 def never() -> bool:
@@ -24,5 +24,5 @@ def raise_if_cancelled(cancelled: Cancel) -> None:
 
 
 def query_block(device: torch.device) -> int:
-    """Return how many queries to process at once: enough for all cores, or multiprocessors of a GPU."""
+    """Return the number of queries to process at once: enough for all cores, or multiprocessors of a GPU."""
     return 512 * torch.get_num_threads() if device.type == "cpu" else 16_384

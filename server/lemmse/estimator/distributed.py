@@ -1,11 +1,11 @@
-"""The backend for keys on Dask workers: each worker sums over its own keys, and the sums are merged here.
+"""The backend for keys on Dask workers: each worker sums over its own keys, and this process merges the sums.
 
 Sums over disjoint sets of keys merge exactly, so the distribution of the keys changes only the rounding. Each
 shard view of the index, a range of its shards, is read by one worker; if that worker is lost, another one
 reads the view and Dask repeats the tasks. An answer includes every view, or is an error.
 
-Workers sum on the CPU. Let each run one task at a time, which uses the threads that its environment gives to
-OpenMP, and give it enough memory for its keys: what Dask spills to disk is read again from there.
+Workers sum on the CPU. Each should run one task at a time, which uses as many threads as its environment
+gives to OpenMP, and have enough memory for its keys: those that Dask spills to disk have to be read again.
 """
 
 import time
@@ -38,11 +38,11 @@ _CPU = torch.device("cpu")
 _BLOCK = 2048
 """Largest number of queries in a task: a task that has begun cannot be cancelled."""
 _BYTES = 1 << 22
-"""Largest size of the arrays of a task, unless one query has more: all pass through the scheduler."""
+"""Largest size of the arrays of a task, in bytes, unless one query has more; all pass the scheduler."""
 _POLL = 0.1
-"""Seconds between two polls of `cancelled`."""
+"""Time between two polls of `cancelled`, in seconds."""
 _HEALTHY = ("pending", "finished")
-"""Status of a future whose shard view is, or will be, on a worker."""
+"""Statuses of a future whose shard view is, or will be, on a worker."""
 
 _Task = tuple[int, Callable[..., Any], tuple[Any, ...]]
 """Number of a shard view, a function of its `_WorkerKeys`, and the function's further arguments."""
@@ -54,7 +54,7 @@ class DistributedBackend(Backend):
     Parameters
     ----------
     index : Index
-        The index, which all workers must see under the same path. They read its shards at once, in as many
+        The index, which all workers must see under the same path. Its shards are read immediately, in as many
         shard views as there are workers.
     scheduler : str
         Address of the scheduler.
@@ -90,7 +90,7 @@ class DistributedBackend(Backend):
         self._map(_WorkerKeys.prepare)
 
     def close(self) -> None:
-        """Close the connection, with which the workers release the keys."""
+        """Close the connection, upon which the workers release the keys."""
         self._client.close()
 
     @cached_property
@@ -102,8 +102,8 @@ class DistributedBackend(Backend):
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
         """Return the sums merged over the shard views.
 
-        Which groups hybrid opens depends on Σ w over all keys. So each view first estimates its part of that,
-        and then sums with the total.
+        Which groups hybrid opens depends on Σ w over all keys. Therefore each view first estimates its part
+        of Σ w, and then sums with the total estimate.
         """
         views = len(self._views)
         if spec.mode == "topk":
@@ -124,7 +124,7 @@ class DistributedBackend(Backend):
             specs.append(replace(spec, normalizer=normalizer))
         sums = self._merged(queries, specs)
         empty = torch.nonzero(sums.moments[:, 0] == 0)[:, 0]
-        if len(empty):  # the estimate was far too high: each view opens what counts among its own keys
+        if len(empty):  # the estimate was far too high: each view opens the groups that count among its own
             sums = sums.put(empty, self._merged(queries.rows(empty), [spec.rows(empty.numpy())] * views))
         evaluated = sum((each.keys_evaluated for each in estimates), sums.keys_evaluated)
         return replace(sums, keys_evaluated=evaluated)
@@ -135,8 +135,8 @@ class DistributedBackend(Backend):
     def _sums_of_each(
         self, queries: Queries | ColouredQueries, specs: Sequence[SumSpec]
     ) -> list[PosteriorSums]:
-        """Return the sums over each shard view, by a specification for each."""
-        # A query has its patch in float64, or in float32 twice.
+        """Return the sums over each shard view, given a specification for each."""
+        # A query consists of a patch in float64, or of two arrays of its size in float32.
         size = max(1, min(_BLOCK, _BYTES // (8 * self.index.patch_length)))
         blocks = torch.split(torch.arange(len(queries)), size)
         tasks: list[_Task] = [
@@ -151,11 +151,11 @@ class DistributedBackend(Backend):
         ]
 
     def _map(self, function: Callable[..., Any]) -> list[Any]:
-        """Return the results of a function of each shard view's keys."""
+        """Return the results of a function applied to the keys of each shard view."""
         return self._run([(view, function, ()) for view in range(len(self._views))], never)
 
     def _run(self, tasks: Sequence[_Task], cancelled: Cancel) -> list[Any]:
-        """Return the results of tasks, each run where its shard view is."""
+        """Return the results of tasks, each run on the worker that has its shard view."""
         with self._dask_errors():
             keys = self._load_views()
             client = self._client
@@ -169,7 +169,7 @@ class DistributedBackend(Backend):
                 client.cancel(futures)
 
     def _results(self, futures: Sequence[Any], cancelled: Cancel) -> list[Any]:
-        """Wait for the results; Dask reruns the tasks of a lost worker on another one."""
+        """Return the results once all are complete; Dask reruns the tasks of a lost worker on another."""
         wait, last_seen = distributed("scheduler").wait, time.monotonic()
         while True:
             raise_if_cancelled(cancelled)
@@ -187,9 +187,9 @@ class DistributedBackend(Backend):
                     raise Unavailable(f"scheduler: no worker is left at {self._address}") from None
 
     def _load_views(self) -> list[Any]:
-        """Return futures of the views' keys on workers; those that failed or were lost are read again."""
+        """Return futures of the keys of all views; those that failed or were lost are read again."""
         with self._lock:
-            if self._client.status == "connecting":  # it tries to for a while, then it closes
+            if self._client.status == "connecting":  # it retries for a while, then it closes
                 raise Unavailable(f"scheduler: the connection to {self._address} was lost")
             if self._client.status != "running":
                 try:
@@ -226,7 +226,7 @@ class DistributedBackend(Backend):
 
 
 class _WorkerKeys:
-    """The keys of a shard view on a worker; unpickling reads them again from the index."""
+    """The keys of a shard view on a worker; unpickling reads them from the index."""
 
     def __init__(self, view: ShardView) -> None:
         view.verify()
@@ -237,7 +237,7 @@ class _WorkerKeys:
         return type(self), (self._local.index,)
 
     def __sizeof__(self) -> int:
-        """Return the bytes of the keys, though they are mapped: Dask counts the resident ones too."""
+        """Return the size of the keys, though they are mapped: Dask counts resident pages as memory."""
         return self._local.keys.nbytes
 
     def prepare(self) -> None:
@@ -245,7 +245,7 @@ class _WorkerKeys:
         self._local.prepare_hybrid()
 
     def extent(self) -> Extent:
-        """Return the numbers of keys, and the range of their targets."""
+        """Return the numbers of keys and the range of their targets."""
         return self._local.extent
 
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:

@@ -1,7 +1,8 @@
-"""The exact posterior: the sum over all keys of a stratum, streamed tile by tile.
+"""Mode exact: the sums over all keys of a stratum, tile by tile.
 
-One product gives the scores log w of a tile of m keys for Q queries (see `queries`), and one more, of the
-weights with the target moments, all sums; the means of whole patches take a product with the keys.
+One matrix product gives the scores log w of a tile of m keys for Q queries (see `queries`), and another, of
+the weights with the moments of the targets, gives all sums. The means of whole patches need a further product
+with the keys.
 """
 
 from dataclasses import replace
@@ -18,21 +19,21 @@ from lemmse.estimator.sums import Outputs, PosteriorSums
 __all__ = ["exact_sums"]
 
 _FLOOR = -100.0
-"""Scores are clamped to this below their tile's largest: 2^−100 is nothing beside 1, and no denormal, which
-would be several times slower in every product."""
+"""Scores are clamped to this distance below the largest of their tile: 2^−100 is negligible relative to 1,
+and not a denormal number, which would make every product several times slower."""
 
 
 def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> PosteriorSums:
-    """Return the sums over all keys of the queries' stratum, without normalizing constants.
+    """Return the posterior sums over all keys of the stratum of the queries, without normalizing constants.
 
     Parameters
     ----------
     keys : Keys
-        The keys, white.
+        The whitened keys.
     queries : Queries
-        White query patches, (Q, P), on the device of the keys.
+        The whitened query patches, (Q, P), on the device of the keys.
     spec : SumSpec
-        Its outputs, and its reference mean if bounds are among them.
+        Its outputs are used, and its reference mean if these include bounds.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
 
 def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
     score = queries.scorer(keys.longest_tile(queries.stratum))
-    outputs = replace(spec.outputs, error=False, bounds=False)  # known from the other sums
+    outputs = replace(spec.outputs, error=False, bounds=False)  # these follow from the other sums
     sums = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, queries.u.device)
     for tile in keys.tiles(queries.stratum):
         raise_if_cancelled(spec.cancelled)
@@ -62,7 +63,7 @@ def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
 def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs, rows: int) -> PosteriorSums:
     """Return the sums over one tile.
 
-    log2 w is the sum of `scores` (Q, m), which are overwritten, and `query_terms` (Q,).
+    log2 w is the sum of `scores`, (Q, m), which is overwritten, and `query_terms`, (Q,).
     """
     score_max = scores.amax(dim=1, keepdim=True)
     top_score, top_key = scores[:, :0], scores[:, :0].long()

@@ -1,4 +1,4 @@
-"""Posterior sums of a mixture of Gaussians: a smooth prior of patches, beside the training patches.
+"""Posterior sums of a mixture of Gaussians: a smooth prior on patches, in addition to the training patches.
 
 A clean patch v drawn from N(μ_g, Σ_g) is observed as u, with noise of precision Λ = diag(λ), λ_i = 1/s_i² and
 0 where nothing was observed. With Σ_g = L Lᵀ and A = I + Lᵀ Λ L,
@@ -26,22 +26,22 @@ from lemmse.index.clustering.mixture import Mixture
 __all__ = ["Gaussians"]
 
 _NEGLIGIBLE = 1e-7
-"""Gaussians of a weight below this, relative to the heaviest, are left out."""
+"""Gaussians whose weight, relative to the largest, is below this are omitted."""
 _BLOCK = 1 << 24
-"""Largest number of entries of the matrices A held at once."""
+"""Largest total number of entries of the matrices A in memory at once."""
 
 
 class Gaussians:
-    """The mixture of an index, on one device.
+    """The mixture of Gaussians of an index, on one device.
 
     Parameters
     ----------
     mixture : Mixture
         The mixture.
     centre : slice
-        Coordinates of the centre pixel in a patch.
+        Coordinates of the centre pixel in a flattened patch.
     device : torch.device
-        Where to compute.
+        Device on which to compute.
     """
 
     def __init__(self, mixture: Mixture, centre: slice, device: torch.device) -> None:
@@ -56,15 +56,15 @@ class Gaussians:
         self._centre = centre
 
     def sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
-        """Return the sums over the Gaussians, each of which counts as one key, with normalizing constants.
+        """Return the posterior sums over the Gaussians, each counted as one key, with normalizing constants.
 
         Parameters
         ----------
         queries : Queries
-            White query patches, (Q, P), without their level if those of the mixture are.
+            The whitened query patches, (Q, P), without their level if the mixture was fitted without levels.
         spec : SumSpec
-            Its outputs, and its reference mean if bounds are among them; no Gaussian is among the heaviest
-            keys.
+            Its outputs are used, and its reference mean if these include bounds. Gaussians are not listed
+            among the heaviest keys.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Gaussians:
         log_w = torch.stack(parts, dim=1) + self._log_weights
         log_max = log_w.amax(dim=1)
         w = (log_w - log_max[:, None]).exp()
-        w = torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums, so that they stay consistent
+        w = torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums alike, for consistency
         patch = torch.zeros(queries.u.shape, dtype=torch.float64, device=queries.u.device)
         square = torch.zeros_like(patch)
         for g in range(len(self.means)):
@@ -120,19 +120,19 @@ class Gaussians:
 
 
 class _Posteriors(Protocol):
-    """The posteriors of some queries under each Gaussian."""
+    """The posteriors of a set of queries under each Gaussian."""
 
     def log_density(self, g: int) -> Tensor:
-        """Return the log density of each query under Gaussian g plus noise, (Q,)."""
+        """Return the log density of each query under Gaussian g with added noise, (Q,)."""
         ...
 
     def clean(self, g: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variances of the clean patch of some queries under Gaussian g, (n, P) each."""
+        """Return mean and variances of the clean patches of some queries under Gaussian g, (n, P) each."""
         ...
 
 
 class _White:
-    """White noise: with D the variances along the axes, Σ_g + σ² I has D + σ² = (1 + λ D) / λ."""
+    """White noise: with the variances D along the axes, Σ_g + σ² I has D + σ² = (1 + λ D) / λ."""
 
     def __init__(self, gaussians: Gaussians, queries: Queries) -> None:
         self._gaussians, self._u = gaussians, queries.u
@@ -154,7 +154,7 @@ class _White:
 
 
 class _Weighted:
-    """Noise with a precision for each coordinate; in float64, since the two squares may be nearly equal."""
+    """Noise with a precision for each coordinate; in float64, since the quadratic terms may nearly cancel."""
 
     def __init__(self, gaussians: Gaussians, queries: Queries) -> None:
         self._means, self._u, self._precision = (
@@ -180,7 +180,7 @@ class _Weighted:
         return mean, whitened.square().sum(dim=1)
 
     def _system(self, g: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return the Cholesky factor of A, (n, R, R), and b, (n, R, 1), of some queries."""
+        """Return the Cholesky factor of A, (n, R, R), and b, (n, R, 1), for the queries `rows`."""
         root, precision = self._roots[g], self._precision[rows]
         a = torch.einsum("np,pr,ps->nrs", precision, root, root)
         a.diagonal(dim1=1, dim2=2).add_(1.0)

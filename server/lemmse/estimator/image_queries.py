@@ -1,7 +1,7 @@
-"""LE-MMSE: the query patches of an image, and the posterior of each of its pixels.
+"""The query patches of an image, and the posterior of each of its pixels, for LE-MMSE.
 
 There are two kinds of noise: white noise of one σ, which the pre-inverse of an index colours and its strata
-whiten, and noise with a precision for each pixel, on clean keys.
+whiten; and noise with a precision for each pixel, which needs clean keys (A = B = I).
 """
 
 import math
@@ -27,8 +27,8 @@ from lemmse.index.storage.picture_record import PAPER, Refinement
 __all__ = ["ImageQueries", "WhitenedQueries", "cut_queries"]
 
 _WHITENESS = 1e-2
-"""Largest deviation from white of the whitened noise of an image of another size, in each entry of the
-covariance."""
+"""Largest deviation from the identity, in any entry, of the covariance of the whitened noise of an image that
+does not have the size of the training images."""
 
 
 class ImageQueries(Protocol):
@@ -36,32 +36,32 @@ class ImageQueries(Protocol):
 
     @property
     def work(self) -> int:
-        """Number of pairs of a query and a distinct key that counts for it; 2 for each pair with weights."""
+        """Number of pairs of a query and a distinct key that counts for it, doubled for weighted products."""
         ...
 
     @property
     def sigma(self) -> float | None:
-        """√(σ² + τ²), the standard deviation of query minus key, if it is the same everywhere."""
+        """Standard deviation √(σ² + τ²) of query minus key; None if it is not the same everywhere."""
         ...
 
     @property
     def gaussian_share(self) -> float:
-        """Share γ of the Gaussians in the prior."""
+        """Weight γ of the mixture of Gaussians in the prior."""
         ...
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
-        """Return the sums over keys and Gaussians for the pixels at positions n.
+        """Return the posterior sums over keys and Gaussians for the pixels at positions n.
 
-        Weights are parts of the density of the query patch: each of the M training patches that count has a
-        share (1 − γ) / M of the prior.
+        Weights are parts of the density of the query patch: each of the M training patches that count has the
+        prior weight (1 − γ) / M.
         """
         ...
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
-        """Return the posterior of the clean pixels at positions n, given that of the targets of the keys.
+        """Return the posterior of the clean pixels at positions n, given the posterior of the targets.
 
-        With a bandwidth τ a key v stands for a Gaussian about it: given u, in noise of standard deviation s,
-        the mean is (τ² u + s² v) / (s² + τ²) and the variance τ² s² / (s² + τ²).
+        With a bandwidth τ, a key v stands for a Gaussian centred at it: given u, with noise of standard
+        deviation s, its mean is (τ² u + s² v) / (s² + τ²) and its variance τ² s² / (s² + τ²).
         """
         ...
 
@@ -72,7 +72,7 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
     Raises
     ------
     InvalidArgument
-        The index was built for another problem than the observation's, or for images of another size.
+        The observation does not fit the inverse problem of the index, or the size of its images.
     """
     if refinement.bandwidth:
         backend.require_clean_keys("bandwidth", "a bandwidth")
@@ -90,7 +90,7 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
 
 
 class WhitenedQueries:
-    """Patches of z = B y with noise of one σ, which the strata of the index whiten.
+    """The query patches of z = B y with noise of one σ, which the strata of the index whiten.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class WhitenedQueries:
     Raises
     ------
     InvalidArgument
-        B, for an image of this size, makes other noise or other patterns than the index has.
+        For an image of this size, B yields noise or patterns other than those of the index.
     """
 
     def __init__(self, backend: Backend, observation: Observation, refinement: Refinement = PAPER) -> None:
@@ -148,7 +148,7 @@ class WhitenedQueries:
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """Return the posterior of the clean pixels, see `ImageQueries`.
 
-        Where keys are without their level, that of the query is added, whose noise is independent.
+        If the level is removed from the keys, the level of the query, whose noise is independent, is added.
         """
         strata = self._backend.index.strata
         variance = np.full(self._z.shape, self._share * self._variance)
@@ -168,7 +168,7 @@ class WhitenedQueries:
 
 
 def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
-    """Raise InvalidArgument unless B makes, for an image of this shape, the noise that the strata whiten."""
+    """Raise InvalidArgument unless B yields the noise that the strata whiten, for an image of this shape."""
     try:
         index.problem.check(shape)
     except InvalidArgument as error:
@@ -201,7 +201,7 @@ def _strata_of(backend: Backend, shape: tuple[int, int, int]) -> NDArray[np.int6
 
 
 class _WeightedQueries:
-    """Patches of y with a precision for each pixel and channel, on clean keys."""
+    """The query patches of y with a precision for each pixel and channel, for clean keys."""
 
     sigma = None
 
@@ -264,7 +264,7 @@ def _mixed(
     key_sums: Callable[[], PosteriorSums],
     gaussian_sums: Callable[[], PosteriorSums],
 ) -> PosteriorSums:
-    """Return the sums over keys and Gaussians, of which the latter have a share of the prior."""
+    """Return the merged sums over keys and Gaussians, given the weight of the Gaussians in the prior."""
     if gaussian_share == 0:
         return key_sums()
     if gaussian_share == 1:
@@ -281,7 +281,7 @@ def _blended(
     share: NDArray[np.float64],
     variance: NDArray[np.float64],
 ) -> Posterior:
-    """Return the posterior at positions n with a Gaussian about each key.
+    """Return the posterior at positions n for a prior with a Gaussian centred at each key.
 
     The mean is `share` · y + (1 − `share`) · mean of the keys, and `variance` is added; all (H, W, C).
     """
@@ -289,7 +289,7 @@ def _blended(
 
     def blend(mean: Tensor, spread: Tensor, images: list[NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
         u, share, variance = (torch.from_numpy(image).to(device) for image in images)
-        columns = spread.shape[1]  # none where it is not requested
+        columns = spread.shape[1]  # 0 if the variance is not requested
         blended = (1 - share[:, :columns]).square() * spread + variance[:, :columns]
         return share * u + (1 - share) * mean, blended
 

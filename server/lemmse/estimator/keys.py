@@ -1,9 +1,9 @@
-"""The distinct keys v_km and the moments of their targets t_km, packed as in the index.
+"""The distinct keys v_km and the moments of their targets t_km, in the packed format of the index.
 
-The exact sum computes squared distances by a matrix product, ‖u − v‖² = ‖u‖² − 2 u·v + ‖v‖², which cancels
-digits where ‖u‖² and ‖v‖² are large beside the difference. So the keys are summed in tiles, ranges of the
-index's leaf order, each centred on its own mean c: the product is that of u − c with v − c, and where it
-matters (u near v, hence near c) all of its terms are small.
+The exact sum computes squared distances with a matrix product, ‖u − v‖² = ‖u‖² − 2 u·v + ‖v‖², which loses
+digits to cancellation if ‖u‖² and ‖v‖² are large compared with the difference. Therefore the keys are summed
+in tiles, which are ranges in the leaf order of the index, each centred on its own mean c: the product is that
+of u − c and v − c, and where precision matters (u near v, hence near c) all terms are small.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,10 +24,10 @@ from lemmse.index.storage.quantization import Quantization, quantizations
 __all__ = ["TILE", "Keys", "Tile", "load_keys"]
 
 TILE = 2048
-"""Keys in a tile: few enough that the scores of a block of queries stay in the processor's cache, and enough
-that the work per tile costs little."""
+"""Number of keys in a tile: small enough that the scores of a block of queries stay in the cache, and large
+enough that the overhead per tile is small."""
 _GPU_TILE = 32 * TILE
-"""Keys in a tile on a GPU, where starting a kernel takes long."""
+"""Number of keys in a tile on a GPU, where launching a kernel takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Tile:
     """A range of m keys, centred on their mean."""
 
     first: int
-    """Number of its first key."""
+    """Number of the first key."""
     centre: Tensor
     """Mean c of the keys, float32, (P,)."""
     features: Tensor
     """v − c and −½‖v − c‖², float32, (P + 1, m)."""
     moments: Tensor
-    """n, Σ t, Σ t² over the targets of each key, n of them, float32, (1 + 2T, m)."""
+    """n, Σ t and Σ t² over the n targets of each key, float32, (1 + 2T, m)."""
 
 
 class _Rows:
@@ -52,7 +52,7 @@ class _Rows:
         self.values = torch.from_numpy(packed.values).to(device)
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Return the rows start … stop − 1 as columns, (L, stop − start)."""
+        """Return rows start … stop − 1, transposed, (L, stop − start)."""
         length = self.packed.length
         blocks = []
         for first, end in self.packed.parts(start, stop):
@@ -63,7 +63,7 @@ class _Rows:
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
     def of(self, row: Tensor) -> Tensor:
-        """Return rows given by number, (*row.shape, L)."""
+        """Return the rows with the given numbers, (*row.shape, L)."""
         run, lane = self.packed.run_of(row.cpu().numpy())
         first = torch.from_numpy(run + lane).to(self.values.device)
         number = torch.arange(self.packed.length, device=first.device) * LANES
@@ -79,11 +79,11 @@ class Keys:
     packed: Packed
     """The quantized keys, in host memory."""
     packed_moments: Packed
-    """n, Σ t, Σ t² over the targets of each key, float32, in host memory."""
+    """n, Σ t and Σ t² over the targets of each key, float32, in host memory."""
     strata: tuple[int, ...]
-    """First key of each stratum, and U."""
+    """First key of each stratum, followed by U."""
     weights: tuple[int, ...]
-    """Number of training patches of each stratum, equal ones included."""
+    """Number of training patches in each stratum, equal ones included."""
     device: torch.device
     tile: int
     """Keys in a tile."""
@@ -99,22 +99,22 @@ class Keys:
         device: torch.device,
         tile: int = TILE,
     ) -> "Keys":
-        """Return keys that are not quantized.
+        """Return keys from arrays, without quantization.
 
         Parameters
         ----------
         v : float32, (U, P)
             The keys.
         n : int, (U,)
-            Multiplicity of each key: how many training patches equal it.
+            Multiplicity of each key: the number of training patches that equal it.
         t : float32, (Σ n, T)
-            The targets of these, in the order of the keys.
+            The targets of these training patches, in the order of the keys.
         strata : sequence of int
-            First key of each stratum, and U.
+            First key of each stratum, followed by U.
         device : torch.device
-            Where to sum.
+            Device on which to sum.
         tile : int
-            Keys in a tile.
+            Number of keys in a tile.
         """
         *_, plain = quantizations(1)
         patches = np.concatenate([[0], np.cumsum(n)])
@@ -129,7 +129,7 @@ class Keys:
         )
 
     def load(self) -> None:
-        """Copy the keys to the device now instead of at their first use."""
+        """Copy the keys to the device now, instead of at their first use."""
         _ = self._codes, self._moments
 
     @cached_property
@@ -157,7 +157,7 @@ class Keys:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and their moments."""
+        """Size of the keys and their moments, in bytes."""
         return int(self.packed.values.nbytes + self.packed_moments.values.nbytes)
 
     def count_in(self, stratum: int) -> int:
@@ -175,7 +175,7 @@ class Keys:
             yield self.run(first, end)
 
     def run(self, start: int, stop: int) -> Tile:
-        """Return the keys start … stop − 1 as a tile."""
+        """Return keys start … stop − 1 as a tile."""
         v = self.coordinates(start, stop)
         features = v.new_empty(len(v) + 1, stop - start)
         centre = v.mean(dim=1)
@@ -184,15 +184,15 @@ class Keys:
         return Tile(start, centre, features, self._moments.columns(start, stop))
 
     def coordinates(self, start: int, stop: int) -> Tensor:
-        """Return the keys start … stop − 1 as columns, float32, (P, stop − start)."""
+        """Return keys start … stop − 1, transposed, float32, (P, stop − start)."""
         return self._decoded(self._codes.columns(start, stop))
 
     def patches_of(self, key: Tensor) -> Tensor:
-        """Return keys given by number, float32, (*key.shape, P)."""
+        """Return the keys with the given numbers, float32, (*key.shape, P)."""
         return self._decoded(self._codes.of(key))
 
     def moments_of(self, key: Tensor) -> Tensor:
-        """Return the moments of the targets of keys given by number, float32, (*key.shape, 1 + 2T)."""
+        """Return the target moments of the keys with the given numbers, float32, (*key.shape, 1 + 2T)."""
         return self._moments.of(key)
 
     def _decoded(self, q: Tensor) -> Tensor:
@@ -202,9 +202,9 @@ class Keys:
 
 
 def load_keys(index: Index, device: torch.device) -> Keys:
-    """Return the keys of an index; on a CPU they are memory-mapped, and read when they are first used."""
+    """Return the keys of an index; on a CPU they are memory-mapped and read at their first use."""
     strata = index.cell_keys[index.stratum_cells]
-    # Patches are counted by leaf: a stratum ends with one.
+    # Training patches are counted per leaf; every stratum ends at the end of a leaf.
     leaves = np.searchsorted(index.leaf_keys, strata)
     return Keys(
         quantization=index.quantization,

@@ -27,7 +27,7 @@ class LocalBackend(Backend):
     index : Index
         The index; its keys are memory-mapped on a CPU and copied to a GPU.
     device : torch.device
-        Where keys, queries and sums are.
+        Device of the keys, queries and sums.
     """
 
     def __init__(self, index: Index, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class LocalBackend(Backend):
         self.prepare_hybrid()
 
     def prepare_hybrid(self) -> None:
-        """Compile the loops of hybrid, on a CPU; on a GPU they are not used."""
+        """Compile the loops of hybrid, if the device is a CPU; on a GPU they are not used."""
         if self.device.type == "cpu":
             stratum = int(np.flatnonzero(self.extent.counts)[0])
             hybrid_sums(
@@ -53,7 +53,7 @@ class LocalBackend(Backend):
             )
 
     def close(self) -> None:
-        """Do nothing: no other process holds anything."""
+        """Do nothing, since no other process holds resources."""
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -62,7 +62,7 @@ class LocalBackend(Backend):
 
     @cached_property
     def extent(self) -> Extent:
-        """Numbers of keys, and the range of the targets of all leaves."""
+        """Numbers of keys, and range of the targets of all leaves."""
         leaves, strata = self.key_tree.tree.leaves, range(len(self.index.strata))
         return Extent(
             weights=self.keys.weights,
@@ -72,11 +72,11 @@ class LocalBackend(Backend):
         )
 
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
-        """Return the sums by the mode of the specification."""
+        """Return the posterior sums, in the mode of the specification."""
         if isinstance(queries, ColouredQueries):
             return sum_over_strata(self.index.strata, queries, spec, self.sums, self.device)
         keys = self.keys
-        if not keys.count_in(queries.stratum):  # some shards of an index may hold none of it
+        if not keys.count_in(queries.stratum):  # some shards of an index may have none of its keys
             return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)
         match spec.mode:
             case "exact":

@@ -1,4 +1,4 @@
-"""The measurement as the estimator takes it: y with the standard deviation of its noise at each pixel."""
+"""The validated measurement: y with the standard deviation of its noise at each pixel."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,47 +15,47 @@ __all__ = ["Observation", "as_observation"]
 T = TypeVar("T", bound=np.generic)
 
 SIGMA_RANGE = (1e-6, 1e6)
-"""Below, float32 holds no noise in [0, 1]; above, every weight is the same."""
+"""Range of σ: below it, float32 cannot represent the noise in [0, 1]; above it, all weights are equal."""
 Y_MAX = 1e5
-"""Largest |y|, times σ where that is above 1: squared distances beyond overflow in float32."""
+"""Largest |y|, multiplied by σ if σ > 1; beyond it, squared distances overflow in float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """A checked measurement and its noise."""
+    """A validated measurement and its noise."""
 
     y: NDArray[np.float64]
-    """The measurement, (H, W, C); 0 where nothing was observed."""
+    """The measurement, float64, (H, W, C); 0 where nothing was observed."""
     sigma: float | NDArray[np.float64]
     """Standard deviation s of the noise, in intensities: one number if it is the same everywhere and
-    everything was observed, else (H, W, C), ∞ where nothing was observed."""
+    everything was observed, otherwise (H, W, C), ∞ where nothing was observed."""
     shape: tuple[int, ...]
-    """Shape in which y was given, (H, W) or (H, W, C)."""
+    """Shape of the original y, (H, W) or (H, W, C)."""
 
     @property
     def precision(self) -> Any:
-        """λ = 1/s², a number or (H, W, C), 0 where nothing was observed."""
+        """Precision λ = 1/s², a number or (H, W, C), 0 where nothing was observed."""
         return 1 / np.square(self.sigma)
 
     @property
     def is_white(self) -> bool:
-        """Whether one σ applies to all of y."""
+        """Whether one σ applies to all pixels of y."""
         return isinstance(self.sigma, float)
 
     @property
     def rms_sigma(self) -> float:
-        """Root mean square of s where something was observed; 1 if nothing was."""
+        """Root mean square of s over the observed pixels; 1 if nothing was observed."""
         observed = np.extract(np.isfinite(self.sigma), self.sigma)
         return float(np.sqrt(np.square(observed).mean())) if observed.size else 1.0
 
 
 def as_observation(measurement: Measurement, channels: int) -> Observation:
-    """Return the observation of a measurement, for an index of images of C channels.
+    """Return the observation of a measurement, for an index of images with `channels` channels.
 
     Raises
     ------
     InvalidArgument
-        The image has other channels, or a value of y or sigma is out of range.
+        The number of channels differs, or a value of y or sigma is out of range.
     """
     image = _with_channels(measurement.y, channels)
     s: float | NDArray[np.float64]

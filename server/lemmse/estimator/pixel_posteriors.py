@@ -1,4 +1,4 @@
-"""The posteriors of the pixels of an image, by a plan, with their estimated or certified errors."""
+"""The posteriors of the pixels of an image, computed by a plan, with their estimated or certified errors."""
 
 import math
 from collections.abc import Iterator
@@ -19,25 +19,25 @@ from lemmse.estimator.sums import Outputs, Posterior
 __all__ = ["PixelPosteriors", "pixel_posteriors"]
 
 _BLOCK = 16_384
-"""Query patches cut at once."""
+"""Number of query patches extracted at once."""
 _UNITS = 2.0
-"""Error of log w in float32, in units in the last place of (1 + P) / σ²."""
+"""Error of log w in float32, in units of eps (1 + P) / σ²."""
 _ROUNDING = 1e-5
-"""Largest difference of two sums of the same weights in float32."""
+"""Largest difference between two sums of the same weights in float32."""
 _MARGIN = 7.0
-"""Natural logarithm of the ratio of the certified accuracy to the contribution of one closed group, since
-many groups may contribute as much."""
+"""Natural logarithm of the ratio of the certified accuracy to the contribution of one unopened group; many
+groups may contribute as much."""
 
 
 class PixelPosteriors(NamedTuple):
-    """The posteriors of some pixels."""
+    """The posteriors of a block of pixels."""
 
     n: NDArray[np.int64]
     """Positions of the pixels."""
     posterior: Posterior
     """The posterior of the clean pixels."""
     keys_evaluated: Tensor
-    """Distinct keys whose distance was computed for each query, int64."""
+    """Number of distinct keys evaluated for each query, int64."""
 
 
 def pixel_posteriors(
@@ -52,7 +52,7 @@ def pixel_posteriors(
     queries : ImageQueries
         The query patches of the image.
     plan : SumPlan
-        How to sum.
+        The specification of the sums and of their errors.
     pixels : int
         Number of pixels, H·W.
     """
@@ -70,26 +70,27 @@ def pixel_posteriors(
 def _with_error(
     backend: Backend, queries: ImageQueries, plan: SumPlan, n: NDArray[np.int64], posterior: Posterior
 ) -> tuple[Posterior, Tensor | int]:
-    """Return the posterior of hybrid, its mean in range, with its error, and the keys evaluated for that."""
+    """Return the posterior of hybrid, its mean clipped, with its error; and the keys evaluated for it."""
     low, high = backend.extent.low, backend.extent.high
     if queries.gaussian_share:
         low, high = torch.full_like(low, -math.inf), torch.full_like(high, math.inf)
-    # By its moments a group may shift the mean beyond all targets, where no mean of targets lies.
+    # The statistics of a group may shift the mean beyond the range of all targets, which contains the exact
+    # mean.
     posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
     if plan.certify_db is None or queries.sigma is None:
         return replace(posterior, error=posterior.error * plan.error_scale + _ROUNDING), 0
     bounded = queries.sums(n, _bound_spec(plan.spec, plan.certify_db, posterior.mean, backend))
     bound = bounded.posterior(backend.index.manifest.channels).error_bound
-    # The rounding of log w, here as in the sum over all keys.
+    # Rounding of log w, here and in the sum over all keys.
     relative = _UNITS * float(np.finfo(np.float32).eps) * (1 + backend.index.patch_length) / queries.sigma**2
     bound = bound + math.expm1(min(relative, 1.0)) * (posterior.variance.sqrt() + bound)
-    widest = torch.maximum(posterior.mean - low, high - posterior.mean)  # no mean leaves the targets' range
+    widest = torch.maximum(posterior.mean - low, high - posterior.mean)  # all means are within it
     return replace(posterior, error=torch.minimum(bound, widest) + _ROUNDING), bounded.keys_evaluated
 
 
 def _bound_spec(spec: SumSpec, accuracy_db: float, reference: Tensor, backend: Backend) -> SumSpec:
-    """Return the specification of bounds on |mean − reference|, small enough to certify an accuracy."""
-    # Beyond a sixteenth of the keys the exact sum, one matrix product, is faster.
+    """Return the specification of bounds on |mean − reference| that can certify an accuracy."""
+    # Beyond a sixteenth of the keys, the exact sum, which is one matrix product, is faster.
     budget = max(1, backend.index.manifest.distinct // 16) if spec.budget is None else spec.budget
     return replace(
         spec,

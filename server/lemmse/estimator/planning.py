@@ -1,7 +1,8 @@
-"""The plan of an answer: the options of a request, resolved against the index that answers it.
+"""The plan of a reconstruction: the options of a request, resolved against the index.
 
-`resolve_refinement` takes the prior and the aggregate from the options and the calibrated quality,
-`plan_sums` the mode, the threshold of hybrid and what may be promised from the options and the calibration.
+`resolve_refinement` determines the prior and the aggregate from the options and the calibrated quality;
+`plan_sums` determines the mode, the threshold of hybrid and the expected agreement from the options and the
+calibration.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,40 +22,40 @@ from lemmse.index.storage.picture_record import PAPER, Refinement
 __all__ = ["SumPlan", "plan_sums", "plan_whole_images", "requested_accuracy", "resolve_refinement"]
 
 _DEFAULT_ACCURACY_DB = 50.0
-"""Agreement of `hybrid` with the sum over all keys, PSNR in dB, where none is requested."""
+"""Default agreement of hybrid with the sum over all keys, PSNR in dB."""
 
 _UNCALIBRATED = 2.0, -1 / 7
-"""Threshold at 0 dB and its slope per dB where no calibration applies: low, so as not to promise too much."""
+"""Threshold at 0 dB, and its slope per dB, if no calibration applies; low, to err on the side of accuracy."""
 _UNCALIBRATED_WEIGHTED = 2.0, -1 / 5
-"""The same for a mask or a noise map, for which the moments of a group say less."""
+"""The same for a mask or a noise map, for which the summary statistics of a group are less informative."""
 
 
 @dataclass(frozen=True, slots=True)
 class SumPlan:
-    """How to compute the posteriors of an image."""
+    """The plan for the posteriors of an image."""
 
     spec: SumSpec
-    """How to sum; its mode is exact, topk or hybrid."""
+    """Specification of the sums; its mode is exact, topk or hybrid."""
     error_scale: float = 1.0
-    """Ratio of the error that few pixels exceed to the standard error."""
+    """Ratio of the estimated error, which few pixels exceed, to the standard error."""
     expected_accuracy_db: float | None = None
-    """Agreement with the sum over all keys to be expected, PSNR in dB; None if unknown or exact."""
+    """Expected agreement with the sum over all keys, PSNR in dB; None if unknown or exact."""
     certify_db: float | None = None
-    """Agreement for which bounds on the error are computed; None for no bounds."""
+    """Agreement to certify by bounds on the error, PSNR in dB; None for no bounds."""
 
 
 def requested_accuracy(options: Options) -> float:
-    """Return the agreement of hybrid with the sum over all keys that is aimed at, PSNR in dB."""
+    """Return the agreement with the sum over all keys that hybrid aims for, PSNR in dB."""
     return options.accuracy_db or _DEFAULT_ACCURACY_DB
 
 
 def resolve_refinement(index: Index, observation: Observation, options: Options) -> Refinement:
-    """Return the prior and the aggregate: options that are given, else those of the requested quality.
+    """Return the prior and the aggregate: from the options if given, otherwise from the requested quality.
 
     Raises
     ------
     InvalidArgument
-        Quality "best" is requested of an index that was not calibrated.
+        Quality "best" is requested and the index was not calibrated.
     """
     names = [field.name for field in fields(PAPER)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -65,7 +66,7 @@ def resolve_refinement(index: Index, observation: Observation, options: Options)
 def _best_refinement(index: Index, observation: Observation) -> Refinement:
     """Return the refinement that calibration found best for the noise of an observation."""
     if not index.problem.denoises:
-        return PAPER  # the only one that such an index allows
+        return PAPER  # such an index allows no other
     pictures = index.manifest.pictures
     if pictures is None:
         raise InvalidArgument.of(
@@ -82,7 +83,7 @@ def plan_sums(
     exact_work: float,
     cancelled: Cancel,
 ) -> SumPlan:
-    """Return the plan for the posteriors of LE-MMSE; docs/mathematics.md has the rules of mode auto.
+    """Return the plan for the posteriors of LE-MMSE; docs/mathematics.md describes how mode auto chooses.
 
     Parameters
     ----------
@@ -91,9 +92,9 @@ def plan_sums(
     queries : ImageQueries
         The query patches.
     options, refinement
-        The checked options, and the refinement that `resolve_refinement` returned for them.
+        The validated options, and the refinement that `resolve_refinement` returned for them.
     exact_work : float
-        Multiply-adds up to which mode auto is exact.
+        Largest number of multiply-adds for which mode auto chooses exact.
     cancelled : callable
         Polled between tiles of work.
     """
@@ -126,7 +127,7 @@ def plan_sums(
 
 
 def _operating_point(index: Index, sigma: float | None, accuracy_db: float) -> OperatingPoint | None:
-    """Return how hybrid reaches an agreement at this σ, where it was calibrated."""
+    """Return the operating point of hybrid for an agreement at this σ; None if it was not calibrated."""
     calibration = index.manifest.calibration
     return None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
 
@@ -141,8 +142,9 @@ def _threshold(point: OperatingPoint | None, sigma: float | None, accuracy_db: f
 def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, certified: bool) -> bool:
     """Return whether hybrid can compute these outputs.
 
-    Its loops are those of the CPU. The moments of a group are along principal axes: with weights in pixels
-    they give neither bounds nor the mean of whole patches, and never the variances of the pixels of patches.
+    Its loops run on the CPU only. The summary statistics of a group are along principal axes: with a
+    precision for each pixel they give neither bounds nor the mean of whole patches, and in no case the
+    variances of the pixels of patches.
     """
     if backend.device.type != "cpu":
         return False
@@ -152,7 +154,7 @@ def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, 
 
 
 def plan_whole_images(options: Options, refinement: Refinement, cancelled: Cancel) -> SumPlan:
-    """Return the plan for the posterior of MMSE or E-MMSE, the sum over all whole images.
+    """Return the plan for the posterior of MMSE or E-MMSE, which is summed over all whole images.
 
     Raises
     ------

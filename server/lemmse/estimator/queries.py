@@ -2,13 +2,13 @@
 
     log w = −½ Σ_i λ_i (u_i − v_i)²,     λ_i = 1/s_i², and 0 where nothing was observed
 
-A tile is centred on the mean c of its keys, so that every product is one of small numbers:
+A tile is centred on the mean c of its keys, so that all products are of small numbers:
 
     log w = Σ λ_i (u − c)_i (v − c)_i − ½ Σ λ_i (v − c)_i² − ½ Σ λ_i (u − c)_i².
 
-With one λ for all coordinates and queries this is one product with v − c, in which ½‖v − c‖² is one more
-column; with a λ for each it is one product with v − c and (v − c)². Scores are in base 2: exp2 is the
-vectorised exponential of the CPU, and log2 e is a factor of λ at no cost.
+With one λ for all coordinates and queries, this is one matrix product with v − c, to which −½‖v − c‖² is
+appended as a column; with separate λ, it is one matrix product with v − c and (v − c)². Scores are in base 2,
+since exp2 is the exponential that CPUs vectorise; the factor log2 e is part of λ and costs nothing.
 """
 
 import math
@@ -26,10 +26,10 @@ LOG2_E = math.log2(math.e)
 
 
 class Scorer(Protocol):
-    """Scores tiles of keys for a fixed set of queries."""
+    """A callable that computes the scores of tiles of keys for a fixed set of queries."""
 
     def __call__(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Return log2 w as two terms to add: (Q, m), valid until the next call, and (Q,) float64."""
+        """Return two terms whose sum is log2 w: (Q, m), valid until the next call, and (Q,), float64."""
         ...
 
 
@@ -38,15 +38,15 @@ class Queries:
     """Q query patches in the coordinates of the keys of one stratum."""
 
     u: Tensor
-    """The patches, float32, (Q, P); any number where nothing was observed."""
+    """The patches, float32, (Q, P); arbitrary where nothing was observed."""
     precision: Tensor
-    """λ = 1/s² of the noise, float32: one number, (), or one for each coordinate, (Q, P)."""
+    """Precision λ = 1/s² of the noise, float32: one number, (), or one for each coordinate, (Q, P)."""
     stratum: int = 0
     """Number of the stratum whose keys count."""
 
     @classmethod
     def white(cls, u: Tensor, sigma: float, stratum: int = 0) -> "Queries":
-        """Return queries with white noise of standard deviation sigma."""
+        """Return queries u, float32, (Q, P), with white noise of standard deviation sigma."""
         return cls(u, torch.tensor(1 / sigma**2, device=u.device), stratum)
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Queries:
         return self.precision.ndim == 0
 
     def rows(self, rows: slice | Tensor) -> "Queries":
-        """Return some of the queries, given by number."""
+        """Return the queries with the given numbers."""
         return Queries(self.u[rows], self.precision if self.is_white else self.precision[rows], self.stratum)
 
     def scorer(self, largest_tile: int) -> Scorer:

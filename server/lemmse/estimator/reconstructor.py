@@ -41,25 +41,26 @@ from lemmse.index.storage.picture_record import PAPER, Refinement
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
 
 DEFAULT_EXACT_WORK = 1e11
-"""Default multiply-adds, Q·U·P, up to which mode `auto` is exact: some seconds on two cores."""
+"""Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
 
 
 class Reconstructor:
-    """The estimator of an index; several threads may call it at once.
+    """The estimator for one index. It is thread-safe.
 
     Parameters
     ----------
     index : Index
-        The index of the training patches. On a CPU its keys are memory-mapped, on a GPU copied there.
+        The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU.
     device : str
-        "cpu", "cuda" or "cuda:N"; "auto" is a GPU where torch sees one.
+        "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU.
     exact_work : float
-        Multiply-adds up to which mode "auto" is exact: the product of the number of pixels to reconstruct,
-        the number of distinct keys U and the patch length P. Beyond, it is hybrid.
+        Largest number of multiply-adds for which mode "auto" is exact, counted as the product of the number
+        of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the mode is
+        hybrid.
     scheduler : str, optional
-        Address of a Dask scheduler whose workers read the keys, each some of the shards of the index, and
-        sum over them on the CPU; this process then holds no keys. All workers must see the index's folder
-        under the same path. Mode "topk" is not available.
+        Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys
+        on the CPU; this process then holds no keys. All workers must see the folder of the index under the
+        same path. Mode "topk" is not available.
 
     Raises
     ------
@@ -99,11 +100,11 @@ class Reconstructor:
         self._backend = _open_backend(index, device, scheduler)
 
     def close(self) -> None:
-        """Release the keys that the workers of a scheduler hold."""
+        """Release the keys that the workers of the scheduler hold, if there is one."""
         self._backend.close()
 
     def prepare(self) -> None:
-        """Load and compile what the first requests in hybrid and topk would otherwise wait for."""
+        """Load data and compile code that the first requests in hybrid and topk would otherwise wait for."""
         self._backend.prepare()
 
     def reconstruct(
@@ -120,11 +121,11 @@ class Reconstructor:
         Parameters
         ----------
         y, sigma, mask
-            As for `lemmse.contract.measurement.Measurement.checked`.
+            As in `lemmse.contract.measurement.Measurement.checked`.
         cancelled : callable
-            Polled between tiles of work; when it returns true, the call ends.
+            Polled between tiles of work; when it returns True, the call raises Cancelled.
         **options
-            Those of `lemmse.contract.options.Options`, by name.
+            The options, as in `lemmse.contract.options.Options`.
 
         Raises
         ------
@@ -140,7 +141,7 @@ class Reconstructor:
         return self.answer(Measurement.checked(y, sigma=sigma, mask=mask), Options(**options), cancelled)
 
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
-        """Return the reconstruction of a measurement, in its range; see `reconstruct`."""
+        """Return the reconstruction of a measurement, in the range of its image; see `reconstruct`."""
         start = time.perf_counter()
         observation = self._observe(measurement)
         refinement = resolve_refinement(self.index, observation, options)
@@ -163,9 +164,9 @@ class Reconstructor:
         return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
 
     def expected_db(self, measurement: Measurement) -> float:
-        """Return the PSNR in dB that quality "best" had in the calibration at the noise of a measurement.
+        """Return the calibrated PSNR in dB of quality "best" at the noise level of a measurement.
 
-        It is −∞ where the index was not calibrated, and where it cannot take such a measurement.
+        It is −∞ if the index was not calibrated, or does not support such a measurement.
 
         Raises
         ------
@@ -189,17 +190,17 @@ class Reconstructor:
         top: int = 16,
         cancelled: Cancel = never,
     ) -> Explanation:
-        """Return the training patches of largest weight in one pixel of LE-MMSE, from the sum over all keys.
+        """Return the training patches with the largest weights at one pixel of LE-MMSE, in mode exact.
 
         Parameters
         ----------
         y, sigma, mask, cancelled
-            As for `reconstruct`.
+            As in `reconstruct`.
         pixel : (int, int)
-            Row and column in y.
+            Row and column of the pixel in y.
         top : int
-            Number of training patches to name, >= 1; all if there are fewer. Equal patches are named one by
-            one.
+            Number of training patches to return, >= 1; all are returned if there are fewer. Equal patches are
+            returned separately.
 
         Raises
         ------
@@ -215,7 +216,7 @@ class Reconstructor:
     def explain_pixel(
         self, measurement: Measurement, options: ExplainOptions, cancelled: Cancel = never
     ) -> Explanation:
-        """Return the training patches of largest weight in one pixel of a measurement; see `explain`."""
+        """Return the training patches with the largest weights at a pixel of a measurement; see `explain`."""
         start = time.perf_counter()
         manifest = self.index.manifest
         observation = self._observe(measurement)
@@ -241,7 +242,7 @@ class Reconstructor:
         return as_observation(measurement, self.index.manifest.channels)
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
-        """Return a collector of the posteriors of patches."""
+        """Return the collector that makes an image from the posteriors of patches."""
         if refinement.aggregate == "centre":
             return Centres(self.index.manifest.channels, options.maps)
         self._backend.require_clean_keys("aggregate", "overlap")
@@ -274,7 +275,7 @@ class Reconstructor:
         yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
 
     def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
-        """Yield the training patches equal to a key, each of this weight, at most `most`."""
+        """Yield at most `most` training patches that equal a key, each with this weight."""
         start, stop = self.index.patch_range(key)
         patches = start, min(stop, start + most)
         symmetries = self.index.symmetries(*patches).tolist()
@@ -309,7 +310,7 @@ class Reconstructor:
 
 
 def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> float:
-    """Add the posteriors to an image; return the mean number of keys evaluated for a query."""
+    """Add the posteriors to an image, and return the mean number of keys evaluated for a query."""
     evaluated = []
     for n, posterior, keys_evaluated in posteriors:
         image.add(posterior, n)
@@ -320,7 +321,7 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> float:
 def _result(
     arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], diagnostics: Diagnostics
 ) -> Result:
-    """Return the result of arrays with a row for each pixel, for a measurement of a shape (H, W, …)."""
+    """Return the result made from arrays with a row for each pixel, for a measurement of shape (H, W, …)."""
     maps = {
         name: arrays[name].reshape(shape if info.per_channel else shape[:2])
         for name, info in RESULT_MAPS.items()
@@ -330,7 +331,7 @@ def _result(
 
 
 def _open_backend(index: Index, device: str, scheduler: str | None) -> Backend:
-    """Return the backend for keys in this process, or on the workers of a scheduler."""
+    """Return the backend for keys in this process, or for keys on the workers of a scheduler."""
     if scheduler is None:
         return LocalBackend(index, _as_device(device))
     if device not in ("auto", "cpu"):

@@ -13,12 +13,12 @@ __all__ = ["Registry"]
 
 
 class Registry:
-    """Loaded indexes by name.
+    """The loaded indexes, by name.
 
     Parameters
     ----------
     reconstructors : mapping of str to Reconstructor
-        The reconstructors by the names of their indexes; at least one.
+        The reconstructors, by the names of their indexes; at least one.
     """
 
     def __init__(self, reconstructors: Mapping[str, Reconstructor]) -> None:
@@ -33,7 +33,7 @@ class Registry:
         exact_work: float | None = None,
         scheduler: str | None = None,
     ) -> "Registry":
-        """Return the indexes of some folders; the keyword arguments are those of `Reconstructor`.
+        """Return a registry of the indexes in folders; the keyword arguments are those of `Reconstructor`.
 
         Raises
         ------
@@ -61,23 +61,23 @@ class Registry:
         return cls(reconstructors)
 
     def close(self) -> None:
-        """Release the keys that the workers of a scheduler hold."""
+        """Close all reconstructors; workers of a scheduler release their keys."""
         for reconstructor in self:
             reconstructor.close()
 
     def __iter__(self) -> Iterator[Reconstructor]:
-        """Iterate in the order of the names."""
+        """Iterate over the reconstructors, sorted by name."""
         return iter(self._reconstructors.values())
 
     def get(self, name: str) -> Reconstructor:
-        """Return the index of a name; the empty name means the only index.
+        """Return the reconstructor of an index by name; the empty name means the only index.
 
         Raises
         ------
         InvalidArgument
-            No name was given and there are several.
+            The name is empty and there are several indexes.
         NotFound
-            There is no such index.
+            There is no index of that name.
         """
         names = ", ".join(self._reconstructors)
         if not name:
@@ -89,17 +89,26 @@ class Registry:
         return self._reconstructors[name]
 
     def choose(self, name: str, quality: str, measurement: Measurement) -> Reconstructor:
-        """Return the index to reconstruct a measurement with: that of the name, if one is given.
+        """Return the reconstructor to use for a measurement: the index of the given name, if any.
 
-        If none is given, quality is "best" and all indexes are of the same images and inverse problem, it is
-        the one of the highest calibrated PSNR at this noise.
+        If no name is given, quality is "best" and all indexes are of the same images and inverse problem, it
+        is the one with the highest calibrated PSNR at this noise level.
+
+        Parameters
+        ----------
+        name : str
+            Name of an index, or an empty string.
+        quality : str
+            The requested quality, "paper" or "best".
+        measurement : Measurement
+            The measurement to reconstruct.
 
         Raises
         ------
         InvalidArgument
             Several indexes qualify, or the measurement is invalid.
         NotFound
-            There is no such index.
+            There is no index of that name.
         """
         manifests = [one.index.manifest for one in self]
         same = len({(one.digest, one.physics, one.pre_inverse) for one in manifests}) == 1

@@ -1,10 +1,10 @@
-"""Posterior sums over strata: which keys count for which query, with their normalizing constants.
+"""Posterior sums over strata: the keys that count for each query, with their normalizing constants.
 
     log w_km(u) = −½ ‖Q_m⁺ (u − v_km)‖² / σ² − ½ log pdet(σ² Q_m Q_mᵀ) − ½ r log 2π,     r = rank Q_m
 
-Whitened with the stratum's own Q_m, the first term is that of white noise. Where B has zeros, of the keys
-whose subspace holds u only those of least rank count (a density on a smaller subspace outweighs any on a
-larger one): the keys of the query's own pattern.
+After whitening with the Q_m of the stratum, the first term is that of white noise. If B has zeros, several
+subspaces may contain u; only the keys with the smallest subspace count, since a density on it outweighs any
+density on a larger one: these are the keys of the query's own stratum.
 """
 
 import math
@@ -26,21 +26,21 @@ __all__ = ["ColouredQueries", "sum_over_strata"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColouredQueries:
-    """Q query patches of z = B y, whose noise B has coloured; each stratum whitens them its own way."""
+    """Q query patches of z = B y, with noise coloured by B; each stratum has its own whitening."""
 
     u: NDArray[np.float64]
     """The patches, (Q, P)."""
     stratum: NDArray[np.int64]
-    """Stratum of each query's own pattern, (Q,); used where strata are exclusive."""
+    """Stratum of each query, (Q,); used if strata are exclusive."""
     precision: float
-    """λ = 1/σ² of the noise of y, > 0."""
+    """Precision λ = 1/σ² of the noise of y, > 0."""
 
     def __len__(self) -> int:
         """Return the number of queries, Q."""
         return len(self.u)
 
     def rows(self, rows: Tensor) -> "ColouredQueries":
-        """Return some of the queries, given by number."""
+        """Return the queries with the given numbers."""
         some = rows.numpy()
         return ColouredQueries(self.u[some], self.stratum[some], self.precision)
 
@@ -52,7 +52,7 @@ def sum_over_strata(
     sums: Callable[[Queries, SumSpec], PosteriorSums],
     device: torch.device,
 ) -> PosteriorSums:
-    """Return the sums over all keys that count for each query, with normalizing constants.
+    """Return the posterior sums over all keys that count for each query, with normalizing constants.
 
     The weights are densities of the patches u, not yet divided by the number of keys that count.
 
@@ -63,11 +63,11 @@ def sum_over_strata(
     queries : ColouredQueries
         The queries, (Q, P).
     spec : SumSpec
-        How to sum.
+        The specification of the sums.
     sums : callable
-        Returns the sums over one stratum, without normalizing constants, for white queries.
+        Returns the sums over one stratum for whitened queries, without normalizing constants.
     device : torch.device
-        Where the keys are.
+        Device of the keys.
     """
 
     def stratum_sums(rows: Rows, stratum: int) -> PosteriorSums:

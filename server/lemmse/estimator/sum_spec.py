@@ -1,4 +1,4 @@
-"""How to sum over the keys: the mode and its settings, which sums to compute, and when to stop."""
+"""The specification of posterior sums: mode and settings, the sums to compute, and cancellation."""
 
 from dataclasses import dataclass, replace
 
@@ -13,12 +13,12 @@ from lemmse.estimator.sums import MEAN_ONLY, Outputs
 __all__ = ["DEFAULT_K", "DEFAULT_NPROBE", "EXACT", "NormalizerEstimate", "Rows", "SumSpec"]
 
 Rows = NDArray[np.int64] | slice
-"""Numbers of some of the queries."""
+"""Numbers of a subset of the queries."""
 
 DEFAULT_K = 1000
-"""Neighbours that `topk` sums by default."""
+"""Default number of neighbours that topk sums."""
 DEFAULT_NPROBE = 32
-"""Cells that `topk` searches by default."""
+"""Default number of cells that topk searches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,36 +26,36 @@ class NormalizerEstimate:
     """An estimate of the normalizing constant Σ w of each query, made before any group is opened."""
 
     log_z: NDArray[np.float64]
-    """Estimate of log Σ w over all keys that count, those of other shards included, (Q,)."""
+    """Estimate of log Σ w over all keys that count, including those in other shards, (Q,)."""
     key: NDArray[np.int64]
-    """Number of a key in the leaf of largest weight among the keys to be summed; −1 if unknown, (Q,)."""
+    """Number of a key in the leaf with the largest weight, among the keys to sum; −1 if unknown, (Q,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SumSpec:
-    """How to sum over the keys for Q queries."""
+    """The specification of sums over keys for Q queries."""
 
     mode: str = "exact"
-    """"exact", "topk" or "hybrid"; or "estimate", the estimate of log Σ w that hybrid begins with."""
+    """"exact", "topk", "hybrid", or "estimate" for the estimate of log Σ w with which hybrid begins."""
     k: int = DEFAULT_K
-    """Neighbours that topk sums, >= 1; all keys if there are fewer."""
+    """Number of neighbours that topk sums, >= 1; all keys if there are fewer."""
     nprobe: int = DEFAULT_NPROBE
-    """Cells that topk searches, >= 1; more if these hold fewer than k keys."""
+    """Number of cells that topk searches, >= 1; more are searched if these contain fewer than k keys."""
     threshold: float = 0.0
-    """Hybrid opens a group whose possible error, relative to Σ w, has a logarithm above this threshold."""
+    """Hybrid opens a group if the log of its possible error, relative to Σ w, exceeds this threshold."""
     budget: int | None = None
-    """Largest number of keys that hybrid evaluates for a query, >= 1; None for no limit."""
+    """Largest number of keys that hybrid sums for a query, >= 1; None for no limit."""
     normalizer: NormalizerEstimate | None = None
-    """Estimate of Σ w that hybrid starts from; None to make one from the keys at hand."""
+    """Estimate of Σ w with which hybrid begins; None to compute it from the keys to sum."""
     outputs: Outputs = MEAN_ONLY
-    """Which sums to compute beside those of the mean."""
+    """The sums to compute in addition to those for the mean."""
     reference: Tensor | None = None
     """Reference mean h of the bounds, float64, (Q, T); required for `outputs.bounds`."""
     cancelled: Cancel = never
-    """Polled between tiles of work; when it returns true, the sums end with the error Cancelled."""
+    """Polled between tiles of work; when it returns True, Cancelled is raised."""
 
     def rows(self, rows: Rows) -> "SumSpec":
-        """Return the specification for some of the queries, given by number."""
+        """Return the specification for the queries with the given numbers."""
         normalizer, reference = self.normalizer, self.reference
         if normalizer is not None:
             normalizer = NormalizerEstimate(normalizer.log_z[rows], normalizer.key[rows])
@@ -64,17 +64,17 @@ class SumSpec:
         return replace(self, normalizer=normalizer, reference=reference)
 
     def unnormalized(self, log_norm: float) -> "SumSpec":
-        """Return the specification for weights without a factor e^log_norm that the estimate of Σ w has."""
+        """Return the specification for weights that lack a factor e^log_norm of the estimate of Σ w."""
         if self.normalizer is None:
             return self
         normalizer = replace(self.normalizer, log_z=self.normalizer.log_z - log_norm)
         return replace(self, normalizer=normalizer)
 
     def exact(self) -> "SumSpec":
-        """Return the specification of the sum over all keys.
+        """Return the specification with mode exact.
 
-        Queries of which no pixel was observed take it: all keys are equidistant, so that neither nearest keys
-        nor groups to open exist.
+        Queries without observed pixels use it: all their keys are equidistant, so that there are neither
+        nearest keys nor groups to open.
         """
         return replace(self, mode="exact")
 
@@ -84,4 +84,4 @@ class SumSpec:
 
 
 EXACT = SumSpec()
-"""The sums of the mean over all keys."""
+"""The sums for the mean, over all keys."""

@@ -1,8 +1,8 @@
 """Posterior sums: the sums of the weights w_km(u) over a set of keys, and their exact merge.
 
-The sums over two disjoint sets of keys merge into the sums over their union, in any order, so one class
-serves a tile of keys, a shard and a machine. Weights reach from 1 down to e^(−10⁶), hence they are kept
-relative to e^log_max, the largest of them so far.
+The sums over two disjoint sets of keys merge into the sums over their union, in any order, so that one class
+serves tiles, shards and workers. Weights range from 1 down to e^(−10⁶); therefore sums are stored relative to
+e^log_max, the largest weight so far.
 """
 
 import math
@@ -17,27 +17,27 @@ __all__ = ["HEAVIEST", "MEAN_ONLY", "Outputs", "Posterior", "PosteriorSums"]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Which sums to compute beside those of the mean, Σ w and Σ w t."""
+    """The sums to compute in addition to those for the mean, Σ w and Σ w t."""
 
     variance: bool = False
     """Σ w t²."""
     ess: bool = False
     """Σ w²."""
     top: int = 0
-    """Number of heaviest keys to name."""
+    """Number of heaviest keys to list."""
     error: bool = False
-    """The error variance of the sums over groups of keys."""
+    """Whether to compute the error variance of the sums over groups of keys."""
     bounds: bool = False
-    """Bounds on the sums over groups of keys, for a certified error."""
+    """Whether to compute bounds on the sums over groups of keys, for a certified error."""
     patch: bool = False
-    """Σ w v and, with the variance, Σ w v²: whole patches, of which the targets are the centres."""
+    """Whether to compute Σ w v and, with the variance, Σ w v²: the sums for whole patches."""
 
     def rows(self, t_length: int) -> int:
-        """Return the number of moments of targets of length T: those of 1 and t, or of 1, t and t²."""
+        """Return the number of target sums for length T: 1 + T or, with the variance, 1 + 2T."""
         return 1 + t_length * (2 if self.variance else 1)
 
     def patch_rows(self, p_length: int) -> int:
-        """Return the number of moments of patches of length P: none, those of v, or of v and v²."""
+        """Return the number of patch sums for length P: 0, P or, with the variance, 2P."""
         return p_length * (2 if self.variance else 1) if self.patch else 0
 
 
@@ -47,14 +47,13 @@ HEAVIEST = Outputs(top=1)
 
 @dataclass(frozen=True, slots=True)
 class PosteriorSums:
-    """Sums over a set of keys for Q queries, in float64, relative to e^log_max.
+    """Posterior sums over a set of keys for Q queries, float64, relative to e^log_max.
 
-    A key that stands for n equal training patches counts n times. Sums that were not requested have no
-    columns.
+    A key of multiplicity n counts n times. Sums that were not requested have no columns.
     """
 
     log_max: Tensor
-    """Largest log w, (Q,); −∞ where there is no key."""
+    """Largest log w, (Q,); −∞ if there is no key."""
     moments: Tensor
     """Σ w, Σ w t and, with the variance, Σ w t², (Q, 1 + T or 1 + 2T)."""
     patches: Tensor
@@ -62,22 +61,22 @@ class PosteriorSums:
     w2: Tensor
     """Σ w², (Q, 1 or 0)."""
     error_variance: Tensor
-    """Σ a², Σ a² t, Σ a² t² over the groups of keys that are summed by their moments, where a is the standard
-    error of a group's Σ w; relative to e^(2 log_max), (Q, 1 + 2T or 0)."""
+    """Σ a², Σ a² t and Σ a² t² over the unopened groups, where a is the standard error of a group's Σ w;
+    relative to e^(2 log_max), (Q, 1 + 2T or 0)."""
     bounds: Tensor
     """Lower bound of Σ w, lower and upper bound of Σ w (t − h) for the reference mean h, (Q, 1 + 2T or 0)."""
     top_log_w: Tensor
-    """log w of the heaviest keys in descending order, (Q, R); −∞ where there are fewer."""
+    """log w of the heaviest keys, in descending order, (Q, R); −∞ if there are fewer."""
     top_key: Tensor
-    """Numbers of the heaviest keys, int64, (Q, R); −1 where there are fewer."""
+    """Numbers of the heaviest keys, int64, (Q, R); −1 if there are fewer."""
     keys_evaluated: Tensor
-    """Distinct keys whose distance was computed, int64, (Q,)."""
+    """Number of distinct keys evaluated, int64, (Q,)."""
 
     @classmethod
     def empty(
         cls, queries: int, t_length: int, p_length: int, outputs: Outputs, device: torch.device
     ) -> "PosteriorSums":
-        """Return the sums over no key."""
+        """Return the sums over an empty set of keys."""
 
         def full(columns: int, value: float = 0.0) -> Tensor:
             return torch.full((queries, columns), value, dtype=torch.float64, device=device)
@@ -96,15 +95,15 @@ class PosteriorSums:
 
     @classmethod
     def join(cls, parts: Sequence["PosteriorSums"]) -> "PosteriorSums":
-        """Return the sums of several blocks of queries, concatenated."""
+        """Return the sums for several blocks of queries, concatenated."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def take(self, rows: Tensor) -> "PosteriorSums":
-        """Return the sums of some of the queries, given by number."""
+        """Return the sums for the queries with the given numbers."""
         return PosteriorSums(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def put(self, rows: Tensor, other: "PosteriorSums") -> "PosteriorSums":
-        """Return the sums with those of some queries, given by number, replaced."""
+        """Return the sums with those for the queries with the given numbers replaced by others."""
         return PosteriorSums(
             *(
                 getattr(self, field.name).index_copy(0, rows, getattr(other, field.name))
@@ -113,7 +112,7 @@ class PosteriorSums:
         )
 
     def shift(self, constant: Tensor | float) -> "PosteriorSums":
-        """Return the sums with a constant, a number or (Q,), added to every log w."""
+        """Return the sums after adding a constant, a number or (Q,), to every log w."""
         constant = torch.as_tensor(constant, dtype=torch.float64, device=self.log_max.device)
         return replace(
             self,
@@ -124,9 +123,10 @@ class PosteriorSums:
     def with_exact_errors(
         self, t_length: int, outputs: Outputs, reference: Tensor | None = None
     ) -> "PosteriorSums":
-        """Return the sums with the error outputs of keys that were all evaluated one by one.
+        """Return the sums with error variance and bounds for keys that were all summed one by one.
 
-        The error variance is 0, and the bounds about the reference mean h, (Q, T), are the sums themselves.
+        The error variance is 0, and the bounds relative to the reference mean h, (Q, T), are the sums
+        themselves.
         """
         w, wt = self.moments[:, :1], self.moments[:, 1 : 1 + t_length]
         error_variance, bounds = self.error_variance, self.bounds
@@ -140,7 +140,7 @@ class PosteriorSums:
     def merge(self, other: "PosteriorSums") -> "PosteriorSums":
         """Return the sums over the union of two disjoint sets of keys, with the same outputs."""
         log_max = torch.maximum(self.log_max, other.log_max)
-        # Where neither has a key the maximum is −∞, and −∞ − (−∞) is no number.
+        # If neither has keys, the maximum is −∞, and −∞ − (−∞) is NaN.
         reference = log_max.clamp(min=torch.finfo(log_max.dtype).min)
         a = torch.exp(self.log_max - reference)[:, None]  # (Q, 1)
         b = torch.exp(other.log_max - reference)[:, None]
@@ -182,7 +182,7 @@ class PosteriorSums:
         )
 
     def _error(self, mean: Tensor, w: Tensor) -> Tensor:
-        """Return √(Σ a² (t − mean)²) / Σ w: independent errors of the groups add up in squares."""
+        """Return √(Σ a² (t − mean)²) / Σ w: errors of groups are independent, so their variances add up."""
         if not self.error_variance.shape[1]:
             return self.error_variance
         a2, a2t, a2t2 = self.error_variance.tensor_split([1, 1 + mean.shape[1]], dim=1)
@@ -193,19 +193,19 @@ class PosteriorSums:
         if not self.bounds.shape[1]:
             return self.bounds
         least_w, low, high = self.bounds.tensor_split([1, 1 + t_length], dim=1)
-        # The merge of infinite bounds may be NaN.
+        # Merged infinite bounds may be NaN.
         return (torch.maximum(low.abs(), high.abs()) / least_w).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def _mean_and_variance(wt: Tensor, wt2: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ w t / Σ w and, where Σ w t² is given, Σ w t² / Σ w minus the square of that."""
+    """Return the mean Σ w t / Σ w and, if Σ w t² is given, the variance Σ w t² / Σ w − mean²."""
     mean = wt / w
     return mean, (wt2 / w - mean[:, : wt2.shape[1]].square()).clamp_(min=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """The posterior of the targets given each query, float64; outputs not requested have no columns."""
+    """The posterior of the targets given each query, float64. Outputs not requested have no columns."""
 
     mean: Tensor
     """Σ w t / Σ w, (Q, T)."""
@@ -218,8 +218,8 @@ class Posterior:
     ess: Tensor
     """Effective sample size (Σ w)² / Σ w², (Q, 1 or 0)."""
     error: Tensor
-    """Standard error of the mean as an approximation of the sum over all keys, up to a factor that
-    calibration measures, (Q, T or 0)."""
+    """Standard error of the mean relative to the sum over all keys, up to a factor that calibration measures,
+    (Q, T or 0)."""
     error_bound: Tensor
     """Upper bound of |mean − h| for the reference mean h, (Q, T or 0)."""
     log_density: Tensor

@@ -1,8 +1,8 @@
-"""The top-k posterior: the sum over the k nearest keys.
+"""Mode topk: the posterior sums over the k nearest keys.
 
-It agrees with the full posterior where the effective sample size is well below k, at low noise, and is far
-from it at high noise. For white noise FAISS searches by Euclidean distance; with a precision for each
-coordinate the same cells are searched by the weighted distance.
+The result agrees with that of mode exact if the effective sample size is well below k, as at low noise, and
+differs much from it at high noise. For white noise FAISS searches by Euclidean distance; with a precision for
+each coordinate, the same cells are searched by weighted distance.
 """
 
 from collections.abc import Callable
@@ -27,20 +27,20 @@ from lemmse.index.storage.quantization import Quantization
 __all__ = ["Neighbours", "topk_sums"]
 
 _BLOCK = 1 << 18
-"""Largest number of neighbours held at once, for all queries of a block."""
+"""Largest number of neighbours in memory at once, for all queries of a block."""
 _PATCHES = 1 << 23
-"""Largest number of their coordinates held at once."""
+"""Largest number of coordinates of neighbours in memory at once."""
 
 
 class _Found(NamedTuple):
     """The nearest keys of Q queries."""
 
     log_w: Tensor
-    """log w without normalizing constant, float64, (Q, k), in descending order."""
+    """log w without normalizing constant, in descending order, float64, (Q, k)."""
     key: Tensor
     """Numbers of the keys, int64, (Q, k)."""
     keys_evaluated: Tensor
-    """Keys whose distance was computed, int64, (Q,)."""
+    """Number of keys evaluated, int64, (Q,)."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Neighbours:
     """The nearest-neighbour search of an index."""
 
     index: faiss.IndexIVF
-    """The inverted file; it numbers the keys as `Keys` does, in units of the quantization step."""
+    """The inverted file, with the keys in units of the quantization step and in the order of `Keys`."""
     quantization: Quantization
     """The quantization of the keys."""
     strata_cells: NDArray[np.int64]
-    """First cell of each stratum, and the number of cells, (S + 1,)."""
+    """First cell of each stratum, followed by the number of cells, (S + 1,)."""
 
     @cached_property
     def _centroids(self) -> NDArray[np.float32]:
@@ -61,24 +61,24 @@ class Neighbours:
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
-        """Number of keys in each cell, and 0 at −1, which stands for no cell."""
+        """Number of keys in each cell, with a last entry 0 for cell −1, which means no cell."""
         sizes = [self.index.invlists.list_size(cell) for cell in range(self.index.nlist)]
         return np.array([*sizes, 0], np.int64)
 
     @cached_property
     def _edges(self) -> NDArray[np.int64]:
-        """First key of each cell, the number of keys, and an entry for −1, which stands for no cell."""
+        """First key of each cell, the number of keys, and a last entry for cell −1, which means no cell."""
         return np.concatenate([[0], np.cumsum(self._sizes)])
 
     def search(
         self, u: NDArray[np.float32], k: int, nprobe: int, stratum: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        """Return the k nearest keys of a stratum in its nprobe nearest cells, or in more if these hold fewer.
+        """Return the k nearest keys in the nprobe nearest cells of a stratum, or in more cells if necessary.
 
         Parameters
         ----------
         u : float32, (Q, P)
-            White query patches.
+            The whitened query patches.
 
         Returns
         -------
@@ -92,14 +92,14 @@ class Neighbours:
         )
         squared = np.empty((len(u), k), np.float32)
         found = np.empty((len(u), k), np.int64)
-        unused = np.zeros(cells.shape, np.float32)  # distances to cells, of which keys are independent
-        # The Python wrapper would take the number of cells from the index, which other threads share.
+        unused = np.zeros(cells.shape, np.float32)  # distances to cells, which do not affect those to keys
+        # The Python wrapper would read the number of cells from the index, which threads share.
         self.index.search_preassigned_c(
             len(u),
             faiss.swig_ptr(u),
             k,
             *(faiss.swig_ptr(x) for x in (cells, unused, squared, found)),
-            True,  # a key is its cell and its place there
+            True,  # a key is returned as its cell and its place in it
             faiss.IVFSearchParameters(nprobe=cells.shape[1]),
         )
         cell, place = found >> 32, found & 0xFFFFFFFF
@@ -107,7 +107,7 @@ class Neighbours:
         return squared, np.where(found < 0, -1, self._edges[cell] + place), evaluated
 
     def search_weighted(self, keys: Keys, queries: Queries, k: int, nprobe: int) -> _Found:
-        """Return the k keys of largest log w for queries with a precision for each coordinate."""
+        """Return the k keys with the largest log w, for queries with a precision for each coordinate."""
         u, precision = queries.u, queries.precision
         decoded = self.quantization.decode(self._centroids[:, : keys.p_length])
         centroids = torch.from_numpy(decoded).to(u.device)
@@ -136,7 +136,7 @@ class Neighbours:
         Parameters
         ----------
         nearest : callable
-            Returns the n nearest cells of each query, nearest first, (Q, n).
+            Returns the n nearest cells for each query, nearest first, (Q, n).
         count : int
             Number of cells to choose from.
 
@@ -148,7 +148,7 @@ class Neighbours:
         evaluated = self._sizes[cells].sum(axis=1)
         if (evaluated < k).any():
             cells = nearest(count)
-            # A cell is searched while those before it hold fewer than k keys, or number fewer than nprobe.
+            # A cell is searched if the cells before it have fewer than k keys, or are fewer than nprobe.
             before = np.cumsum(self._sizes[cells], axis=1) - self._sizes[cells]
             cells[(before >= k) & (np.arange(count) >= nprobe)] = -1
             evaluated = self._sizes[cells].sum(axis=1)
@@ -156,16 +156,16 @@ class Neighbours:
 
 
 def topk_sums(keys: Keys, neighbours: Neighbours, queries: Queries, spec: SumSpec) -> PosteriorSums:
-    """Return the sums over the k nearest keys of the queries' stratum, without normalizing constants.
+    """Return the posterior sums over the k nearest keys of the stratum, without normalizing constants.
 
     Parameters
     ----------
     keys, queries
-        As for `exact_sums`.
+        As in `exact_sums`.
     neighbours : Neighbours
-        The search among these keys.
+        The nearest-neighbour search among these keys.
     spec : SumSpec
-        Its k, nprobe and outputs, other than error and bounds.
+        Its k, nprobe and outputs are used; the outputs must not include error or bounds.
 
     Raises
     ------

@@ -1,27 +1,27 @@
-"""MMSE and E-MMSE: the sums over whole training images and their translations.
+"""MMSE and E-MMSE: the posterior sums over whole training images, and over their translations.
 
 With a_k = A x_k and the precision λ = 1/s² of each pixel and channel of y (0 where nothing was observed):
 
-**MMSE** weighs images,
+**MMSE** weights images,
 
     log w_k = −½ Σ_q λ[q] (y[q] − a_k[q])²,                     x̂ = Σ_k w_k x_k / Σ_k w_k.
 
-**E-MMSE** is LE-MMSE whose patch is the whole torus. The query at n holds y[n + r] with its precision
-λ[n + r], the key at m holds a_k[m + r], for all r; with q = n + r and the shift s = m − n,
+**E-MMSE** is LE-MMSE with the whole torus as the patch. The query at n consists of y[n + r] with precision
+λ[n + r], and the key at m of a_k[m + r], for all r; with q = n + r and the shift s = m − n,
 
     log w_k(s) = −½ Σ_q λ[q] (y[q] − a_k[q + s])²,              x̂[n] = Σ_ks w_k(s) x_k[n + s] / Σ_ks w_k(s).
 
-Neither n nor m is left: with a map of precisions too there is one posterior over (k, s) for all pixels, one
-effective sample size and one density. All of it is circular correlation, hence FFTs.
+This depends on n and m only through s: even with a map of precisions, there is one posterior over (k, s), one
+effective sample size and one density for all pixels. All sums are circular correlations, computed by FFT.
 
-The pre-inverse B. An invertible one changes no weight of MMSE, and a convolution none of E-MMSE, since it
-commutes with translations: both sides are transformed alike. A diagonal one, B = diag(b), moves with the
-key: the noise in the patch at m is that of b[m + r], so
+The pre-inverse B. An invertible B does not change the weights of MMSE, and a convolution does not change
+those of E-MMSE, since it commutes with translations and transforms both sides alike. A diagonal B = diag(b)
+is translated with the key: the noise in the patch at m is scaled by b[m + r], so
 
     log w_k(s) = −½ Σ_q λ[q] (b[q] y[q] / b[q + s] − a_k[q + s])²,
 
-with a determinant that is the same for all s. Where b is 0 (a mask) only the shifts count that map the mask
-to itself, and only unmasked pixels are compared. At s = 0 that is MMSE.
+with a determinant that is the same for all s. If b has zeros (a mask), only the shifts that map the mask to
+itself count, and only unmasked pixels are compared. At s = 0 this is MMSE.
 """
 
 import math
@@ -41,11 +41,11 @@ from lemmse.estimator.sums import Outputs, PosteriorSums
 __all__ = ["WholeImages"]
 
 _BLOCK = 2**20
-"""Pixels of the training images processed at once: 8 MB in each of some ten temporaries."""
+"""Number of pixels of training images processed at once: 8 MB in each of about ten temporary arrays."""
 
 
 class WholeImages:
-    """Training images of one size, ready for MMSE and E-MMSE.
+    """Training images of one size, prepared for MMSE and E-MMSE.
 
     All sums are in float64: at σ = 0.001 a product in float32 would move log w by more than 1.
 
@@ -54,12 +54,13 @@ class WholeImages:
     images : float, (K, H, W, C)
         The clean training images x_k.
     measured : float, (K, H, W, C)
-        A x_k, not pre-inverted; the same array where A is the identity.
+        The measured training images without noise, A x_k, before the pre-inverse; the same array if A is the
+        identity.
     device : torch.device
-        Where to compute.
+        Device on which to compute.
     scale : float, (H, W, C), optional
-        The diagonal of B, where B is diagonal; 0 where it masks. Without it B is the identity or a
-        convolution, which changes nothing.
+        The diagonal of B, if B is diagonal; 0 where it masks. If omitted, B is the identity or a convolution,
+        neither of which changes the result.
 
     Examples
     --------
@@ -100,33 +101,33 @@ class WholeImages:
         *,
         equivariant: bool,
     ) -> PosteriorSums:
-        """Return the sums over all images, or over all their translations, for one measurement.
+        """Return the posterior sums over all images, or over all their translations, for one measurement.
 
         Parameters
         ----------
         y : float, (H, W, C)
-            The measurement, not pre-inverted, of the size of the training images; any number, or NaN, where
-            the precision is 0.
+            The measurement before the pre-inverse, of the size of the training images; arbitrary, or NaN,
+            where the precision is 0.
         precision : float or (H, W, C)
-            λ = 1/s², s the standard deviation of the noise in each pixel and channel, in intensity units; 0
-            where nothing was observed.
+            λ = 1/s², where s is the standard deviation of the noise in each pixel and channel, in
+            intensities; 0 where nothing was observed.
         spec : SumSpec
-            Its outputs, other than bounds and patch.
+            Its outputs are used; they must not include bounds or patch.
         equivariant : bool
-            Whether all translations of each image count (E-MMSE), or each image as it is (MMSE).
+            Whether to sum over all translations of each image (E-MMSE) or over the images only (MMSE).
 
         Returns
         -------
         PosteriorSums
-            For one query (Q = 1) whose target is the whole image, T = H·W·C, flattened row, column, channel.
-            log Σ w is the log density of the observed, unmasked pixels of y, in which each of the M keys that
-            count has a share 1/M of the prior. Key numbers are k for MMSE and k·H·W + s for E-MMSE, where the
-            shift s counts row by row and pixel n takes its value from x_k[n + s].
+            The sums for one query (Q = 1) whose target is the whole image, T = H·W·C, flattened in the order
+            row, column, channel. log Σ w is the log density of the observed, unmasked pixels of y, where each
+            of the M keys that count has prior weight 1/M. The number of a key is k for MMSE and k·H·W + s for
+            E-MMSE, where the shift s is numbered row by row and pixel n has the value x_k[n + s].
 
         Raises
         ------
         InvalidArgument
-            y has not the size of the training images.
+            y does not have the size of the training images.
         Cancelled
             `spec.cancelled()` was true; it is polled for every block of images.
 
@@ -155,7 +156,7 @@ class WholeImages:
         return sums.with_exact_errors(y.size, spec.outputs)
 
     def _tensor(self, array: NDArray[np.floating]) -> Tensor:
-        """Return an array (H, W, C) as float64, (C, H, W)."""
+        """Return an array (H, W, C) as a float64 tensor, (C, H, W)."""
         return torch.tensor(array, dtype=torch.float64, device=self._x.device).movedim(-1, 0).contiguous()
 
     def _images(self, y: Tensor, lam: Tensor, outputs: Outputs) -> "_BlockSums":
@@ -176,13 +177,13 @@ class WholeImages:
         size = y.shape[1:]
         unmasked = (self._b != 0).double()
         inverse = torch.where(self._b != 0, 1 / self._b, 0.0)
-        # The square in log w expands into one correlation for each power of a; the first is a term of the
-        # shift alone. Hats are Fourier transforms, over which a correlation is a product.
+        # The square in log w expands into one correlation for each power of a; the first depends on the shift
+        # only. The suffix _hat marks Fourier transforms, in which a correlation is a product.
         by_shift = _ifft(_fft(-0.5 * lam * (self._b * y).square()).conj() * _fft(inverse.square()), size).sum(
             0
         )
         linear, quadratic = _fft(lam * self._b * y).conj(), _fft(-0.5 * lam).conj()
-        # Unmasked pixels that the shift would compare with masked ones.
+        # Number of unmasked pixels that the shift would compare with masked ones.
         unlike = _ifft(_fft(unmasked).conj() * _fft(1 - unmasked), size).sum(0)  # (H, W)
         by_shift = by_shift.where(unlike < 0.5, -math.inf)
 
@@ -200,11 +201,11 @@ class WholeImages:
 
 
 _BlockSums = Callable[[int, int], PosteriorSums]
-"""Returns the sums over the images start … stop − 1."""
+"""A function that returns the sums over images start … stop − 1."""
 
 
 def _planes(images: Tensor) -> Tensor:
-    """Return images (B, H, W, C) as float64, (B, C, H, W)."""
+    """Return images (B, H, W, C) as a float64 tensor, (B, C, H, W)."""
     return images.movedim(-1, 1).to(torch.float64, memory_format=torch.contiguous_format)
 
 
@@ -219,7 +220,7 @@ def _ifft(x_hat: Tensor, size: torch.Size) -> Tensor:
 
 
 def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], outputs: Outputs, first: int) -> PosteriorSums:
-    """Return the sums over one block, whose m keys are numbered from `first`; log_w is (m,)."""
+    """Return the sums over one block of m keys, numbered from `first`; log_w has shape (m,)."""
     top_log_w, top_key = log_w.topk(min(outputs.top, len(log_w)))
     flat = [mean.movedim(0, -1).flatten() for mean in means]  # each (H·W·C,)
     return PosteriorSums(

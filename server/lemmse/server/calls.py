@@ -1,4 +1,4 @@
-"""Around every call: one line in the log, and errors as a status."""
+"""Logging of calls, and conversion of their errors to a gRPC status."""
 
 import logging
 import time
@@ -18,26 +18,27 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def logged(what: str) -> Iterator[dict[str, Any]]:
-    """Log one line about the block, with its duration and outcome.
+    """Log one line about the `with` block, with its duration and outcome.
 
     Parameters
     ----------
     what : str
-        Name of the method or of a part of it.
+        Name of the method, or of a part of it.
 
     Yields
     ------
     dict
-        Further facts for the line, by name.
+        Further facts for the line, by name; the block fills it.
 
     Raises
     ------
     Failure
-        In place of any exception of the block.
+        Raised in place of any exception of the block.
     """
     facts: dict[str, Any] = {}
     start = time.perf_counter()
-    # The outcome where the client is gone: its request stream breaks, or gRPC closes the answers' generator.
+    # The outcome if the client has disconnected: its request stream breaks, or gRPC closes the generator of
+    # the answers.
     outcome = grpc.StatusCode.CANCELLED.name
     try:
         yield facts
@@ -55,7 +56,7 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def answering(context: grpc.ServicerContext, method: str) -> Iterator[dict[str, Any]]:
-    """Log a call, and end it with the status of a failure in the block.
+    """Log a call, and abort it with the status of any failure in the `with` block.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ _DEFAULTS = {f.name: f.default for f in fields(ServerConfig) if f.default is not
 
 
 def _setting(flag: str, **attributes: Any) -> Callable[[F], F]:
-    """Return an option for the setting of that name, with the setting's own default."""
+    """Return a click option for the setting of the same name, with the default of the setting."""
     default = _DEFAULTS.get(flag.removeprefix("--").replace("-", "_"))
     return click.option(flag, default=default, show_default=default is not None, **attributes)
 
@@ -44,12 +44,12 @@ def _setting(flag: str, **attributes: Any) -> Callable[[F], F]:
 def serve(**settings: Any) -> None:
     """Serve index folders over gRPC, each under its folder's name.
 
-    Prints `listening on HOST:PORT` once it answers. SIGTERM or Ctrl-C drains it: health says NOT_SERVING,
-    running calls finish.
+    Prints `listening on HOST:PORT` once it answers. SIGTERM or Ctrl-C drains it: the health service reports
+    NOT_SERVING, and running calls finish.
     """
     config = ServerConfig(**{name: value for name, value in settings.items() if value is not None})
-    # OpenMP reads its variable when torch and FAISS are imported, which the next import does; gRPC's core
-    # would add its own lines to ours where it cannot listen.
+    # OpenMP reads its variable when torch and FAISS are imported, as the next import does. gRPC's core would
+    # log lines of its own if it cannot listen.
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from lemmse.server import lifecycle

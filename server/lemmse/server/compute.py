@@ -1,7 +1,7 @@
-"""The compute pool, and the bounded queue in front of it.
+"""The compute pool and its bounded queue.
 
-One answer uses all cores, so answers are computed one after the other. Threads of gRPC decode, submit and
-wait. Calls are counted here and not by gRPC, whose own limit would refuse health checks too.
+One answer uses all cores, so that answers are computed one after the other. The threads of gRPC decode,
+submit and wait. Calls are limited here and not by gRPC, whose own limit would also reject health checks.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 class Compute:
-    """The compute pool.
+    """The compute pool, which computes one answer at a time.
 
     Parameters
     ----------
     threads : int
-        Threads that one answer uses.
+        Number of threads that one answer uses.
     queue : int
-        Calls that may wait while one is computed.
+        Largest number of calls that wait while one is computed.
     """
 
     def __init__(self, *, threads: int, queue: int) -> None:
@@ -38,18 +38,18 @@ class Compute:
 
     @contextmanager
     def admit(self, on_end: Callable[[Callable[[], None]], bool]) -> Iterator["Place"]:
-        """Yield the place of a call, which is taken until the block ends.
+        """Yield a place in the queue for a call, which is occupied until the `with` block ends.
 
         Parameters
         ----------
         on_end : callable
-            Registers a function to call when the call ends or is cancelled; False if that has happened
-            already.
+            Registers a function to call when the call ends or is cancelled; returns False if it has already
+            ended.
 
         Raises
         ------
         ResourceExhausted
-            All places are taken.
+            All places are occupied.
         """
         if not self._free.acquire(blocking=False):
             raise ResourceExhausted(f"the server already has {self.places} calls to answer; try again later")
@@ -62,12 +62,12 @@ class Compute:
             self._free.release()
 
     def close(self) -> None:
-        """Wait for the running computation and end the pool."""
+        """Wait for the running computation, and shut down the pool."""
         self._pool.shutdown()
 
 
 class Place:
-    """The place of one call in the queue; it computes one thing at a time."""
+    """The place of one call in the queue; it runs one computation at a time."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
@@ -75,12 +75,12 @@ class Place:
         self._future: Future[Any] | None = None
 
     def run(self, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Run a function in the pool and return its result.
+        """Run a function in the pool, and return its result.
 
         Parameters
         ----------
         work : callable
-            Called with a function that returns whether to stop.
+            Called with a function that returns True once the work should stop.
 
         Raises
         ------
@@ -97,13 +97,13 @@ class Place:
             raise Cancelled("the call has ended") from error
 
     def abandon(self) -> None:
-        """Stop the running computation, or take it out of the queue."""
+        """Stop the running computation, or remove it from the queue."""
         self._abandoned.set()
         if self._future is not None:
             self._future.cancel()
 
 
 def _use_threads(threads: int) -> None:
-    """Set the numbers of threads, which apply to the calling thread only."""
+    """Set the numbers of threads of torch and FAISS, which are settings of the calling thread."""
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)

@@ -22,7 +22,7 @@ def _available_cpus() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Settings of a server, checked when they are made.
+    """Settings of a server, validated when they are created.
 
     Raises
     ------
@@ -33,19 +33,19 @@ class ServerConfig:
     indexes: tuple[Path, ...]
     """Index folders; each index has the name of its folder."""
     listen: str = "127.0.0.1:50051"
-    """HOST:PORT to listen on; port 0 takes a free one."""
+    """Address to listen on, HOST:PORT; port 0 selects a free port."""
     threads: int = field(default_factory=_available_cpus)
-    """Threads of one computation, from 1 to 4096."""
+    """Number of threads of one computation, 1 to 4096."""
     device: str = "auto"
     """Device of the computation: auto, cpu or cuda."""
     exact_work: float | None = None
-    """Multiply-adds up to which mode auto is exact, >= 0; None for the estimator's default."""
+    """Largest number of multiply-adds for which mode auto is exact, >= 0; None for the default."""
     scheduler: str | None = None
-    """Address of a Dask scheduler whose workers hold the keys; None holds them here."""
+    """Address of a Dask scheduler whose workers hold the keys; None to hold them in this process."""
     queue: int = 32
-    """Calls that may wait while one is computed, >= 0; further ones are refused."""
+    """Largest number of calls that wait while one is computed, >= 0; further ones are rejected."""
     grace: float = 10.0
-    """Seconds that running calls get to finish when the server stops, from 0 to 86400, a day."""
+    """Time for running calls to finish when the server stops, in seconds, 0 to 86400 (one day)."""
 
     def __post_init__(self) -> None:
         if not self.indexes:
@@ -56,7 +56,7 @@ class ServerConfig:
             _refuse("threads", f"expected a number from 1 to {_THREADS_MAX}, got {self.threads}")
         if self.queue < 0:
             _refuse("queue", f"expected a number >= 0, got {self.queue}")
-        if self.exact_work is not None and not self.exact_work >= 0:  # nor nan
+        if self.exact_work is not None and not self.exact_work >= 0:  # rejects nan too
             _refuse("exact-work", f"expected a number >= 0, got {self.exact_work}")
         if not 0 <= self.grace <= _DAY:
             _refuse("grace", f"expected seconds from 0 to {_DAY}, got {self.grace}")

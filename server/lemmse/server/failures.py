@@ -1,4 +1,4 @@
-"""What a client reads of an error: its status, with a message without the server's internals."""
+"""The errors that clients receive: a status, and a message without internals of the server."""
 
 import logging
 import secrets
@@ -14,22 +14,23 @@ __all__ = ["Failure"]
 _LOG = logging.getLogger(__name__)
 
 _SHOWN = {"CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
-"""Codes whose messages are written for the client; those of all others are for the log only."""
+"""Codes whose messages are written for clients; the messages of all other codes go to the log only."""
 _PUBLIC = {
     "DATA_LOSS": "the index is damaged on the server",
     "INTERNAL": "internal error",
     "UNAVAILABLE": "the workers that hold the index do not answer",
 }
-"""What the client reads of the other codes; of one that is not here, INTERNAL."""
+"""Messages for clients, by code, for the other codes; codes not listed are reported as INTERNAL."""
 
 
 class Failure(Exception):
-    """An error as the client reads it.
+    """An error in the form that the client receives.
 
     Parameters
     ----------
     error : Exception
-        What happened. What the client may not read of it is logged, with a reference that the client gets.
+        The original error. If its message is not for clients, it is logged under a reference that is sent to
+        the client.
     """
 
     def __init__(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The items of a request stream, assembled from their parts."""
+"""Assembly of the items of a request stream from their parts."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,23 +9,23 @@ from lemmse.v1 import reconstruction_pb2 as pb
 __all__ = ["Item", "items"]
 
 Item = tuple[int, Incoming[pb.ReconstructRequest] | MalformedMessage]
-"""An item's number, and its request (incomplete if it was cut short) or the error of a malformed one."""
+"""Number of an item, and its request, incomplete if it was cut short, or the error if it is malformed."""
 
 
 def items(parts: Iterable[pb.ReconstructStreamRequest]) -> Iterator[Item]:
-    """Yield each item as soon as its last byte has arrived; parts are pulled one at a time.
+    """Yield each item as soon as its last byte has arrived; parts are read one at a time.
 
-    A malformed item is yielded as its error, and the rest of its parts is dropped.
+    A malformed item is yielded as its error, and its remaining parts are discarded.
 
     Parameters
     ----------
     parts : iterable of ReconstructStreamRequest
-        The stream.
+        The parts of the stream, in order.
 
     Raises
     ------
     MalformedMessage
-        The parts cannot be assigned to items any more, so that the stream must end.
+        The parts can no longer be assigned to items, so that the stream must end.
     """
     number: int | None = None
     incoming: Incoming[pb.ReconstructRequest] | None = None

@@ -1,4 +1,4 @@
-"""The server's life cycle: load, listen, answer, drain."""
+"""The life cycle of the server: load, listen, answer, drain."""
 
 import logging
 import signal
@@ -27,7 +27,8 @@ _SERVICES = (
     index_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
 )
 
-# Admitted calls wait in a thread each; these are for calls that never wait, such as health checks.
+# Each admitted call waits in its own thread; spare threads serve calls that never wait, such as health
+# checks.
 _SPARE_THREADS = 8
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -40,7 +41,7 @@ _OPTIONS = (
 
 
 class Server:
-    """A server that listens and answers once it is made.
+    """A server that listens and answers as soon as it is constructed.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class Server:
     LemmseError
         An index cannot be loaded.
     Unavailable
-        The address is in use, or not one of this machine.
+        The address is in use, or is not an address of this machine.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -80,18 +81,18 @@ class Server:
                 f"listen: cannot listen on {config.listen}: it is in use or not an address of this machine"
             ) from error
         self.address = f"{config.host}:{port}"
-        """HOST:PORT of the listening socket."""
+        """Address of the listening socket, HOST:PORT."""
         self._server.start()
         for service in ("", *_SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace: float) -> None:
-        """Refuse new calls, let the running ones finish, then end.
+        """Reject new calls, let running calls finish, and then shut down.
 
         Parameters
         ----------
         grace : float
-            Seconds after which running calls are cancelled.
+            Time in seconds after which running calls are cancelled.
         """
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
@@ -101,17 +102,17 @@ class Server:
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. To be called in the main thread.
+    """Serve until SIGTERM or SIGINT, then drain. Call it in the main thread.
 
     Parameters
     ----------
     config : ServerConfig
         The settings.
     ready : callable
-        Called with HOST:PORT once the server answers.
+        Called with the address, HOST:PORT, once the server answers.
     """
     server = Server(config)
-    # Unlike that of an Event, this queue's put may interrupt its own get, as a signal handler does.
+    # Unlike Event.set, put of a SimpleQueue is reentrant, so that a signal handler may call it.
     signals: SimpleQueue[signal.Signals] = SimpleQueue()
     for number in _STOPPING:
         signal.signal(number, lambda caught, _frame: signals.put(signal.Signals(caught)))

@@ -1,4 +1,4 @@
-"""The servicers: each method decodes, calls one function, encodes."""
+"""The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ __all__ = ["IndexServicer", "ReconstructionServicer"]
 
 
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
-    """Describes the indexes of the server."""
+    """The service that describes the indexes of the server."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -51,7 +51,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
 
 
 class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServicer):
-    """Reconstructs, and explains reconstructions."""
+    """The service that reconstructs images, and explains reconstructions."""
 
     def __init__(self, registry: Registry, compute: Compute) -> None:
         self._registry = registry
@@ -114,7 +114,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         facts: dict[str, Any],
         limit: int | None = None,
     ) -> Result:
-        """Return the result of one request; `limit` bounds its tensor bytes."""
+        """Return the result of one request, whose tensors may have at most `limit` bytes."""
         measurement, options = read_measurement(incoming), read_options(incoming.message)
         reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
         shape = measurement.y.shape

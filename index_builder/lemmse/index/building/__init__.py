@@ -1,7 +1,7 @@
-"""Building an index: ingest images, fit cells and axes, assign patches to cells, write shards, publish.
+"""Building an index: ingest images, fit the key model, assign patches to cells, write shards, publish.
 
-Patches are cut again in each pass instead of being stored, so that a build holds a block of images and the
-keys of a shard at a time, however many images there are.
+Patches are extracted again in each pass instead of being stored, so that a build holds only a block of images
+and the keys of one shard in memory, regardless of the number of images.
 """
 
 from lemmse.index.building.api import AUGMENTS, EQUIVARIANCES, MEMORY, PATCH_SIZE_MAX, build, update

@@ -44,35 +44,36 @@ def build(
     progress: Progress = silent,
     run: Runner = run_serially,
 ) -> Path:
-    """Build an index of all training patches.
+    """Build an index of all training patches, and return its folder.
 
-    An interrupted build is resumed by the same call with the same images, with the same result; until it is
-    complete, `out` does not exist.
+    An interrupted build is resumed by the same call with the same images, and gives the same result. Until it
+    is complete, `out` does not exist.
 
     Parameters
     ----------
     sources : sequence of str or path
-        Sources of the training images, see `lemmse.index.sources`.
+        Sources of the training images; see `lemmse.index.sources`.
     out : path
         The folder to create; its name is the name of the index.
     patch_size : int
-        Side p of the patches, 1 to 64, odd or even; see `lemmse.index.images.stack` for the centre.
+        Side p of the patches in pixels, 1 to 64, odd or even; see `lemmse.index.images.stack` for the centre.
     physics, pre_inverse : str
-        Specifications of A and B, see `lemmse.index.physics`.
+        Specifications of A and B; see `lemmse.index.physics`.
     boundary : str
-        Boundary of the images, see `lemmse.index.images.stack`.
+        "circular", "reflect" or "valid"; see `lemmse.index.images.stack`.
     equivariance : str
-        "none", or "offset": the estimator commutes with constants added to a channel, and a patch represents
-        all its levels. For physics identity and blur.
+        "none", or "offset": the estimator commutes with adding a constant to a channel, so that a patch
+        represents all its levels. Offset needs physics identity or blur.
     augment : str
-        "none", or "dihedral": add all rotations by 90° and reflections of the training images, see
+        "none", or "dihedral": add all rotations by 90° and reflections of the training images; see
         `lemmse.index.images.symmetries`.
     limit : int, optional
         Use only the first `limit` images.
     seed : int
-        Seed of the clustering and of samples; the same arguments and seed give the same index.
+        Seed of the clustering and the samples; the same arguments and seed give the same index.
     memory : int
-        Memory limit of each process of the build, in bytes, at least 1 GB; it determines the size of shards.
+        Memory limit of each process of the build, in bytes, at least 1 GB; it determines the size of the
+        shards.
     progress : callable
         Called as `progress(stage, done, total)`.
     run : callable
@@ -86,9 +87,9 @@ def build(
     Raises
     ------
     InvalidArgument, NotFound
-        An argument or an image is invalid, or differs from that of an unfinished build.
+        An argument or an image is invalid, or differs from that of the unfinished build.
     AlreadyExists
-        `out` exists, or another process builds it.
+        `out` exists, or another process is building it.
 
     Examples
     --------
@@ -136,10 +137,11 @@ def update(
     progress: Progress = silent,
     run: Runner = run_serially,
 ) -> Path:
-    """Add training images to an index, as a new version; other versions do not change.
+    """Add training images to an index as a new version, and return its folder.
 
-    The new version is built with the arguments of the current one, from its images followed by those of the
-    sources, and becomes the current one when it is complete. It is not calibrated.
+    The new version is built with the arguments of the current version, from its images followed by those of
+    the sources, and becomes the current version when it is complete. It is not calibrated. Other versions do
+    not change.
 
     Parameters
     ----------

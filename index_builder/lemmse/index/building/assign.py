@@ -1,4 +1,4 @@
-"""Assign the patches of a block of images to cells: the first of the two passes over all patches."""
+"""Assign the patches of a block of images to cells, in the first of the two passes over all patches."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ __all__ = ["Assignment", "assign"]
 
 
 class Assignment:
-    """The patches of a block sorted by cell, in files.
+    """The patches of a block, sorted by cell and stored in files.
 
     Parameters
     ----------
@@ -34,32 +34,32 @@ class Assignment:
 
     @property
     def complete(self) -> bool:
-        """Whether the files are written."""
+        """Whether all files have been written."""
         return self._offsets.exists()
 
     @property
     def offsets(self) -> NDArray[np.int64]:
-        """First place of each cell, and the number of patches of the block, (n + 1,)."""
+        """Start of each cell in the sorted order, followed by the number of patches, (n + 1,)."""
         offsets: NDArray[np.int64] = np.load(self._offsets)
         return offsets
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the numbers of the patches at places start … stop − 1; they ascend in each cell."""
+        """Return the numbers of the patches at sorted positions start … stop − 1, ascending in each cell."""
         rows = np.load(self._rows, mmap_mode="r")[start:stop]
         return np.asarray(rows, np.int64)
 
     @property
     def fits(self) -> NDArray[np.bool_]:
-        """Which of `quantizations` fit the keys of the block."""
+        """Mask of the quantizations of `quantizations` that fit all keys of the block."""
         fits: NDArray[np.bool_] = np.load(self._fits)
         return fits
 
     def write(self, cell: NDArray[np.int64], count: int, fits: NDArray[np.bool_]) -> None:
-        """Write the cell of each patch, out of `count` cells, and which quantizations fit."""
+        """Write the cell of each patch, out of `count` cells, and the mask of quantizations that fit."""
         order = np.argsort(cell, kind="stable")
         offsets = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=count))])
         arrays = ((self._fits, fits), (self._rows, order.astype(np.uint32)), (self._offsets, offsets))
-        for path, array in arrays:  # the offsets last: they mark the assignment as complete
+        for path, array in arrays:  # offsets are last, since they mark completion
             staged = path.with_suffix(".new")
             with staged.open("wb") as file:
                 np.save(file, array)
@@ -68,7 +68,7 @@ class Assignment:
 
 
 def assign(patches: PatchBlock, model: KeyModel) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the cell of each patch, (len(patches),), and which of `quantizations` fit all their keys."""
+    """Return the cell of each patch, (len(patches),), and a mask of the quantizations that fit all keys."""
     cell = np.empty(len(patches), np.int64)
     candidates = quantizations(patches.p**2)
     fits = np.ones(len(candidates), np.bool_)
@@ -79,7 +79,7 @@ def assign(patches: PatchBlock, model: KeyModel) -> tuple[NDArray[np.int64], NDA
         fits &= np.array(
             [still and quantization.fits(v) for still, quantization in zip(fits, candidates, strict=True)]
         )
-        first = first_equal(v, stratum)  # equal keys are searched once
+        first = first_equal(v, stratum)  # search equal keys once
         for number in np.unique(stratum):
             own = np.flatnonzero((stratum == number) & (first == np.arange(len(rows))))
             begin, end = model.stratum_cells[number : number + 2]

@@ -1,4 +1,4 @@
-"""The training images of an index as a source."""
+"""The training images of an index as an image source."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ __all__ = ["IndexImages"]
 
 @dataclass(frozen=True)
 class IndexImages:
-    """The training images of an index, with their labels."""
+    """An image source of the training images of an index, with their labels."""
 
     index: Index
 

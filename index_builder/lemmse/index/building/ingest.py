@@ -27,7 +27,7 @@ class Ingested:
     """Element type of the stored images: that of the source, or float32 if there are several."""
     channels: int
     digest: str
-    """SHA-256 of dtype, pixels and sizes."""
+    """SHA-256 of dtype, pixels and sizes, in hexadecimal."""
     sizes: NDArray[np.int64]
     """Heights and widths of the images, (K, 2)."""
     labels: list[str]
@@ -35,7 +35,7 @@ class Ingested:
 
 
 def ingest(source: ImageSource, count: int, group: zarr.Group | None, progress: Progress) -> Ingested:
-    """Read the first `count` images, one at a time, and store them in a group, unless it is None."""
+    """Read the first `count` images, one at a time; store them in `group`, if given; return a summary."""
     first = source[0].dtype
     try:
         return _ingest(source, count, first, group, progress)

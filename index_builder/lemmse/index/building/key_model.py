@@ -1,4 +1,4 @@
-"""The key model, fitted to samples of the keys: cells, principal axes and the Gaussian mixture."""
+"""The key model, fitted to samples of the keys: cell centroids, PCA basis and mixture of Gaussians."""
 
 from dataclasses import dataclass, fields
 
@@ -18,26 +18,26 @@ from lemmse.index.storage import zarr_store
 __all__ = ["KeyModel", "fit_key_model"]
 
 _BASIS_SAMPLE = 1 << 17
-"""Largest sample for the principal axes."""
+"""Largest sample for the PCA basis."""
 _LEAST_PER_CELL = 39
-"""Sampled keys for each cell below which FAISS warns; if memory limits the sample, there are fewer cells."""
+"""Least number of sampled keys per cell, without a warning of FAISS; a smaller sample gets fewer cells."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyModel:
-    """What is fitted to the keys before they are assigned to cells."""
+    """The models that are fitted to a sample of the keys before the keys are assigned to cells."""
 
     centroids: NDArray[np.float32]
     """Centroids of the cells of all strata, (n, P)."""
     stratum_cells: NDArray[np.int64]
-    """First cell of each stratum, and n, (S + 1,)."""
+    """First cell of each stratum, followed by n, (S + 1,)."""
     basis: Basis
-    """Principal axes of the keys."""
+    """The PCA basis of the keys."""
     mixture: Mixture | None
-    """Gaussian mixture; None unless A = B = I."""
+    """Mixture of Gaussians; None unless A = B = I."""
 
     def write(self, group: zarr.Group) -> None:
-        """Write the model into the arrays of a version."""
+        """Write the model to the arrays of a version."""
         zarr_store.write(group, "cells/centroids", self.centroids)
         zarr_store.write(group, "strata/cells", self.stratum_cells)
         for name, part in (("basis", self.basis), ("mixture", self.mixture)):
@@ -58,7 +58,7 @@ class KeyModel:
 
 
 def fit_key_model(corpus: Corpus, seed: int, most: int, progress: Progress) -> KeyModel:
-    """Fit the cells of each stratum, the principal axes of all keys and the mixture to samples of the keys.
+    """Return the key model: cells of each stratum, PCA basis and mixture, fitted to samples of the keys.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def fit_key_model(corpus: Corpus, seed: int, most: int, progress: Progress) -> K
     seed : int
         Seed of the samples and the clustering.
     most : int
-        Keys to hold in memory.
+        Largest number of keys in memory.
     """
     rng = np.random.default_rng(seed)
     wanted = [cells.SAMPLE_PER_CELL * cells.cell_count(count) for count in corpus.counts]
@@ -93,13 +93,13 @@ def fit_key_model(corpus: Corpus, seed: int, most: int, progress: Progress) -> K
 
 
 def _basis(corpus: Corpus, rng: np.random.Generator, most: int) -> Basis:
-    """Return the principal axes of a sample of the distinct keys of all strata."""
+    """Return the PCA basis of a sample of the distinct keys of all strata."""
     rows = np.arange(len(corpus)) if len(corpus) <= most else np.unique(rng.integers(len(corpus), size=most))
     return Basis.of(_distinct(corpus.keys(rows)))
 
 
 def _distinct(v: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the distinct keys of v, in order."""
+    """Return the distinct keys of v, in the order of their first occurrence."""
     first = first_equal(v, np.zeros(len(v), np.int64))
     distinct: NDArray[np.float32] = v[first == np.arange(len(v))]
     return distinct

@@ -1,4 +1,4 @@
-"""The plan of a build: equal plans and images give equal indexes."""
+"""The plan of a build. Equal plans and equal images give equal indexes."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ _FILE = "plan.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """The arguments of a build, and what else the index depends on."""
+    """The arguments of a build, and all else on which the index depends."""
 
     base_sources: tuple[str, ...] = ()
     """Sources of the images of the version to update."""
@@ -33,14 +33,14 @@ class BuildPlan:
     limit: int | None
     seed: int
     memory: int
-    """Memory limit of a process of the build, in bytes."""
+    """Memory limit of each process of the build, in bytes."""
     version: str = ""
-    """Version to build, chosen when the build begins."""
+    """Version to build; it is chosen when the build begins."""
     format: int = FORMAT
     lemmse: str = metadata.version("lemmse")
 
     def write(self, folder: Path) -> None:
-        """Write the plan into the folder of a build."""
+        """Write the plan to the folder of a build."""
         write_atomically(folder / _FILE, json.dumps(asdict(self), indent=1))
 
     @classmethod
@@ -50,7 +50,7 @@ class BuildPlan:
         Raises
         ------
         UnsupportedFormat
-            Another version of lemmse wrote it.
+            The plan was written by another version of lemmse.
         """
         try:
             content = json.loads((folder / _FILE).read_text())
@@ -64,7 +64,7 @@ class BuildPlan:
         return cls(**content | {name: tuple(content[name]) for name in ("base_sources", "sources")})
 
     def require_same(self, unfinished: "BuildPlan", folder: Path) -> None:
-        """Check that an unfinished build has the same plan.
+        """Raise InvalidArgument unless an unfinished build has the same plan.
 
         Raises
         ------

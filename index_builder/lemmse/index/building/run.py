@@ -1,4 +1,4 @@
-"""Run a build plan: each step resumes what an interrupted build left."""
+"""Run a build plan; each step continues from the files that an interrupted build left."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ def run_build(
     progress: Progress,
     runner: Runner,
 ) -> Path:
-    """Run a plan, or what is left of it, and return the index folder.
+    """Run a plan, or its remaining steps, and return the index folder.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def run_build(
     problem : InverseProblem
         The inverse problem of the plan.
     base : ImageSource, optional
-        Images of the version to update, which precede those of the plan's sources.
+        Images of the version to update, which precede those of the sources.
     progress : callable
         Called as `progress(stage, done, total)`.
     runner : callable
@@ -71,7 +71,7 @@ def run_build(
 
 
 def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
-    """Return the plan with its version: that of an unfinished build, or a new one."""
+    """Return the plan with its version: the version of an unfinished build, or a new one."""
     unfinished = BuildPlan.read(folder)
     if unfinished is not None and is_published(out, unfinished.version):
         clear(folder)  # interrupted before the folder was removed
@@ -88,7 +88,7 @@ def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
 def _ingest(
     folder: Path, plan: BuildPlan, problem: InverseProblem, source: ImageSource, progress: Progress
 ) -> BuildState:
-    """Store the images, or check that those stored by an unfinished build are the same."""
+    """Store the images, or check that those stored by an unfinished build are the same; return the state."""
     count = len(source) if plan.limit is None else min(plan.limit, len(source))
     state = BuildState.open(folder)
     if state is not None:
@@ -114,7 +114,7 @@ def _ingest(
 def _run(
     runner: Runner, state: BuildState, stage: str, tasks: Sequence[Task], total: int, progress: Progress
 ) -> None:
-    """Run the remaining tasks of a pass of `total` tasks, and report progress."""
+    """Run the remaining tasks of a pass that has `total` tasks, and report progress."""
     done = itertools.count(total - len(tasks))
     progress(stage, next(done), total)
     runner(state.folder, tasks, lambda: progress(stage, next(done), total))
@@ -155,7 +155,7 @@ def _write_manifest(state: BuildState) -> None:
 
 
 def _other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
-    """Return the entries of the files of a version that are not in `files`; remove partial files."""
+    """Remove partial files of a version, and return the entries of the files that are not in `files`."""
     entries = {}
     for path in [path for path in version.rglob("*") if path.is_file()]:
         name = str(path.relative_to(version))

@@ -1,4 +1,4 @@
-"""Write a shard: gather the patches of its cells, split the cells into leaves, and store everything."""
+"""Write a shard: gather the patches of its cells, split the cells into leaves, and store both."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,19 +31,19 @@ __all__ = ["CellPatches", "gather", "write_shard"]
 
 @dataclass(frozen=True, slots=True)
 class CellPatches:
-    """The patches of some cells, sorted by cell and key."""
+    """The patches of a range of cells, sorted by cell and key."""
 
     v: NDArray[np.float32]
     """Distinct keys, (U, P)."""
     cell_keys: NDArray[np.int64]
-    """First key of each cell, and U."""
+    """First key of each cell, followed by U."""
     key_patches: NDArray[np.int64]
-    """First patch of each key, and M, (U + 1,)."""
+    """First patch of each key, followed by the number of patches M, (U + 1,)."""
     columns: dict[str, NDArray[Any]]
     """Targets, ids and symmetries of the patches, M rows each."""
 
     def reorder(self, order: NDArray[np.int64]) -> "CellPatches":
-        """Return the patches with the keys in another order, which keeps keys in their cells."""
+        """Return the patches with the keys in another order, which must keep keys in their cells."""
         counts = np.diff(self.key_patches)[order]
         key_patches = np.concatenate([[0], np.cumsum(counts)])
         rows = np.arange(key_patches[-1]) + np.repeat(self.key_patches[order] - key_patches[:-1], counts)
@@ -54,18 +54,18 @@ class CellPatches:
 def gather(
     corpus: Corpus, assignment: Callable[[int], Assignment], first: int, end: int, most: int
 ) -> CellPatches:
-    """Return the patches of the cells first … end − 1, cut `most` at a time.
+    """Return the patches of cells first … end − 1, extracted in blocks of at most `most`.
 
     Parameters
     ----------
     corpus : Corpus
         The training patches.
     assignment : callable
-        Returns the assignment of a block by number.
+        Returns the assignment of a block, given its number.
     first, end : int
-        The first cell, and the first cell after them.
+        The first cell, and the one after the last.
     most : int
-        Patches to cut at a time.
+        Largest number of patches to extract at a time.
     """
     keys: list[NDArray[np.float32]] = []
     key_cells: list[NDArray[np.int64]] = []
@@ -118,7 +118,7 @@ def write_shard(
     seed: int,
     most: int,
 ) -> int:
-    """Split cells into leaves and write their shard; return the number of leaves."""
+    """Split cells into leaves, write their shard, and return the number of leaves."""
     order, leaf_keys, cell_leaves = _split_cells(gathered, basis, seed)
     patches = gathered.reorder(order)
     v, key_patches, targets = patches.v, patches.key_patches, patches.columns["targets"]
@@ -151,7 +151,7 @@ def write_shard(
 
 
 def _encode(v: NDArray[np.float32], quantization: Quantization) -> NDArray[Any]:
-    """Return quantized keys, without a second copy of all of them."""
+    """Return the quantized keys, without a temporary copy of all keys."""
     if quantization.dtype == v.dtype:
         return v
     q = np.empty(v.shape, quantization.dtype)
@@ -163,7 +163,7 @@ def _encode(v: NDArray[np.float32], quantization: Quantization) -> NDArray[Any]:
 def _write_moments(
     group: "zarr.Group", moments: Moments, n: NDArray[np.int64], cell_leaves: NDArray[np.int64]
 ) -> None:
-    """Write the moments of leaves of n patches each, and those of the nonempty cells."""
+    """Write the summary statistics of leaves with n patches each, and those of the nonempty cells."""
     groups = Groups.of(moments, n, cell_leaves)
     for name in Groups.stored_names():
         if (values := getattr(groups, name)).size:
@@ -190,7 +190,7 @@ def _write_neighbours(
     inverted_lists.add(index, q, quantization, 0, np.repeat(np.arange(len(centroids)), np.diff(cell_keys)))
     try:
         faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS does not raise OSError
+    except RuntimeError as error:  # FAISS raises this for OS errors
         raise OSError(f"cannot write {path.name}; is the disk full?") from error
 
 
@@ -202,21 +202,21 @@ def _split_cells(
     Returns
     -------
     order : int64, (U,)
-        The keys sorted by cell and leaf.
+        Numbers of the keys, sorted by cell and leaf.
     leaf_keys : int64, (leaves + 1,)
-        First key of each leaf, and U.
+        First key of each leaf, followed by U.
     cell_leaves : int64, (cells + 1,)
-        First leaf of each cell, and the number of leaves.
+        First leaf of each cell, followed by the number of leaves.
     """
     order = np.arange(len(gathered.v))
-    sizes: list[NDArray[np.int64]] = []  # of the leaves of each cell
+    sizes: list[NDArray[np.int64]] = []  # of leaves, for each cell
 
     def split(start: int, stop: int) -> NDArray[np.int64]:
-        if start == stop:  # k-means may leave a cell empty
+        if start == stop:  # k-means may leave cells empty
             return np.zeros(0, np.int64)
         return leaves.split(basis.rotate(gathered.v[start:stop]), seed)
 
-    # Cells are small: one thread for each is faster than all threads for one after the other.
+    # Cells are small, so that one thread per cell is faster than all threads on one cell at a time.
     with ThreadPoolExecutor(
         faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
     ) as pool:

@@ -1,14 +1,14 @@
 """The state of a build in its folder, and the tasks of its two passes over the training patches.
 
     FOLDER/plan.json           the plan
-    FOLDER/ingested.json       digests of images and problem; written when the images are stored
-    FOLDER/key_model           empty; written when the key model is stored
+    FOLDER/ingested.json       digests of images and problem; written after the images are stored
+    FOLDER/key_model           empty; written after the key model is stored
     FOLDER/assignments/…       the patches of each block of images by cell, see assign.py
     FOLDER/shards/….json       summary of a shard; written when it is complete
-    FOLDER/index/VERSION/…     what is published
+    FOLDER/index/VERSION/…     the version to publish
 
-Every file is complete, so that an interrupted build resumes with those that are missing. A task depends on
-the folder only, and can be run by any process that sees it.
+Files appear only when they are complete, so that an interrupted build resumes with the missing ones. A task
+depends only on the folder, and can be run by any process that sees it.
 """
 
 import json
@@ -49,18 +49,18 @@ MEMORY_MIN = 10**9
 
 _INGESTED, _KEY_MODEL, _ASSIGNMENTS, _SHARDS = "ingested.json", "key_model", "assignments", "shards"
 _RESIDENT = 600 << 20
-"""Bytes of a process before it holds keys: libraries, and some chunks of every array."""
+"""Memory of a process before it holds keys, in bytes: libraries, and some chunks of every array."""
 _KEY_ELEMENT_BYTES, _PATCH_BYTES = 24, 200
-"""Bytes for each element of a key, and for each patch, while a shard is written."""
+"""Memory per element of a key, and per patch, while a shard is written, in bytes."""
 _BLOCK_MAX = 1 << 20
-"""Largest number of patches of a block of several images."""
+"""Largest number of patches in a block of several images."""
 _SHARE = 8
-"""Keys are cut and summarized in this fraction of the keys that fit in memory."""
+"""Keys are extracted and summarized in blocks of 1/_SHARE of the number of keys that fit in memory."""
 
 Task = tuple[str, int]
-"""A pass, "assign" or "shard", and the number of a block or a shard."""
+"""A pass, "assign" or "shard", and the number of the block or shard to process."""
 Runner = Callable[[Path, Sequence[Task], Callable[[], None]], None]
-"""Called as `runner(folder, tasks, done)`; runs tasks in any order, and calls `done()` after each."""
+"""A callable `runner(folder, tasks, done)` that runs tasks in any order and calls `done()` after each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +71,23 @@ class ShardSummary:
     distinct: int
     leaves: int
     files: Mapping[str, FileEntry]
-    """Entries of the files, by path in the version."""
+    """Entries of the files, by path in the folder of the version."""
 
 
 @dataclass(frozen=True)
 class BuildState:
-    """A build whose images are stored."""
+    """The state of a build whose images are stored."""
 
     folder: Path
     plan: BuildPlan
     digest: str
-    """SHA-256 of the images."""
+    """SHA-256 of the images, in hexadecimal."""
     problem_digest: str
-    """SHA-256 of the inverse problem, its files included."""
+    """SHA-256 of the inverse problem, including its files, in hexadecimal."""
 
     @classmethod
     def open(cls, folder: Path) -> "BuildState | None":
-        """Return the state in a folder; None if its images are not stored."""
+        """Return the state of the build in a folder; None if its images are not stored."""
         plan = BuildPlan.read(folder)
         if plan is None or not (folder / _INGESTED).exists():
             return None
@@ -153,7 +153,7 @@ class BuildState:
         return KeyModel.read(self._arrays)
 
     def fit_key_model(self, progress: Progress) -> None:
-        """Fit the key model and store it with the strata, unless they are stored."""
+        """Fit the key model and store it with the strata, unless this has been done."""
         if not (self.folder / _KEY_MODEL).exists():
             model = fit_key_model(self.corpus, self.plan.seed, self.capacity, progress)
             group = zarr_store.open_arrays(self.version / ARRAYS, writing=True)
@@ -234,7 +234,7 @@ class BuildState:
 
     @cached_property
     def _shard_cells(self) -> NDArray[np.int64]:
-        """First cell of each shard, and the number of cells: a shard fits in memory, or is one cell."""
+        """First cell of each shard, followed by the number of cells; only one-cell shards exceed memory."""
         offsets = np.sum([self._assignment(block).offsets for block in self._blocks], axis=0)
         return np.array([0, *(end for _, end in split_ranges(offsets, self.capacity))])
 
@@ -245,7 +245,7 @@ def run_task(folder: Path, task: Task) -> None:
     Raises
     ------
     NotFound
-        There is no build in the folder, as this process sees it.
+        This process does not see a build in the folder.
     """
     state = BuildState.open(folder)
     if state is None:
@@ -256,7 +256,7 @@ def run_task(folder: Path, task: Task) -> None:
 
 
 def run_serially(folder: Path, tasks: Sequence[Task], done: Callable[[], None]) -> None:
-    """Run tasks in this process, one after the other; a `Runner`."""
+    """Run tasks in this process, one after the other; this is the default `Runner`."""
     for task in tasks:
         run_task(folder, task)
         done()
@@ -264,7 +264,7 @@ def run_serially(folder: Path, tasks: Sequence[Task], done: Callable[[], None]) 
 
 @lru_cache(maxsize=1)
 def _opened(folder: Path, plan: BuildPlan, digest: str, problem_digest: str) -> BuildState:
-    """Return one state for all tasks of a build: its strata take long to compute."""
+    """Return the state of a build, cached for all of its tasks, since its strata take long to compute."""
     return BuildState(folder, plan, digest, problem_digest)
 
 

@@ -1,4 +1,4 @@
-"""Clusters of keys: cells, leaves and a Gaussian mixture, with the summary statistics of each cluster."""
+"""Clusters of keys: cells, leaves and a mixture of Gaussians, with the summary statistics of each cluster."""
 
 from lemmse.index.clustering.groups import Groups, first_blocks
 from lemmse.index.clustering.mixture import Mixture

@@ -1,8 +1,8 @@
-"""Cells: the keys grouped by nearest centroid.
+"""Cells: groups of the keys that are nearest to the same centroid.
 
 The centroids come from k-means on a sample of one stratum. Cells are numbered along the leading principal
-component of their centroids, so that consecutive keys are near each other: the exact sum centres each run of
-keys on its mean, which keeps its float32 products precise.
+component of their centroids, so that consecutive keys are close to each other. The exact sum centres each
+tile of keys on its mean, which keeps its float32 products precise.
 """
 
 import faiss
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["SAMPLE_PER_CELL", "cell_count", "fit", "nearest"]
 
 SAMPLE_PER_CELL = 64
-"""Keys of the k-means sample for each cell; FAISS warns below 39."""
+"""Number of sampled keys per cell for k-means; FAISS warns below 39."""
 
 
 def cell_count(keys: int) -> int:
@@ -27,11 +27,11 @@ def cell_count(keys: int) -> int:
 
 
 def fit(sample: NDArray[np.float32], cells: int, seed: int) -> NDArray[np.float32]:
-    """Return the centroids of cells, in order, (cells, P).
+    """Return the centroids of the cells, in the order of the cells, float32, (cells, P).
 
     Parameters
     ----------
-    sample : float32, shape (S, P)
+    sample : float32, (S, P)
         Keys drawn at random from the stratum, S >= cells.
     cells : int
         Number of cells.
@@ -49,6 +49,6 @@ def fit(sample: NDArray[np.float32], cells: int, seed: int) -> NDArray[np.float3
 
 
 def nearest(v: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the number of the nearest centroid of each key, (len(v),)."""
+    """Return the number of the nearest centroid for each key, int64, (len(v),)."""
     found: NDArray[np.int64] = faiss.knn(v, centroids, 1)[1][:, 0]
     return found

@@ -1,6 +1,6 @@
-"""Equal keys, which are stored and summed once with their multiplicity: flat parts of images have many.
+"""Detection of equal keys, which are stored and summed once with their multiplicity.
 
-Keys are compared by a hash first.
+Flat regions of images have many equal keys. Keys are compared by a hash first.
 """
 
 import numpy as np
@@ -11,21 +11,22 @@ from lemmse.index.ranges import row_slices
 __all__ = ["first_equal"]
 
 _SEED = 0
-"""Seed of the factors of the hash; the result does not depend on it."""
+"""Seed for the factors of the hash; the result does not depend on it."""
 
 
 def first_equal(v: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the first row that has the key and the group of each row, (n,).
+    """Return, for each row, the number of the first row with the same key and group, int64, (n,).
 
-    Of keys that collide in their hash without being equal, only the first is compared with the others; the
-    others are returned as distinct, which costs a little time in sums but does not change them.
+    If different keys have the same hash, all are compared with the first of them only; those that differ from
+    it are returned as distinct even if they equal each other. This costs some time in sums but does not
+    change them.
 
     Parameters
     ----------
     v : float32, (n, P)
-        Keys; those of equal bytes are equal.
+        The keys; they are equal if their bytes are equal.
     group : int, (n,)
-        Group of each key; keys of different groups are distinct.
+        The group of each key; keys of different groups are distinct.
 
     Examples
     --------
@@ -48,7 +49,7 @@ def first_equal(v: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[n
 
 
 def _hashes(v: NDArray[np.float32], group: NDArray[np.integer]) -> NDArray[np.uint64]:
-    """Return a hash of each key and its group: the sum of its words times odd factors, (n,)."""
+    """Return a hash of each key with its group: the sum of its words times odd factors, uint64, (n,)."""
     hashes = group.astype(np.uint64)
     factors = 2 * np.random.default_rng(_SEED).integers(2**63, size=v.shape[1], dtype=np.uint64) + 1
     for chunk in row_slices(len(v)):

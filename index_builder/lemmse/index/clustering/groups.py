@@ -1,8 +1,8 @@
-"""Summary statistics of groups of keys (cells or leaves) in the layout of the SIMD kernels.
+"""Summary statistics of groups of keys (cells or leaves), in the layout of the SIMD kernels.
 
-A block holds LANES groups, interleaved: an element of each group, then the next element of each. The leaves
-of a cell begin a block, and so do the cells of a stratum; their last block is padded with groups without
-keys. The arrays are stored in this layout.
+A block contains LANES groups, interleaved: the first element of each group, then the second element of each,
+and so on. The leaves of each cell begin a new block, and so do the cells of each stratum; their last block is
+padded with empty groups. The arrays are stored in this layout.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ __all__ = ["Groups", "first_blocks"]
 _TINY = 1e-30
 """Lower limit of a divisor."""
 _LEADING = 32, 0.4
-"""Smallest number and share of leading coordinates. Along the others the keys of a group vary so little that
-one variance describes all of them, and their covariance with the target is neglected."""
+"""Smallest number and share of leading coordinates. Along the others, the keys of a group vary so little that
+one variance describes all of these coordinates, and their covariance with the target is neglected."""
 
 
 class Groups(NamedTuple):
@@ -31,12 +31,12 @@ class Groups(NamedTuple):
     size: NDArray[np.int64]
     """Number of groups in each block, (B,)."""
     n: NDArray[np.float32]
-    """Training patches of each group, (B, LANES)."""
+    """Number of training patches in each group, (B, LANES)."""
     leading: NDArray[np.float32]
-    """Mean μ and variance D of each leading coordinate of the keys; R is even, by a zero if needed,
-    (B, R, 2, LANES)."""
+    """Mean μ and variance D of each leading coordinate of the keys, (B, R, 2, LANES); R is made even by a
+    zero coordinate if necessary."""
     others: NDArray[np.float32]
-    """Mean of the other coordinates, padded to an even number, (B, P − R, LANES)."""
+    """Mean of the other coordinates, padded with a zero to an even number, (B, P − R, LANES)."""
     variance: NDArray[np.float32]
     """Mean of the variances of the other coordinates, (B, LANES)."""
     target: NDArray[np.float32]
@@ -46,37 +46,37 @@ class Groups(NamedTuple):
     cross: NDArray[np.float32]
     """Cov(t, v) of the leading coordinates, (B, T, R, LANES)."""
     isotropic: NDArray[np.float32]
-    """Mean of all variances, and their effective number (ΣD)² / ΣD², (B, 2, LANES)."""
+    """Mean of all variances, and their effective number (Σ D)² / Σ D², (B, 2, LANES)."""
     low: NDArray[np.float32]
-    """Smallest value of each coordinate of the extent, see `Moments`, (G, E)."""
+    """Smallest value of each coordinate of the extent (see `Moments`), (G, E)."""
     high: NDArray[np.float32]
-    """Largest value of each, (G, E)."""
+    """Largest value of each coordinate of the extent, (G, E)."""
     target_low: NDArray[np.float32]
-    """Smallest target, (G, T)."""
+    """Smallest target of each channel, (G, T)."""
     target_high: NDArray[np.float32]
-    """Largest target, (G, T)."""
+    """Largest target of each channel, (G, T)."""
 
     @classmethod
     def stored_names(cls) -> tuple[str, ...]:
-        """Return the names of the fields that are stored: all but those that follow from the runs."""
+        """Return the names of the stored fields: all except those that follow from the runs."""
         return tuple(name for name in cls._fields if name not in ("first", "size"))
 
     @classmethod
     def from_stored(cls, runs: NDArray[np.integer], arrays: Mapping[str, NDArray[np.float32]]) -> "Groups":
-        """Return groups of stored arrays; run i has the groups runs[i] … runs[i + 1] − 1."""
+        """Return the groups in stored arrays; run i consists of groups runs[i] … runs[i + 1] − 1."""
         first, size = _blocks(runs)
         nothing = np.zeros((len(first), 0, LANES), np.float32)
         return cls(first, size, **{name: arrays.get(name, nothing) for name in cls.stored_names()})
 
     @classmethod
     def of(cls, moments: Moments, n: NDArray[np.integer], runs: NDArray[np.integer]) -> "Groups":
-        """Return groups of n patches each; run i has the groups runs[i] … runs[i + 1] − 1."""
+        """Return groups with n patches each, (G,); run i consists of groups runs[i] … runs[i + 1] − 1."""
         first, size = _blocks(runs)
         group = np.minimum(first[:, None] + np.arange(LANES), len(n) - 1)
         absent = np.arange(LANES) >= size[:, None]
 
         def interleave(values: NDArray[np.float32]) -> NDArray[np.float32]:
-            """Return values (G, …) as (B, …, LANES)."""
+            """Return values of shape (G, …) as (B, …, LANES)."""
             lanes = values[group]
             lanes[absent] = 0
             return np.moveaxis(lanes, 1, -1)
@@ -105,7 +105,7 @@ class Groups(NamedTuple):
         )
 
     def along_pixels(self, basis: Basis) -> "Groups":
-        """Return the groups with means, variances and covariances of pixels instead of coordinates."""
+        """Return the groups with means, variances and covariances along pixels instead of principal axes."""
         p, leading = len(basis.mean), min(len(basis.mean), self.leading.shape[1])
         mean = np.concatenate([self.leading[:, :, 0], self.others], axis=1)[:, :p]
         variance = np.broadcast_to(self.variance[:, None], mean.shape).copy()
@@ -121,7 +121,7 @@ class Groups(NamedTuple):
 
 
 def first_blocks(runs: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the first block of each run of groups, and the number of blocks."""
+    """Return the first block of each run of groups, followed by the number of blocks."""
     return np.cumsum([0, *-(-np.diff(runs) // LANES)])
 
 
@@ -138,13 +138,13 @@ def _even(number: int) -> int:
 
 
 def _pad_even(values: NDArray[np.float32], axis: int = 1) -> NDArray[np.float32]:
-    """Return the values padded with zeros to an even length of an axis."""
+    """Return the values, padded with zeros to an even length along an axis."""
     fill = [(0, values.shape[axis] % 2 if i == axis else 0) for i in range(values.ndim)]
     return np.pad(values, fill)
 
 
 def _aligned(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return a copy of the values that begins a cache line."""
+    """Return a copy of the values that is aligned to a cache line."""
     copy = aligned(values.shape)
     copy[:] = values
     return copy

@@ -1,7 +1,7 @@
-"""Leaves: groups of some tens of keys of a cell.
+"""Leaves: groups of some tens of neighbouring keys of a cell.
 
-k-means leaves less variance in a leaf than bisection along axes, and the accuracy of the moments of a leaf
-depends on its variance.
+Leaves from k-means have less variance than leaves from bisection along axes, and the accuracy of the summary
+statistics of a leaf depends on its variance.
 """
 
 import faiss
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 __all__ = ["LEAF", "split"]
 
 LEAF = 48
-"""Mean number of keys of a leaf."""
+"""Mean number of keys in a leaf."""
 _FANOUT = 96
-"""Largest number of leaves of one k-means: its cost grows with the square, so that more take two rounds."""
+"""Largest number of leaves of one k-means, whose cost is quadratic in it; more leaves take two rounds."""
 _ITERATIONS = 8
 
 
@@ -22,15 +22,15 @@ def split(v: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    v : float32, shape (n, P)
+    v : float32, (n, P)
         The keys of a cell.
     seed : int
         Seed of the clustering.
 
     Returns
     -------
-    int64, shape (n,)
-        Leaf of each key, numbered from 0 without gaps. A cell of equal keys is one leaf.
+    int64, (n,)
+        Leaf of each key, numbered from 0 without gaps. If all keys of a cell are equal, it has one leaf.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """A mixture of Gaussians fitted to the training patches by expectation maximisation.
 
-It extends the prior beyond the training patches, along the directions in which similar patches vary. The
-estimator can combine it with the training patches.
+The mixture extends the prior beyond the training patches, along the directions in which similar patches vary.
+The estimator can combine it with the training patches.
 """
 
 from collections.abc import Callable
@@ -19,25 +19,25 @@ __all__ = ["COMPONENTS", "Mixture", "fit_mixture"]
 COMPONENTS = 200
 """Largest number of components."""
 _PATCHES = 500
-"""Sampled patches for each component."""
+"""Number of sampled patches per component."""
 _PATCHES_PER_AXIS = 4
-"""Smallest number of sampled patches for each axis of a component, to determine its covariance."""
+"""Smallest number of sampled patches per axis of a component, for its covariance to be determined."""
 _NUMBERS = 1 << 22
-"""Largest number of covariance entries of all components; the time of the fit is proportional to it."""
+"""Largest total number of covariance entries; the time of the fit is proportional to it."""
 _ITERATIONS = 6
 _ROUNDING = 1e-5
-"""Added to all variances, squared intensities: about the rounding of 8 bits."""
+"""Added to all variances, in squared intensities: about the variance of rounding to 8 bits."""
 _BLOCK = 1 << 11
-"""Patches processed at a time: their coordinates fit into the processor's cache."""
+"""Number of patches processed at a time; their coordinates fit into the cache."""
 _RESPONSIBLE = 1e-4
-"""Smallest responsibility for a patch to count in a covariance."""
+"""Smallest responsibility with which a patch contributes to a covariance."""
 _NEGLIGIBLE = 1e-24
 """Responsibility below which a component is not evaluated for a patch in later iterations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Σ_g π_g N(μ_g, Σ_g) over patches of length P; each covariance by its R principal axes."""
+    """The mixture Σ_g π_g N(μ_g, Σ_g) over patches of length P, each covariance given by R principal axes."""
 
     weights: NDArray[np.float32]
     """π, (G,)."""
@@ -56,12 +56,12 @@ class Mixture:
         seed: int,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> "Mixture":
-        """Fit by expectation maximisation, initialised by k-means.
+        """Return a mixture fitted by expectation maximisation, initialised by k-means.
 
         Parameters
         ----------
         patches : float32, (n, P)
-            The sample.
+            The sample of patches.
         components : int
             Number of components, G.
         seed : int
@@ -88,7 +88,7 @@ class Mixture:
         centroids = cells.fit(patches[: components * cells.SAMPLE_PER_CELL], components, seed)
         shares = np.zeros((len(patches), len(centroids)), np.float32)
         shares[np.arange(len(patches)), cells.nearest(patches, centroids)] = 1
-        # OpenBLAS's threads spin between these products, which are too small to share.
+        # The products are too small to be shared by threads, and idle threads of OpenBLAS would spin.
         with threadpool_limits(limits=1, user_api="blas"):
             mixture, _ = _most_likely(patches, shares)
             near = np.ones((len(patches), len(mixture.weights)), np.bool_)
@@ -100,7 +100,7 @@ class Mixture:
         return mixture
 
     def _responsibilities(self, patches: NDArray[np.float32], near: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the responsibilities of the components for each patch, (n, G); 0 where `near` is False."""
+        """Return the responsibilities of the components for each patch, (n, G), 0 where `near` is False."""
         shares = np.full((len(patches), len(self.weights)), -np.inf, np.float32)
         constants = np.log(self.weights) - 0.5 * np.log(self.variances).sum(axis=1)
         whitening = self.axes / np.sqrt(self.variances)[:, None]
@@ -121,12 +121,12 @@ class Mixture:
 def fit_mixture(
     corpus: Corpus, seed: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Mixture | None:
-    """Fit the mixture of an index of one stratum to a sample of its keys.
+    """Return the mixture for an index with one stratum, fitted to a sample of its keys.
 
     Returns
     -------
     Mixture or None
-        None if P is too large, or if keys without their level are 0.
+        None if P is too large, or if all keys are 0 after their level is removed.
     """
     limit, constants = _NUMBERS // corpus.length**2, corpus.strata.constants
     if not limit or (constants is not None and constants.shape[1] == corpus.length):
@@ -138,7 +138,7 @@ def fit_mixture(
     sample = corpus.keys(rows)
     if constants is None:
         return Mixture.fit(sample, components, seed, progress)
-    # Keys of level 0 have a density in the subspace orthogonal to the constants only.
+    # Keys of level 0 have a density only in the subspace orthogonal to the constants.
     subspace = corpus.strata.beside_constants.astype(np.float32)  # (P, R)
     mixture = Mixture.fit(sample @ subspace, components, seed, progress)
     return Mixture(mixture.weights, mixture.means @ subspace.T, mixture.variances, subspace @ mixture.axes)
@@ -147,7 +147,7 @@ def fit_mixture(
 def _most_likely(
     patches: NDArray[np.float32], shares: NDArray[np.float32]
 ) -> tuple[Mixture, NDArray[np.bool_]]:
-    """Return the most likely mixture for responsibilities (n, G), and which components it keeps, (G,)."""
+    """Return the most likely mixture for responsibilities (n, G), and a mask of the components kept, (G,)."""
     counts = shares.sum(axis=0, dtype=np.float64)
     some = counts >= 1
     shares, counts = shares[:, some], counts[some]

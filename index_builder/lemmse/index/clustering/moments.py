@@ -1,8 +1,8 @@
 """Summary statistics of key groups in the PCA basis: moments and extent.
 
-The basis is orthonormal, so that distances do not change, and a group is approximated by a Gaussian of
-diagonal covariance. The extent bounds the keys of a group: a box of the leading coordinates and the range of
-the norm of the others.
+The basis is orthonormal and therefore preserves distances; a group is approximated by a Gaussian with
+diagonal covariance. The extent bounds the keys of a group: a box in the leading coordinates, and the range of
+the norm of the other coordinates.
 """
 
 from dataclasses import dataclass, fields
@@ -14,49 +14,49 @@ from numpy.typing import NDArray
 __all__ = ["LEADING", "Basis", "Moments", "key_moments"]
 
 LEADING = 16
-"""Coordinates of the box of a group."""
+"""Number of coordinates of the box of a group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """Orthonormal principal axes of the keys."""
+    """The PCA basis: mean and orthonormal principal axes of the keys."""
 
     mean: NDArray[np.float32]
     """Mean key, (P,)."""
     axes: NDArray[np.float32]
-    """Unit vectors in columns, by descending variance, (P, P)."""
+    """Unit vectors in columns, in descending order of variance, (P, P)."""
 
     @classmethod
     def of(cls, sample: NDArray[np.float32]) -> "Basis":
-        """Return the principal axes of a sample of keys (n, P)."""
+        """Return the PCA basis of a sample of keys, (n, P)."""
         mean = sample.mean(axis=0, dtype=np.float64)
         deviation = sample - mean
         axes = np.linalg.eigh(deviation.T @ deviation)[1][:, ::-1]
         return cls(mean.astype(np.float32), np.ascontiguousarray(axes, np.float32))
 
     def rotate(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the coordinates of keys or queries (n, P) along the axes, relative to the mean."""
+        """Return the coordinates of keys or queries, (n, P), along the axes, relative to the mean."""
         return np.asarray((v - self.mean) @ self.axes, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Moments and extent of G groups of rotated keys v and their targets t, float32."""
+    """Summary statistics of G groups of rotated keys v and their targets t, float32."""
 
     mean: NDArray[np.float32]
     """Mean key μ, (G, P)."""
     variance: NDArray[np.float32]
-    """Variance of each coordinate D, (G, P)."""
+    """Variance D of each coordinate, (G, P)."""
     target: NDArray[np.float32]
     """Mean target t̄, (G, T)."""
     target_variance: NDArray[np.float32]
     """Variance of each channel of the targets, (G, T)."""
     cross: NDArray[np.float32]
-    """Covariance of target and key Cov(t, v), (G, T, P)."""
+    """Covariance of target and key, Cov(t, v), (G, T, P)."""
     low: NDArray[np.float32]
-    """Smallest value of each leading coordinate, and of the norm of the others, (G, min(P, LEADING) + 1)."""
+    """Smallest value of each leading coordinate and of the norm of the others, (G, min(P, LEADING) + 1)."""
     high: NDArray[np.float32]
-    """Largest value of each."""
+    """Largest value of the same quantities, in the same shape."""
     target_low: NDArray[np.float32]
     """Smallest target of each channel, (G, T)."""
     target_high: NDArray[np.float32]
@@ -70,7 +70,7 @@ class Moments:
         group_keys: NDArray[np.integer],
         key_patches: NDArray[np.integer],
     ) -> "Moments":
-        """Return the moments of consecutive groups of rotated keys, weighted by multiplicity.
+        """Return the statistics of consecutive groups of rotated keys, weighted by multiplicity.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class Moments:
         t : float32, (n, T)
             Targets of the training patches of these keys.
         group_keys : int, (G + 1,)
-            Group g has the keys group_keys[g] … group_keys[g + 1] − 1, at least one.
+            Group g consists of keys group_keys[g] … group_keys[g + 1] − 1, at least one.
         key_patches : int, (m + 1,)
             Key i has the patches key_patches[i] … key_patches[i + 1] − 1, at least one.
         """
@@ -107,16 +107,16 @@ class Moments:
 
     @classmethod
     def merge(cls, groups: "Moments", n: NDArray[np.integer], union_groups: NDArray[np.integer]) -> "Moments":
-        """Return the moments of unions of consecutive groups.
+        """Return the statistics of unions of consecutive groups.
 
         Parameters
         ----------
         groups : Moments
-            Moments of the groups.
+            Statistics of the groups.
         n : int, (G,)
-            Training patches of each group.
+            Number of training patches in each group.
         union_groups : int, (U + 1,)
-            Union u has the groups union_groups[u] … union_groups[u + 1] − 1.
+            Union u consists of groups union_groups[u] … union_groups[u + 1] − 1.
         """
         first, sizes = union_groups[:-1], np.diff(union_groups)
         share = (n / np.repeat(np.add.reduceat(n, first), sizes))[:, None].astype(np.float32)
@@ -138,19 +138,19 @@ class Moments:
 
     @classmethod
     def join(cls, blocks: "list[Moments]") -> "Moments":
-        """Return the moments of the groups of several blocks, in order."""
+        """Return the statistics of the groups of several blocks, in order."""
         return cls(
             *(np.concatenate([getattr(block, field.name) for block in blocks]) for field in fields(cls))
         )
 
     def rows(self) -> NDArray[np.float32]:
-        """Return all fields of a group in one row, (G, …)."""
+        """Return all fields of each group, concatenated to one row per group, (G, …)."""
         parts = (getattr(self, field.name) for field in fields(self))
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
     @classmethod
     def of_rows(cls, rows: NDArray[np.float32], p_length: int, channels: int) -> "Moments":
-        """Return the moments of `rows`, for keys of length P and targets of T channels."""
+        """Return the statistics stored in `rows`, for keys of length P and targets of T channels."""
         key, target, extent = (p_length,), (channels,), (min(LEADING, p_length) + 1,)
         shapes = key, key, target, target, target + key, extent, extent, target, target
         parts = np.split(rows, np.cumsum([prod(shape) for shape in shapes])[:-1], axis=1)

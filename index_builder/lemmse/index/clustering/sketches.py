@@ -1,7 +1,8 @@
-"""Sketches of keys: leading coordinates in a byte each, and the norm of the others.
+"""Sketches of keys: leading coordinates in one byte each, and the norm of the others.
 
-Coordinates are along the principal axes, relative to the centre of the box of their leaf. A sketch gives a
-lower bound of the distance of its key from a query; it is stored if it is much smaller than a key.
+Coordinates are along the principal axes, relative to the centre of the box of the leaf. A sketch gives a
+lower bound of the distance between its key and a query. Sketches are stored if they are much smaller than
+keys.
 """
 
 from dataclasses import dataclass, fields
@@ -14,10 +15,10 @@ from lemmse.index.storage.packing import Packed
 __all__ = ["SKETCHED", "KeySketches", "Sketch", "sketched", "worth_sketching"]
 
 SKETCHED = 24
-"""Leading coordinates of a sketch."""
+"""Number of leading coordinates in a sketch."""
 _FULL = np.float32(127)
 _TINY = np.float32(1e-6)
-"""Lower limit of the extent of a leaf, a divisor."""
+"""Lower limit of the extent of a leaf, which is a divisor."""
 
 
 def sketched(p_length: int) -> int:
@@ -32,14 +33,14 @@ def worth_sketching(p_length: int, itemsize: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class KeySketches:
-    """Sketches of n keys of G consecutive leaves."""
+    """Sketches of the n keys of G consecutive leaves."""
 
     centre: NDArray[np.float32]
     """Origin of the leading coordinates in each leaf, (G, R)."""
     step: NDArray[np.float32]
-    """Step of the leading coordinates in each leaf, (G,)."""
+    """Quantization step of the leading coordinates in each leaf, (G,)."""
     off: NDArray[np.float32]
-    """Largest rounding error, a distance, of the leading coordinates of a key of each leaf, (G,)."""
+    """Largest rounding error in each leaf, as a distance in the leading coordinates, (G,)."""
     steps: NDArray[np.int8]
     """Leading coordinates of each key, in steps, (n, R)."""
     rest: NDArray[np.float32]
@@ -47,7 +48,7 @@ class KeySketches:
 
     @classmethod
     def of(cls, v: NDArray[np.float32], leaf_keys: NDArray[np.integer]) -> "KeySketches":
-        """Return sketches of rotated keys (n, P); leaf g has keys leaf_keys[g] … leaf_keys[g + 1] − 1."""
+        """Return sketches of rotated keys, (n, P); leaf g has keys leaf_keys[g] … leaf_keys[g + 1] − 1."""
         leading, first = sketched(v.shape[1]), leaf_keys[:-1]
         a, sizes = v[:, :leading], np.diff(leaf_keys)
         low, high = np.minimum.reduceat(a, first), np.maximum.reduceat(a, first)
@@ -72,9 +73,9 @@ class Sketch:
     centre: NDArray[np.float32]
     """Origin of the leading coordinates in each leaf, (L, R)."""
     step: NDArray[np.float32]
-    """Step of the leading coordinates in each leaf, (L,)."""
+    """Quantization step of the leading coordinates in each leaf, (L,)."""
     off: NDArray[np.float32]
-    """Largest rounding error, a distance, in each leaf, (L,)."""
+    """Largest rounding error in each leaf, as a distance in the leading coordinates, (L,)."""
     steps: Packed
     """Leading coordinates of each key, in steps, (U, R)."""
     rest: Packed

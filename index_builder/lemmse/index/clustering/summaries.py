@@ -1,4 +1,4 @@
-"""Moments of leaves and sketches of their keys, computed in one pass over the keys."""
+"""Summary statistics of leaves and sketches of their keys, computed in one pass over the keys."""
 
 from collections.abc import Callable
 
@@ -24,22 +24,22 @@ def summarize_leaves(
     sketching: bool,
     most: int,
 ) -> tuple[Moments, KeySketches | None]:
-    """Return the moments of leaves in a basis, and sketches of their keys.
+    """Return the summary statistics of leaves in a basis, and sketches of their keys.
 
     Parameters
     ----------
     keys, targets : callables
-        Called as `keys(start, stop)`; return the keys (n, P), and the targets of training patches (n, T).
+        Called as `keys(start, stop)`; they return keys, (n, P), and targets of training patches, (n, T).
     leaf_keys : int, (L + 1,)
-        Leaf l has the keys leaf_keys[l] … leaf_keys[l + 1] − 1, at least one.
+        Leaf l has keys leaf_keys[l] … leaf_keys[l + 1] − 1, at least one.
     key_patches : int, (U + 1,)
-        Key i has the patches key_patches[i] … key_patches[i + 1] − 1, at least one.
+        Key i has patches key_patches[i] … key_patches[i + 1] − 1, at least one.
     basis : Basis
-        Principal axes of the keys.
+        The PCA basis of the keys.
     sketching : bool
-        Whether to compute sketches; otherwise None is returned in their place.
+        Whether to compute sketches; if not, None is returned in their place.
     most : int
-        Keys to hold at a time, except for a single leaf.
+        Largest number of keys in memory at a time, unless a single leaf has more.
     """
     moments, sketches = [], []
     for first, end in split_ranges(leaf_keys, most):

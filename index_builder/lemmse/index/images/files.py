@@ -1,12 +1,12 @@
-"""Image files: the rules for what a file may hold, and reading and writing by suffix.
+"""Image files: the rules for their content, and reading and writing by suffix.
 
-A file holds one grey or RGB image. PNG has 8 or 16 bits a channel; TIFF and npy also hold floats. What a
-decoder would change silently is refused:
+A file contains one grey or RGB image. PNG has 8 or 16 bits per channel; TIFF and npy also store floats. Files
+that a decoder would silently change are rejected:
 
-    16-bit colour PNG        Pillow reads it with 8 bits
-    TIFF palette, inverted   the numbers are not intensities, or count from white to black
+    16-bit colour PNG        Pillow reads only 8 bits
+    TIFF palette, inverted   the numbers are not intensities, or run from white to black
     transparent pixels       an opaque alpha channel is dropped
-    several pictures         an image is one of them
+    several pictures         it is ambiguous which one is meant
 """
 
 import os
@@ -28,37 +28,37 @@ Stored = NDArray[Any]
 
 _TIFF = (".tif", ".tiff")
 SUFFIXES = frozenset((".npy", ".png", *_TIFF))
-"""Suffixes, in lower case, of the lossless formats that `read` and `write` take."""
+"""Suffixes, in lower case, of the lossless formats that `read` and `write` support."""
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".webp", *_TIFF)
-"""Suffixes, in lower case, of the picture formats that `decode` knows; npy is not among them."""
+"""Suffixes, in lower case, of the picture formats that `decode` supports, which do not include npy."""
 
 _MODES = ("L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "P", "1")
-"""Pillow's names of the pixel formats that mean grey or RGB."""
+"""Pillow's names for grey and RGB pixel formats."""
 _ALPHA = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
-"""TIFF's names of transparency; channels without a name count as image channels."""
+"""TIFF's names for transparency; channels without a name count as image channels."""
 
 
 def decode(path: Path, where: str = "") -> NDArray[Any]:
-    """Decode a file, and refuse what would be changed silently.
+    """Return the pixels of a file; files that would be silently changed are rejected.
 
     Parameters
     ----------
     path : Path
-        The file; npy and TIFF are told by suffix, all else is read by Pillow.
+        The file; npy and TIFF are recognized by suffix, and all others are read by Pillow.
     where : str
-        Inserted in messages after what was found, for example " in a/b.png".
+        Inserted in error messages after the actual content, for example " in a/b.png".
 
     Returns
     -------
     ndarray, (H, W) or (H, W, C)
-        The pixels, of the element type of the file.
+        The pixels, with the element type of the file.
 
     Raises
     ------
     InvalidArgument
         The file is not one opaque grey or RGB image.
     Exception
-        Whatever a decoder raises on a file that it cannot read.
+        Any exception of a decoder that cannot read the file.
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
@@ -67,7 +67,7 @@ def decode(path: Path, where: str = "") -> NDArray[Any]:
 
 
 def read(path: Path) -> Stored:
-    """Read an image file. Messages do not name the file.
+    """Return the image in a file. Error messages do not name the file.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def read(path: Path) -> Stored:
     NotFound
         There is no such file.
     InvalidArgument
-        It is not one image, is truncated, would lose depth, or its numbers are not intensities.
+        The file is not one image, is truncated, would lose depth, or its numbers are not intensities.
     """
     stored = read_array(path)
     if np.issubdtype(stored.dtype, np.floating):
@@ -90,14 +90,14 @@ def read(path: Path) -> Stored:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Read an image file of any element type, for example a mask of single bits.
+    """Return the content of an image file of any element type, for example a mask of single bits.
 
     Raises
     ------
     NotFound
         There is no such file.
     InvalidArgument
-        Its suffix is not in `SUFFIXES`, it cannot be read, or `decode` refuses it.
+        The suffix is not in `SUFFIXES`, the file cannot be read, or `decode` rejects it.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InvalidArgument(f"expected a name in {', '.join(sorted(SUFFIXES))}, got {path.name!r}")
@@ -107,20 +107,20 @@ def read_array(path: Path) -> NDArray[Any]:
         raise
     except FileNotFoundError as error:
         raise NotFound("expected an image file, got nothing there") from error
-    except Exception as error:  # decoders raise exceptions of any class
+    except Exception as error:  # decoders raise arbitrary exceptions
         message = " ".join(str(error).split()) or type(error).__name__
         raise InvalidArgument(f"expected an image, but it cannot be read: {message}") from error
 
 
 def write(path: Path, stored: Stored) -> None:
-    """Write an image file under a temporary name, then rename it, so that no reader sees half of it.
+    """Write an image file under a temporary name and rename it, so that readers never see a partial file.
 
     Parameters
     ----------
     path : Path
-        Its suffix, one of `SUFFIXES`, chooses the format. A missing folder is created.
+        The file; its suffix, one of `SUFFIXES`, determines the format. A missing folder is created.
     stored : ndarray, uint8, uint16 or float32
-        The image; PNG holds no floats.
+        The image; PNG cannot store floats.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -133,7 +133,7 @@ def write(path: Path, stored: Stored) -> None:
 
 
 def as_stored(image: NDArray[np.float32], dtype: np.dtype[Any]) -> Stored:
-    """Convert an image to the element type of a file: integers are rounded and clipped to their range.
+    """Return an image in the element type of a file; for integers it is rounded and clipped to their range.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def _decode_with_pillow(path: Path, where: str) -> NDArray[Any]:
 
 
 def _is_deep_png(path: Path) -> bool:
-    """Return whether a file is a PNG of 16-bit colour, which Pillow reads with 8 bits."""
+    """Return whether a file is a 16-bit colour PNG, of which Pillow reads only 8 bits."""
     with path.open("rb") as file:
         header = file.read(26)  # bytes 24 and 25 are the bit depth and the colour type
     grey = 0
@@ -179,7 +179,7 @@ def _decode_tiff(path: Path, where: str) -> NDArray[Any]:
             raise InvalidArgument(
                 f"expected one picture, got {len(file.pages)} ({file.series[0].axes}){where}"
             )
-        # tifffile writes truth values as MINISWHITE without inverting them.
+        # tifffile writes booleans as MINISWHITE without inverting them.
         plain = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
         if page.photometric not in plain and page.dtype != np.bool_:
             kind = tifffile.PHOTOMETRIC(page.photometric).name
@@ -191,7 +191,7 @@ def _decode_tiff(path: Path, where: str) -> NDArray[Any]:
 
 
 def _drop_alpha(pixels: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return the channels before the last, which must be opaque everywhere."""
+    """Return the pixels without the last channel, which must be opaque everywhere."""
     alpha = pixels[..., -1]
     if (alpha != (1 if alpha.dtype.kind == "f" else np.iinfo(alpha.dtype).max)).any():
         raise InvalidArgument(f"expected an opaque image, got transparent pixels{where}; flatten it first")
@@ -208,7 +208,7 @@ def _write_tiff(file: BinaryIO, stored: Stored) -> None:
         file,
         stored,
         photometric="rgb" if colour else "minisblack",
-        planarconfig="contig" if stored.ndim == 3 else None,  # otherwise each row becomes a picture
+        planarconfig="contig" if stored.ndim == 3 else None,  # otherwise each row would become a page
     )
 
 

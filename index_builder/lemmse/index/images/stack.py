@@ -1,16 +1,16 @@
-"""A stack of images of any sizes, and the patches cut from it.
+"""A stack of images of any size, and the extraction of patches from it.
 
-The pixels of all images are stored in one array, so that a position in the stack is one number and a patch is
-a gather. Training images and images to reconstruct are cut by the same code.
+The pixels of all images are stored in one array, so that a position in the stack is one number, and patches
+are extracted by indexing. The same code extracts patches of training images and of images to reconstruct.
 
-A patch of side p at row r covers the rows r − ⌊p/2⌋ … r − ⌊p/2⌋ + p − 1, and the columns likewise: for even
-p the centre is the pixel below and to the right of the patch's middle. A patch is flattened in the order
-row, column, channel, to the length P = p²·C, and may be larger than its image. Outside the image,
+A patch of side p at row r covers rows r − ⌊p/2⌋ … r − ⌊p/2⌋ + p − 1, and likewise for columns: for even p,
+the centre is the pixel below and to the right of the middle of the patch. A patch is flattened in the order
+row, column, channel, to length P = p²·C, and may be larger than its image. Outside the image,
 
     circular   the image is repeated periodically, as in the paper
-    reflect    the image is mirrored about its border pixels; the noise of pixels that are read twice is taken
-               for independent
-    valid      as reflect for the image to reconstruct; training patches are those inside their image
+    reflect    the image is mirrored about its border pixels; the noise in pixels that are read twice is
+               treated as independent
+    valid      like reflect for the image to reconstruct; training patches lie inside their image
 """
 
 from collections.abc import Iterable
@@ -40,13 +40,13 @@ class Images(Generic[Pixel]):
     """
 
     pixels: NDArray[Pixel]
-    """The pixels of all images, row by row, shape (N, C)."""
+    """The pixels of all images, row by row, (N, C)."""
     sizes: NDArray[np.int64]
-    """Height and width of each image, shape (K, 2)."""
+    """Height and width of each image in pixels, (K, 2)."""
 
     @classmethod
     def stack(cls, images: Iterable[NDArray[Pixel]]) -> "Images[Pixel]":
-        """Return the stack of images (H, W, C) of one C and one dtype."""
+        """Return the stack of images, (H, W, C), which have the same C and dtype."""
         parts = list(images)
         return cls(
             pixels=np.concatenate([x.reshape(-1, x.shape[-1]) for x in parts]),
@@ -55,7 +55,7 @@ class Images(Generic[Pixel]):
 
     @cached_property
     def first(self) -> NDArray[np.int64]:
-        """First position of each image, and the number of positions, (K + 1,)."""
+        """First position of each image, followed by the number of positions, (K + 1,)."""
         return np.concatenate([[0], np.cumsum(self.sizes.prod(axis=1))])
 
     @property
@@ -73,14 +73,14 @@ class Images(Generic[Pixel]):
         return self.pixels[start:stop].reshape(*self.sizes[k], -1)
 
     def locate(self, n: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Return image, row and column of positions n, (len(n), 3)."""
+        """Return image, row and column of positions n, int32, (len(n), 3)."""
         first = self.first
         k = np.searchsorted(first, n, side="right") - 1
         row, column = np.divmod(n - first[k], self.sizes[k, 1])
         return np.stack([k, row, column], axis=1).astype(np.int32)
 
     def patches(self, n: NDArray[np.integer], p: int, boundary: str = "circular") -> NDArray[Pixel]:
-        """Return the patches of side p centred at positions n, (len(n), P), of the pixels' dtype."""
+        """Return the patches of side p centred at positions n, in the dtype of the pixels, (len(n), P)."""
         first = self.first
         k, row, column = self.locate(n).T.astype(np.int64)
         offsets = np.arange(p) - p // 2
@@ -93,7 +93,7 @@ class Images(Generic[Pixel]):
 
 
 def centres(height: int, width: int, p: int, boundary: str = "circular") -> NDArray[np.int64]:
-    """Return the positions in an image at which its training patches of side p are centred, ascending.
+    """Return the positions in an image on which training patches of side p are centred, ascending, int64.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The eight symmetries of the pixel grid: rotations by 90° and their mirror images, in a fixed order.
+"""The eight symmetries of the square grid: rotations by 90° and their mirror images, in a fixed order.
 
 0 identity      4 flip               left and right exchanged
 1 rotate-90     5 flip-rotate-90     flipped first; rotations are counter-clockwise
@@ -29,7 +29,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 def apply(image: NDArray[_T], symmetry: int) -> NDArray[_T]:
-    """Return the image of an image (H, W, …) under a symmetry, given by number.
+    """Return an image, (H, W, …), transformed by the symmetry with a number.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def origin(
     column: NDArray[np.integer],
     size: NDArray[np.integer],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where pixels of transformed copies lie in the original images.
+    """Return the positions in the original images of pixels of transformed copies.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def origin(
     Returns
     -------
     rows, columns : int64, (n,)
-        In the original images.
+        Row and column in the original images.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The training patches of a block of images, cut and whitened on demand."""
+"""The training patches of a block of images, extracted and whitened on demand."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +20,15 @@ class PatchBlock:
     """The training patches of consecutive images, numbered by image, symmetry, row and column."""
 
     first_image: int
-    """Number of the first image among all training images."""
+    """Number of the first image of the block among all training images."""
     clean: Images[np.float32]
-    """The images x, or all symmetric copies of the first image, of the second, and so on."""
+    """The images x, or all symmetric copies of the first image, then of the second, and so on."""
     symmetries: int
-    """Symmetric copies of each image, 1 or 8."""
+    """Number of symmetric copies of each image, 1 or 8."""
     measured: Images[Any]
-    """B A x of each image x."""
+    """B A x for each image x."""
     n: NDArray[np.int64]
-    """Position of each patch."""
+    """Position of the centre of each patch in the stack of images."""
     strata: Strata
     stratum: NDArray[np.int64]
     """Stratum of each patch."""
@@ -46,7 +46,7 @@ class PatchBlock:
         p: int,
         boundary: str,
     ) -> "PatchBlock":
-        """Return the patches of images, of sizes in `strata.by_size`."""
+        """Return the patches of images, whose sizes must be in `strata.by_size`."""
         clean = images
         if symmetries > 1:
             clean = Images.stack(apply(images[k], s) for k in range(len(images)) for s in range(symmetries))
@@ -69,7 +69,7 @@ class PatchBlock:
         return len(self.n)
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return the whitened keys v of patches by number, (len(rows), P)."""
+        """Return the whitened keys v of the patches with these numbers, float32, (len(rows), P)."""
         white = np.empty((len(rows), self.strata.scale.shape[1]), np.float32)
         for chunk in row_slices(len(rows)):
             some, out = rows[chunk], white[chunk]
@@ -77,11 +77,11 @@ class PatchBlock:
             for number in np.unique(stratum):
                 own = stratum == number
                 out[own] = self.strata.whiten(patches[own], number)
-        white += np.float32(0)  # −0 becomes 0: equal keys must have equal bytes
+        white += np.float32(0)  # turns −0 into 0: equal keys must have equal bytes
         return white
 
     def targets(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return the targets t of patches by number, less the level of their keys, (len(rows), C)."""
+        """Return the targets t of the patches with these numbers, minus their levels, (len(rows), C)."""
         t: NDArray[np.float32] = self.clean.pixels[self.n[rows]]
         if self.strata.constants is not None:
             for chunk in row_slices(len(rows)):
@@ -89,16 +89,16 @@ class PatchBlock:
         return t
 
     def ids(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Return training image, row and column of the centres of patches by number, (len(rows), 3)."""
+        """Return training image, row and column of the centres of patches, (len(rows), 3)."""
         copy, row, column = self.clean.locate(self.n[rows]).T
         image, symmetry = np.divmod(copy, self.symmetries)
         place = origin(symmetry, row, column, self.clean.sizes[image * self.symmetries])
         return np.stack([self.first_image + image, *place], axis=1).astype(np.int32)
 
     def symmetry(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Return the symmetry of the copy that patches by number were cut from, (len(rows),)."""
+        """Return the symmetries of the copies from which patches were taken, (len(rows),)."""
         return (self.clean.locate(self.n[rows])[:, 0] % self.symmetries).astype(np.uint8)
 
     def _cut(self, rows: NDArray[np.integer]) -> NDArray[Any]:
-        """Return the patches of B A x by number, (len(rows), P)."""
+        """Return the patches of B A x with these numbers, (len(rows), P)."""
         return self.measured.patches(self.n[rows], self.p, self.boundary)

@@ -23,16 +23,16 @@ class Corpus:
 
     problem: InverseProblem
     read: Callable[[int, int], Images[np.float32]]
-    """Called as `read(first, end)`; returns the training images first … end − 1, as intensities."""
+    """A callable `read(first, end)` that returns training images first … end − 1, in intensities."""
     sizes: NDArray[np.int64]
-    """Heights and widths of the training images, (K, 2)."""
+    """Heights and widths of the training images in pixels, (K, 2)."""
     training_strata: TrainingStrata
     symmetries: int
-    """Symmetric copies of each image, 1 or 8."""
+    """Number of symmetric copies of each image, 1 or 8."""
     p: int
     boundary: str
     blocks: NDArray[np.int64]
-    """First image of each block, and K, (B + 1,)."""
+    """First image of each block, followed by K, (B + 1,)."""
 
     @classmethod
     def of(
@@ -48,12 +48,12 @@ class Corpus:
         augment: str,
         block: int,
     ) -> "Corpus":
-        """Return the training patches of images, in blocks of at most `block` patches, or of one image.
+        """Return the training patches of images, in blocks of one image or of at most `block` patches.
 
         Raises
         ------
         InvalidArgument
-            The arguments do not fit the images, see `training_strata`.
+            The arguments do not fit the images; see `training_strata`.
         """
         symmetries = len(SYMMETRIES) if augment == "dihedral" else 1
         unique = np.unique(sizes, axis=0)
@@ -85,7 +85,7 @@ class Corpus:
 
     @cached_property
     def _first(self) -> NDArray[np.int64]:
-        """First patch of each copy, and M, (K·symmetries + 1,)."""
+        """First patch of each copy, followed by M, (K·symmetries + 1,)."""
         counts = [
             len(self.training_strata.by_size[height, width]) for height, width in self._copy_sizes.tolist()
         ]
@@ -97,11 +97,11 @@ class Corpus:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """First patch of each block, and M, (B + 1,)."""
+        """First patch of each block, followed by M, (B + 1,)."""
         return self._first[self.blocks * self.symmetries]
 
     def block(self, number: int) -> PatchBlock:
-        """Read and measure the images of a block, and return their patches."""
+        """Return the patches of a block, after reading its images and applying A and B."""
         first, end = self.blocks[number : number + 2].tolist()
         images = self.read(first, end)
         return PatchBlock.of(
@@ -109,7 +109,7 @@ class Corpus:
         )
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Return the whitened keys v of patches by number, (len(rows), P)."""
+        """Return the whitened keys v of the patches with these numbers, float32, (len(rows), P)."""
         v = np.empty((len(rows), self.length), np.float32)
         block = np.searchsorted(self.rows, rows, side="right") - 1
         for number in np.unique(block):
@@ -119,7 +119,7 @@ class Corpus:
 
     @cached_property
     def _in_strata(self) -> list[list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
-        """For each stratum and size: first patch of each copy, and the places of the stratum in a copy."""
+        """First patch of each copy, and patches of the stratum within a copy, for each stratum and size."""
         sizes, size_of = np.unique(self._copy_sizes, axis=0, return_inverse=True)
         firsts = [self._first[:-1][size_of.reshape(-1) == size] for size in range(len(sizes))]
         numbers = [self.training_strata.by_size[height, width] for height, width in sizes.tolist()]
@@ -130,11 +130,11 @@ class Corpus:
 
     @cached_property
     def counts(self) -> list[int]:
-        """Number of patches of each stratum."""
+        """Number of patches in each stratum."""
         return [sum(len(first) * len(places) for first, places in own) for own in self._in_strata]
 
     def sample(self, stratum: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return numbers of patches of a stratum: all, or at most `most` distinct ones drawn at random."""
+        """Return the numbers of patches of a stratum: all, or `most` different ones drawn at random."""
         count = self.counts[stratum]
         drawn = np.arange(count) if count <= most else np.unique(rng.integers(count, size=most))
         rows, done = [], 0

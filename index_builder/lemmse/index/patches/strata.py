@@ -1,7 +1,7 @@
-"""Strata: the positions whose patches have the same noise.
+"""Strata: sets of positions whose patches have noise of the same covariance.
 
-The noise of the patch at m has covariance σ² Q_m Q_mᵀ, where Q_m = Π_m B. Keys and queries are whitened, so
-that the estimator has white noise for every B:
+The noise in the patch at m has covariance σ² Q_m Q_mᵀ, where Q_m = Π_m B. Keys and queries are whitened, so
+that the noise is white for every B:
 
     B = I              one stratum, the noise is white
     B a convolution    one stratum, S = Q Qᵀ, patches are multiplied by a matrix W with W S Wᵀ = I
@@ -9,10 +9,11 @@ that the estimator has white noise for every B:
                        pixels where it is 0 are not observed
 
 With offset equivariance, the level of a whitened patch is subtracted: its least-squares projection onto E,
-the patch of an image that is 1 in one channel. The noise of the residual is independent of that of the level.
+the whitened patches of images that are 1 in one channel. The noise of the residual is independent of the
+noise of the level.
 
-If d has zeros (a mask), the Gaussian of a key is on the observed pixels only, and a query is compared with
-the keys of the stratum of its own pattern. Otherwise a query is compared with all keys, each with the density
+If d has zeros (a mask), the Gaussian of a key is supported on the observed pixels only, and a query is
+compared with the keys of its own stratum. Otherwise a query is compared with all keys, each with the density
 of its stratum.
 """
 
@@ -30,7 +31,7 @@ from lemmse.index.physics import InverseProblem
 __all__ = ["Strata", "TrainingStrata", "training_strata"]
 
 _ROUNDING = 1e-9
-"""Largest relative deviation of B A x of a constant image x from a constant."""
+"""Largest relative deviation of B A x from a constant, for a constant image x."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Strata:
     """The strata of an index."""
 
     scale: NDArray[np.float64]
-    """Diagonal of B in the patches of each stratum, (S, P); 1 unless B is diagonal."""
+    """Diagonal of B in the patches of each stratum, float64, (S, P); 1 unless B is diagonal."""
     whitener: NDArray[np.float64] | None
-    """W with W S Wᵀ = I, (P, P), if B is a convolution."""
+    """W with W S Wᵀ = I, (P, P), if B is a convolution; otherwise None."""
     constants: NDArray[np.float64] | None
-    """E, the whitened patch of an image that is 1 in one channel, (P, C), if levels are subtracted."""
+    """E, the whitened patches of images that are 1 in one channel, (P, C), if levels are subtracted."""
 
     def __len__(self) -> int:
         """Return the number of strata, S."""
@@ -50,12 +51,12 @@ class Strata:
 
     @cached_property
     def exclusive(self) -> bool:
-        """Whether a query is compared only with the keys of the stratum of its own pattern."""
+        """Whether a query is compared only with the keys of its own stratum."""
         return bool((self.scale == 0).any())
 
     @cached_property
     def rank(self) -> NDArray[np.int64]:
-        """Dimension of the noise of each stratum: observed pixels, less C if levels are subtracted, (S,)."""
+        """Dimension of the noise in each stratum: observed pixels, minus C if levels are subtracted, (S,)."""
         rank: NDArray[np.int64] = (self.scale != 0).sum(axis=1)
         if self.constants is not None:
             rank -= self.constants.shape[1]
@@ -63,14 +64,14 @@ class Strata:
 
     @cached_property
     def log_pdet(self) -> NDArray[np.float64]:
-        """Log pdet of Q_m Q_mᵀ, or of its part orthogonal to the level, of each stratum, (S,)."""
+        """Log pseudo-determinant of Q_m Q_mᵀ, or of its part without the level, for each stratum, (S,)."""
         log_det: NDArray[np.float64] = 2 * np.log(np.where(self.scale == 0, 1.0, self.scale)).sum(axis=1)
         if self.whitener is None:
             return log_det
         if self.constants is None:
             log_det -= 2 * np.linalg.slogdet(self.whitener)[1]
             return log_det
-        # The noise without its level is this matrix times white noise.
+        # After the level is removed, the noise is this matrix times white noise.
         root = np.linalg.solve(self.whitener, self.beside_constants)
         log_det += np.linalg.slogdet(root.T @ root)[1]
         return log_det
@@ -81,7 +82,7 @@ class Strata:
 
     @property
     def level_variance(self) -> NDArray[np.float64]:
-        """Variance of the noise of `levels`, in units of σ², (C,)."""
+        """Variance of the noise in `levels`, in units of σ², (C,)."""
         variance: NDArray[np.float64] = 1 / np.square(self._constants).sum(axis=0)
         return variance
 
@@ -92,9 +93,9 @@ class Strata:
         return axes[:, self._constants.shape[1] :]
 
     def whiten(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float32]:
-        """Return whitened patches: noise of covariance σ² Q_m Q_mᵀ becomes white, of standard deviation σ.
+        """Return whitened patches, in which the noise is white with standard deviation σ.
 
-        With `constants`, the level of the patches is subtracted.
+        If `constants` is not None, the level of the patches is subtracted.
 
         Parameters
         ----------
@@ -134,7 +135,8 @@ class Strata:
         return white if self.whitener is None else white @ self.whitener.T
 
     def _level(self, white: NDArray[np.float64]) -> NDArray[np.float64]:
-        # The columns of E are orthogonal, one for each channel. Dividing last, equal pixels leave exactly 0.
+        # The columns of E are orthogonal, one per channel. Division comes last, so that equal pixels give
+        # exactly 0.
         level: NDArray[np.float64] = white @ self._constants / np.square(self._constants).sum(axis=0)
         return level
 
@@ -145,13 +147,13 @@ class Strata:
         return self.constants
 
     def whiteness_error(self, covariance: NDArray[np.float64]) -> float:
-        """Return the largest entry of W S Wᵀ − I for another covariance S, (P, P)."""
+        """Return the largest absolute entry of W S Wᵀ − I for another covariance S, (P, P)."""
         if self.whitener is None:
             return 0.0
         return float(np.abs(self.whitener @ covariance @ self.whitener.T - np.eye(len(covariance))).max())
 
     def of(self, scale: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the stratum of each pattern of the diagonal of B, (n, P); −1 where there is none."""
+        """Return the stratum of each pattern of the diagonal of B, (n, P), or −1 if there is none, (n,)."""
         return np.array([self._number.get(row.tobytes(), -1) for row in scale], np.int64)
 
     @cached_property
@@ -161,15 +163,15 @@ class Strata:
 
 @dataclass(frozen=True)
 class TrainingStrata:
-    """The strata of the training patches; the stratum of a patch depends on the size of its image."""
+    """The strata of the training patches; the stratum of a position depends on the size of the image."""
 
     strata: Strata
     channels: int
-    """Channels of the images, C."""
+    """Number of channels of the images, C."""
     by_size: Mapping[tuple[int, int], NDArray[np.int64]]
     """Stratum of each training patch of an image, by height and width of the image."""
     condition: float
-    """Condition number of S; 1 unless B is a convolution."""
+    """Condition number of the noise covariance S; 1 unless B is a convolution."""
 
 
 def training_strata(
@@ -180,14 +182,14 @@ def training_strata(
     boundary: str,
     equivariance: str,
 ) -> TrainingStrata:
-    """Return the strata of the training patches of images of these sizes.
+    """Return the strata of the training patches of images with these sizes.
 
     Raises
     ------
     InvalidArgument
-        A does not accept a size, or no image has a patch; B is a convolution, and the images differ in size
-        or the noise cannot be whitened; or `equivariance` is offset and B A x of a constant x is not
-        constant.
+        A is not defined for a size, or no image has a patch; B is a convolution and the images differ in
+        size or the noise cannot be whitened; or `equivariance` is offset and B A x is not constant for a
+        constant x.
     """
     shapes = [(height, width, channels) for height, width in sizes]
     for shape in shapes:
@@ -212,7 +214,7 @@ def training_strata(
         white = problem.whitening(shapes[0], p)
         constants = None if constants is None else white.matrix @ constants
         return TrainingStrata(Strata(ones, white.matrix, constants), channels, one_stratum, white.condition)
-    # Each position of each size has a pattern; equal patterns are one stratum.
+    # Each position of each size has a pattern; positions with equal patterns are one stratum.
     patterns = [
         Images.stack([problem.scale(shape)]).patches(n, p, boundary)
         for shape, n in zip(shapes, own, strict=True)
@@ -228,7 +230,7 @@ def training_strata(
 def _require_inside(
     problem: InverseProblem, shapes: Sequence[tuple[int, int, int]], p: int, strata: Strata
 ) -> None:
-    """Refuse a mask with patterns at the border that no patch inside has: they would have no keys."""
+    """Raise InvalidArgument if a mask has patterns at the border that no patch inside has keys for."""
     for shape in shapes:
         everywhere = np.arange(shape[0] * shape[1])
         found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, "valid"))
@@ -243,7 +245,7 @@ def _require_inside(
 
 
 def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
-    """Return the patch of B A x for an x that is 1 in one channel, for each channel, (P, C)."""
+    """Return the patches of B A x for images x that are 1 in one channel, for each channel, (P, C)."""
     if problem.physics.partition(":")[0] == "inpaint" or not problem.stationary:
         raise InvalidArgument.of(
             "equivariance", f"expected physics identity or blur for offset, got {problem.physics!r}"

@@ -1,7 +1,7 @@
-"""The inverse problem y = A x + e of an index: the operator A, the pre-inverse B and the noise.
+"""The inverse problem y = A x + e of an index: the forward operator A, the pre-inverse B and the noise.
 
-The builder cuts keys from B A x, the estimator queries from B y; both use the `InverseProblem` of the two
-specifications in the manifest. Specifications of A:
+Keys are patches of B A x, and queries are patches of B y; builder and estimator use the `InverseProblem` of
+the two specifications in the manifest. Specifications of A:
 
     identity                      A = I
     blur:gaussian:STD             circular convolution with a Gaussian, STD in pixels
@@ -21,9 +21,9 @@ and of B:
     wiener:LAMBDA                 with blur: conj(H) / (|H|² + LAMBDA)
 
 A kernel of h × w pixels has its origin o at row ⌊h/2⌋, column ⌊w/2⌋: (A x)[n] = Σ_a kernel[a] x[n − a + o],
-positions wrapping around. It may be larger than the image. All channels are blurred alike.
+where positions wrap around. It may be larger than the image. All channels are blurred alike.
 
-A new operator is one module here and one line in a table of `_problem.py`.
+To add an operator, add a module here and a line to a table in `_problem.py`.
 """
 
 from lemmse.index.physics._problem import PHYSICS, PRE_INVERSES, InverseProblem

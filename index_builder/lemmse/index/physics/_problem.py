@@ -38,7 +38,7 @@ PRE_INVERSES = tuple(form for kind in _PRE_INVERSES.values() for form in kind.fo
 class InverseProblem:
     """The forward operator A, the pre-inverse B, and the noise of a patch of B y.
 
-    Constructed by `parse` or `restore`. Images are (H, W, C), of any H and W that `check` accepts.
+    Construct it with `parse` or `restore`. Images are (H, W, C), with any H and W that `check` accepts.
 
     Examples
     --------
@@ -50,27 +50,27 @@ class InverseProblem:
     """
 
     physics: str
-    """Specification of A, as given."""
+    """Specification of A, as the user wrote it."""
     pre_inverse: str
-    """Specification of B, as given."""
+    """Specification of B, as the user wrote it."""
     arrays: Mapping[str, NDArray[np.float64]]
-    """Content of a FILE, unchanged, by "kernel" or "mask"; otherwise empty."""
+    """Content of the FILE of a specification, unchanged, as "kernel" or "mask"; empty if there is none."""
     _forward: Operator = field(repr=False)
     _backward: Operator = field(repr=False)
 
     @classmethod
     def parse(cls, physics: str, pre_inverse: str) -> "InverseProblem":
-        """Return the problem of two specifications; files are read.
+        """Return the problem that two specifications define, reading the files that they name.
 
         Parameters
         ----------
         physics, pre_inverse : str
-            Specifications of A and B, see `lemmse.index.physics`.
+            Specifications of A and B; see `lemmse.index.physics`.
 
         Raises
         ------
         InvalidArgument
-            A specification is invalid, or the two do not fit together.
+            A specification is invalid, or the two cannot be combined.
         NotFound
             A file does not exist.
         """
@@ -86,7 +86,7 @@ class InverseProblem:
     def restore(
         cls, physics: str, pre_inverse: str, arrays: Mapping[str, NDArray[np.float64]]
     ) -> "InverseProblem":
-        """Return the problem of two specifications and the `arrays` of their files; no file is read.
+        """Return the problem that two specifications and the `arrays` of their files define, reading no file.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class InverseProblem:
         Returns
         -------
         ndarray, float64, (H, W, C)
-            x itself for the identity.
+            A x; for the identity, x itself.
         """
         return self._forward.apply(x)
 
@@ -126,18 +126,18 @@ class InverseProblem:
         Parameters
         ----------
         y : ndarray, any real dtype, (H, W, C)
-            Measurement; pixels that B multiplies by 0 may have any value, NaN included.
+            Measurement; pixels that B multiplies by 0 may have any value, including NaN.
 
         Returns
         -------
         ndarray, float64, (H, W, C)
-            y itself for the identity.
+            B y; for the identity, y itself.
         """
         return self._backward.apply(y)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the specifications and the arrays."""
+        """SHA-256 of the specifications and the arrays, in hexadecimal."""
         digest = hashlib.sha256(f"{self.physics} {self.pre_inverse}".encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -145,7 +145,7 @@ class InverseProblem:
 
     @property
     def denoises(self) -> bool:
-        """Whether A = B = I: the keys are patches of the clean images."""
+        """Whether A = B = I, so that the keys are patches of the clean images."""
         return (self.physics, self.pre_inverse) == ("identity", "identity")
 
     @property
@@ -155,11 +155,11 @@ class InverseProblem:
 
     @property
     def stationary(self) -> bool:
-        """Whether B is a convolution or the identity, so that all patches have the same noise."""
+        """Whether B is a convolution or the identity, so that the noise is the same in all patches."""
         return isinstance(self._backward, Convolution)
 
     def covariance(self, shape: Shape, p: int) -> NDArray[np.float64]:
-        """Return S = Q Qᵀ of a stationary B: the noise of a patch has covariance σ² S.
+        """Return S = Q Qᵀ for a stationary B: the noise in a patch has covariance σ² S.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class InverseProblem:
         Returns
         -------
         ndarray, float64, (P, P)
-            In the order row, column, channel; channels are independent.
+            S in the order row, column, channel; channels are independent.
 
         Raises
         ------
@@ -189,7 +189,7 @@ class InverseProblem:
         return noise.patch_covariance(self._backward, shape, p)
 
     def scale(self, shape: Shape) -> NDArray[np.float64]:
-        """Return the diagonal of a B that is not stationary: 1 where observed, else 0 or ε, (H, W, C)."""
+        """Return the diagonal of a B that is not stationary, (H, W, C): 1 where observed, else 0 or ε."""
         if not isinstance(self._backward, Diagonal):
             raise TypeError(f"expected a diagonal pre-inverse, got {self.pre_inverse!r}")
         return self._backward.diagonal(shape)
@@ -208,7 +208,7 @@ class InverseProblem:
         ------
         InvalidArgument
             The patch is larger than the image, or S is not positive definite at working precision; the
-            message then names a pre-inverse that can be whitened, if there is one.
+            message then names a pre-inverse whose noise can be whitened, if there is one.
         """
         covariance = self.covariance(shape, p)
         try:
@@ -223,7 +223,7 @@ class InverseProblem:
 
 
 def _operators(physics: str, pre_inverse: str, read: Read) -> tuple[Operator, Operator]:
-    """Return A and B."""
+    """Return the operators A and B."""
     spec, inverse_spec = Spec("physics", physics), Spec("pre-inverse", pre_inverse)
     name = spec.words[0]
     if name not in _PHYSICS:

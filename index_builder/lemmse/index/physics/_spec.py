@@ -1,4 +1,4 @@
-"""Specifications of operators: a name and parameters separated by colons, and the files that they name."""
+"""Parsing of specifications of operators, NAME:PARAMETER:…, and reading of the files that they name."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from lemmse.index.physics._operators import Operator
 __all__ = ["PhysicsKind", "PreInverseKind", "Read", "Spec", "is_file", "read_file"]
 
 Read: TypeAlias = Callable[[str, str], NDArray[np.float64]]
-"""Called with "kernel" or "mask" and the name of a file; returns its numbers."""
+"""A callable that is called with "kernel" or "mask" and a file name, and returns the content as float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Spec:
     """
 
     argument: str
-    """Name of the argument, for messages."""
+    """Name of the argument, for error messages."""
     text: str
     """The specification, as the user wrote it."""
 
@@ -40,11 +40,11 @@ class Spec:
         return self.text.split(":")
 
     def error(self, expected: str) -> InvalidArgument:
-        """Return the error of an invalid specification."""
+        """Return the error for an invalid specification."""
         return InvalidArgument.of(self.argument, f"expected {expected}, got {self.text!r}")
 
     def number(self, word: str, name: str, *, above: float = 0, at_most: float = math.inf) -> float:
-        """Return a parameter as a finite number, > above and <= at_most."""
+        """Return a parameter as a finite number that is > `above` and <= `at_most`."""
         try:
             value = float(word)
         except ValueError:
@@ -55,7 +55,7 @@ class Spec:
         raise self.error(f"{name} to be a number {bounds}")
 
     def count(self, word: str, name: str, *, least: int) -> int:
-        """Return a parameter as a whole number >= least."""
+        """Return a parameter as a whole number >= `least`."""
         try:
             value = int(word)
         except ValueError:
@@ -66,39 +66,39 @@ class Spec:
 
 
 class PhysicsKind(NamedTuple):
-    """One kind of forward operator."""
+    """A kind of forward operator."""
 
     forms: tuple[str, ...]
     """Forms of its specification, for messages and help."""
     parse: Callable[[Spec, Read], Operator]
-    """Returns the operator."""
+    """A callable that returns the operator for a specification."""
 
 
 class PreInverseKind(NamedTuple):
-    """One kind of pre-inverse."""
+    """A kind of pre-inverse."""
 
     forms: tuple[str, ...]
     """Forms of its specification, for messages and help."""
     physics: str | None
-    """The kind of physics that it needs; None for any."""
+    """The kind of physics that it requires; None for any."""
     parse: Callable[[Spec, Any], Operator]
-    """Returns the operator, given that of the physics."""
+    """A callable that returns the operator for a specification, given the operator of the physics."""
 
 
 def is_file(name: str) -> bool:
-    """Return whether a parameter names a file."""
+    """Return whether a parameter is the name of a file."""
     return name.lower().endswith((".npy", ".png"))
 
 
 def read_file(path: str) -> NDArray[np.float64]:
-    """Return the numbers of a .npy or .png file, finite float64, in the shape of the file.
+    """Return the content of a .npy or .png file as finite float64 numbers, in the shape of the file.
 
     Raises
     ------
     NotFound
         There is no such file.
     InvalidArgument
-        It does not hold finite real numbers.
+        The file does not contain finite real numbers.
     """
     try:
         array = decode(Path(path))

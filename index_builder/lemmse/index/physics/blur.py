@@ -28,10 +28,10 @@ class Blur(Convolution):
     """
 
     kernel: NDArray[np.float64]
-    """Shape (h, w), origin at (⌊h/2⌋, ⌊w/2⌋)."""
+    """Kernel of shape (h, w), with its origin at (⌊h/2⌋, ⌊w/2⌋)."""
 
     def transfer(self, height: int, width: int) -> NDArray[np.complex128]:
-        """Return the transform of the kernel, wrapped around the image."""
+        """Return the Fourier transform of the kernel, which is wrapped around the image."""
         h, w = self.kernel.shape
         padded = np.pad(self.kernel, ((0, -h % height), (0, -w % width)))
         tiles = padded.reshape(padded.shape[0] // height, height, padded.shape[1] // width, width)
@@ -40,7 +40,8 @@ class Blur(Convolution):
 
 
 def _gaussian(std: float) -> NDArray[np.float64]:
-    # Beyond 9 standard deviations float64 has nothing left; an earlier cut would ripple in the spectrum.
+    # Beyond 9 standard deviations the kernel vanishes in float64; truncating it earlier would cause ripples
+    # in the spectrum.
     reach = int(np.ceil(9 * std))
     profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / std) ** 2)
     return np.outer(profile, profile)

@@ -13,7 +13,7 @@ from lemmse.index.physics.noise import CONDITION_LIMIT, condition_number, patch_
 __all__ = ["INVERSE", "WIENER", "Inverse", "Wiener", "best_conditioned"]
 
 _OFFSET = 1e-7
-"""Keeps the inverse finite where the transfer function of the blur is 0."""
+"""Added to the transfer function of the blur, to keep the inverse finite where it is 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +21,7 @@ class Inverse(Convolution):
     """The inverse 1 / (H + 1e-7) of a blur."""
 
     blur: Blur
-    """The blur, of transfer function H."""
+    """The blur, with transfer function H."""
 
     def transfer(self, height: int, width: int) -> NDArray[np.complex128]:
         """Return 1 / (H + 1e-7)."""
@@ -33,7 +33,7 @@ class Wiener(Convolution):
     """The Wiener filter conj(H) / (|H|² + λ) of a blur."""
 
     blur: Blur
-    """The blur, of transfer function H."""
+    """The blur, with transfer function H."""
     lam: float
     """λ, the noise to signal ratio, > 0."""
 
@@ -44,14 +44,14 @@ class Wiener(Convolution):
 
 
 def best_conditioned(blur: Blur, size: tuple[int, int], p: int) -> Wiener | None:
-    """Return the Wiener filter of best conditioned patch noise, for λ a power of ten in [1e-12, 1].
+    """Return the Wiener filter with the best conditioned noise in a patch, for λ = 1e-12, 1e-11, … 1.
 
-    A small λ amplifies the frequencies that the blur suppresses, a large one suppresses them.
+    A small λ amplifies the frequencies that the blur suppresses; a large λ suppresses them.
 
     Returns
     -------
     Wiener or None
-        None if no filter can be whitened: the blur is too wide for the patch.
+        None if no filter yields noise that can be whitened, because the blur is too wide for the patch.
     """
     filters = [Wiener(blur, float(f"1e{exponent}")) for exponent in range(-12, 1)]
     conditions = [condition_number(patch_covariance(wiener, (*size, 1), p)) for wiener in filters]

@@ -16,13 +16,13 @@ _FORMS = ("inpaint:center:SIDE", "inpaint:random:PERCENT[:SEED]", "inpaint:FILE"
 
 
 class Inpaint(Diagonal):
-    """Sets the missing pixels to 0."""
+    """The operator that sets missing pixels to 0."""
 
     __slots__ = ()
 
     @abstractmethod
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return which pixels are observed, (H, W), (H, W, 1) or (H, W, C)."""
+        """Return a mask that is True where pixels are observed, (H, W), (H, W, 1) or (H, W, C)."""
 
     def diagonal(self, shape: Shape) -> NDArray[np.float64]:
         """Return 1 where observed, 0 where missing."""
@@ -33,13 +33,13 @@ class Inpaint(Diagonal):
 
 @dataclass(frozen=True, slots=True)
 class Centre(Inpaint):
-    """A square is missing in the middle, placed as in the paper."""
+    """Inpainting of a square in the middle of the image, placed as in the paper."""
 
     side: int
     """Side of the square, in pixels."""
 
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return False in the rows ⌊H/2⌋ − ⌊side/2⌋ … + side − 1 of the columns likewise.
+        """Return a mask that is False in `side` rows from ⌊H/2⌋ − ⌊side/2⌋, and likewise for columns.
 
         Examples
         --------
@@ -52,7 +52,7 @@ class Centre(Inpaint):
         return mask
 
     def check(self, shape: Shape) -> None:
-        """Raise InvalidArgument unless the square fits into the image."""
+        """Raise InvalidArgument unless the square fits in the image."""
         if self.side > min(shape[:2]):
             raise InvalidArgument.of(
                 "physics",
@@ -63,7 +63,7 @@ class Centre(Inpaint):
 
 @dataclass(frozen=True, slots=True)
 class Random(Inpaint):
-    """Pixels are missing at random, all channels of a pixel together."""
+    """Inpainting of pixels chosen at random; all channels of a pixel are missing together."""
 
     percent: float
     """Percentage of missing pixels, rounded to whole pixels of the image."""
@@ -71,8 +71,8 @@ class Random(Inpaint):
     """Seed of the random choice."""
 
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return the choice for images of this size."""
-        # NumPy guarantees that raw draws stay the same in all versions, but not permutations.
+        """Return the mask for images of this size, (H, W)."""
+        # NumPy guarantees that raw draws, but not permutations, are the same in all versions.
         order = np.argsort(np.random.PCG64(self.seed).random_raw(height * width), kind="stable")
         mask = np.ones(height * width, np.bool_)
         mask[order[: round(self.percent * height * width / 100)]] = False
@@ -81,17 +81,17 @@ class Random(Inpaint):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored(Inpaint):
-    """Pixels are missing where a mask is False; images have the size of the mask."""
+    """Inpainting where a mask is False, for images of the size of the mask."""
 
     mask: NDArray[np.bool_]
-    """True where observed, shape (H, W) or (H, W, C)."""
+    """The mask, True where observed, (H, W) or (H, W, C)."""
 
     def observed(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask."""
         return self.mask
 
     def check(self, shape: Shape) -> None:
-        """Raise InvalidArgument unless the image has the mask's size, and its channels if it has several."""
+        """Raise InvalidArgument unless the image has the size of the mask, and its channels if several."""
         expected = self.mask.shape
         if expected[:2] != shape[:2] or expected[2:] not in ((), (1,), shape[2:]):
             raise InvalidArgument.of(

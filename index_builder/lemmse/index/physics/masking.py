@@ -14,12 +14,12 @@ __all__ = ["EPSILON", "MASK", "Masking"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Masking(Diagonal):
-    """Keeps observed pixels and scales missing ones, which hold only noise."""
+    """The operator that keeps observed pixels and scales missing pixels, which contain only noise."""
 
     inpaint: Inpaint
     """The inpainting operator."""
     epsilon: float
-    """Factor ε of missing pixels; 0 is the mask itself, a singular operator."""
+    """Factor ε for missing pixels; 0 gives the mask itself, which is singular."""
 
     def diagonal(self, shape: Shape) -> NDArray[np.float64]:
         """Return 1 where observed, ε where missing."""
@@ -35,7 +35,7 @@ def _parse_mask(spec: Spec, inpaint: Inpaint) -> Masking:
 def _parse_epsilon(spec: Spec, inpaint: Inpaint) -> Masking:
     match spec.words:
         case [_, word]:
-            # Whitening divides by ε again; a much smaller ε would lose digits in between.
+            # Whitening divides by ε again; a much smaller ε would lose digits.
             return Masking(inpaint, spec.number(word, "EPS", above=1e-12, at_most=1))
     raise spec.error("epsilon:EPS")
 

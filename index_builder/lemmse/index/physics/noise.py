@@ -1,8 +1,8 @@
-"""The noise of a patch after a stationary pre-inverse: its covariance S and the whitening map.
+"""The noise in a patch after a stationary pre-inverse: its covariance S and the whitening W.
 
-S is the autocorrelation of B's kernel on the patch. For the computed W, ‖W S Wᵀ − I‖ is about 1e-16 times the
-condition number of S, which decides whether S can be whitened. Computed in float64; whitened keys can be
-float32, since their noise is the same in all directions.
+S is the autocorrelation of the kernel of B on the patch. For the computed W, ‖W S Wᵀ − I‖ is about 1e-16
+times the condition number of S, which determines whether S can be whitened. All computations are in float64;
+whitened keys can be float32, since their noise is the same in all directions.
 """
 
 import math
@@ -17,23 +17,23 @@ from lemmse.index.physics._operators import Convolution
 __all__ = ["CONDITION_LIMIT", "Whitening", "condition_number", "patch_covariance", "whitening"]
 
 CONDITION_LIMIT = 1e12
-"""Largest condition number of S that is accepted: whitened noise is then white to about 1e-4."""
+"""Largest accepted condition number of S, for which whitened noise is white to about 1e-4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Whitening:
-    """The map W that makes the noise of a patch white: W S Wᵀ = I."""
+    """The linear map W that whitens the noise in a patch: W S Wᵀ = I."""
 
     matrix: NDArray[np.float64]
-    """W = S^(−1/2), symmetric, shape (P, P)."""
+    """W = S^(−1/2), symmetric, float64, (P, P)."""
     condition: float
-    """Largest over smallest eigenvalue of S."""
+    """Condition number of S: ratio of its largest to its smallest eigenvalue."""
 
 
 def whitening(covariance: NDArray[np.float64]) -> Whitening:
-    """Return the whitening map of noise of covariance S.
+    """Return the whitening of noise of covariance S.
 
-    W is the symmetric root, which is unique; triangular and eigenvector forms are not if eigenvalues repeat.
+    W is the symmetric inverse root, which is unique, also if eigenvalues are repeated.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ def whitening(covariance: NDArray[np.float64]) -> Whitening:
 
 
 def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
-    """Return S = Q Qᵀ of patches of side p of a convolution's output, (P, P).
+    """Return S = Q Qᵀ for patches of side p of the output of a convolution, float64, (P, P).
 
     Raises
     ------
     InvalidArgument
-        The patch is larger than the image: its pixels would repeat, which makes S singular.
+        The patch is larger than the image, so that its pixels would repeat and S would be singular.
     """
     height, width, channels = shape
     if p > min(height, width):
@@ -77,7 +77,7 @@ def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: i
         )
     power = np.abs(convolution.transfer(height, width)) ** 2
     correlation = np.fft.irfft2(power, s=(height, width))
-    # The correlation is even up to rounding.
+    # Remove the rounding error: the correlation is even.
     correlation = (correlation + np.roll(correlation[::-1, ::-1], 1, axis=(0, 1))) / 2
     lags = np.arange(p)[:, None] - np.arange(p)
     plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p)
@@ -85,7 +85,7 @@ def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: i
 
 
 def condition_number(covariance: NDArray[np.float64]) -> float:
-    """Return the largest over the smallest eigenvalue of S; infinity if the smallest is not positive."""
+    """Return the ratio of the largest to the smallest eigenvalue of S; infinity if that is not positive."""
     return _condition(np.linalg.eigvalsh(covariance))
 
 

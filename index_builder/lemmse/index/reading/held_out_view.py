@@ -1,4 +1,4 @@
-"""A view of an index without some training images, which can then be used for validation."""
+"""A view of an index without some of its training images, which can then be used for validation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -56,25 +56,25 @@ class HeldOutView(Index):
         return np.diff(np.searchsorted(self.kept_patches, self.whole.key_patches))[self.kept]
 
     def patch_range(self, key: int) -> tuple[int, int]:
-        """Return the first training patch of a key, and the first after them."""
+        """Return the range of the training patches of a key: the first, and the one after the last."""
         first, end = self.key_patches[key : key + 2].tolist()
         return first, end
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return the targets t of the patches start … stop − 1, (stop − start, C)."""
+        """Return the targets t of patches start … stop − 1, (stop − start, C)."""
         return _kept_rows(self.kept_patches, self.whole.targets, start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Return training image, row and column of the patches start … stop − 1, (stop − start, 3)."""
+        """Return training image, row and column of patches start … stop − 1, (stop − start, 3)."""
         return _kept_rows(self.kept_patches, self.whole.ids, start, stop)
 
     def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return the symmetry of the copy of each of the patches start … stop − 1, (stop − start,)."""
+        """Return the symmetries of the copies that have patches start … stop − 1, (stop − start,)."""
         return _kept_rows(self.kept_patches, self.whole.symmetries, start, stop)
 
     @cached_property
     def cell_keys(self) -> NDArray[np.int64]:
-        """First key of each cell, and the number of keys, (cells + 1,)."""
+        """First key of each cell, followed by the number of keys, (cells + 1,)."""
         return np.searchsorted(self.kept, self.whole.cell_keys)
 
     @cached_property
@@ -84,23 +84,23 @@ class HeldOutView(Index):
 
     @cached_property
     def leaf_keys(self) -> NDArray[np.int64]:
-        """First key of each nonempty leaf, and the number of keys, (leaves + 1,)."""
+        """First key of each nonempty leaf, followed by the number of keys, (leaves + 1,)."""
         edges = np.searchsorted(self.kept, self.whole.leaf_keys)
         return edges[[*self._nonempty, len(edges) - 1]]
 
     @cached_property
     def leaf_patches(self) -> NDArray[np.int64]:
-        """First training patch of each nonempty leaf, and the number of patches, (leaves + 1,)."""
+        """First training patch of each nonempty leaf, followed by the number of patches, (leaves + 1,)."""
         return self.key_patches[self.leaf_keys]
 
     @cached_property
     def cell_leaves(self) -> NDArray[np.int64]:
-        """First leaf of each cell, and the number of leaves, (cells + 1,)."""
+        """First leaf of each cell, followed by the number of leaves, (cells + 1,)."""
         return np.searchsorted(self._nonempty, self.whole.cell_leaves)
 
     @cached_property
     def _leaf_summaries(self) -> tuple[Moments, KeySketches | None]:
-        """Moments of the leaves, and sketches of their keys if the whole index has any."""
+        """Summary statistics of the leaves, and sketches of their keys if the whole index has any."""
         return summarize_leaves(
             self.keys,
             self.targets,
@@ -112,16 +112,16 @@ class HeldOutView(Index):
         )
 
     def cell_moments(self) -> Moments:
-        """Return the moments of the nonempty cells."""
+        """Return the summary statistics of the nonempty cells."""
         return Moments.merge(self._leaf_summaries[0], np.diff(self.leaf_patches), self.nonempty_cell_leaves)
 
     def leaf_groups(self) -> Groups:
-        """Return the moments of the leaves; the leaves of each cell begin a block."""
+        """Return the summary statistics of the leaves; the leaves of each cell begin a block."""
         return Groups.of(self._leaf_summaries[0], np.diff(self.leaf_patches), self.nonempty_cell_leaves)
 
     @cached_property
     def sketch(self) -> Sketch | None:
-        """Sketches of the keys; None if keys are small."""
+        """Sketches of the keys; None if the keys are short."""
         keys = self._leaf_summaries[1]
         if keys is None:
             return None
@@ -139,7 +139,7 @@ class HeldOutView(Index):
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The Gaussian mixture, fitted to the remaining images."""
+        """The mixture of Gaussians, fitted to the remaining images."""
         if not self.manifest.gaussians:
             return None
         remaining = np.setdiff1d(np.arange(self.manifest.images), self.images_out)
@@ -147,7 +147,7 @@ class HeldOutView(Index):
 
 
 def leave_out(index: Index, images: NDArray[np.integer]) -> HeldOutView:
-    """Return a view of an index without the images of these numbers; at least one image must remain."""
+    """Return a view of an index without the images with these numbers; at least one image must remain."""
     image = index.ids(0, index.manifest.keys)[:, 0]
     kept_patches = np.flatnonzero(~np.isin(image, images))
     kept = np.flatnonzero(np.diff(np.searchsorted(kept_patches, index.key_patches)))
@@ -161,7 +161,7 @@ def leave_out(index: Index, images: NDArray[np.integer]) -> HeldOutView:
 def _kept_rows(
     kept: NDArray[np.int64], read: Callable[[int, int], NDArray[_T]], start: int, stop: int
 ) -> NDArray[_T]:
-    """Return the rows start … stop − 1 of the kept rows, ascending numbers of what `read` reads."""
+    """Return rows start … stop − 1 of the kept rows; `kept` has their numbers in `read`, ascending."""
     if start == stop:
         return read(0, 0)
     first, last = int(kept[start]), int(kept[stop - 1])

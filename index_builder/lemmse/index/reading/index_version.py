@@ -35,13 +35,14 @@ __all__ = ["Index", "open_index", "open_unverified"]
 
 @dataclass(frozen=True)
 class Index:
-    """An index version; arrays are read on demand.
+    """A version of an index; its arrays are read on demand.
 
-    Attributes named X_Y are offsets: the first Y of each X, and the number of Ys.
+    Attributes named X_Y, such as `cell_keys`, are offsets: the first Y of each X, followed by the number of
+    Ys.
     """
 
     name: str
-    """Name of the index, that of its folder."""
+    """Name of the index, which is the name of its folder."""
     version: str
     """Version of the index."""
     folder: Path
@@ -50,7 +51,7 @@ class Index:
     """Manifest of the version."""
 
     def __reduce__(self) -> tuple[type["Index"], tuple[Any, ...]]:
-        """Pickle the index by its folder: arrays are read again in the other process."""
+        """Pickle the index as its folder; the other process reads the arrays again."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @property
@@ -76,58 +77,58 @@ class Index:
 
     @cached_property
     def stratum_cells(self) -> NDArray[np.int64]:
-        """First cell of each stratum, and the number of cells, (S + 1,)."""
+        """First cell of each stratum, followed by the number of cells, (S + 1,)."""
         return zarr_store.read_all(self._arrays, "strata/cells")
 
     @cached_property
     def cell_keys(self) -> NDArray[np.int64]:
-        """First key of each cell, and the number of keys, (cells + 1,)."""
+        """First key of each cell, followed by the number of keys, (cells + 1,)."""
         return self._shards.offsets("cells/keys")
 
     @cached_property
     def cell_leaves(self) -> NDArray[np.int64]:
-        """First leaf of each cell, and the number of leaves, (cells + 1,)."""
+        """First leaf of each cell, followed by the number of leaves, (cells + 1,)."""
         return self._shards.offsets("cells/leaves")
 
     @cached_property
     def leaf_keys(self) -> NDArray[np.int64]:
-        """First key of each leaf, and the number of keys, (leaves + 1,)."""
+        """First key of each leaf, followed by the number of keys, (leaves + 1,)."""
         return self._shards.offsets("leaves/keys")
 
     @cached_property
     def leaf_patches(self) -> NDArray[np.int64]:
-        """First training patch of each leaf, and the number of patches, (leaves + 1,)."""
+        """First training patch of each leaf, followed by the number of patches, (leaves + 1,)."""
         return self._shards.offsets("leaves/patches")
 
     @cached_property
     def basis(self) -> Basis:
-        """The principal axes of the keys, in which moments are stored."""
+        """The PCA basis of the keys, in which summary statistics are stored."""
         return Basis(**zarr_store.read_group(self._arrays, "basis"))
 
     @cached_property
     def nonempty_cells(self) -> NDArray[np.int64]:
-        """Numbers of the cells that have keys: k-means may leave a cell empty."""
+        """Numbers of the cells that have keys; k-means may leave cells empty."""
         return np.flatnonzero(np.diff(self.cell_leaves))
 
     @cached_property
     def nonempty_cell_leaves(self) -> NDArray[np.int64]:
-        """First leaf of each cell that has keys, and the number of leaves."""
+        """First leaf of each nonempty cell, followed by the number of leaves."""
         return self.cell_leaves[[*self.nonempty_cells, len(self.cell_leaves) - 1]]
 
     def cell_moments(self) -> Moments:
-        """Return the moments of the nonempty cells."""
+        """Return the summary statistics of the nonempty cells."""
         rows = self._shards.read_all("cells/moments")
         return Moments.of_rows(rows, self.patch_length, self.manifest.channels)
 
     def leaf_groups(self) -> Groups:
-        """Return the moments of the leaves; the leaves of each cell begin a block."""
+        """Return the summary statistics of the leaves; the leaves of each cell begin a block."""
         names = {name: f"leaves/{name}" for name in Groups.stored_names()}
         arrays = {name: self._shards.plain(path) for name, path in names.items() if self._shards.has(path)}
         return Groups.from_stored(self.nonempty_cell_leaves, arrays)
 
     @cached_property
     def sketch(self) -> Sketch | None:
-        """Sketches of the keys; None if keys are small."""
+        """Sketches of the keys; None if the keys are short."""
         if not worth_sketching(self.patch_length, self.quantization.dtype.itemsize):
             return None
         shards = self._shards
@@ -141,28 +142,28 @@ class Index:
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The Gaussian mixture; None if there is none."""
+        """The mixture of Gaussians; None if there is none."""
         if not self.manifest.gaussians:
             return None
         return Mixture(**zarr_store.read_group(self._arrays, "mixture"))
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the training images; zeros if their sizes differ."""
+        """Height and width of the training images, in pixels; (0, 0) if their sizes differ."""
         height, width = self._sizes[0].tolist() if (self._sizes == self._sizes[0]).all() else (0, 0)
         return height, width
 
     def image(self, k: int) -> NDArray[Any]:
-        """Return training image k, in the source's dtype, (H, W, C)."""
+        """Return training image k in the dtype of the source, (H, W, C)."""
         start, stop = self._first_pixels[k : k + 2].tolist()
         return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self._sizes[k], -1)
 
     def images(self) -> Images[Any]:
-        """Return all training images, in the source's dtype."""
+        """Return all training images in the dtype of the source."""
         return Images(zarr_store.read_all(self._arrays, "images/pixels"), self._sizes)
 
     def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
-        """Return the training patches of images by number, in blocks of `block` patches or of one image."""
+        """Return the training patches of the images with these numbers, in blocks as for `Corpus.of`."""
         stack, manifest = self.images(), self.manifest
         return Corpus.of(
             self.problem,
@@ -185,7 +186,7 @@ class Index:
         return Shards([folder_of(self.folder, number) for number in range(self.manifest.shards)])
 
     def shard_offsets(self) -> tuple[NDArray[np.int64], ...]:
-        """Return the first key, patch, cell and leaf of each shard, and their numbers, (shards + 1,) each."""
+        """Return the first key, patch, cell and leaf of each shard and their numbers, (shards + 1,) each."""
         return self._shards.first()
 
     @property
@@ -210,7 +211,7 @@ class Index:
         return self._shards.packed("moments")
 
     def keys(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return the distinct keys v start … stop − 1 in leaf order, (stop − start, P)."""
+        """Return distinct keys start … stop − 1 in leaf order, (stop − start, P)."""
         return self.quantization.decode(self.packed_keys.rows(start, stop))
 
     @cached_property
@@ -220,35 +221,35 @@ class Index:
 
     @cached_property
     def key_patches(self) -> NDArray[np.int64]:
-        """First training patch of each distinct key, and the number of patches, (U + 1,).
+        """First training patch of each distinct key, followed by the number of patches, (U + 1,).
 
         Patches are numbered in the order of their keys.
         """
         return np.concatenate([[0], np.cumsum(self.multiplicity, dtype=np.int64)])
 
     def patch_range(self, key: int) -> tuple[int, int]:
-        """Return the first training patch of a key, and the first after them."""
+        """Return the range of the training patches of a key: the first, and the one after the last."""
         leaf = int(np.searchsorted(self.leaf_keys, key, side="right")) - 1
         counts = self._shards.read("counts", int(self.leaf_keys[leaf]), key + 1)
         stop = int(self.leaf_patches[leaf] + counts.sum(dtype=np.int64))
         return stop - int(counts[-1]), stop
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return the targets t of the patches start … stop − 1, (stop − start, C)."""
+        """Return the targets t of patches start … stop − 1, (stop − start, C)."""
         return self._shards.read("targets", start, stop)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int32]:
-        """Return training image, row and column of the patches start … stop − 1, (stop − start, 3)."""
+        """Return training image, row and column of patches start … stop − 1, (stop − start, 3)."""
         return self._shards.read("ids", start, stop)
 
     def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return the symmetry of the copy of each of the patches start … stop − 1, (stop − start,)."""
+        """Return the symmetries of the copies that have patches start … stop − 1, (stop − start,)."""
         if self.manifest.augment == "none":
             return np.zeros(stop - start, np.uint8)
         return self._shards.read("symmetries", start, stop)
 
     def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
-        """Return a pixel of a training image, intensities, (C,)."""
+        """Return a pixel of a training image, in intensities, (C,)."""
         n = int(self._first_pixels[image] + row * self._sizes[image, 1] + column)
         return intensities(zarr_store.read(self._arrays, "images/pixels", n, n + 1)[0])
 
@@ -259,7 +260,7 @@ class Index:
 
     @cached_property
     def _first_pixels(self) -> NDArray[np.int64]:
-        """First pixel of each training image, and the number of pixels, (K + 1,)."""
+        """First pixel of each training image, followed by the number of pixels, (K + 1,)."""
         return np.concatenate([[0], self._sizes.prod(axis=1).cumsum()])
 
     @cached_property
@@ -270,12 +271,12 @@ class Index:
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:
-        """The FAISS index over all cells; a key is identified by its cell and its place in it."""
+        """The FAISS index over all cells; a key is identified by its cell and its position in the cell."""
         return self._shards.neighbours()
 
 
 def open_index(path: str | os.PathLike[str]) -> Index:
-    """Open the current version of an index, after checking the checksum of every file.
+    """Open the current version of an index after verifying the checksum of every file.
 
     Raises
     ------
@@ -290,12 +291,12 @@ def open_index(path: str | os.PathLike[str]) -> Index:
 
 
 def open_unverified(path: str | os.PathLike[str]) -> Index:
-    """Open the current version of an index, after checking that every file exists and has its length.
+    """Open the current version of an index after checking that every file exists and has its length.
 
     Raises
     ------
     NotFound, DataLoss, UnsupportedFormat
-        As for `open_index`, except that a file altered at equal length is not noticed.
+        As for `open_index`, except that altered files of the same length are not detected.
     """
     return _open(path, Manifest.require_files)
 

@@ -1,4 +1,4 @@
-"""Views of consecutive shards of an index as an index of their own, for distributed sums."""
+"""Views of consecutive shards of an index, each an index in itself, for distributed sums."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ class ShardView(Index):
 
     @cached_property
     def stratum_cells(self) -> NDArray[np.int64]:
-        """First cell of each stratum, and the number of cells, (S + 1,); a stratum may be empty here."""
+        """First cell of each stratum, followed by the number of cells, (S + 1,); strata may be empty."""
         whole = zarr_store.read_all(self._arrays, "strata/cells")
         return np.asarray(np.clip(whole - self.first_cell, 0, self.manifest.cells))
 
@@ -39,12 +39,12 @@ class ShardView(Index):
         return Shards([folder_of(self.folder, number) for number in numbers])
 
     def verify(self) -> None:
-        """Check the checksum of every file of the shards.
+        """Verify the checksum of every file of the shards.
 
         Raises
         ------
         DataLoss
-            The index is not there, or a file is missing, truncated or altered.
+            The index does not exist, or a file is missing, truncated or altered.
         """
         with about_index(self.name, self.version):
             if not self.folder.is_dir():
@@ -53,11 +53,11 @@ class ShardView(Index):
 
 
 def split_shards(index: Index, most: int) -> list[ShardView]:
-    """Return `most` views of about equal numbers of keys, or one for each shard if there are fewer."""
+    """Return `most` views with about the same number of keys, or one for each shard if there are fewer."""
     keys, patches, cells, leaves = index.shard_offsets()
     shards = index.manifest.shards
     count = min(most, shards)
-    # A view ends with the shard whose end is nearest to its share, and none is empty.
+    # A view ends with the shard whose end is nearest to an equal share; no view is empty.
     ends = [int(np.abs(keys - keys[-1] * i / count).argmin()) for i in range(count + 1)]
     for i in range(1, count):
         ends[i] = min(max(ends[i], ends[i - 1] + 1), shards - count + i)

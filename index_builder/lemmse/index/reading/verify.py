@@ -1,4 +1,4 @@
-"""The full check of an index: every byte is what was written, and everything can be read."""
+"""The full verification of an index: no byte has changed, and all content can be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ __all__ = ["raise_data_loss", "verify"]
 
 
 def verify(index: Index, progress: Progress = silent) -> None:
-    """Check the checksum of every file, decode every chunk of the arrays and open the FAISS indexes.
+    """Verify the checksum of every file, decode every chunk of the arrays, and open the FAISS indexes.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def verify(index: Index, progress: Progress = silent) -> None:
     Raises
     ------
     DataLoss
-        A file is missing, truncated or altered, or cannot be read although it is what was written.
+        A file is missing, truncated or altered, or cannot be read although its checksum is correct.
     """
     with about_index(index.name, index.version):
         index.manifest.verify(index.folder, progress)
@@ -55,7 +55,7 @@ def verify(index: Index, progress: Progress = silent) -> None:
 
 
 def _arrays(index: Index) -> "dict[str, zarr.Array[Any]]":
-    """Return all arrays of an index, by path in the version."""
+    """Return all arrays of an index, by their path in the folder of the version."""
     folders = (shards.folder_of(index.folder, number) for number in range(index.manifest.shards))
     arrays: dict[str, zarr.Array[Any]] = {}
     for path in (index.folder / ARRAYS, *(folder / shards.ARRAYS for folder in folders)):
@@ -68,7 +68,7 @@ def _arrays(index: Index) -> "dict[str, zarr.Array[Any]]":
 
 @contextmanager
 def raise_data_loss(name: str) -> Iterator[None]:
-    """Raise DataLoss, naming a part of an index, for what Zarr and FAISS raise in the block.
+    """Raise DataLoss, naming a part of an index, for errors of Zarr and FAISS in the `with` block.
 
     Raises
     ------

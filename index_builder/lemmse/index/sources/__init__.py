@@ -1,7 +1,7 @@
-"""Sources of training images: one protocol, and one module for each kind of source.
+"""Sources of training images: a protocol, and one module for each kind of source.
 
-`open_source` chooses the kind; `concatenate` joins sources; `iterate` reads a source once and requires that
-all images have the same number of channels; `intensities` scales images to [0, 1].
+`open_source` determines the kind and opens the source; `concatenate` joins sources; `iterate` reads a source
+once, and requires all images to have the same number of channels; `intensities` scales images to [0, 1].
 """
 
 from lemmse.index.sources._image import Image, ImageSource, intensities

@@ -1,4 +1,4 @@
-"""A source of images of one size in an array: what most file formats hold."""
+"""A source of images of one size in an array, the content of most file formats."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -14,7 +14,7 @@ __all__ = ["ArraySource", "Rows"]
 
 
 class Rows(Protocol):
-    """An array, or a lazy substitute, indexed by image."""
+    """An array, or a lazily loaded substitute, indexed by image."""
 
     def __getitem__(self, k: int, /) -> NDArray[Any]:
         """Return image k."""
@@ -22,20 +22,20 @@ class Rows(Protocol):
 
 
 class ArraySource:
-    """An array (N, H, W) or (N, H, W, C) as a source of images.
+    """An array, (N, H, W) or (N, H, W, C), as a source of images.
 
     Parameters
     ----------
     spec : str
         The source, as the user wrote it.
     path : Path
-        The file that holds the array.
+        The file that contains the array.
     shape : tuple of int
-        Shape of the array, from the file's header.
+        Shape of the array, from the header of the file.
     dtype : dtype
-        Element type of the array, from the file's header.
+        Element type of the array, from the header of the file.
     load : callable
-        Returns the array; called once, when the first image is indexed.
+        Returns the array; it is called once, when the first image is indexed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ArraySource:
         return self._count
 
     def __getitem__(self, k: int) -> Image:
-        """Decode image k."""
+        """Return image k, decoded."""
         k = range(len(self))[k]
         return checked(np.asarray(self._rows[k]), f"{self._path}[{k}]")
 
@@ -70,7 +70,7 @@ class ArraySource:
 
 
 def _problem(shape: tuple[int, ...]) -> str | None:
-    """Return what is wrong with the shape of a stack of images, or None; common mistakes are named."""
+    """Return a hint for the error message of an invalid shape, possibly empty; None if the shape is valid."""
     if len(shape) not in (3, 4) or 0 in shape:
         return ""
     if len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= 8:

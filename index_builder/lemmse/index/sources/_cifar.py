@@ -1,4 +1,4 @@
-"""CIFAR-10 as distributed, as a source: pickled or binary batches, one file or their folder."""
+"""CIFAR-10 in its distributed form as a source: pickled or binary batches, one file or their folder."""
 
 import pickle
 import re
@@ -16,7 +16,7 @@ __all__ = ["KIND"]
 
 _BATCH = re.compile(r"(data_batch_\d+|test_batch)(\.bin)?")
 _PIXELS = 3 * 32 * 32
-"""Bytes of an image: red plane, green plane, blue plane, each row by row."""
+"""Number of bytes of an image: red plane, green plane, blue plane, each row by row."""
 
 
 def _matches(spec: str) -> bool:
@@ -65,7 +65,7 @@ def _read_pickle(path: Path) -> NDArray[np.uint8]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler of plain values and NumPy arrays: a pickle may name any function, others are refused."""
+    """An unpickler that accepts only plain values and NumPy arrays, since a pickle may call any function."""
 
     _ADMITTED: ClassVar[dict[str, Any]] = {
         "_reconstruct": np.empty(0).__reduce__()[0],

@@ -14,9 +14,9 @@ from lemmse.index.sources._image import SourceKind, bad_source, decoding
 __all__ = ["KIND"]
 
 _MAGIC = 0x00000803
-"""Magic number of unsigned bytes in three axes: images, rows, columns."""
+"""Magic number for unsigned bytes with three axes: images, rows, columns."""
 _HEADER = 16
-"""Length of the header in bytes: magic number and three axis lengths, big-endian 32-bit integers."""
+"""Length of the header in bytes: magic number and three axis lengths, as big-endian 32-bit integers."""
 
 
 def _matches(spec: str) -> bool:

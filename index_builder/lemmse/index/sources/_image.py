@@ -1,4 +1,4 @@
-"""The types of images and sources, and the checks that all kinds of source share."""
+"""The types of images and sources, and the validation that all kinds of source share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 Image: TypeAlias = NDArray[np.uint8 | np.uint16 | np.float32]
-"""An image, (H, W, C). Integers use the full range of their type; floats are finite and in [0, 1]."""
+"""An image, (H, W, C), uint8, uint16 or float32. Integers use their full range; floats are in [0, 1]."""
 
 
 class ImageSource(Protocol):
@@ -37,7 +37,7 @@ class ImageSource(Protocol):
         ...
 
     def __getitem__(self, k: int) -> Image:
-        """Decode image k; raise IndexError past the end, InvalidArgument if it is not an image."""
+        """Return image k, decoded; raise IndexError past the end, InvalidArgument if it is not an image."""
         ...
 
     def label(self, k: int) -> str:
@@ -49,21 +49,21 @@ class SourceKind(NamedTuple):
     """One kind of source."""
 
     what: str
-    """What the user gives, for messages."""
+    """Description of the kind, for error messages."""
     matches: Callable[[str], bool]
-    """Returns whether a source, as the user wrote it, is of this kind."""
+    """A callable that returns whether a source, as the user wrote it, is of this kind."""
     open: Callable[[str], ImageSource]
-    """Opens a source of this kind."""
+    """A callable that opens a source of this kind."""
 
 
 def bad_source(expected: str) -> InvalidArgument:
-    """Return the error of a source that is not one."""
+    """Return the error for an invalid source."""
     return InvalidArgument.of("SOURCE", expected)
 
 
 @contextmanager
 def decoding(path: str) -> Iterator[None]:
-    """Raise InvalidArgument, naming the file, for whatever a decoder raises in the block."""
+    """Raise InvalidArgument, naming the file, in place of any exception of a decoder in the `with` block."""
     try:
         yield
     except (LemmseError, MemoryError):
@@ -74,7 +74,7 @@ def decoding(path: str) -> Iterator[None]:
 
 
 def check_dtype(dtype: np.dtype[Any], label: str) -> None:
-    """Raise InvalidArgument unless images may have this dtype."""
+    """Raise InvalidArgument unless this is a valid dtype of images."""
     if dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2):
         return
     raise bad_source(
@@ -83,7 +83,7 @@ def check_dtype(dtype: np.dtype[Any], label: str) -> None:
 
 
 def checked(pixels: NDArray[Any], label: str) -> Image:
-    """Return a decoded image as an `Image`; `label` names it in messages."""
+    """Return a decoded image as a validated `Image`; `label` is its name in error messages."""
     check_dtype(pixels.dtype, label)
     image = pixels[..., None] if pixels.ndim == 2 else pixels
     if image.ndim != 3 or image.size == 0:
@@ -101,7 +101,7 @@ def checked(pixels: NDArray[Any], label: str) -> Image:
 
 
 def intensities(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Return intensities: integers divided by the largest value of their type, floats unchanged.
+    """Return an image in intensities: integers divided by the largest value of their type, floats unchanged.
 
     Parameters
     ----------

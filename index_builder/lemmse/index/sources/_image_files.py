@@ -1,4 +1,4 @@
-"""Image files as a source: one file, or all in a folder and the folders below it."""
+"""Image files as a source: one file, or all files in a folder and its subfolders."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["FILE", "FOLDER"]
 
 
 class _Files:
-    """Files below a folder, each one image, of any sizes."""
+    """The image files below a folder, one image each, of any size."""
 
     def __init__(self, spec: str, folder: Path, names: list[str]) -> None:
         self.spec = spec
@@ -23,7 +23,7 @@ class _Files:
         return len(self._names)
 
     def __getitem__(self, k: int) -> Image:
-        """Decode file k."""
+        """Return the image in file k, decoded."""
         path = self._folder / self._names[range(len(self))[k]]
         with decoding(str(path)):
             try:
@@ -33,7 +33,7 @@ class _Files:
         return checked(pixels, str(path))
 
     def label(self, k: int) -> str:
-        """Return the path of file k below the folder."""
+        """Return the path of file k relative to the folder."""
         return self._names[k]
 
 

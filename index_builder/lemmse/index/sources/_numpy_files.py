@@ -1,4 +1,4 @@
-"""NumPy files as a source: .npy, memory-mapped, and one array of an .npz."""
+"""NumPy files as a source: a memory-mapped .npy, or one array of an .npz."""
 
 import zipfile
 from functools import partial
@@ -16,7 +16,7 @@ from lemmse.index.sources._image import SourceKind, bad_source, decoding
 __all__ = ["KIND"]
 
 _PREFERRED = ("images", "train", "x_train", "data")
-"""Names that the array of images in an .npz may have, by preference."""
+"""Names of the array of images in an .npz, in order of preference."""
 
 
 class _Header(NamedTuple):

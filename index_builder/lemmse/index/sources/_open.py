@@ -1,4 +1,4 @@
-"""The kinds of source, and how one is chosen."""
+"""The kinds of source, and the choice among them."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from lemmse.index.sources._image import ImageSource, bad_source, decoding
 
 __all__ = ["open_source"]
 
-# The first match is taken: a folder of images is any folder that no other kind matches.
+# The first match is used: a folder of images is any folder that no other kind matches.
 _KINDS = (
     _photos.KIND,
     _numpy_files.KIND,
@@ -27,10 +27,10 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     Parameters
     ----------
     spec : str or path
-        A folder of images (of any sizes; with the folders below it, hidden ones left out) or one image; .npy
-        or .npz with images (N, H, W) or (N, H, W, C), uint8, uint16 or float in [0, 1], where an .npz with
-        several gives `images`, `train`, `x_train` or `data`; idx-ubyte[.gz]; CIFAR-10 batches, one or their
-        folder; a Zarr array; or `sample:photos`.
+        A folder of images of any size, including subfolders but not hidden ones, or one image; a .npy or .npz
+        file of images (N, H, W) or (N, H, W, C), uint8, uint16 or float in [0, 1], where an .npz with several
+        arrays has one named `images`, `train`, `x_train` or `data`; an idx-ubyte[.gz] file; a CIFAR-10 batch,
+        or a folder of them; a Zarr array; or `sample:photos`.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     NotFound
         There is no such file or folder.
     InvalidArgument
-        It is not a source of images, or holds none.
+        It is not a source of images, or contains no images.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def open_source(spec: str | os.PathLike[str]) -> ImageSource:
     ((64, 64, 3), 'photos/astronaut[0:64, 0:64]')
     """
     name = os.fspath(spec)
-    if not name:  # pathlib reads it as the working folder
+    if not name:  # pathlib treats it as the working folder
         raise bad_source("expected a file, a folder or a sample, got an empty name")
     with decoding(name):
         for kind in _KINDS:

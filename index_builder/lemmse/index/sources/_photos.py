@@ -1,7 +1,8 @@
-"""`sample:photos`: tiles of the colour photographs that scikit-image ships, available offline.
+"""`sample:photos`: tiles of the colour photographs that are distributed with scikit-image.
 
-Whole photographs are held out, so that no tile shows a part of them. All are averaged down to about 300
-pixels a side, so that textures have one scale and camera noise and compression artefacts are removed.
+Some photographs are held out as a whole, so that no tile shows a part of them. All are downsampled by
+averaging to about 300 pixels per side, so that textures have a similar scale, and camera noise and
+compression artefacts are removed.
 """
 
 from functools import cache
@@ -28,22 +29,22 @@ _FILES = {
     "rocket": "rocket.jpg",
 }
 _SHRINK = 2
-"""Side, in pixels, of the squares that are averaged to one pixel."""
+"""Side of the squares that are averaged to one pixel, in pixels."""
 _TILE = 64
 """Side of a tile, in pixels."""
 
 
 def photograph(name: str) -> NDArray[np.uint8]:
-    """Return one of scikit-image's photographs, at the scale of the tiles of `sample:photos`.
+    """Return a photograph of scikit-image, at the scale of the tiles of `sample:photos`.
 
     Parameters
     ----------
     name : str
-        Name of the photograph; those of `HELD_OUT` are in no tile.
+        Name of the photograph; those in `HELD_OUT` are not in any tile.
 
     Returns
     -------
-    ndarray, shape (H, W, 3), uint8
+    ndarray, uint8, (H, W, 3)
 
     Raises
     ------
@@ -77,7 +78,7 @@ def _read(name: str) -> NDArray[np.uint8]:
 
 
 class _Photos:
-    """The tiles of all photographs but those held out."""
+    """The tiles of all photographs except those held out."""
 
     def __init__(self, spec: str) -> None:
         self.spec = spec

@@ -1,4 +1,4 @@
-"""Sources read one after the other, all images with the same number of channels."""
+"""Concatenation of sources, and iteration over images with the same number of channels."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ __all__ = ["concatenate", "iterate"]
 
 
 class _Concatenation:
-    """Several sources as one."""
+    """The concatenation of several sources."""
 
     def __init__(self, sources: Sequence[ImageSource]) -> None:
         self.spec = " ".join(source.spec for source in sources)
@@ -18,11 +18,11 @@ class _Concatenation:
         self._starts = list(accumulate((len(source) for source in sources), initial=0))
 
     def __len__(self) -> int:
-        """Return the number of images of all sources."""
+        """Return the total number of images."""
         return self._starts[-1]
 
     def __getitem__(self, k: int) -> Image:
-        """Decode image k."""
+        """Return image k, decoded."""
         source, k = self._find(k)
         return source[k]
 
@@ -38,14 +38,14 @@ class _Concatenation:
 
 
 def concatenate(sources: Sequence[ImageSource]) -> ImageSource:
-    """Return a source of the images of several sources, in order.
+    """Return the concatenation of several sources, in order.
 
-    The first image of each source is decoded and its channels compared, before all images are read.
+    The first image of each source is decoded to compare the numbers of channels, before all images are read.
 
     Parameters
     ----------
     sources : sequence of ImageSource
-        At least one.
+        The sources, at least one.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def concatenate(sources: Sequence[ImageSource]) -> ImageSource:
 
 
 def iterate(source: ImageSource) -> Iterator[tuple[Image, str]]:
-    """Read a source once, in order; all images must have the same number of channels.
+    """Yield the images of a source in order; all must have the same number of channels.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ def iterate(source: ImageSource) -> Iterator[tuple[Image, str]]:
 
     Yields
     ------
-    image : ndarray, shape (H, W, C), uint8, uint16 or float32
-        The image; C is the same for all.
+    image : ndarray, uint8, uint16 or float32, (H, W, C)
+        The image; C is the same for all images.
     label : str
         Its origin.
 
@@ -95,7 +95,7 @@ def iterate(source: ImageSource) -> Iterator[tuple[Image, str]]:
 
 
 def _matching(source: ImageSource, numbers: Sequence[int]) -> Iterator[tuple[Image, str]]:
-    """Yield images by number; raise at the first with another number of channels."""
+    """Yield the images with these numbers; raise at the first with a different number of channels."""
     first, channels = "", 0
     for k in numbers:
         image, label = source[k], source.label(k)

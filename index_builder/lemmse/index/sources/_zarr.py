@@ -21,7 +21,7 @@ _CODECS = frozenset(
         *("fletcher32", "gzip", "lz4", "lzma", "sharding_indexed", "shuffle", "transpose", "zlib", "zstd"),
     )
 )
-"""Codecs of numbers. Others may run code of whoever wrote the array: pickle does."""
+"""Codecs for numbers. Other codecs, such as pickle, may run code from the array's author."""
 
 
 def _matches(spec: str) -> bool:
@@ -45,7 +45,7 @@ def _open(spec: str) -> ArraySource:
 
 
 def _codec_names(metadata: Any) -> Iterable[str]:
-    """Return the names of all codecs in the metadata of an array: of format 2 by id, of format 3 by name."""
+    """Return the names of all codecs in the metadata of an array: ids in format 2, names in format 3."""
     codecs = [metadata.get("compressor"), *(metadata.get("filters") or ()), *(metadata.get("codecs") or ())]
     for codec in codecs:
         if codec is None:
@@ -58,7 +58,7 @@ def _codec_names(metadata: Any) -> Iterable[str]:
 
 
 class _Chunked:
-    """A Zarr array read along its first axis; each chunk is decoded once, not once for each image."""
+    """A Zarr array, read along its first axis such that each chunk is decoded only once."""
 
     def __init__(self, path: Path, array: "zarr.Array[Any]") -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""An index on disk: folder and versions, manifest, Zarr arrays, shards, FAISS inverted lists."""
+"""The files of an index: folder and versions, manifest, Zarr arrays, shards, FAISS inverted lists."""
 
 from lemmse.index.storage.calibration_record import Calibration, OperatingPoint
 from lemmse.index.storage.manifest import FORMAT, FileEntry, Manifest, checksum

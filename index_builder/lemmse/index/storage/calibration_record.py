@@ -1,8 +1,8 @@
-"""Calibration: accuracy and cost of mode hybrid on an index, measured on held-out images.
+"""The calibration record: accuracy and cost of mode hybrid on an index, measured on held-out images.
 
-For each σ of a grid and each threshold (log of the largest tolerated contribution of an unopened group) it
-holds the agreement with the sum over all keys, the cost, and the factor of the error estimate. From these
-follows the threshold for an agreement at any σ.
+For each σ of a grid and each threshold (log of the largest tolerated contribution of an unopened group), it
+contains the agreement with the sum over all keys, the cost, and the factor of the error estimate. These
+determine the threshold for a given agreement at any σ.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Row = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """How mode hybrid runs at one σ, and what to expect."""
+    """Threshold of mode hybrid at one σ, with the expected agreement, cost and error scale."""
 
     threshold: float
     """Natural logarithm of the largest tolerated contribution of an unopened group."""
@@ -25,37 +25,37 @@ class OperatingPoint:
     cost: float
     """Time relative to that of the sum over all keys."""
     error_scale: float
-    """Factor of the estimated error of a pixel, such that few pixels exceed it."""
+    """Factor for the estimated error of a pixel, chosen such that few pixels exceed it."""
     overlap_error_scale: float
     """The same for `aggregate="overlap"`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Curves of agreement and cost; tables have a row for each σ and a column for each threshold."""
+    """Measured agreement, cost and error scale; tables have one row per σ and one column per threshold."""
 
     images: int
     """Number of held-out images."""
     sigmas: Row
-    """Noise standard deviations, ascending, intensities."""
+    """Noise standard deviations, in intensities, ascending."""
     queries: tuple[int, ...]
-    """Number of patches at each σ."""
+    """Number of measured patches at each σ."""
     thresholds: Row
-    """Thresholds, descending: the cost grows along a row."""
+    """Thresholds, descending, so that the cost grows along a row."""
     accuracy_db: tuple[Row, ...]
     """Agreement with the sum over all keys, PSNR in dB."""
     keys_touched: tuple[Row, ...]
-    """Keys evaluated, mean over the patches."""
+    """Number of keys evaluated, mean over the patches."""
     cost: tuple[Row, ...]
     """Time relative to that of the sum over all keys."""
     error_scale: tuple[Row, ...]
-    """Factor of the estimated error."""
+    """Factor for the estimated error."""
     overlap_error_scale: tuple[Row, ...]
     """The same for `aggregate="overlap"`."""
 
     @classmethod
     def restore(cls, content: Mapping[str, Any]) -> "Calibration":
-        """Return the calibration of a decoded JSON object."""
+        """Return the calibration stored in a decoded JSON object."""
 
         def table(name: str) -> tuple[Row, ...]:
             return tuple(tuple(row) for row in content[name])
@@ -75,8 +75,8 @@ class Calibration:
     def plan(self, sigma: float, accuracy_db: float) -> OperatingPoint:
         """Return the cheapest operating point that reached an agreement, or the most accurate if none did.
 
-        Between two σ of the grid it is the one that reached the agreement at both, with the worse
-        expectations of the two; beyond the ends of the grid the nearest σ counts.
+        Between two σ of the grid, it is the cheapest that reached the agreement at both, with the worse
+        expectations of the two; beyond the ends of the grid, the nearest σ is used.
 
         Examples
         --------

@@ -7,7 +7,7 @@ __all__ = ["sync", "sync_tree", "write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file such that readers find the old content or the new."""
+    """Write a small file such that readers see either the old or the new content."""
     staged = path.with_name(f".{path.name}")
     staged.write_text(text)
     sync(staged)
@@ -15,7 +15,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk."""
+    """Flush a file, or the directory entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

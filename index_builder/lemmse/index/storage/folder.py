@@ -1,4 +1,4 @@
-"""The index folder: versions side by side, published as a whole.
+"""The index folder: versions side by side, each published as a whole.
 
     DIR/CURRENT              the version that readers open, one line
     DIR/1/manifest.json      see manifest.py; written last
@@ -6,7 +6,7 @@
     DIR/1/shards/…           the keys, see shards.py
     DIR/1/sources.json       the origin of each training image
 
-A build works in a hidden folder beside DIR, which is flushed to disk and renamed.
+A build works in a hidden folder beside DIR, whose result is flushed to disk and renamed.
 """
 
 import fcntl
@@ -42,21 +42,21 @@ __all__ = [
 ARRAYS = "arrays.zarr"
 SOURCES = "sources.json"
 STAGED = "index"
-"""What is to be published, in the folder of a build."""
+"""Subfolder of the folder of a build, with the files to publish."""
 _CURRENT = "CURRENT"
 _LOCK = "lock"
 
 
 @contextmanager
 def staging(out: Path, *, update: bool) -> Iterator[Path]:
-    """Lock and return the folder beside an index in which a build works, with what an earlier build left.
+    """Lock and yield the folder beside an index in which a build works, with the files of an earlier build.
 
-    If the folder was created here and the block raises a LemmseError, it is removed.
+    If the folder was created here and the `with` block raises a LemmseError, it is removed.
 
     Raises
     ------
     AlreadyExists
-        `out` exists and `update` is false, or another process builds there.
+        `out` exists and `update` is False, or another process is building there.
     InvalidArgument
         The parent folder of `out` cannot be created or written to.
     """
@@ -87,7 +87,7 @@ def staging(out: Path, *, update: bool) -> Iterator[Path]:
 def publish(folder: Path, out: Path, version: str) -> None:
     """Make a finished version the current one, and remove the folder of its build.
 
-    Readers see the old version or the new at any time; an interrupted call can be repeated.
+    At any time, readers see either the old or the new version. An interrupted call can be repeated.
     """
     staged = folder / STAGED
     if not out.exists():
@@ -116,7 +116,7 @@ def is_published(path: Path, version: str) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove everything from the folder of a build but the lock."""
+    """Remove everything except the lock from the folder of a build."""
     for entry in folder.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -131,7 +131,7 @@ def next_version(path: Path) -> str:
 
 
 def current_version(path: Path) -> tuple[str, Path]:
-    """Return name and folder of the current version of an index.
+    """Return the name and the folder of the current version of an index.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def _require_free(out: Path) -> None:
 
 @contextmanager
 def about_index(name: str, version: str) -> Iterator[None]:
-    """Name the index in errors of the block."""
+    """Name the index in the messages of DataLoss and UnsupportedFormat errors of the `with` block."""
     try:
         yield
     except (DataLoss, UnsupportedFormat) as error:

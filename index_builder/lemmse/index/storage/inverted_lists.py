@@ -1,4 +1,4 @@
-"""The FAISS inverted file over the cells of an index, of quantized keys."""
+"""FAISS inverted files of quantized keys, over the cells of an index."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,10 @@ __all__ = ["add", "empty_copy", "empty_index", "stack", "to_search"]
 
 
 def empty_index(centroids: NDArray[np.float32], quantization: Quantization) -> faiss.IndexIVF:
-    """Return an inverted file of these cells without keys.
+    """Return an inverted file with these cells and no keys.
 
-    Keys and queries are in quantization steps; uint8 keys are stored as bytes, others as float32.
+    Keys and queries are in quantization steps. Keys quantized to uint8 are stored as bytes, others as
+    float32.
     """
     return _over(
         to_search(quantization.steps(centroids), quantization), in_bytes=quantization.dtype == np.uint8
@@ -23,12 +24,12 @@ def empty_index(centroids: NDArray[np.float32], quantization: Quantization) -> f
 
 
 def empty_copy(index: faiss.IndexIVF) -> faiss.IndexIVF:
-    """Return an inverted file of the same cells without keys."""
+    """Return an inverted file with the same cells and no keys."""
     return _over(_centroids(index), in_bytes=_is_in_bytes(index))
 
 
 def stack(indexes: Sequence[faiss.IndexIVF]) -> faiss.IndexIVF:
-    """Return a view of several inverted files as one, each of which numbers its keys from 0."""
+    """Return a view that combines several inverted files, in which each file numbers its keys from 0."""
     index = _over(np.concatenate([_centroids(part) for part in indexes]), in_bytes=_is_in_bytes(indexes[0]))
     lists = faiss.InvertedListsPtrVector()
     for part in indexes:
@@ -40,14 +41,14 @@ def stack(indexes: Sequence[faiss.IndexIVF]) -> faiss.IndexIVF:
         *index.referenced_objects,
         stacked,
         *indexes,
-    ]  # FAISS does not
+    ]  # FAISS does not keep references to them
     return index
 
 
 def add(
     index: faiss.IndexIVF, q: NDArray[Any], quantization: Quantization, first: int, cell: NDArray[np.integer]
 ) -> None:
-    """Add quantized keys (n, P), numbered from `first`, to their cells (n,)."""
+    """Add quantized keys, (n, P), numbered from `first`, to their cells, (n,)."""
     searched = to_search(q, quantization)
     ids = np.arange(first, first + len(q), dtype=np.int64)
     lists = cell.astype(np.int64)
@@ -55,10 +56,10 @@ def add(
 
 
 def to_search(q: NDArray[Any], quantization: Quantization) -> NDArray[np.float32]:
-    """Return keys or queries in steps (n, P) as FAISS takes them, float32, (n, P) or padded with zeros.
+    """Return keys or queries in steps, (n, P), in the form for FAISS: float32, possibly padded with zeros.
 
-    FAISS compares bytes fast if their number is a multiple of 8, but rounds queries to bytes for multiples of
-    16: uint8 keys are padded to an odd multiple of 8.
+    FAISS compares bytes quickly if their number is a multiple of 8, but rounds queries to bytes if it is a
+    multiple of 16. Therefore uint8 keys are padded to an odd multiple of 8.
     """
     more = -(q.shape[1] + 8) % 16 if quantization.dtype == np.uint8 else 0
     return np.ascontiguousarray(np.pad(q, [(0, 0), (0, more)]), np.float32)
@@ -78,7 +79,7 @@ def _over(searched: NDArray[np.float32], *, in_bytes: bool) -> faiss.IndexIVF:
 
 
 def _centroids(index: faiss.IndexIVF) -> NDArray[np.float32]:
-    """Return the centroids, in steps, as FAISS has them."""
+    """Return the centroids in steps, in the form in which FAISS stores them."""
     centroids: NDArray[np.float32] = index.quantizer.reconstruct_n(0, index.nlist)
     return centroids
 

@@ -20,7 +20,7 @@ from lemmse.index.storage.picture_record import Pictures
 __all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum"]
 
 FORMAT = 8
-"""The format that this version writes and reads."""
+"""The version of the index format that is written and read."""
 
 MANIFEST = "manifest.json"
 REMEDY = "restore the index from a copy or build it again"
@@ -33,7 +33,7 @@ class FileEntry:
     bytes: int
     """Length."""
     sha256: str
-    """SHA-256 in hexadecimal."""
+    """SHA-256, in hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,15 @@ class Manifest:
     format: int
     """Version of the index format."""
     lemmse: str
-    """Version of the builder."""
+    """Version of lemmse that built the index."""
     sources: tuple[str, ...]
-    """Image sources, as given to the build."""
+    """Sources of the training images, as passed to the build."""
     digest: str
-    """SHA-256 over dtype, pixels and sizes of the training images."""
+    """SHA-256 of dtype, pixels and sizes of the training images, in hexadecimal."""
     images: int
-    """Training images, K."""
+    """Number of training images, K."""
     channels: int
-    """Channels of the images, C."""
+    """Number of channels of the images, C."""
     dtype: str
     """Element type of the stored images; uint8 and uint16 are in steps of 1/255 and 1/65535."""
     physics: str
@@ -59,46 +59,46 @@ class Manifest:
     pre_inverse: str
     """Specification of the pre-inverse B."""
     boundary: str
-    """Boundary: circular, reflect or valid, see images/stack.py."""
+    """Boundary: circular, reflect or valid; see images/stack.py."""
     equivariance: str
-    """Equivariance beside translations: none or offset."""
+    """Equivariance in addition to translations: none or offset."""
     augment: str
-    """Symmetric copies of the training images that keys are cut from too: none or dihedral."""
+    """Symmetric copies that are added to the training images: none or dihedral."""
     patch_size: int
-    """Side of the patches, p."""
+    """Side of the patches in pixels, p."""
     keys: int
-    """Training patches, those of symmetric copies included, M."""
+    """Number of training patches, including those of symmetric copies, M."""
     distinct: int
     """Distinct keys, U."""
     cells: int
-    """Cells of the distinct keys."""
+    """Number of cells."""
     shards: int
-    """Shards, each a folder with some of the cells."""
+    """Number of shards, each a folder with some of the cells."""
     leaves: int
-    """Leaves: groups of some tens of distinct keys."""
+    """Number of leaves, which are groups of some tens of distinct keys."""
     strata: int
-    """Strata of positions whose patches have the same noise."""
+    """Number of strata of positions whose patches have the same noise, S."""
     gaussians: int
-    """Components of the Gaussian mixture; 0 if there is none."""
+    """Number of components of the mixture of Gaussians; 0 if there is none."""
     condition: float
-    """Condition number of the noise covariance S if B is a convolution, else 1."""
+    """Condition number of the noise covariance if B is a convolution, otherwise 1."""
     key_dtype: str
-    """Element type of quantized keys: uint8, int16 or float32."""
+    """Element type of the quantized keys: uint8, int16 or float32."""
     key_step: float
     """Quantization step."""
     key_low: float
-    """Key value that is quantized to 0."""
+    """The key value that is represented by 0."""
     seed: int
-    """Seed of the clustering and of samples."""
+    """Seed of the clustering and the samples."""
     files: Mapping[str, FileEntry]
-    """Every other file of the version, by path in its folder."""
+    """All other files of the version, by path in its folder."""
     calibration: Calibration | None = None
-    """Accuracy and cost of mode hybrid, if measured."""
+    """Accuracy and cost of mode hybrid; None if not measured."""
     pictures: Pictures | None = None
-    """The best refinements, if measured."""
+    """The best refinements; None if not measured."""
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into the folder of a version."""
+        """Write the manifest to the folder of a version."""
         content = asdict(self)
         content["manifest_sha256"] = _self_checksum(json.loads(json.dumps(content)))
         write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
@@ -135,7 +135,7 @@ class Manifest:
         return cls(**content)
 
     def require_files(self, folder: Path) -> None:
-        """Check that every file exists and has its length.
+        """Raise DataLoss unless every file exists and has its length.
 
         Raises
         ------
@@ -150,7 +150,7 @@ class Manifest:
                 raise DataLoss(f"{name}: expected {entry.bytes} bytes, got {path.stat().st_size}; {REMEDY}")
 
     def verify(self, folder: Path, progress: Progress = silent) -> None:
-        """Check length and checksum of every file.
+        """Raise DataLoss unless every file has its length and checksum.
 
         Parameters
         ----------
@@ -177,7 +177,7 @@ class Manifest:
 
 
 def checksum(path: Path) -> FileEntry:
-    """Return length and SHA-256 of a file."""
+    """Return the length and the SHA-256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(path.stat().st_size, digest)

@@ -1,7 +1,7 @@
-"""Arrays stored in several files, mapped into memory one after the other as one array.
+"""Memory mapping of several files, one after the other, as one array.
 
-Pages are read through the page cache, which may be smaller than the files. A page belongs to one file, so
-that there is a gap after each. docs/decisions/0017 says why the files are not concatenated.
+The files are read through the page cache, and may be larger than it. A page belongs to one file only, so that
+there is a gap after each file. docs/decisions/0017 explains why the files are not concatenated.
 """
 
 import ctypes
@@ -18,26 +18,26 @@ from numpy.typing import DTypeLike, NDArray
 __all__ = ["map_files"]
 
 _FIXED = 0x10
-"""MAP_FIXED of Linux and macOS: map at the given address, replacing what is mapped there."""
+"""MAP_FIXED of Linux and macOS: map at the given address, replacing existing mappings."""
 _NO_RESERVE = 0x40 if sys.platform == "darwin" else 0x4000
 _PRIVATE = mmap.MAP_PRIVATE | _NO_RESERVE
-"""Copy on write; nothing is written, so that no memory is reserved for copies."""
+"""Copy on write, without reserving memory for copies, since nothing is written."""
 
 
 def map_files(files: Sequence[tuple[Path, int]], dtype: DTypeLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Map the beginnings of files into memory.
+    """Return the leading elements of files, mapped into memory as one array.
 
     Parameters
     ----------
     files : sequence of (Path, int)
-        The files, and the number of elements at the beginning of each, at least 1.
+        The files, and the number of elements to map from the beginning of each, at least 1.
     dtype : dtype
         Element type.
 
     Returns
     -------
     values : ndarray, flat
-        The elements of all files, with gaps in between. Writes to it do not reach the files.
+        The elements of all files, with gaps in between. Writing to it does not change the files.
     begins : int64, (files,)
         Position of the first element of each file.
 
@@ -56,7 +56,8 @@ def map_files(files: Sequence[tuple[Path, int]], dtype: DTypeLike) -> tuple[NDAr
     sizes = np.array([count * kind.itemsize for _, count in files])
     pages = -(-sizes // mmap.PAGESIZE) * mmap.PAGESIZE
     begins = np.concatenate([[0], np.cumsum(pages)])
-    # An anonymous mapping reserves the addresses. With its last view it is unmapped, and the files with it.
+    # An anonymous mapping reserves the addresses. It is unmapped, with the files, when its last view is
+    # deleted.
     reserved = mmap.mmap(-1, int(begins[-1]), flags=_PRIVATE | mmap.MAP_ANONYMOUS)
     values = np.frombuffer(reserved, kind)
     for (path, _), begin, size in zip(files, begins, sizes, strict=False):

@@ -1,4 +1,4 @@
-"""Rows packed for SIMD: LANES rows side by side, element by element.
+"""Packing of rows for SIMD: LANES rows side by side, interleaved element by element.
 
 A run of LANES rows of length L is L·LANES consecutive elements: the first element of each row, then the
 second of each, and so on. The last run is padded with zeros.
@@ -18,11 +18,11 @@ __all__ = ["LANES", "Packed", "aligned", "pack"]
 LANES = 32
 """Rows of a run."""
 _LINE = 16
-"""Elements of four bytes in a cache line."""
+"""Number of four-byte elements in a cache line."""
 
 
 def pack(rows: NDArray[Any]) -> NDArray[Any]:
-    """Return rows (n, L) packed into runs, (⌈n / LANES⌉, L, LANES).
+    """Return rows, (n, L), packed into runs, (⌈n / LANES⌉, L, LANES).
 
     Examples
     --------
@@ -39,7 +39,7 @@ def pack(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return an empty array that begins a cache line: vectors across two lines load at half the speed."""
+    """Return an uninitialized float32 array aligned to a cache line, since loads across lines are slower."""
     size = prod(shape)
     space = np.empty(size + _LINE, np.float32)
     first = -space.ctypes.data % (4 * _LINE) // 4
@@ -48,20 +48,20 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed rows, in parts of which each begins a run."""
+    """Packed rows, in one or more parts, each of which begins a run."""
 
     values: NDArray[Any]
     """The elements of all parts, with gaps in between, flat."""
     length: int
     """Length of a row, L."""
     first_row: NDArray[np.int64]
-    """First row of each part, and the number of rows, (parts + 1,)."""
+    """First row of each part, followed by the number of rows, (parts + 1,)."""
     begins: NDArray[np.int64]
     """Position in `values` of the first element of each part, (parts,)."""
 
     @classmethod
     def of(cls, blocks: Iterable[NDArray[Any]]) -> "Packed":
-        """Return blocks of rows (n, L) packed as one part; in all but the last, n is a multiple of LANES."""
+        """Return blocks of rows, (n, L), packed as one part; n is a multiple of LANES except in the last."""
         count, packed = 0, []
         for rows in blocks:
             packed.append(pack(rows))
@@ -70,23 +70,23 @@ class Packed:
         return cls(values.reshape(-1), values.shape[1], np.array([0, count]), np.zeros(1, np.int64))
 
     def run_of(self, row: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the position in `values` of the run of each row, and the number of the row in its run."""
+        """Return the position in `values` of the run of each row, and the index of the row in its run."""
         part = np.searchsorted(self.first_row[1:-1], row, side="right")
         run, lane = np.divmod(row - self.first_row[part], LANES)
         return self.begins[part] + run * (self.length * LANES), lane
 
     def place(self, row: int) -> tuple[int, int]:
-        """Return the position in `values` of the run of a row, and the number of the row in its run."""
+        """Return the position in `values` of the run of a row, and the index of the row in its run."""
         run, lane = self.run_of(np.array([row]))
         return int(run[0]), int(lane[0])
 
     def parts(self, start: int, stop: int) -> Sequence[tuple[int, int]]:
-        """Return the ranges (first, end) of the rows start … stop − 1 in each part."""
+        """Return the ranges (first, end) that rows start … stop − 1 occupy in each part."""
         cuts = [start, *(int(row) for row in self.first_row if start < row < stop), stop]
         return [(a, b) for a, b in pairwise(cuts) if a < b]
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the rows start … stop − 1, (stop − start, L)."""
+        """Return rows start … stop − 1, unpacked, (stop − start, L)."""
         blocks = []
         for first, end in self.parts(start, stop):
             begin, lane = self.place(first)

@@ -1,7 +1,7 @@
-"""Quality of the pictures of an index, measured on held-out training images.
+"""The picture record: image quality of an index, measured on held-out training images.
 
-For each σ of a grid it holds the refinement of highest PSNR, its PSNR and that of the paper's formula. It
-serves `quality="best"`.
+For each σ of a grid, it contains the refinement with the highest PSNR, its PSNR, and the PSNR of the paper's
+formula. It is used for `quality="best"`.
 """
 
 import math
@@ -16,14 +16,14 @@ Row = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """The options beyond the paper's formula; the defaults are the paper's formula."""
+    """The options that extend the paper's formula; the defaults are the formula itself."""
 
     aggregate: str = "centre"
-    """How pixels are aggregated: centre or overlap."""
+    """Aggregate: centre or overlap."""
     bandwidth: float = 0.0
-    """Standard deviation τ of a Gaussian around each patch of the prior, intensities."""
+    """Standard deviation τ of a Gaussian around each training patch in the prior, in intensities."""
     gaussian_share: float = 0.0
-    """Share of the Gaussian mixture in the prior; the training patches have the rest."""
+    """Weight γ of the mixture of Gaussians in the prior; the training patches have 1 − γ."""
 
 
 PAPER = Refinement()
@@ -37,7 +37,7 @@ class Pictures:
     images: int
     """Number of held-out images."""
     sigmas: Row
-    """Noise standard deviations, ascending, intensities."""
+    """Noise standard deviations, in intensities, ascending."""
     refinements: tuple[Refinement, ...]
     """The best refinement at each σ."""
     best_db: Row
@@ -49,7 +49,7 @@ class Pictures:
 
     @classmethod
     def restore(cls, content: Mapping[str, Any]) -> "Pictures":
-        """Return the record of a decoded JSON object."""
+        """Return the record stored in a decoded JSON object."""
         rows: dict[str, Any] = {name: tuple(row) for name, row in content.items() if name != "images"}
         rows["refinements"] = tuple(Refinement(**refinement) for refinement in rows["refinements"])
         return cls(images=content["images"], **rows)
@@ -57,8 +57,8 @@ class Pictures:
     def best(self, sigma: float) -> Refinement:
         """Return the refinement for any σ.
 
-        Aggregate and share are those of the nearest σ; the bandwidth is interpolated between the two nearest,
-        on a logarithmic scale of σ, and constant beyond the ends of the grid.
+        Aggregate and Gaussian share are those of the nearest σ. The bandwidth is interpolated between the two
+        nearest σ, on a logarithmic scale, and is constant beyond the ends of the grid.
 
         Examples
         --------
@@ -76,7 +76,7 @@ class Pictures:
         return replace(other if share >= 0.5 else one, bandwidth=bandwidth)
 
     def expected_db(self, sigma: float) -> float:
-        """Return the PSNR to expect at any σ, interpolated likewise, in dB."""
+        """Return the expected PSNR at any σ in dB, interpolated like the bandwidth."""
         below, above, share = self._between(sigma)
         return (1 - share) * self.best_db[below] + share * self.best_db[above]
 

@@ -1,8 +1,8 @@
-"""Quantization of keys without loss: v_i = low + step · q_i with integers q_i.
+"""Lossless quantization of keys: v_i = low + step · q_i with integers q_i.
 
-Pixels of 8 bits take one byte; pixels of 16 bits take two, and so do 8-bit pixels less the mean of their
-patch, which are multiples of 1/255 over the number of pixels. The error is that of float32 rounding. All
-other keys are stored as float32.
+Keys of 8-bit pixels take one byte per element. Keys of 16-bit pixels take two bytes, and so do 8-bit pixels
+after the mean of their patch is subtracted, which are multiples of 1/255 divided by the number of pixels. The
+only error is float32 rounding. All other keys are stored as float32.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["Quantization", "quantizations"]
 
 _ROUNDING = 2.0**-23
-"""Largest distance of float32 keys from their quantized value."""
+"""Largest accepted difference between a float32 key and its quantized value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Quantization:
     """Value of q = 0."""
 
     def fits(self, v: NDArray[np.float32]) -> bool:
-        """Return whether keys (n, P) are quantized without loss."""
+        """Return whether keys, (n, P), are quantized without loss."""
         if self.dtype.kind == "f":
             return True
         q = np.rint((v - self.low) / self.step)
@@ -39,22 +39,22 @@ class Quantization:
         return bool(np.abs(self.low + self.step * q - v).max() <= _ROUNDING)
 
     def steps(self, v: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return keys or queries (n, P) in steps, not rounded."""
+        """Return keys or queries, (n, P), in units of the step, without rounding."""
         if self.dtype.kind == "f":
             return np.asarray(v, np.float32)
         return ((v - self.low) / self.step).astype(np.float32)
 
     def encode(self, v: NDArray[np.float32]) -> NDArray[Any]:
-        """Return the quantized keys q of keys (n, P)."""
+        """Return the quantized keys q of keys v, (n, P)."""
         return v if self.dtype.kind == "f" else np.rint((v - self.low) / self.step).astype(self.dtype)
 
     def decode(self, q: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the keys of quantized keys (n, P)."""
+        """Return the keys v of quantized keys q, (n, P)."""
         return np.asarray(q if self.dtype.kind == "f" else self.low + self.step * q, np.float32)
 
 
 def quantizations(pixels: int) -> tuple[Quantization, ...]:
-    """Return the quantizations for keys of a number of pixels, smallest first; the last fits all keys.
+    """Return the quantizations for patches of this many pixels, smallest first; the last one fits all keys.
 
     Examples
     --------

@@ -18,7 +18,7 @@
       sketches/…           sketches of the keys, see sketches.py; only if keys are large
     shards/0000/neighbours.faiss    the inverted file of its keys, see inverted_lists.py
 
-The cells of an index are those of its shards in order, and so are its leaves and keys.
+The cells of an index are the cells of its shards in order, and likewise its leaves and keys.
 """
 
 from collections.abc import Sequence
@@ -64,21 +64,21 @@ class Shards:
         return {}
 
     def _first_rows(self, name: str) -> NDArray[np.int64]:
-        """Return the first row of an array in each shard, and the number of rows."""
+        """Return the first row of an array in each shard, followed by the number of rows."""
         if name not in self._row_offsets:
             counts = [zarr_store.shape(group, name)[0] for group in self._groups]
             self._row_offsets[name] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         return self._row_offsets[name]
 
     def first(self) -> tuple[NDArray[np.int64], ...]:
-        """Return the first distinct key, patch, cell and leaf of each shard, and their numbers."""
+        """Return the first distinct key, patch, cell and leaf of each shard, each followed by the total."""
         offsets = (self._first_rows(name) for name in ("cells/keys", "leaves/keys"))
         # A shard of n cells has n + 1 offsets.
         cells, leaves = (rows - np.arange(len(rows)) for rows in offsets)
         return self._first_rows("counts"), self._first_rows("ids"), cells, leaves
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Return the rows start … stop − 1 of an array over all shards."""
+        """Return rows start … stop − 1 of an array that is concatenated over all shards."""
         parts = [
             zarr_store.read(group, name, max(start, first) - first, min(stop, end) - first)
             for group, (first, end) in zip(
@@ -93,7 +93,7 @@ class Shards:
         return self.read(name, 0, int(self._first_rows(name)[-1]))
 
     def offsets(self, name: str) -> NDArray[np.int64]:
-        """Return an array of offsets, which begin at 0 in each shard, over all shards."""
+        """Return an array of offsets, which are stored relative to each shard, for all shards."""
         parts, done = [np.zeros(1, np.int64)], 0
         for group in self._groups:
             own = zarr_store.read_all(group, name)
@@ -102,7 +102,7 @@ class Shards:
         return np.concatenate(parts)
 
     def packed(self, name: str) -> Packed:
-        """Return the rows of a packed array, mapped into memory."""
+        """Return a packed array, mapped into memory."""
         shapes = [zarr_store.shape(group, name) for group in self._groups]
         files = [
             (zarr_store.plain_file(folder / ARRAYS, name, len(shape)), prod(shape))
@@ -112,11 +112,11 @@ class Shards:
         return Packed(values, shapes[0][1], self._first_rows("counts"), begins)
 
     def has(self, name: str) -> bool:
-        """Return whether there is an array of a name."""
+        """Return whether the shards have an array of this name."""
         return name in self._groups[0]
 
     def plain(self, name: str) -> NDArray[np.float32]:
-        """Return all rows of a plain float32 array: mapped if there is one shard, else read."""
+        """Return all rows of a plain float32 array, mapped if there is one shard, otherwise read."""
         parts = []
         for folder, group in zip(self.folders, self._groups, strict=True):
             shape = zarr_store.shape(group, name)

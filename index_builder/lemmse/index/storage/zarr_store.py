@@ -6,15 +6,15 @@
     strata/…               float64       see patches/strata.py
     basis/…                float32       the principal axes of the keys, see clustering/moments.py
     mixture/…      (G, …)  float32       the Gaussian mixture, see clustering/mixture.py; only if A = B = I
-    physics/…              float64       the content of a FILE
+    physics/…              float64       the content of a file that a specification names
 
 Keys are stored in shards, see shards.py. Chunks are compressed by Zstandard with its checksum, so that Zarr
-notices a flipped bit; they are grouped in few large Zarr shards, so that a version has some tens of files
-whatever its size. What every search reads is stored plainly: each array is one uncompressed chunk followed by
-its CRC-32C, and can be mapped into memory.
+detects flipped bits; they are grouped in a few large Zarr shards, so that a version has some tens of files
+regardless of its size. Data that every search reads is stored as plain arrays: each is one uncompressed chunk
+followed by its CRC-32C, and can be mapped into memory.
 
-An index may come from somebody else, and a codec may run code: only Zarr format 3 and the codecs that are
-written here are read.
+An index may come from an untrusted source, and codecs may run code. Therefore only Zarr format 3 and the
+codecs that are written here are read.
 """
 
 import json
@@ -50,21 +50,21 @@ __all__ = [
 ]
 
 SHARD = 16 * CHUNK
-"""Rows of a Zarr shard, the unit of writing; CHUNK rows are the unit of reading."""
+"""Number of rows of a Zarr shard, the unit of writing; the unit of reading is CHUNK rows."""
 _CODECS = frozenset(("bytes", "crc32c", "sharding_indexed", "zstd"))
-"""Names of the codecs that are written, and read."""
+"""Names of the codecs that are written and read."""
 _METADATA = "zarr.json"
 
 
 def create(path: Path) -> zarr.Group:
-    """Create an empty group."""
+    """Create an empty group, and return it."""
     return zarr.create_group(store=str(path), zarr_format=3)
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> "zarr.Array[Any]":
-    """Create an array in a group, to be filled shard by shard; replace one that exists."""
+    """Create an array in a group, replacing an existing one, and return it; it is filled shard by shard."""
     chunk = min(CHUNK, shape[0])
-    # An array shorter than a shard is one shard of whole chunks.
+    # An array shorter than a shard becomes one shard of whole chunks.
     shard = min(SHARD, -(-shape[0] // chunk) * chunk)
     return group.create_array(
         name,
@@ -85,7 +85,7 @@ def write(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
 
 
 def write_plain(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
-    """Write an array as one uncompressed chunk: its file begins with the elements as in memory."""
+    """Write an array as one uncompressed chunk, so that its file begins with the elements as in memory."""
     array = group.create_array(
         name,
         shape=values.shape,
@@ -104,7 +104,7 @@ def plain_file(path: Path, name: str, dimensions: int) -> Path:
 
 
 def write_blocks(group: zarr.Group, name: str, blocks: Iterable[NDArray[Any]]) -> None:
-    """Write an array of rows that come in blocks of any length, shard by shard."""
+    """Write an array whose rows arrive in blocks of any length, shard by shard."""
     array: zarr.Array[Any] | None = None
     held: list[NDArray[Any]] = []
 
@@ -143,7 +143,7 @@ def open_arrays(path: Path, *, writing: bool = False) -> zarr.Group:
 
 
 def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
-    """Return the rows start … stop − 1 of an array."""
+    """Return rows start … stop − 1 of an array."""
     return np.asarray(_array(group, name)[start:stop])
 
 
@@ -153,7 +153,7 @@ def read_all(group: zarr.Group, name: str) -> NDArray[Any]:
 
 
 def read_group(group: zarr.Group, name: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an inner group by name; none if there is no such group."""
+    """Return the arrays of an inner group by name; an empty dict if there is no such group."""
     paths = sorted(_folder(group).joinpath(name).glob(f"*/{_METADATA}"))
     return {path.parent.name: read_all(group, f"{name}/{path.parent.name}") for path in paths}
 
@@ -164,7 +164,7 @@ def arrays(group: zarr.Group) -> "dict[str, zarr.Array[Any]]":
     Raises
     ------
     DataLoss
-        An array has another format or another codec than those that are written.
+        An array has a format or a codec other than those written here.
     """
     folder = _folder(group)
     for path in sorted(folder.rglob(".z*")):  # .zarray, .zgroup
@@ -184,7 +184,7 @@ def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
 
 
 def _array(group: zarr.Group, name: str) -> "zarr.Array[Any]":
-    """Return an array, after checking its codecs: opening it constructs them."""
+    """Return an array after checking its codecs, since opening an array constructs them."""
     metadata = _metadata(group, name)
     if unknown := sorted(set(metadata["codecs"]) - _CODECS):
         raise DataLoss(
@@ -197,7 +197,7 @@ def _array(group: zarr.Group, name: str) -> "zarr.Array[Any]":
 
 
 def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
-    """Return type and codec names of an array or a group."""
+    """Return the type and the codec names of an array or a group."""
     try:
         content = json.loads(_folder(group).joinpath(name, _METADATA).read_bytes())
         codecs = list(_codec_names(content.get("codecs", ())))
@@ -209,7 +209,7 @@ def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
 
 
 def _codec_names(codecs: Iterable[Any]) -> Iterator[str]:
-    """Return the names of codecs, those within sharding codecs included."""
+    """Yield the names of codecs, including those inside sharding codecs."""
     for codec in codecs:
         if isinstance(codec, str):
             yield codec

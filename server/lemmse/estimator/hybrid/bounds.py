@@ -1,4 +1,4 @@
-"""Bounds on the sums over closed groups, whatever their keys are, for certified errors."""
+"""Bounds on the sums over unopened groups, without assumptions on their keys, for certified errors."""
 
 import math
 
@@ -11,9 +11,9 @@ from lemmse.estimator.hybrid.records import GroupSums
 __all__ = ["add_bounds", "log_most"]
 
 _LARGEST = 600.0
-"""Logarithm of the largest weight that is not taken for infinite."""
+"""Logarithm of the largest weight that is not treated as infinite."""
 _ROUNDING = np.float32(1e-5)
-"""Upper bound of the relative error of a squared distance of rotated float32 coordinates."""
+"""Upper bound of the relative error of a squared distance between rotated float32 coordinates."""
 
 
 @compiled
@@ -24,7 +24,7 @@ def log_most(
     log_n: np.float32,
     precision: np.float32,
 ) -> np.float32:
-    """Return the log of an upper bound of a group's Σ w: all n keys at the least distance to its extent.
+    """Return the log of an upper bound of a group's Σ w: that for n keys at the least distance of its extent.
 
     The norms of the trailing coordinates of query and key differ by no more than the vectors do.
     """
@@ -33,7 +33,7 @@ def log_most(
         d = max(np.float32(0.0), max(low[i] - extent[i], extent[i] - high[i]))
         least += d * d
         size += extent[i] * extent[i]
-    # The rounding of the coordinates in float32.
+    # Allow for the rounding of the coordinates in float32.
     least = max(np.float32(0.0), least - _ROUNDING * (least + size))
     return log_n - np.float32(0.5) * least * precision
 
@@ -48,12 +48,12 @@ def add_bounds(
     target_low: NDArray[np.float32],
     target_high: NDArray[np.float32],
 ) -> None:
-    """Add the bounds of a group to those of query q: of Σ w, and of Σ w (t − h) for the reference mean h.
+    """Add the bounds on Σ w, and on Σ w (t − h) for the reference mean h, of a group to those of query q.
 
     `log_most` and `log_least` are the logs of an upper and a lower bound of the group's Σ w.
     """
     t_length = reference.shape[1]
-    if log_most > _LARGEST:  # the group may outweigh all that is known
+    if log_most > _LARGEST:  # the group may outweigh all other keys
         for c in range(t_length):
             sums.low[q, c] = -np.inf
             sums.high[q, c] = np.inf

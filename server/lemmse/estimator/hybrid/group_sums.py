@@ -1,4 +1,4 @@
-"""Sums over groups of keys by their moments, LANES groups side by side, for one query at a time.
+"""Sums over groups of keys by their summary statistics, LANES groups side by side, one query at a time.
 
 For a group of n keys with mean μ, variances D, mean target t̄ and covariance Cov(t, v), a query u with d = u
 − μ, and white noise of precision λ = 1/σ²,
@@ -8,11 +8,12 @@ For a group of n keys with mean μ, variances D, mean target t̄ and covariance 
     h(s) = ½ s²  up to s_max, and  s s_max − ½ s_max²  beyond
     mean = t̄ + min(1, s_max / s) Cov(t, v) (D + σ² I)⁻¹ d
 
-The first branch of the mass is the most that n keys can hold (Jensen's inequality, raised by h), the second
-that of the Gaussian of these moments. All logarithms are natural, and masses relative to the estimate of Σ w.
+The first argument of the maximum stands for the most that n keys can hold (Jensen's inequality, raised by h),
+the second for the mass of a Gaussian with this mean and these variances. All logarithms are natural, and
+masses are relative to the estimate of Σ w.
 
-Every loop over LANES groups is a few vector instructions. No function holds the interpreter's lock, and each
-writes to rows of its own queries, so that several run at once.
+Every loop over LANES groups compiles to a few vector instructions. All functions release the interpreter
+lock, and each call writes only to the rows of its own queries, so that several threads can run at once.
 """
 
 import math
@@ -53,22 +54,22 @@ __all__ = [
     "score",
 ]
 
-# Rows of Block.constants, Block.sums and Block.scores. Rows of one array, unlike arrays of their own, let the
-# compiler see that they do not overlap, without which loops over them are not vectorised.
+# Rows of Block.constants, Block.sums and Block.scores. The compiler knows that rows of one array do not
+# overlap, which it does not know of separate arrays; otherwise it would not vectorise the loops over them.
 LOG_N, S_MAX, JENSEN_CONSTANT, GAUSSIAN_CONSTANT, TRACE, HALF_SQUARE, OTHERS_GAIN = range(7)
 DISTANCE, S_SQUARE, GAUSSIAN_DISTANCE = range(3)
 LOG_MASS, JENSEN, S, LOG_ERROR, MASS, ERROR, CLOSED = range(7)
 
 _LARGEST_LOG = np.float32(40.0)
-"""Groups that a budget leaves closed may seem to outweigh Σ w, but squares must stay finite."""
+"""Largest log mass: with a budget, unopened groups may seem to outweigh Σ w, but squares must stay finite."""
 _LEAST_S_MAX = np.float32(1e-6)
-"""s_max of a single key, as a divisor."""
+"""Positive substitute for s_max = 0 of a single key, which is a divisor."""
 _TINY = np.float32(1e-20)
 """Added to a divisor that may be 0."""
 _VARIANCE_FACTOR = np.float32(1.3)
 _TAIL = np.float32(4 / 80)
 _OFFSET = np.float32(2.0)
-"""Distances in a group of image patches vary more than its moments imply, by these: see `posterior`."""
+"""Corrections for outliers: distances in a group of image patches vary more than its moments imply."""
 
 
 class Block(NamedTuple):
@@ -81,22 +82,22 @@ class Block(NamedTuple):
     slope_at_mean: NDArray[np.float32]
     """Σ_i slope_i μ_i, (T, LANES)."""
     unexplained: NDArray[np.float32]
-    """Variance of the target that its regression on the key leaves, (T, LANES)."""
+    """Residual variance of the target after its regression on the key, (T, LANES)."""
     constants: NDArray[np.float32]
-    """Constants of a group: log n; s_max; log n − ½ λ Σ D; log n − ½ Σ log(1 + λ D); λ Σ D; ½ λ² Σ D²; and
-    the gain of the other coordinates, (7, LANES), rows LOG_N … OTHERS_GAIN."""
+    """Constants for each group: log n; s_max; log n − ½ λ Σ D; log n − ½ Σ log(1 + λ D); λ Σ D; ½ λ² Σ D²;
+    and the gain of the other coordinates, (7, LANES), rows LOG_N … OTHERS_GAIN."""
     sums: NDArray[np.float32]
-    """Sums of a query: λ Σ d²; s² = λ² Σ D d²; Σ gain d², (3, LANES), rows DISTANCE … GAUSSIAN_DISTANCE."""
+    """Sums for a query: λ Σ d²; s² = λ² Σ D d²; Σ gain d², (3, LANES), rows DISTANCE … GAUSSIAN_DISTANCE."""
     scores: NDArray[np.float32]
-    """Scores of a query, relative to e^log_z: log mass; log n + mean log w; s; an upper bound of the log of
-    the error a; mass; a; and 1 if the group stays closed, else 0, (7, LANES), rows LOG_MASS … CLOSED."""
+    """Scores for a query, relative to e^log_z: log mass; log n + mean log w; s; an upper bound of the log of
+    the error a; mass; a; and 1 if the group stays unopened, else 0, (7, LANES), rows LOG_MASS … CLOSED."""
     spare: NDArray[np.float32]
     """(3, LANES)."""
 
 
 @compiled_to_allocate
 def allocate_block(groups: Groups) -> Block:
-    """Return working memory for any block of these groups."""
+    """Return working memory that fits any block of these groups."""
     t_length, leading = groups.cross.shape[1:3]
     return Block(
         gain=aligned(leading * LANES).reshape(leading, LANES),
@@ -133,7 +134,8 @@ def load(block: Block, groups: Groups, number: int, precision: np.float32) -> No
             gain[k] = precision / ratio
             trace[k] += variance * precision
             square[k] += np.float32(0.5) * variance * precision * variance * precision
-            # The product of all ratios, as a number below 2 and a power of 2, needs one logarithm.
+            # The product of all ratios is kept as a number below 2 and a power of 2, so that one logarithm
+            # suffices.
             bits = np.float32(product[k] * ratio).view(np.int32)
             exponent[k] += np.float32((bits >> np.int32(23)) - np.int32(127))
             product[k] = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32)
@@ -175,7 +177,7 @@ def load_targets(block: Block, groups: Groups, number: int) -> None:
 
 @compiled
 def _fill_white_sums(patches: Patches, q: int, groups: Groups, number: int, block: Block) -> None:
-    """Fill the sums of a query with white noise."""
+    """Fill the sums for a query with white noise."""
     p, leading, others = patches.u.shape[1], groups.leading.shape[1], groups.others.shape[1]
     sums, spare, precision = block.sums, block.spare, patches.precision
     add_distances(patches.u, q * p, groups.leading, number * leading * 2 * LANES, block.gain, leading, sums)
@@ -189,10 +191,12 @@ def _fill_white_sums(patches: Patches, q: int, groups: Groups, number: int, bloc
 
 @compiled
 def _fill_weighted_sums(patches: Patches, q: int, groups: Groups, number: int, block: Block) -> None:
-    """Fill the sums of a query with a precision for each pixel, and the constants, which depend on it.
+    """Fill the sums for a query with a precision for each pixel, and the constants, which depend on it.
 
-    Λ and the covariance C of a group have no axes in common. s² takes C as the mean of its variances, the
-    Gaussian q² / (q + s²) for dᵀ (Λ⁻¹ + C)⁻¹ d, and Σ log of as many equal variances as C has large ones.
+    Λ and the covariance C of a group are not diagonal in a common basis. Therefore s² is computed with C
+    replaced by the mean of its variances times I; the Gaussian mass is computed with q² / (q + s²) in place
+    of dᵀ (Λ⁻¹ + C)⁻¹ d, and with the log determinant of r equal variances, r being the effective number of
+    variances of C.
     """
     p = groups.leading.shape[1]
     add_weighted(patches.u, patches.weights, q * p, groups.leading, number * p * 2 * LANES, p, block.sums)
@@ -213,7 +217,7 @@ def _fill_weighted_sums(patches: Patches, q: int, groups: Groups, number: int, b
 
 @compiled
 def score(patches: Patches, q: int, z: np.float32, groups: Groups, number: int, block: Block) -> None:
-    """Fill the scores LOG_MASS, JENSEN, S and LOG_ERROR of a query, relative to e^z."""
+    """Fill the scores LOG_MASS, JENSEN, S and LOG_ERROR for a query, relative to e^z."""
     if patches.weights.shape[1] > 0:
         _fill_weighted_sums(patches, q, groups, number, block)
     else:
@@ -241,7 +245,7 @@ def score(patches: Patches, q: int, z: np.float32, groups: Groups, number: int, 
 
 @compiled
 def fill_masses(block: Block) -> None:
-    """Fill the scores MASS, ERROR and CLOSED from the logarithms, with all groups closed."""
+    """Fill the scores MASS, ERROR and CLOSED from the logarithms, with all groups unopened."""
     constants, scores = block.constants, block.scores
     for k in range(LANES):
         s, s_max = scores[S, k], constants[S_MAX, k]
@@ -255,7 +259,7 @@ def fill_masses(block: Block) -> None:
 
 @compiled
 def _fill_shift(patches: Patches, q: int, groups: Groups, number: int, c: int, block: Block) -> None:
-    """Fill spare[0] with the shift of the mean of target c, and spare[1] with its unexplained variance."""
+    """Fill spare[0] with the shift of the mean of target c, and spare[1] with its residual variance."""
     p, leading = patches.u.shape[1], groups.leading.shape[1]
     sums, spare, slope = block.sums, block.spare, c * leading * LANES
     if patches.weights.shape[1] > 0:
@@ -308,7 +312,7 @@ def _add_patches(
 def add_groups(
     sums: GroupSums, q: int, patches: Patches, groups: Groups, number: int, block: Block, outputs: OutputFlags
 ) -> None:
-    """Add the closed groups of a block to the sums of query q."""
+    """Add the unopened groups of a block to the sums of query q."""
     t_length = groups.cross.shape[1]
     constants, scores, spare = block.constants, block.scores, block.spare
     mass, error, closed = MASS * LANES, ERROR * LANES, CLOSED * LANES
@@ -343,7 +347,7 @@ def add_groups(
 def _fill_square_masses(block: Block) -> None:
     """Fill spare[0] with Σ w² / mass of each group.
 
-    Σ w² is the mass at noise σ/√2; of n weights it is at most the square of their sum.
+    Σ w² is the mass at noise σ/√2, and is at most (Σ w)².
     """
     constants, scores, spare = block.constants, block.scores, block.spare
     for k in range(LANES):

@@ -1,4 +1,4 @@
-"""Sums over the keys of a leaf, LANES of them side by side, for one query after another."""
+"""Sums over the keys of a leaf, LANES keys side by side, one query at a time."""
 
 import math
 from typing import NamedTuple
@@ -21,22 +21,22 @@ from lemmse.estimator.hybrid.simd import LANES, add_squares, add_weighted_square
 __all__ = ["Scratch", "add_keys", "allocate_scratch", "key_scores"]
 
 _LOG_NEGLIGIBLE = -30.0
-"""Keys of less than e^−30 of the weight of the heaviest key are left out."""
+"""Keys with less than e^−30 of the weight of the heaviest key are omitted."""
 _NEGLIGIBLE = 1e-9
-"""Keys of less than this share of the weight of the heaviest key are left out of Σ w v."""
+"""Keys with less than this share of the weight of the heaviest key are omitted from Σ w v."""
 _CORRECTION = 0.1
-"""Smallest correction of the estimate of log Σ w."""
+"""Smallest correction that is made to the estimate of log Σ w."""
 
 
 class Scratch(NamedTuple):
     """Working memory for the keys of a leaf."""
 
     scores: NDArray[np.float32]
-    """log2 w, then w, of runs of LANES keys, (runs, LANES)."""
+    """log2 w, and later w, of runs of LANES keys, (runs, LANES)."""
     codes: NDArray[np.int64]
     """Start of each run in the codes, (runs,)."""
     moments: NDArray[np.int64]
-    """Start of each run in the moments, and −1 after the last, (runs + 1,)."""
+    """Start of each run in the moments, with −1 after the last, (runs + 1,)."""
     x: NDArray[np.float32]
     """A query, (P,)."""
     sums: NDArray[np.float32]
@@ -45,7 +45,7 @@ class Scratch(NamedTuple):
 
 @compiled_to_allocate
 def allocate_scratch(keys: KeyArrays, p: int) -> Scratch:
-    """Return working memory for the largest leaf and patches of length p.
+    """Return working memory that fits the largest leaf, for patches of length p.
 
     A leaf may begin and end within a run.
     """
@@ -61,7 +61,7 @@ def allocate_scratch(keys: KeyArrays, p: int) -> Scratch:
 
 @compiled
 def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Scratch) -> np.float32:
-    """Fill the scores log2 w of the keys of a leaf, LANES at a time; return the largest."""
+    """Fill the scores log2 w of the keys of a leaf, and return the largest."""
     scores, weights, p = scratch.scores, patches.weights.shape[1], patches.steps.shape[1]
     codes, moments, lane = keys.leaf_codes[leaf], keys.leaf_moments[leaf], keys.leaf_lane[leaf]
     end = lane + keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]
@@ -88,7 +88,7 @@ def key_scores(leaf: int, patches: Patches, q: int, keys: KeyArrays, scratch: Sc
 
 @compiled
 def add_keys(leaf: int, queries: NDArray[np.int32], job: SumJob, scratch: Scratch) -> None:
-    """Add the keys of a leaf to the sums of some queries."""
+    """Add the keys of a leaf to the sums of the given queries."""
     keys, outputs, results, sums = job.keys, job.outputs, job.results, job.results.keys
     t_length = sums.wt.shape[1]
     count = keys.leaf_keys[leaf + 1] - keys.leaf_keys[leaf]
@@ -125,14 +125,14 @@ def add_keys(leaf: int, queries: NDArray[np.int32], job: SumJob, scratch: Scratc
             run += 1
         log_sum = sums.log_max[q] + math.log(sums.w[q])
         if log_sum > results.log_z[q] + _CORRECTION:
-            log_z = rounded_down(log_sum)  # as the scores of groups take it
+            log_z = rounded_down(log_sum)  # as in the scores of groups
             _scale_groups(results.groups, q, math.exp(results.log_z[q] - log_z))
             results.log_z[q] = log_z
 
 
 @compiled
 def _add_patches(run: int, factor: float, q: int, keys: KeyArrays, scratch: Scratch, sums: KeySums) -> None:
-    """Add Σ w v over a run of keys to the sums of a query."""
+    """Add Σ w v over a run of keys to the sums of query q."""
     weights = scratch.sums
     for k in range(LANES):
         weights[k] = scratch.scores[run, k] * keys.moments[scratch.moments[run] + k]
@@ -146,7 +146,7 @@ def _add_patches(run: int, factor: float, q: int, keys: KeyArrays, scratch: Scra
 
 @compiled
 def _scale_keys(sums: KeySums, q: int, factor: float) -> None:
-    """Multiply the weights of the keys of a query by a factor."""
+    """Multiply the sums over keys of query q by a factor."""
     sums.w[q] *= factor
     sums.w2[q] *= factor * factor
     for c in range(sums.wt.shape[1]):
@@ -158,7 +158,7 @@ def _scale_keys(sums: KeySums, q: int, factor: float) -> None:
 
 @compiled
 def _scale_groups(sums: GroupSums, q: int, factor: float) -> None:
-    """Multiply the weights of the closed groups of a query by a factor."""
+    """Multiply the sums over unopened groups of query q by a factor on the weights."""
     sums.w[q] *= factor
     sums.least_w[q] *= factor
     sums.w2[q] *= factor * factor

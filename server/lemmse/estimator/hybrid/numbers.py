@@ -25,37 +25,37 @@ LOG2_E = np.float32(math.log2(math.e))
 ABSENT = np.float32(-1e30)
 """Logarithm of the weight of an empty SIMD lane."""
 _FLOOR = np.float32(-60.0)
-"""Exponents of 2 are clamped to this, so that neither weights nor their squares are denormals."""
+"""Exponents of 2 are clamped to this minimum, so that neither weights nor their squares are denormal."""
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn", "nnan"},
     "error_model": "numpy",
     "cache": True,
 }
-"""Sums may be taken in any order, which vector instructions need; infinities keep their meaning."""
+"""Fast-math: sums may be reordered, which vector instructions require; infinities keep their meaning."""
 _NO_CALLS: dict[str, Any] = {"forceinline": True, "_nrt": False}
-"""Calls with many arrays as arguments, and their reference counts, take longer than the sums themselves."""
+"""Inline functions: calls with many array arguments, and reference counts, take longer than the sums."""
 
 
 def compiled(function: _Function) -> _Function:
-    """Return a function that is compiled at its first call, and inlined into compiled callers.
+    """Return a function that is compiled at its first call and inlined into compiled callers.
 
-    It releases the interpreter's lock, and may not allocate arrays.
+    It releases the interpreter lock and may not allocate arrays.
     """
     return cast(_Function, numba.njit(**_OPTIONS, **_NO_CALLS)(function))
 
 
 def compiled_to_allocate(function: _Function) -> _Function:
-    """Return a compiled function like `compiled`, which may allocate arrays and is not inlined."""
+    """Return a compiled function as `compiled` does, but one that may allocate arrays and is not inlined."""
     return cast(_Function, numba.njit(**_OPTIONS)(function))
 
 
 @compiled
 def exp2(x: np.float32) -> np.float32:
-    """Return 2^x for x up to 126, and no less than 2^_FLOOR.
+    """Return 2^max(x, _FLOOR), for x up to 126.
 
-    2^f on [0, 1) is a polynomial (relative error 2·10⁻⁷) and 2^i is composed of its bits: unlike a call of
-    exp2, this compiles to vector instructions.
+    The fractional part is approximated by a polynomial (relative error 2·10⁻⁷), and the integer part is
+    written to the exponent bits. Unlike a call of exp2, this compiles to vector instructions.
     """
     x = max(x, _FLOOR)
     whole = np.floor(x)
@@ -73,9 +73,9 @@ def exp2(x: np.float32) -> np.float32:
 
 @compiled
 def log(x: np.float32) -> np.float32:
-    """Return the natural logarithm of a normal number; error 5·10⁻⁷, relative near 0.
+    """Return the natural logarithm of a normal number; error 5·10⁻⁷, relative where the result is near 0.
 
-    Unlike a call of log, this compiles to vector instructions, see `exp2`.
+    Unlike a call of log, this compiles to vector instructions; see `exp2`.
     """
     bits = np.float32(x).view(np.int32)
     exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
@@ -94,14 +94,14 @@ def log(x: np.float32) -> np.float32:
 
 @compiled
 def rounded_down(x: np.float64) -> np.float64:
-    """Return the greatest float32 that is no greater than x; infinities unchanged."""
+    """Return the greatest float32 that is not greater than x; infinities are unchanged."""
     y = np.float32(x)
     return np.float64(np.nextafter(y, np.float32(-np.inf)) if np.float64(y) > x else y)
 
 
 @compiled_to_allocate
 def aligned(n: int) -> NDArray[np.float32]:
-    """Return n zeros aligned to a cache line: loads across lines take twice as long."""
+    """Return n zeros aligned to a cache line, since loads across cache lines take twice as long."""
     space = np.zeros(n + 16, np.float32)
     first = -space.ctypes.data % 64 // 4
     return space[first : first + n]

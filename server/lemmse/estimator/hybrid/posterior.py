@@ -1,21 +1,22 @@
-"""The hybrid posterior: keys that matter are summed one by one, all others by the moments of their groups.
+"""Mode hybrid: keys that matter are summed one by one, all others by the summary statistics of their groups.
 
-Cells are opened into leaves and leaves into keys, per query, where the error a of a closed group matters:
+For each query, cells are opened into leaves and leaves into keys where the error a of an unopened group
+matters:
 
-- in a group whose logits vary little (s ≤ s_max) the Gaussian estimate of its mass is off by a factor of
-  about e^±s:  a = mass (eˢ − 1) / Σ w;
-- in one whose sum depends on its few nearest keys (s > s_max), what counts is how many of them are nearer
-than
-  ρ = √(−2 σ² log Σ w), where one key outweighs all others. Distances ‖u − v‖ are nearly normal, as those of
-  a χ law are, with mean² = m − τ² and variance τ² = (Σ D d² + ½ Σ D²) / m,  m = Σ d² + Σ D,  d = u − μ; the
-  expected number is n e^(−x²/2), x = (mean − ρ) / τ, by chance one or none:  a² = n e^(−x²/2). Patches have
-  more outliers than that: τ² is taken 1.3 times as large, x² / (1 + x²/80) for x², and a is divided by e²,
-  so that one threshold means the same for cells and leaves, at every σ. The mass is at most a.
+- in a group whose log weights vary little (s ≤ s_max), the Gaussian estimate of the mass is off by a factor
+  of about e^±s:  a = mass (eˢ − 1) / Σ w;
+- in a group whose sum depends on its few nearest keys (s > s_max), a depends on the number of keys that are
+  nearer than ρ = √(−2 σ² log Σ w), the distance at which one key outweighs all others. Distances ‖u − v‖ are
+  nearly normal, as those with a χ distribution, with mean² = m − τ² and variance τ² = (Σ D d² + ½ Σ D²) / m,
+  where m = Σ d² + Σ D and d = u − μ. The expected number is n e^(−x²/2) with x = (mean − ρ) / τ, by chance
+  one or none:  a² = n e^(−x²/2). Groups of image patches have more outliers than that: τ² is taken 1.3 times
+  as large, x² is replaced by x² / (1 + x²/80), and a is divided by e², so that one threshold means the same
+  for cells and leaves, at every σ. The mass is at most a.
 
-A group is opened where log a exceeds a threshold. One number is thus the tolerance at every σ: opening what
-exceeds it, in any query, is the least work for a given sum of squared errors over the image. No key is
-counted twice, and none left out except those of opened leaves that hold next to nothing (see
-`sketch_bounds`).
+A group is opened if log a exceeds a threshold. One threshold serves as the tolerance at every σ: opening the
+groups that exceed it, for every query alike, is the least work for a given sum of squared errors over the
+image. No key is counted twice, and none is omitted except those of opened leaves that contribute next to
+nothing (see `sketch_bounds`).
 """
 
 from collections.abc import Callable
@@ -53,29 +54,29 @@ from lemmse.index.clustering.sketches import Sketch, sketched
 __all__ = ["KeyTree", "as_patches", "estimate_log_z", "hybrid_sums"]
 
 _BLOCK = 2048
-"""Queries processed at once: the more there are, the more of them share a leaf."""
+"""Number of queries processed at once: the more there are, the more of them share a leaf."""
 _STRIP = 32
-"""Largest number of consecutive queries that one thread takes."""
+"""Largest number of consecutive queries in one share of work for a thread."""
 _PROBE = ProbeLimits(cells=8, leaves=16, keys=4096, largest_gain=np.float32(2.0))
 _FIRST_STEP = 2.0
-"""First step of the threshold towards less work, for queries beyond their budget; steps double."""
+"""First increase of the threshold for queries that exceed their budget; further increases double."""
 
 
 @dataclass(frozen=True)
 class KeyTree:
-    """Keys and the tree of their groups on the CPU, ready for the compiled loops."""
+    """Keys and the tree of their groups in host memory, in the form that the compiled loops need."""
 
     keys: Keys
     tree: Tree
-    """The groups, along the principal axes."""
+    """The groups, with summary statistics along the principal axes."""
     basis: Basis
-    """The principal axes."""
+    """The PCA basis."""
     sketch: Sketch | None
-    """Sketches of the keys, if these are large enough to have any."""
+    """Sketches of the keys; None if the keys are too short to have any."""
 
     @cached_property
     def key_arrays(self) -> KeyArrays:
-        """The keys as the compiled loops take them."""
+        """The keys in the form that the compiled loops need."""
         keys, leaf_keys = self.keys, self.tree.leaf_keys
         codes, lane = keys.packed.run_of(leaf_keys[:-1])
         return KeyArrays(
@@ -93,7 +94,7 @@ class KeyTree:
 
     @cached_property
     def sketches(self) -> Sketches:
-        """The sketches as the compiled loops take them."""
+        """The sketches in the form that the compiled loops need."""
         return sketch_arrays(self.sketch, self.tree.leaf_keys)
 
     @cached_property
@@ -101,7 +102,7 @@ class KeyTree:
         return self.tree.along_pixels(self.basis)
 
     def tree_for(self, queries: Queries) -> Tree:
-        """Return the groups along the principal axes for white noise, along the pixels for weights."""
+        """Return the tree along the principal axes for white noise, along the pixels for other noise."""
         return self.tree if queries.is_white else self._pixel_tree
 
     @cached_property
@@ -109,28 +110,28 @@ class KeyTree:
         return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="hybrid")
 
     def run(self, work: Callable[[NDArray[np.int32]], None], count: int) -> None:
-        """Call work(queries) for shares of the queries 0 … count − 1, one share in each thread."""
+        """Call work(queries) for shares of the queries 0 … count − 1, in as many threads as torch uses."""
         threads = torch.get_num_threads()
-        strip = max(1, min(_STRIP, count // threads))  # neighbours are alike, and as much work
+        strip = max(1, min(_STRIP, count // threads))  # neighbours are similar, also in work
         share = np.arange(count, dtype=np.int32) // strip % threads
         for _ in self._pool.map(work, (np.flatnonzero(share == i).astype(np.int32) for i in range(threads))):
             pass
 
 
 def hybrid_sums(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
-    """Return the sums over all keys of the queries' stratum, unimportant keys by their groups.
+    """Return the posterior sums over all keys of the stratum of the queries, in mode hybrid.
 
     Parameters
     ----------
     key_tree : KeyTree
         The keys and their groups.
     queries : Queries
-        Query patches, (Q, P).
+        The query patches, (Q, P).
     spec : SumSpec
-        Its threshold, budget, normalizer and outputs, and its reference mean if bounds are among these.
-        Without a normalizer all Σ w is taken to be in these keys. The heaviest keys cannot be named, and
-        there are no variances of whole patches; with a precision for each pixel there are no bounds and no
-        whole patches.
+        Its threshold, budget, normalizer and outputs are used, and its reference mean if the outputs include
+        bounds. Without a normalizer, these keys are assumed to be all that contribute to Σ w. The outputs
+        cannot include the heaviest keys or variances of whole patches; with a precision for each pixel, they
+        cannot include bounds or whole patches either.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def hybrid_sums(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> Posterior
 
 
 def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
-    """Return the sums of a block of queries; those that opened too much are repeated with less work."""
+    """Return the sums for a block of queries; those that opened too much are repeated with less work."""
     raise_if_cancelled(spec.cancelled)
     threshold = np.full(len(queries), spec.threshold, np.float32)
     sums = _block_sums(key_tree, queries, spec, threshold)
@@ -159,9 +160,10 @@ def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> P
 
 
 def _opened_too_much(sums: PosteriorSums, threshold: NDArray[np.float32], spec: SumSpec) -> Tensor:
-    """Return which queries exceeded the budget, or opened all groups that seemed to count and found nothing.
+    """Return a mask of the queries that exceeded the budget or whose sums are empty.
 
-    With a normalizer, which includes other keys, finding nothing is a valid result.
+    Sums are empty if all groups that seemed to count were opened and no key in them had weight. With a
+    normalizer, which includes other keys, that is a valid result.
     """
     too_much = (spec.normalizer is None) & (sums.moments[:, 0] == 0)
     if spec.budget is not None:
@@ -177,13 +179,13 @@ def estimate_log_z(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> Poster
     key_tree, queries
         As for `hybrid_sums`.
     spec : SumSpec
-        Its budget.
+        Its budget is used.
 
     Returns
     -------
     PosteriorSums
-        With the outputs HEAVIEST: Σ w is the estimate, the heaviest key is some key of the leaf of largest
-        weight, and there are no other sums.
+        Sums with the outputs HEAVIEST: Σ w is the estimate, the heaviest key is some key of the leaf with the
+        largest weight, and there are no other sums.
     """
     parts = []
     for start in range(0, len(queries), _BLOCK):
@@ -222,7 +224,7 @@ def _probe(key_tree: KeyTree, queries: Queries, patches: Patches, budget: int | 
 
 
 def _located(tree: Tree, estimate: NormalizerEstimate) -> Normalizer:
-    """Return an estimate of Σ w that was made before, with its heaviest key located in the tree."""
+    """Return a given estimate of Σ w, with its heaviest key located in the tree."""
     leaf = np.searchsorted(tree.leaf_keys, estimate.key, side="right") - 1
     return Normalizer(
         log_z=estimate.log_z.copy(),
@@ -235,7 +237,7 @@ def _located(tree: Tree, estimate: NormalizerEstimate) -> Normalizer:
 def _block_sums(
     key_tree: KeyTree, queries: Queries, spec: SumSpec, threshold: NDArray[np.float32]
 ) -> PosteriorSums:
-    """Return the sums of a block of queries, with a threshold for each, (Q,)."""
+    """Return the sums for a block of queries, given a threshold for each, (Q,)."""
     tree, outputs, patches = key_tree.tree_for(queries), spec.outputs, as_patches(queries, key_tree)
     if spec.normalizer is None:
         normalizer = _probe(key_tree, queries, patches, spec.budget)
@@ -279,11 +281,12 @@ def _empty_results(
 
 
 def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
-    """Return queries as the compiled loops take them: C-contiguous arrays that these index flat."""
+    """Return queries in the form that the compiled loops need: C-contiguous arrays, which they index flat."""
     u, basis, quantization = queries.u, key_tree.basis, key_tree.keys.quantization
     log2_w_of_step = -0.5 * LOG2_E * quantization.step**2
     if queries.is_white:
-        # As Basis.rotate, but NumPy's BLAS would leave threads spinning that the compiled loops need.
+        # Like Basis.rotate, but with torch: the threads of NumPy's BLAS would keep spinning on cores that the
+        # compiled loops need.
         rotated = ((u - torch.from_numpy(basis.mean)) @ torch.from_numpy(basis.axes)).numpy()
         rest = np.linalg.norm(rotated[:, LEADING:], axis=1)
         return Patches(
@@ -296,7 +299,7 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
             score_scale=np.float32(log2_w_of_step * float(queries.precision)),
         )
     precision = queries.precision
-    u = u.where(precision > 0, 0)  # any number where nothing was observed
+    u = u.where(precision > 0, 0)  # the value is arbitrary where nothing was observed
     return Patches(
         u=_padded(u.numpy()),
         steps=np.ascontiguousarray(quantization.steps(u.numpy())),
@@ -309,13 +312,13 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
 
 
 def _padded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows padded with a zero to an even length, as that of the groups is."""
+    """Return rows padded with zeros to an even length, which the arrays of the groups have."""
     padded = np.pad(values, [(0, 0), (0, values.shape[1] % 2)])
     return np.ascontiguousarray(padded)
 
 
 def _posterior_sums(results: Results, basis: Basis, spec: SumSpec) -> PosteriorSums:
-    """Return the requested sums over closed groups and over keys, merged."""
+    """Return the requested sums over unopened groups and over keys, merged."""
     outputs, t_length = spec.outputs, results.keys.wt.shape[1]
     count, p_length = len(results.log_z), len(basis.mean)
     empty = PosteriorSums.empty(count, t_length, p_length, outputs, torch.device("cpu"))

@@ -1,7 +1,7 @@
 """The estimate of the normalizing constant Σ w of each query, before any group is opened.
 
-It is the sum over the keys of the most promising leaves of the most promising cells, and over all cells by
-their moments as far as these can be trusted.
+It combines the sum over the keys of the most promising leaves in the most promising cells with the sum over
+all cells by their summary statistics, as far as these are reliable.
 """
 
 import math
@@ -21,37 +21,37 @@ from lemmse.index.clustering.groups import Groups
 __all__ = ["ProbeLimits", "probe"]
 
 _LOG_NEGLIGIBLE = np.float32(-16.0)
-"""Cells of less than e^−16 of the weight are left out."""
+"""Cells with less than e^−16 of the weight are omitted."""
 _LOG_MINOR = np.float32(3.0)
-"""Leaves of less than e^−3 of the weight are not read, as their keys say little about Σ w."""
+"""Leaves with less than e^−3 of the weight are not read, since their keys contribute little to Σ w."""
 
 
 class ProbeLimits(NamedTuple):
-    """How much an estimate of Σ w may read."""
+    """Limits on the work for an estimate of Σ w."""
 
     cells: int
-    """Number of cells of largest estimated mass whose leaves are considered."""
+    """Number of cells, those with the largest estimated mass, whose leaves are considered."""
     leaves: int
-    """Number of leaves of largest estimated mass, in these cells, whose keys are evaluated."""
+    """Number of leaves in these cells, those with the largest estimated mass, whose keys are evaluated."""
     keys: int
     """Largest number of keys evaluated."""
     largest_gain: np.float32
-    """Largest h(s) that counts in the log mass of a cell: more is unreliable while nothing is opened."""
+    """Largest h(s) in the log mass of a cell; larger values are unreliable before any group is opened."""
 
 
 class _Estimates(NamedTuple):
-    """Estimates for J queries in the making."""
+    """Intermediate results of the estimates for J queries."""
 
     log_max: NDArray[np.float32]
     """Largest log mass of a cell, (J,)."""
     total: NDArray[np.float64]
     """Σ w over all cells, relative to e^log_max, (J,)."""
     cell_mass: NDArray[np.float32]
-    """Largest log masses of cells, in descending order, (J, cells)."""
+    """The largest log masses of cells, in descending order, (J, cells)."""
     cell: NDArray[np.int64]
     """Numbers of these cells; −1 where there are fewer, (J, cells)."""
     leaf_mass: NDArray[np.float32]
-    """Largest log masses of leaves, in descending order, (J, leaves)."""
+    """The largest log masses of leaves, in descending order, (J, leaves)."""
     leaf: NDArray[np.int64]
     """Numbers of these leaves; −1 where there are fewer, (J, leaves)."""
 
@@ -66,7 +66,7 @@ def probe(
     limits: ProbeLimits,
     normalizer: Normalizer,
 ) -> None:
-    """Fill the estimates of some queries, given by number."""
+    """Fill the estimates of the queries with the given numbers."""
     count = len(queries)
     block, trusted = allocate_block(tree.cells), aligned(LANES)
     estimates = _Estimates(
@@ -78,7 +78,7 @@ def probe(
         leaf=np.full((count, limits.leaves), -1),
     )
     _add_cells(queries, patches, tree, stratum, limits.largest_gain, block, trusted, estimates)
-    # One cell after the other, each with all queries near it.
+    # Process one cell after the other, each with all queries that list it.
     flat_cells = estimates.cell.ravel()
     order = np.argsort(flat_cells)
     _find_leaves(queries, patches, tree, flat_cells, order, block, estimates)
@@ -101,7 +101,7 @@ def _add_cells(
     trusted: NDArray[np.float32],
     estimates: _Estimates,
 ) -> None:
-    """Sum over all cells of a stratum by their moments, and list those of largest mass."""
+    """Sum over all cells of a stratum by their summary statistics, and list those with the largest mass."""
     cells, scores = tree.cells, block.scores
     log_max, total, last = estimates.log_max, estimates.total, estimates.cell.shape[1] - 1
     for number in range(tree.strata_blocks[stratum], tree.strata_blocks[stratum + 1]):
@@ -133,9 +133,9 @@ def _find_leaves(
     block: Block,
     estimates: _Estimates,
 ) -> None:
-    """List the leaves of largest mass in the listed cells.
+    """List the leaves with the largest mass in the listed cells.
 
-    `flat_cells` are the cells of all queries, flat, and `order` sorts them.
+    `flat_cells` contains the listed cells of all queries, flattened, and `order` sorts it.
     """
     leaves, scores, cells_each = tree.leaves, block.scores, estimates.cell.shape[1]
     begin = 0
@@ -167,7 +167,7 @@ def _add_leaves(
     estimates: _Estimates,
     normalizer: Normalizer,
 ) -> None:
-    """Fill the estimate of query q, number j of these, with the keys of its listed leaves."""
+    """Fill the estimate of query q, which is row j of `estimates`, with the keys of its listed leaves."""
     log_max, total = np.float64(estimates.log_max[j]), estimates.total[j]
     heaviest = -np.inf
     for place in range(estimates.leaf.shape[1]):
@@ -196,7 +196,7 @@ def _add_leaves(
         else:
             total += w * math.exp(leaf_max - log_max)
     log_z = log_max + math.log(total)
-    if normalizer.leaf[q] < 0:  # no leaf was read: the moments alone, h(s) of which is limited
+    if normalizer.leaf[q] < 0:  # no leaf was read: use the statistics alone, with h(s) limited
         log_z = max(np.float64(estimates.cell_mass[j, 0]), log_z)
     normalizer.log_z[q] = log_z
 
@@ -210,7 +210,7 @@ def _insert_groups(
     masses: NDArray[np.float32],
     numbers: NDArray[np.int64],
 ) -> None:
-    """Insert the groups of a block into a row of those of largest mass."""
+    """Insert the groups of a block into a row of the groups with the largest mass."""
     for k in range(groups.size[number]):
         _insert(masses, numbers, row, scores[LOG_MASS, k], groups.first[number] + k)
 

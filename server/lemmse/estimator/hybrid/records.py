@@ -24,21 +24,21 @@ class Patches(NamedTuple):
     """Q query patches."""
 
     u: NDArray[np.float32]
-    """Along the axes of the groups, padded with zeros to an even length, (Q, P or P + 1)."""
+    """Patches along the axes of the groups, padded with zeros to an even length, (Q, P or P + 1)."""
     steps: NDArray[np.float32]
-    """Along the pixels, in quantization steps of the keys, (Q, P)."""
+    """Patches along the pixels, in quantization steps of the keys, (Q, P)."""
     extent: NDArray[np.float32]
-    """Leading coordinates, and the norm of the others, (Q, E)."""
+    """Leading PCA coordinates, and the norm of the others, (Q, E)."""
     rest: NDArray[np.float32]
-    """Norm of the coordinates beyond those of the sketches, (Q,)."""
+    """Norm of the PCA coordinates that the sketches omit, (Q,)."""
     precision: np.float32
-    """λ = 1/σ² of white noise; 1 where each pixel has a precision."""
+    """λ = 1/σ² for white noise; 1 if each pixel has its own precision."""
     weights: NDArray[np.float32]
     """Precisions λ of the pixels, padded with zeros like u, (Q, P or P + 1); (Q, 0) for white noise."""
     score_scale: np.float32
-    """log2 w of a key, divided by Σ (u_i − v_i)² in quantization steps, with weights where there are any.
+    """Ratio of log2 w to Σ (u_i − v_i)², which is in quantization steps and weighted if there are weights.
 
-    All loops must take the same number: log w may be −10⁹, of which one unit in the last place is e^±512.
+    All loops must use the same number: log w may be −10⁹, where one unit in the last place is a factor e^±64.
     """
 
 
@@ -48,15 +48,15 @@ class KeyArrays(NamedTuple):
     codes: NDArray[Any]
     """Quantized keys: runs of LANES keys, P numbers of each, flat."""
     moments: NDArray[np.float32]
-    """n, Σ t, Σ t² of the targets of each key: runs of LANES keys, flat."""
+    """n, Σ t and Σ t² of the targets of each key: runs of LANES keys, flat."""
     moment_rows: int
     """Number of moments of a key, 1 + 2T."""
     low: np.float32
-    """Value of the code 0."""
+    """The value that code 0 represents."""
     step: np.float32
     """Quantization step."""
     leaf_keys: NDArray[np.int64]
-    """First key of each leaf, and the number of keys, (L + 1,)."""
+    """First key of each leaf, followed by the number of keys, (L + 1,)."""
     leaf_codes: NDArray[np.int64]
     """Start in `codes` of the run of each leaf's first key, (L,)."""
     leaf_moments: NDArray[np.int64]
@@ -71,7 +71,7 @@ class Normalizer(NamedTuple):
     """The estimate of the normalizing constant of each query, before any group is opened, (Q,) each."""
 
     log_z: NDArray[np.float64]
-    """Estimate of log Σ w, rather too low than too high."""
+    """Estimate of log Σ w, more often too low than too high."""
     cell: NDArray[np.int64]
     """Cell of the heaviest key found; −1 if there is none."""
     leaf: NDArray[np.int64]
@@ -81,7 +81,7 @@ class Normalizer(NamedTuple):
 
 
 class OutputFlags(NamedTuple):
-    """Which sums to compute beside those of the mean, see `Outputs`."""
+    """The sums to compute in addition to those for the mean; see `Outputs`."""
 
     variance: bool
     ess: bool
@@ -91,7 +91,7 @@ class OutputFlags(NamedTuple):
 
 
 class GroupSums(NamedTuple):
-    """Sums over closed groups, relative to e^log_z; a is the standard error of a group's Σ w."""
+    """Sums over unopened groups, relative to e^log_z; a is the standard error of a group's Σ w."""
 
     w: NDArray[np.float64]
     """Σ w, (Q,)."""
@@ -135,10 +135,10 @@ class KeySums(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Sums over the closed groups and the evaluated keys of a stratum."""
+    """Sums over the unopened groups and the evaluated keys of a stratum."""
 
     log_z: NDArray[np.float64]
-    """Estimate of log Σ w; it rises where the keys evaluated so far weigh more, (Q,)."""
+    """Estimate of log Σ w; it is raised if the keys evaluated so far have a larger sum, (Q,)."""
     groups: GroupSums
     keys: KeySums
     evaluated: NDArray[np.int64]
@@ -146,7 +146,7 @@ class Results(NamedTuple):
 
 
 class SumJob(NamedTuple):
-    """A block of Q queries and all that is needed to sum over the keys of a stratum for them."""
+    """A block of Q queries, and the data needed to sum over the keys of a stratum for them."""
 
     patches: Patches
     tree: Tree
@@ -155,7 +155,7 @@ class SumJob(NamedTuple):
     sketches: Sketches
     normalizer: Normalizer
     threshold: NDArray[np.float32]
-    """Natural logarithm of the error, relative to Σ w, beyond which a group is opened, (Q,)."""
+    """Natural logarithm of the error, relative to Σ w, above which a group is opened, (Q,)."""
     reference: NDArray[np.float64]
     """Reference mean h of the bounds, (Q, T)."""
     outputs: OutputFlags

@@ -1,8 +1,8 @@
 """SIMD kernels: sums over coordinates of LANES columns at once, in vector registers.
 
-A loop over the coordinates that adds to an array of column sums loads and stores these in every iteration,
-since the compiler cannot prove that they do not overlap its inputs. Here they are vectors of LLVM's
-intermediate language, of any width that the machine has, and stay in registers: four times as fast.
+A loop over the coordinates that adds to an array of column sums loads and stores the sums in every iteration,
+since the compiler cannot prove that the array does not overlap the inputs. Here the sums are vectors in LLVM
+IR, which are compiled for the width that the machine has, and stay in registers: four times as fast.
 """
 
 from collections.abc import Callable
@@ -31,11 +31,11 @@ _FLAGS = ("contract", "reassoc", "nsz")
 _Vector = ir.VectorType(ir.FloatType(), LANES)
 _Whole = ir.VectorType(ir.IntType(32), LANES)
 _UNROLLED = 2
-"""Number of partial sums, so that an addition need not wait for the one before."""
+"""Number of partial sums, so that an addition does not wait for the previous one."""
 
 
 def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an intrinsic from a function that returns its signature and its code generator."""
+    """Return a Numba intrinsic, given a function that returns its signature and its code generator."""
     return cast(Callable[..., Any], intrinsic(function))
 
 
@@ -55,7 +55,7 @@ class _Columns:
         return self._data[argument]
 
     def splat(self, argument: int, place: Any) -> Any:
-        """Return one number of an array in every column."""
+        """Return a vector with one number of an array in every column."""
         builder = self.builder
         value = builder.load(builder.gep(self._data[argument], [place]))
         first = builder.insert_element(
@@ -68,7 +68,7 @@ class _Columns:
         return builder.bitcast(builder.gep(self._data[argument], [place]), kind.as_pointer())
 
     def load(self, argument: int, place: Any) -> Any:
-        """Return LANES numbers of an array from a place on, integers converted to float32."""
+        """Return LANES consecutive numbers of an array as float32, beginning at `place`."""
         builder, kind = self.builder, self._kinds[argument]
         if kind == types.float32:
             return builder.load(self._at(argument, place, _Vector), align=4)
@@ -85,7 +85,7 @@ class _Columns:
         return self.builder.fadd(self.builder.fmul(a, b, flags=_FLAGS), c, flags=_FLAGS)
 
     def sums(self, count: Any, terms: int, add: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-        """Return `terms` sums over `count` coordinates; add(i, sums) returns sums with coordinate i added."""
+        """Return `terms` sums over `count` coordinates; add(i, sums) returns the sums plus coordinate i."""
         builder = self.builder
         zero = ir.Constant(_Vector, None)
         kept = [[cgutils.alloca_once_value(builder, zero) for _ in range(terms)] for _ in range(_UNROLLED)]
@@ -114,7 +114,7 @@ class _Columns:
 def add_products(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
     """Fill out[k] = Σ_i x[i] rows[i LANES + k] for LANES columns k and `count` coordinates i.
 
-    Arrays of any shape are indexed flat, from a given place on.
+    Arrays of any shape are indexed flat, each beginning at a given place.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -137,7 +137,7 @@ def add_products(typing_context, x, x_first, rows, first, count, out, out_first)
 def add_distances(typing_context, u, u_first, leading, first, r, count, out):  # type: ignore[no-untyped-def]
     """Fill Σ d², Σ D d², Σ r d² of d = u − μ, for LANES columns and `count` coordinates.
 
-    `leading` has rows of μ and D in turn, r rows of its own.
+    The rows of `leading` are μ and D in alternation; `r` is a separate array.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -168,7 +168,7 @@ def add_distances(typing_context, u, u_first, leading, first, r, count, out):  #
 
 @_inline
 def add_weighted(typing_context, u, weight, u_first, leading, first, count, out):  # type: ignore[no-untyped-def]
-    """Fill Σ λ d², Σ (λ d)² and Σ λ D of d = u − μ and weights λ; else as `add_distances`."""
+    """Fill Σ λ d², Σ (λ d)² and Σ λ D of d = u − μ and weights λ; otherwise like `add_distances`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -201,7 +201,7 @@ def add_weighted(typing_context, u, weight, u_first, leading, first, count, out)
 def add_weighted_products(  # type: ignore[no-untyped-def]
     typing_context, u, weight, u_first, leading, first, rows, rows_first, count, out, out_first
 ):
-    """Fill Σ λ d b of d = u − μ, weights λ and rows of b; else as `add_distances`."""
+    """Fill Σ λ d b of d = u − μ, weights λ and rows of b; otherwise like `add_distances`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -226,7 +226,7 @@ def add_weighted_products(  # type: ignore[no-untyped-def]
 
 @_inline
 def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
-    """Fill out[k] = Σ_i (x[i] − rows[i LANES + k])²; rows may be integers; else as `add_products`."""
+    """Fill out[k] = Σ_i (x[i] − rows[i LANES + k])², rows may be integers; otherwise like `add_products`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -249,7 +249,7 @@ def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):
 def add_weighted_squares(  # type: ignore[no-untyped-def]
     typing_context, x, weight, x_first, weight_first, rows, first, count, out, out_first
 ):
-    """Fill out[k] = Σ_i weight[i] (x[i] − rows[i LANES + k])²; else as `add_squares`."""
+    """Fill out[k] = Σ_i weight[i] (x[i] − rows[i LANES + k])²; otherwise like `add_squares`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -280,7 +280,7 @@ def _reduced(builder: Any, operation: str, vector: Any, *start: Any) -> Any:
 
 @_inline
 def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
-    """Return Σ a b over LANES columns of two arrays indexed flat, from places on; b may be integers."""
+    """Return Σ a b over LANES columns of two arrays, indexed flat from given places; b may be integers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -296,7 +296,7 @@ def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
 def posterior_means(  # type: ignore[no-untyped-def]
     typing_context, u, u_first, leading, first, r, r_first, mass, mass_first, moved, moved_first
 ):
-    """Return Σ m μ + m' D r (u − μ) over LANES columns, where m' of the mass m shifts with the query."""
+    """Return Σ m μ + m' D r (u − μ) over LANES columns, where m' is the part of the mass m that shifts."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)
@@ -317,7 +317,7 @@ def posterior_means(  # type: ignore[no-untyped-def]
 
 @_inline
 def maximum(typing_context, a, first):  # type: ignore[no-untyped-def]
-    """Return the largest of LANES columns of an array indexed flat, from a place on."""
+    """Return the largest of LANES consecutive numbers of an array, indexed flat from a given place."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         columns = _Columns(context, builder, signature, arguments)

@@ -1,4 +1,4 @@
-"""Sketches of keys as the compiled loops take them."""
+"""Sketches of keys in the form that the compiled loops need."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ __all__ = ["Sketches", "sketch_arrays"]
 
 
 class Sketches(NamedTuple):
-    """Sketches of the keys of L leaves, R leading coordinates of each; L = 0 where keys have none."""
+    """Sketches of the keys of L leaves, with R leading coordinates each; L = 0 if keys have no sketches."""
 
     centre: NDArray[np.float32]
     """Origin of the leading coordinates of each leaf, (L, R)."""
     step: NDArray[np.float32]
     """Quantization step of each leaf, (L,)."""
     off: NDArray[np.float32]
-    """Largest distance, over the keys of a leaf, of the leading coordinates from the quantized ones, (L,)."""
+    """Largest distance in each leaf between the leading coordinates of a key and the quantized ones, (L,)."""
     steps: NDArray[np.int8]
     """Quantized coordinates: runs of LANES keys, R numbers of each, flat."""
     rest: NDArray[np.float32]
@@ -28,7 +28,7 @@ class Sketches(NamedTuple):
     leaf_rest: NDArray[np.int64]
     """Start in `rest` of the run of each leaf's first key, (L,)."""
     leaf_lanes: NDArray[np.int64]
-    """Place of each leaf's first key in its run, and of the leaf's end, counted from that run, (L, 2)."""
+    """Positions of the first key of each leaf and of its end, counted from the start of its run, (L, 2)."""
 
 
 def sketch_arrays(sketch: Sketch | None, leaf_keys: NDArray[np.int64]) -> Sketches:

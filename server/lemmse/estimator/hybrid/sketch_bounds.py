@@ -1,11 +1,11 @@
-"""Lower bounds on the distances from a query to the keys of a leaf, by their sketches.
+"""Lower bounds on the distances from a query to the keys of a leaf, computed from their sketches.
 
     ‖u − v‖² ≥ (‖a − c‖ − e)² + (‖u‖_rest − ‖v‖_rest)²
 
 for the leading coordinates a of a query, the quantized ones c of a key, their largest error e in the leaf,
-and the norms of the other coordinates, which differ by no more than the vectors do. A sketch is a fraction of
-its key, and reading the keys of a leaf takes longer than all sums over them. At low noise, where one or a few
-keys hold the posterior, almost none of the others is read.
+and the norms of the other coordinates, which differ by no more than the vectors do. A sketch has a fraction
+of the size of its key, and reading the keys of a leaf takes longer than all sums over them. At low noise,
+where the posterior is concentrated on one or a few keys, almost none of the others is read.
 """
 
 import numpy as np
@@ -25,7 +25,8 @@ def may_be_nearer(
 ) -> bool:
     """Return whether a key of a leaf may be nearer to a query than a distance m > 0.
 
-    For the leading coordinates, l = ‖a − c‖, this takes  (l − e)² ≥ l² (1 − e/m) − e m + e², equal at l = m.
+    For the leading coordinates, with l = ‖a − c‖, this uses  (l − e)² ≥ l² (1 − e/m) − e m + e², with
+    equality at l = m.
     """
     x, sums, leading = scratch.x, scratch.sums, sketches.centre.shape[1]
     step, off = sketches.step[leaf], sketches.off[leaf]

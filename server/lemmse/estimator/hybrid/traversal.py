@@ -1,4 +1,4 @@
-"""The traversal of the tree: cells are opened into leaves, and leaves into keys, where errors matter."""
+"""The traversal of the tree: cells are opened into leaves and leaves into keys where their errors matter."""
 
 import math
 from typing import NamedTuple
@@ -32,12 +32,12 @@ from lemmse.index.clustering.groups import Groups
 __all__ = ["LARGEST_THRESHOLD", "traverse"]
 
 LARGEST_THRESHOLD = np.float32(80.0)
-"""Beyond this threshold no further group stays closed."""
+"""Largest threshold; above it, no further group would stay unopened."""
 
 _LOG_NEGLIGIBLE = np.float32(-16.0)
-"""A closed group of less than e^−16 of the weight is left out."""
+"""Unopened groups with less than e^−16 of the weight are omitted."""
 _SKETCH_MARGIN = np.float32(3.0)
-"""The keys of an opened leaf are not read where they hold less than e^−3 of the tolerated error."""
+"""The keys of an opened leaf are not read if they have less than e^−3 of the tolerated error."""
 
 
 class _Opened(NamedTuple):
@@ -46,21 +46,22 @@ class _Opened(NamedTuple):
     queries: NDArray[np.int32]
     """Numbers of the queries, (LANES, J)."""
     length: NDArray[np.int64]
-    """How many of them are valid, (LANES,)."""
+    """Number of valid entries in each row of `queries`, (LANES,)."""
 
 
 @compiled_to_allocate
 def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
-    """Add the keys and groups of the job's stratum to the results of some queries, given by number.
+    """Add the keys and groups of the job's stratum to the results of the queries with the given numbers.
 
-    Where bounds are requested, groups are opened for the most that they can hold, and the others are bounded.
+    If bounds are requested, groups are opened by an upper bound of their weight, and unopened groups are
+    bounded.
     """
     block = allocate_block(job.tree.cells)
     scratch = allocate_scratch(job.keys, job.patches.steps.shape[1])
     opened_cells = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
     opened_leaves = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
     tree, log_z = job.tree, job.results.log_z
-    for q in queries:  # scores are in float32, where much less than Σ w counts as nothing
+    for q in queries:  # scores are float32, in which small parts of Σ w vanish
         log_z[q] = rounded_down(log_z[q])
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
         _visit(tree.cells, number, queries, job.normalizer.cell, job, block, opened_cells)
@@ -76,7 +77,7 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
 
 @compiled
 def _add_leaves(number: int, job: SumJob, scratch: Scratch, opened: _Opened) -> None:
-    """Add the keys of a block of leaves to the sums of the queries that opened these."""
+    """Add the keys of a block of leaves to the sums of the queries that opened these leaves."""
     leaves = job.tree.leaves
     has_sketches = len(job.sketches.step) > 0 and not job.outputs.bounds and job.patches.weights.shape[1] == 0
     for k in range(leaves.size[number]):
@@ -89,9 +90,9 @@ def _add_leaves(number: int, job: SumJob, scratch: Scratch, opened: _Opened) -> 
 
 @compiled
 def _keep_near(leaf: int, queries: NDArray[np.int32], n: np.float32, job: SumJob, scratch: Scratch) -> int:
-    """Move to the front the queries for which keys of a leaf may count, by their sketches; return how many.
+    """Move queries for which keys of a leaf may count, by their sketches, to the front; return their number.
 
-    n training patches have the keys of the leaf.
+    n is the number of training patches in the leaf.
     """
     log_n = np.float32(math.log(n))
     scale = np.float32(-2.0) / job.patches.precision
@@ -116,9 +117,9 @@ def _visit(
     block: Block,
     opened: _Opened,
 ) -> None:
-    """List the queries that open each group of a block, and add the block to the sums of all others.
+    """List the queries that open each group of a block, and add unopened groups to the sums of the others.
 
-    The group `nearest[q]` is always opened for query q.
+    Group `nearest[q]` is always opened for query q.
     """
     opened.length[:] = 0
     patches, outputs, sums, scores = job.patches, job.outputs, job.results.groups, block.scores
@@ -159,7 +160,7 @@ def _visit(
 
 @compiled
 def _counts(scores: NDArray[np.float32], outputs: OutputFlags) -> bool:
-    """Return whether a closed group of a block has a weight, or an error, that is not negligible."""
+    """Return whether an unopened group of a block has a weight, or an error, that is not negligible."""
     return maximum(scores, LOG_MASS * LANES) > _LOG_NEGLIGIBLE or (
         outputs.error and maximum(scores, LOG_ERROR * LANES) > _LOG_NEGLIGIBLE
     )

@@ -1,6 +1,6 @@
-"""The tree of an index: cells and the leaves within them, with their moments.
+"""The tree of an index: cells and the leaves within them, with their summary statistics.
 
-Moments are along the principal axes of the keys; for masks and noise maps there is a copy along the pixels.
+The statistics are along the principal axes of the keys; for masks and noise maps, a copy is along the pixels.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ __all__ = ["Tree", "load_tree"]
 
 
 class Tree(NamedTuple):
-    """The cells that have keys, and their leaves."""
+    """The nonempty cells, and their leaves."""
 
     cells: Groups
     leaves: Groups
@@ -30,7 +30,7 @@ class Tree(NamedTuple):
     """Leaf l has the keys leaf_keys[l] … leaf_keys[l + 1] − 1."""
 
     def along_pixels(self, basis: Basis) -> "Tree":
-        """Return the tree with moments along the pixels."""
+        """Return the tree with its summary statistics along the pixels."""
         return self._replace(cells=self.cells.along_pixels(basis), leaves=self.leaves.along_pixels(basis))
 
 
