@@ -13,7 +13,9 @@ _EXTRAS = {
     "grpc_reflection": "server",
     "matplotlib": "demo",
     "numba": "server",
+    "numcodecs": "server",
     "skimage": "demo",
+    "threadpoolctl": "server",
     "torch": "server",
     "zarr": "server",
 }
