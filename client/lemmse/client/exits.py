@@ -3,6 +3,7 @@
 import click
 
 from lemmse.contract.errors import LemmseError
+from lemmse.contract.lines import one_line
 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "exit_status", "report"]
 
@@ -34,4 +35,4 @@ def exit_status(error: Exception) -> int | None:
 
 def report(message: object) -> None:
     """Write an error message as one line to stderr."""
-    click.echo(f"lemmse: error: {' '.join(str(message).split())}", err=True)
+    click.echo(f"lemmse: error: {one_line(message)}", err=True)

@@ -8,7 +8,8 @@ import grpc
 from grpc_status import rpc_status
 
 from lemmse.contract.errors import BY_CODE, Internal, MalformedMessage
-from lemmse.contract.status import from_status, one_line
+from lemmse.contract.lines import one_line
+from lemmse.contract.status import from_status
 
 __all__ = ["rpc_errors"]
 
@@ -29,6 +30,7 @@ def rpc_errors(address: str) -> Iterator[None]:
         if status is not None:
             raise from_status(status) from error
         hint = "; is a server running there?" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
-        raise BY_CODE[error.code().name](f"{address}: {one_line(error.details())}{hint}") from error
+        details = one_line(error.details() or "", "no details")
+        raise BY_CODE[error.code().name](f"{address}: {details}{hint}") from error
     except MalformedMessage as error:
         raise Internal(f"{address}: the answer breaks the contract: {error}") from error

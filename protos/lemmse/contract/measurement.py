@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.lines import one_line
 from lemmse.contract.tensors import FloatArray, WireArray
 
 __all__ = ["Mask", "Measurement", "Sigma", "measurements"]
@@ -113,7 +114,7 @@ def measurements(
         The images.
     sigma, mask
         A number, None or an array with two or three axes applies to all images; any other iterable, including
-            an array with one axis, has one value for each image.
+        an array with one axis, has one value for each image.
 
     Raises
     ------
@@ -204,9 +205,8 @@ def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         # RuntimeError and TypeError: torch tensors that need a gradient or live on a GPU.
-        message = " ".join(str(error).split())
         raise InvalidArgument.of(
-            argument, f"expected an array, got a {type(value).__name__}: {message}"
+            argument, f"expected an array, got a {type(value).__name__}: {one_line(error)}"
         ) from error
 
 

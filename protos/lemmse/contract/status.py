@@ -6,8 +6,9 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from lemmse.contract.errors import BY_CODE, LemmseError, Unknown, Violation
+from lemmse.contract.lines import one_line
 
-__all__ = ["from_status", "one_line", "to_status"]
+__all__ = ["from_status", "to_status"]
 
 
 def to_status(error: LemmseError) -> Status:
@@ -49,9 +50,4 @@ def from_status(status: Status) -> LemmseError:
         if detail.Unpack(request):
             violations += [Violation(v.field, v.description) for v in request.field_violations]
     name = Code.Name(status.code) if status.code in Code.values() else ""
-    return BY_CODE.get(name, Unknown)(one_line(status.message), tuple(violations))
-
-
-def one_line(text: str | None) -> str:
-    """Return a message as one line; "no details" if it is empty or None."""
-    return " ".join((text or "no details").split())
+    return BY_CODE.get(name, Unknown)(one_line(status.message, "no details"), tuple(violations))

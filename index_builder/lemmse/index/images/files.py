@@ -20,6 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.contract.lines import one_line
 
 __all__ = ["PICTURE_SUFFIXES", "SUFFIXES", "as_stored", "decode", "read", "read_array", "write"]
 
@@ -108,7 +109,7 @@ def read_array(path: Path) -> NDArray[Any]:
     except FileNotFoundError as error:
         raise NotFound("expected an image file, got nothing there") from error
     except Exception as error:  # decoders raise arbitrary exceptions
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = one_line(error, type(error).__name__)
         raise InvalidArgument(f"expected an image, but it cannot be read: {message}") from error
 
 

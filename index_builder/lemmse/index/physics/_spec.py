@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.contract.lines import one_line
 from lemmse.index.images.files import decode
 from lemmse.index.physics._operators import Operator
 
@@ -105,7 +106,7 @@ def read_file(path: str) -> NDArray[np.float64]:
     except FileNotFoundError as error:
         raise NotFound(f"physics: expected a file, got nothing at {path}") from error
     except Exception as error:  # decoders raise exceptions of any class
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error, type(error).__name__)
         raise InvalidArgument.of(
             "physics", f"expected a readable .npy or .png, got {path} ({reason})"
         ) from error

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.lines import one_line
 
 __all__ = [
     "Image",
@@ -69,7 +70,7 @@ def decoding(path: str) -> Iterator[None]:
     except (LemmseError, MemoryError):
         raise
     except Exception as exc:  # decoders raise ValueError, SyntaxError, struct.error, …
-        reason = " ".join(str(exc).split()) or type(exc).__name__
+        reason = one_line(exc, type(exc).__name__)
         raise bad_source(f"expected a readable file, got {path} ({reason}); repair or remove it") from exc
 
 
