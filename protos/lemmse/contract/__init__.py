@@ -7,4 +7,6 @@
 - `tensors`, `chunks`, `limits`: the encoding of arrays, and its limits
 - `messages`: conversion of all of these to and from the messages of `lemmse.v1`
 - `address`: network addresses, HOST:PORT
+- `lines`: messages as one line
+- `threads`: how the threads of GNU OpenMP wait
 """
