@@ -14,16 +14,13 @@ import argparse
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from benchmarks.measures import print_rows, timed
 from benchmarks.memory import peak_beyond
 from lemmse.estimator import Keys, Queries, exact_sums
 from lemmse.estimator.keys import TILE
@@ -53,12 +50,6 @@ def bare_product(v: Tensor, u: Tensor) -> None:
     out = torch.empty(len(u), TILE)
     for v_tile in torch.split(v, TILE):
         torch.mm(u, v_tile.T, out=out[:, : len(v_tile)])
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def data(source: str, p: int, count: int, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +87,7 @@ def main() -> None:
                 partial(cdist_recipe, v, t, u, sigma),
                 partial(bare_product, centred_v, centred_u),
             )
-            turns = [[seconds(work) for work in contestants] for _ in range(arguments.repeats)]
+            turns = [[timed(work)[1] for work in contestants] for _ in range(arguments.repeats)]
             exact, cdist, product = (statistics.median(column) for column in zip(*turns, strict=True))
             rows.append(
                 {
@@ -116,14 +107,8 @@ def main() -> None:
         print(json.dumps(rows))
         return
     threads = torch.get_num_threads()
-    table = Table(
-        title=f"{QUERIES} queries, {threads} threads, torch {torch.__version__}, {platform.machine()}"
-    )
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()))
-    Console(width=140).print(table)
+    title = f"{QUERIES} queries, {threads} threads, torch {torch.__version__}, {platform.machine()}"
+    print_rows(rows, title)
 
 
 if __name__ == "__main__":

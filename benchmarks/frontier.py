@@ -1,11 +1,13 @@
 """Agreement against time of all modes, over the noise levels of the paper.
 
-    python -m benchmarks.frontier --source FILE --test FILE [--limit N] [--patch-size P] [--out DIR]
+    python -m benchmarks.frontier (--source FILE [--limit N] [--patch-size P] | --index DIR) --test FILE
+        [--images N] [--flat] [--out DIR]
 
-The program builds an index of the first N images (or opens --index) and reconstructs images that are not in
-it at each σ with the exact sum, with topk (FAISS inverted file, k = 50 and 1000, several nprobe, and all
-cells if requested) and with hybrid, at the thresholds that its calibration gives for several agreements; for
-one of these it also reconstructs many images in one call. All modes get the same noisy patches in one run.
+The program builds and calibrates an index of the first N images (or opens --index) and reconstructs images
+that are not in it at each σ with the exact sum, with topk (FAISS inverted file, k = 50 and 1000, several
+nprobe, and all cells if requested) and with hybrid, at the thresholds that its calibration gives for several
+agreements; for one of these it also reconstructs many images in one call. All modes get the same noisy
+patches in one run.
 
 The table has, for each, the agreement with the exact sum (PSNR in dB over all images), the seconds per
 image, the ratio of the exact sum's time to these, the keys evaluated per patch, and for hybrid the percentage
@@ -15,7 +17,6 @@ of pixels and channels of the first image whose difference from exact is below t
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,19 +26,20 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from lemmse.calibration import calibrate
+from benchmarks.inputs import add_index_options, index_folder, read_images
+from benchmarks.measures import decibels, print_rows
+from benchmarks.quality.data import Image
 from lemmse.estimator import Outputs, Queries, SumSpec
 from lemmse.estimator.local import LocalBackend
-from lemmse.index import Index, build, open_index
-from lemmse.index.images.stack import Images
-from lemmse.index.sources import intensities, iterate, open_source
+from lemmse.index import open_index
 from lemmse.index.storage.calibration_record import Calibration
 
 SIGMAS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 ACCURACIES = (48.0, 52.0, 54.0, 60.0)
 BATCH, BATCH_ACCURACY = 16, 52.0
+AGREEMENT_MOST = 120.0
+"""Largest agreement in the table, in dB."""
 ROUNDING = 1e-5
 """Rounding of float32 that is part of the estimated error."""
 TOPK = ((50, 32), (1000, 32), (1000, 256))
@@ -68,18 +70,18 @@ def contestants(calibration: Calibration, sigma: float, keys: int, flat: bool) -
     return methods
 
 
-def queries(local: LocalBackend, clean: NDArray[np.float32], sigma: float, seed: int) -> Queries:
+def queries(local: LocalBackend, clean: Image, sigma: float, seed: int) -> Queries:
     y = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
     u = local.patches(y, np.arange(clean.shape[0] * clean.shape[1]))
     return Queries.white(torch.from_numpy(u.astype(np.float32)), sigma)
 
 
-def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float, flat: bool) -> list[Row]:
+def measure(local: LocalBackend, images: list[Image], sigma: float, flat: bool) -> list[Row]:
     t_length = local.keys.t_length
     asked = [queries(local, clean, sigma, seed) for seed, clean in enumerate(images)]
     calibration = local.index.manifest.calibration
     if calibration is None:
-        raise ValueError("expected a calibrated index")
+        raise SystemExit("expected a calibrated index: run lemmse calibrate")
     methods = {"exact": SumSpec("exact"), **contestants(calibration, sigma, local.keys.count, flat)}
     scales = {f"hybrid {db:g} dB": calibration.plan(sigma, db).error_scale for db in ACCURACIES}
     means: dict[str, list[NDArray[np.float64]]] = {}
@@ -97,7 +99,7 @@ def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float
         Row(
             sigma=sigma,
             mode=name,
-            agreement_db=decibels(np.stack(means[name]) - exact),
+            agreement_db=decibels(np.square(np.stack(means[name]) - exact), AGREEMENT_MOST),
             seconds=statistics.mean(seconds[name]),
             times_faster_than_exact=statistics.mean(seconds["exact"]) / statistics.mean(seconds[name]),
             keys_touched=statistics.mean(touched[name]),
@@ -116,7 +118,7 @@ def measure(local: LocalBackend, images: list[NDArray[np.float32]], sigma: float
         Row(
             sigma=sigma,
             mode=f"hybrid {BATCH_ACCURACY:g} dB, {BATCH} images",
-            agreement_db=decibels(mean[: len(images)] - exact),
+            agreement_db=decibels(np.square(mean[: len(images)] - exact), AGREEMENT_MOST),
             seconds=each,
             times_faster_than_exact=statistics.mean(seconds["exact"]) / each,
             keys_touched=float(sums.keys_evaluated.double().mean()),
@@ -131,10 +133,6 @@ def covered(
     posterior = local.sums(block, replace(spec, outputs=Outputs(error=True))).posterior(local.keys.t_length)
     error = posterior.error.numpy() * scale + ROUNDING
     return float(100 * (np.abs(posterior.mean.numpy() - exact) <= error).mean())
-
-
-def decibels(off: NDArray[np.float64]) -> float:
-    return float(-10 * np.log10(np.square(off).mean() + 1e-12))
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -162,35 +160,17 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def prepared(arguments: argparse.Namespace, folder: Path) -> Index:
-    """Return the calibrated index to measure."""
-    path = arguments.index or build(
-        [arguments.source], folder / "index", limit=arguments.limit, patch_size=arguments.patch_size
-    )
-    index = open_index(path)
-    if index.manifest.calibration is None:
-        manifest = replace(index.manifest, calibration=calibrate(index))
-        manifest.write(index.folder)
-        index = open_index(path)
-    return index
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, help="training images, as for lemmse build")
-    parser.add_argument("--limit", type=int, help="use only the first LIMIT images")
-    parser.add_argument("--patch-size", type=int, default=5)
-    parser.add_argument("--index", type=Path, help="an index of these images that exists")
+    add_index_options(parser)
     parser.add_argument("--test", required=True, help="images that are not in the index")
     parser.add_argument("--images", type=int, default=2, help="of which so many (default %(default)s)")
     parser.add_argument("--flat", action="store_true", help="also topk over all cells, which takes minutes")
     parser.add_argument("--out", type=Path, default=Path("frontier"), help="folder for JSON and plot")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        index = prepared(arguments, Path(folder))
-        local = LocalBackend(index, torch.device("cpu"))
-        stack = Images.stack(intensities(image) for image, _ in iterate(open_source(arguments.test)))
-        images = [stack[k] for k in range(arguments.images)]
+    images = read_images(arguments.test, arguments.images)
+    with index_folder(arguments) as folder:
+        local = LocalBackend(open_index(folder), torch.device("cpu"))
         measure(local, [images[0][:4, :4]], SIGMAS[0], flat=False)  # compiles the loops before they are timed
         rows = [
             row
@@ -201,12 +181,8 @@ def main() -> None:
     (arguments.out / "frontier.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
     draw(rows, arguments.out / "frontier.png")
     threads = torch.get_num_threads()
-    table = Table(title=f"{local.keys.count} keys, P = {local.keys.p_length}, {threads} threads")
-    for name in Row.__slots__:
-        table.add_column(name.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(f"{x:.3g}" if isinstance(x, float) else str(x) for x in asdict(row).values()))
-    Console(width=140).print(table)
+    title = f"{local.keys.count} keys, P = {local.keys.p_length}, {threads} threads"
+    print_rows([asdict(row) for row in rows], title)
 
 
 if __name__ == "__main__":

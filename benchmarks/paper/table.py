@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measures import decibels
 from benchmarks.paper.formula import Answers
 from benchmarks.paper.tasks import VERSION, Measurements
 from benchmarks.paper.training import Trained
 from benchmarks.quality.report import markdown
 
-ERROR_LEAST = 1e-10
-"""Least mean square error, 100 dB: at low noise the formula returns training images unchanged."""
 AGREED = 25
 """Agreement in dB that the paper states."""
 TENTHS = 10
@@ -175,11 +174,6 @@ def compare(
         ],
         early=early,
     )
-
-
-def decibels(squares: NDArray[np.floating[Any]]) -> float:
-    """Return the PSNR of square errors, for a peak of 1."""
-    return -10 * math.log10(max(float(np.mean(squares)), ERROR_LEAST))
 
 
 def text(rows: Sequence[Row]) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.measures import decibels
 from benchmarks.paper import formula
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.findings import findings
 from benchmarks.paper.formula import Answers
-from benchmarks.paper.table import Rows, compare, decibels, summary, text
+from benchmarks.paper.table import Rows, compare, summary, text
 from benchmarks.paper.tasks import Measurements, Problem, Task, inputs, load
 from benchmarks.paper.training import Schedule, Trained, device_name, read
 from benchmarks.quality.data import Data
@@ -223,10 +224,6 @@ def test_the_summary_has_a_line_for_each_task():
     assert header == "| data | training images | problem | p | training | σ = 0.1 | σ = 0.2 | mean |"
     assert lines[0] == "| tiny | 3 | identity | 5 | 3 steps | 30.0 / 27.0 | 31.0 / – | 29.3 |"
     assert lines[1] == "| tiny | 3 | identity | 7 | 3 steps | 20.0 / – |  | 20.0 |"
-
-
-def test_what_is_equal_is_100_db():
-    assert decibels(np.zeros(3)) == 100
 
 
 def test_a_row_tells_the_agreement_by_density_and_by_sample_size():
