@@ -3,11 +3,12 @@
 import json
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks.promise import Case, compare, main, measure, summary, table
+from benchmarks.promise import Case, compare, estimated, main, measure, summary, table
 
 CASE = Case(
     sigma=0.1,
@@ -96,6 +97,11 @@ def test_an_estimate_is_compared_with_the_agreement():
     row = summary([replace(CASE, estimated_db=52.0 + above) for above in range(11)])
     assert row.estimated_db == 57
     assert (row.off_10_db, row.estimate_off_db, row.off_90_db) == pytest.approx((1, 5, 9))
+
+
+@pytest.mark.parametrize(("estimate", "used"), [(55.5, 55.5), (120.0, 100), (None, None)])
+def test_an_estimate_is_at_most_100_db(estimate, used):
+    assert estimated(SimpleNamespace(diagnostics=SimpleNamespace(estimated_accuracy_db=estimate))) == used
 
 
 def test_there_is_a_line_for_each_noise_and_request_and_for_all():
