@@ -15,7 +15,7 @@ from lemmse.index.clustering import leaves
 from lemmse.index.clustering.distinct import first_equal
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.moments import Basis, Moments, key_moments
-from lemmse.index.clustering.sketches import KeySketches, worth_sketching
+from lemmse.index.clustering.sketches import CellSketches, sketch_cells
 from lemmse.index.clustering.summaries import summarize_leaves
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.ranges import row_slices
@@ -134,18 +134,19 @@ def write_shard(
     zarr_store.write(group, "cells/leaves", cell_leaves)
     zarr_store.write(group, "leaves/keys", leaf_keys)
     zarr_store.write(group, "leaves/patches", key_patches[leaf_keys])
-    moments, sketches = summarize_leaves(
+    moments = summarize_leaves(
         lambda start, stop: v[start:stop],
         lambda start, stop: targets[start:stop],
         leaf_keys,
         key_patches,
         basis=basis,
-        sketching=worth_sketching(v.shape[1], quantization.dtype.itemsize),
         most=most,
     )
     _write_moments(group, moments, np.diff(key_patches[leaf_keys]), np.unique(cell_leaves))
-    if sketches:
-        _write_sketches(group, sketches)
+    cells = np.unique(patches.cell_keys)
+    _write_sketches(
+        group, sketch_cells(lambda start, stop: v[start:stop], cells, basis=basis, most=most)
+    )
     _write_neighbours(folder / shards.NEIGHBOURS, q, patches.cell_keys, centroids, quantization)
     return len(leaf_keys) - 1
 
@@ -171,10 +172,10 @@ def _write_moments(
     zarr_store.write(group, "cells/moments", Moments.merge(moments, n, cell_leaves).rows())
 
 
-def _write_sketches(group: "zarr.Group", sketches: KeySketches) -> None:
+def _write_sketches(group: "zarr.Group", sketches: CellSketches) -> None:
     for name in ("centre", "step", "off"):
         zarr_store.write_plain(group, f"sketches/{name}", getattr(sketches, name))
-    for name in ("steps", "rest"):
+    for name in ("near", "more"):
         zarr_store.write_plain(group, f"sketches/{name}", pack(getattr(sketches, name)))
 
 

@@ -3,11 +3,10 @@
 from lemmse.index.clustering.groups import Groups, first_blocks
 from lemmse.index.clustering.mixture import Mixture
 from lemmse.index.clustering.moments import LEADING, Basis, Moments, key_moments
-from lemmse.index.clustering.sketches import SKETCHED, Sketch, sketched
+from lemmse.index.clustering.sketches import Sketch
 
 __all__ = [
     "LEADING",
-    "SKETCHED",
     "Basis",
     "Groups",
     "Mixture",
@@ -15,5 +14,4 @@ __all__ = [
     "Sketch",
     "first_blocks",
     "key_moments",
-    "sketched",
 ]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lemmse.index.clustering.moments import Basis, Moments
 from lemmse.index.storage.packing import LANES, aligned
 
-__all__ = ["Groups", "first_blocks"]
+__all__ = ["Groups", "first_blocks", "interleaved"]
 
 _TINY = 1e-30
 """Lower limit of a divisor."""
@@ -72,14 +72,9 @@ class Groups(NamedTuple):
     def of(cls, moments: Moments, n: NDArray[np.integer], runs: NDArray[np.integer]) -> "Groups":
         """Return groups with n patches each, (G,); run i consists of groups runs[i] … runs[i + 1] − 1."""
         first, size = _blocks(runs)
-        group = np.minimum(first[:, None] + np.arange(LANES), len(n) - 1)
-        absent = np.arange(LANES) >= size[:, None]
 
         def interleave(values: NDArray[np.float32]) -> NDArray[np.float32]:
-            """Return values of shape (G, …) as (B, …, LANES)."""
-            lanes = values[group]
-            lanes[absent] = 0
-            return np.moveaxis(lanes, 1, -1)
+            return interleaved(values, first, size)
 
         p = moments.mean.shape[1]
         mean = _pad_even(interleave(moments.mean))
@@ -118,6 +113,18 @@ class Groups(NamedTuple):
             others=self.others[:, :0],
             cross=_aligned(_pad_even(cross, axis=2)),
         )
+
+
+def interleaved(
+    values: NDArray[np.float32], first: NDArray[np.int64], size: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return values of groups, (G, …), in blocks, (B, …, LANES), with zeros for absent groups.
+
+    Block b has the groups first[b] … first[b] + size[b] − 1.
+    """
+    lanes = values[np.minimum(first[:, None] + np.arange(LANES), len(values) - 1)]
+    lanes[np.arange(LANES) >= size[:, None]] = 0
+    return np.moveaxis(lanes, 1, -1)
 
 
 def first_blocks(runs: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Summary statistics of leaves and sketches of their keys, computed in one pass over the keys."""
+"""Summary statistics of leaves, computed in one pass over their keys."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.index.clustering.moments import Basis, Moments
-from lemmse.index.clustering.sketches import KeySketches
 from lemmse.index.ranges import split_ranges
 
 __all__ = ["summarize_leaves"]
@@ -21,10 +20,9 @@ def summarize_leaves(
     key_patches: NDArray[np.integer],
     *,
     basis: Basis,
-    sketching: bool,
     most: int,
-) -> tuple[Moments, KeySketches | None]:
-    """Return the summary statistics of leaves in a basis, and sketches of their keys.
+) -> Moments:
+    """Return the summary statistics of leaves in a basis.
 
     Parameters
     ----------
@@ -36,17 +34,13 @@ def summarize_leaves(
         Key i has patches key_patches[i] … key_patches[i + 1] − 1, at least one.
     basis : Basis
         The PCA basis of the keys.
-    sketching : bool
-        Whether to compute sketches; if not, None is returned in their place.
     most : int
         Largest number of keys in memory at a time, unless a single leaf has more.
     """
-    moments, sketches = [], []
+    moments = []
     for first, end in split_ranges(leaf_keys, most):
         start, stop = leaf_keys[[first, end]].tolist()
         v, patches = basis.rotate(keys(start, stop)), key_patches[start : stop + 1]
         own = leaf_keys[first : end + 1] - start
         moments.append(Moments.of(v, targets(int(patches[0]), int(patches[-1])), own, patches - patches[0]))
-        if sketching:
-            sketches.append(KeySketches.of(v, own))
-    return Moments.join(moments), KeySketches.join(sketches) if sketching else None
+    return Moments.join(moments)

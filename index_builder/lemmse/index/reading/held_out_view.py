@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.mixture import Mixture, fit_mixture
 from lemmse.index.clustering.moments import Moments, key_moments
-from lemmse.index.clustering.sketches import KeySketches, Sketch
+from lemmse.index.clustering.sketches import Sketch
 from lemmse.index.clustering.summaries import summarize_leaves
 from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import inverted_lists, zarr_store
@@ -39,7 +39,11 @@ class HeldOutView(Index):
     @cached_property
     def packed_keys(self) -> Packed:
         """Distinct keys in leaf order, quantized."""
-        count, rows = len(self.kept), self.whole.packed_keys.rows
+        return self._kept_packed(self.whole.packed_keys)
+
+    def _kept_packed(self, packed: Packed) -> Packed:
+        """Return the rows of the remaining keys, packed."""
+        count, rows = len(self.kept), packed.rows
         starts = range(0, count, zarr_store.SHARD)
         return Packed.of(
             _kept_rows(self.kept, rows, start, min(start + zarr_store.SHARD, count)) for start in starts
@@ -99,33 +103,36 @@ class HeldOutView(Index):
         return np.searchsorted(self._nonempty, self.whole.cell_leaves)
 
     @cached_property
-    def _leaf_summaries(self) -> tuple[Moments, KeySketches | None]:
-        """Summary statistics of the leaves, and sketches of their keys if the whole index has any."""
+    def _leaf_moments(self) -> Moments:
+        """Summary statistics of the leaves."""
         return summarize_leaves(
             self.keys,
             self.targets,
             self.leaf_keys,
             self.key_patches,
             basis=self.basis,
-            sketching=self.whole.sketch is not None,
             most=zarr_store.SHARD,
         )
 
     def cell_moments(self) -> Moments:
         """Return the summary statistics of the nonempty cells."""
-        return Moments.merge(self._leaf_summaries[0], np.diff(self.leaf_patches), self.nonempty_cell_leaves)
+        return Moments.merge(self._leaf_moments, np.diff(self.leaf_patches), self.nonempty_cell_leaves)
 
     def leaf_groups(self) -> Groups:
         """Return the summary statistics of the leaves; the leaves of each cell begin a block."""
-        return Groups.of(self._leaf_summaries[0], np.diff(self.leaf_patches), self.nonempty_cell_leaves)
+        return Groups.of(self._leaf_moments, np.diff(self.leaf_patches), self.nonempty_cell_leaves)
 
     @cached_property
-    def sketch(self) -> Sketch | None:
-        """Sketches of the keys; None if the keys are short."""
-        keys = self._leaf_summaries[1]
-        if keys is None:
-            return None
-        return Sketch(keys.centre, keys.step, keys.off, Packed.of([keys.steps]), Packed.of([keys.rest]))
+    def sketch(self) -> Sketch:
+        """Sketches of the remaining keys; the boxes of their cells are those of the whole index."""
+        whole, kept_cells = self.whole.sketch, np.isin(self.whole.nonempty_cells, self.nonempty_cells)
+        return Sketch(
+            centre=whole.centre[kept_cells],
+            step=whole.step[kept_cells],
+            off=whole.off[kept_cells],
+            near=self._kept_packed(whole.near),
+            more=self._kept_packed(whole.more),
+        )
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:

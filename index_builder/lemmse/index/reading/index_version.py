@@ -17,7 +17,7 @@ from lemmse.contract.results import IndexInfo
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.mixture import Mixture
 from lemmse.index.clustering.moments import Basis, Moments
-from lemmse.index.clustering.sketches import Sketch, worth_sketching
+from lemmse.index.clustering.sketches import Sketch
 from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.patches.strata import Strata
@@ -127,17 +127,15 @@ class Index:
         return Groups.from_stored(self.nonempty_cell_leaves, arrays)
 
     @cached_property
-    def sketch(self) -> Sketch | None:
-        """Sketches of the keys; None if the keys are short."""
-        if not worth_sketching(self.patch_length, self.quantization.dtype.itemsize):
-            return None
+    def sketch(self) -> Sketch:
+        """Sketches of the keys of the nonempty cells."""
         shards = self._shards
         return Sketch(
             centre=shards.plain("sketches/centre"),
             step=shards.plain("sketches/step"),
             off=shards.plain("sketches/off"),
-            steps=shards.packed("sketches/steps"),
-            rest=shards.packed("sketches/rest"),
+            near=shards.packed("sketches/near"),
+            more=shards.packed("sketches/more"),
         )
 
     @cached_property

@@ -43,6 +43,7 @@ __all__ = [
     "LOG_ERROR",
     "LOG_MASS",
     "LOG_N",
+    "NEAREST",
     "S_MAX",
     "Block",
     "S",
@@ -58,7 +59,7 @@ __all__ = [
 # overlap, which it does not know of separate arrays; otherwise it would not vectorise the loops over them.
 LOG_N, S_MAX, JENSEN_CONSTANT, GAUSSIAN_CONSTANT, TRACE, HALF_SQUARE, OTHERS_GAIN = range(7)
 DISTANCE, S_SQUARE, GAUSSIAN_DISTANCE = range(3)
-LOG_MASS, JENSEN, S, LOG_ERROR, MASS, ERROR, CLOSED = range(7)
+LOG_MASS, JENSEN, S, LOG_ERROR, MASS, ERROR, CLOSED, NEAREST = range(8)
 
 _LARGEST_LOG = np.float32(40.0)
 """Largest log mass: with a budget, unopened groups may seem to outweigh Σ w, but squares must stay finite."""
@@ -106,7 +107,7 @@ def allocate_block(groups: Groups) -> Block:
         unexplained=aligned(t_length * LANES).reshape(t_length, LANES),
         constants=aligned(7 * LANES).reshape(7, LANES),
         sums=aligned(3 * LANES).reshape(3, LANES),
-        scores=aligned(7 * LANES).reshape(7, LANES),
+        scores=aligned(8 * LANES).reshape(8, LANES),
         spare=aligned(3 * LANES).reshape(3, LANES),
     )
 
@@ -241,6 +242,7 @@ def score(patches: Patches, q: int, z: np.float32, groups: Groups, number: int, 
         scores[JENSEN, k] = jensen
         scores[S, k] = s
         scores[LOG_ERROR, k] = nearest if s > s_max else log_mass + s
+        scores[NEAREST, k] = nearest
 
 
 @compiled

@@ -37,15 +37,13 @@ class Scratch(NamedTuple):
     """Start of each run in the codes, (runs,)."""
     moments: NDArray[np.int64]
     """Start of each run in the moments, with −1 after the last, (runs + 1,)."""
-    x: NDArray[np.float32]
-    """A query, (P,)."""
     sums: NDArray[np.float32]
     """Sums or weights of LANES keys, (LANES,)."""
 
 
 @compiled_to_allocate
-def allocate_scratch(keys: KeyArrays, p: int) -> Scratch:
-    """Return working memory that fits the largest leaf, for patches of length p.
+def allocate_scratch(keys: KeyArrays) -> Scratch:
+    """Return working memory that fits the largest leaf.
 
     A leaf may begin and end within a run.
     """
@@ -54,7 +52,6 @@ def allocate_scratch(keys: KeyArrays, p: int) -> Scratch:
         aligned(runs * LANES).reshape(runs, LANES),
         np.empty(runs, np.int64),
         np.empty(runs + 1, np.int64),
-        aligned(p),
         aligned(LANES),
     )
 

@@ -49,7 +49,7 @@ from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import NormalizerEstimate, SumSpec
 from lemmse.estimator.sums import HEAVIEST, Outputs, PosteriorSums
 from lemmse.index.clustering.moments import LEADING, Basis
-from lemmse.index.clustering.sketches import Sketch, sketched
+from lemmse.index.clustering.sketches import ALL, Sketch, sketch_points
 
 __all__ = ["KeyTree", "as_patches", "estimate_log_z", "hybrid_sums"]
 
@@ -58,6 +58,8 @@ _BLOCK = 2048
 _STRIP = 32
 """Largest number of consecutive queries in one share of work for a thread."""
 _PROBE = ProbeLimits(cells=8, leaves=16, keys=4096, largest_gain=np.float32(2.0))
+_ROUNDING = np.float32(1e-5)
+"""Upper bound of the relative error of float32 coordinates after rotation."""
 _FIRST_STEP = 2.0
 """First increase of the threshold for queries that exceed their budget; further increases double."""
 
@@ -71,8 +73,8 @@ class KeyTree:
     """The groups, with summary statistics along the principal axes."""
     basis: Basis
     """The PCA basis."""
-    sketch: Sketch | None
-    """Sketches of the keys; None if the keys are too short to have any."""
+    sketch: Sketch
+    """Sketches of the keys."""
 
     @cached_property
     def key_arrays(self) -> KeyArrays:
@@ -95,7 +97,7 @@ class KeyTree:
     @cached_property
     def sketches(self) -> Sketches:
         """The sketches in the form that the compiled loops need."""
-        return sketch_arrays(self.sketch, self.tree.leaf_keys)
+        return sketch_arrays(self.sketch, self.tree)
 
     @cached_property
     def _pixel_tree(self) -> Tree:
@@ -293,7 +295,8 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
             u=_padded(rotated),
             steps=np.ascontiguousarray(quantization.steps(u.numpy())),
             extent=np.column_stack([rotated[:, :LEADING], rest]),
-            rest=np.linalg.norm(rotated[:, sketched(rotated.shape[1]) :], axis=1),
+            points=sketch_points(rotated),
+            rounding=_ROUNDING * (1 + np.linalg.norm(rotated, axis=1)),
             precision=np.float32(queries.precision),
             weights=np.empty((len(u), 0), np.float32),
             score_scale=np.float32(log2_w_of_step * float(queries.precision)),
@@ -304,7 +307,8 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
         u=_padded(u.numpy()),
         steps=np.ascontiguousarray(quantization.steps(u.numpy())),
         extent=np.empty((len(u), 0), np.float32),
-        rest=np.empty(0, np.float32),
+        points=np.empty((0, ALL), np.float32),
+        rounding=np.empty(0, np.float32),
         precision=np.float32(1),
         weights=_padded(precision.numpy()),
         score_scale=np.float32(log2_w_of_step),

@@ -82,7 +82,7 @@ def probe(
     flat_cells = estimates.cell.ravel()
     order = np.argsort(flat_cells)
     _find_leaves(queries, patches, tree, flat_cells, order, block, estimates)
-    scratch = allocate_scratch(keys, patches.steps.shape[1])
+    scratch = allocate_scratch(keys)
     for j in range(count):
         _add_leaves(j, queries[j], patches, keys, limits.keys, scratch, estimates, normalizer)
         leaf = normalizer.leaf[queries[j]]

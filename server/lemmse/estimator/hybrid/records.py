@@ -29,8 +29,10 @@ class Patches(NamedTuple):
     """Patches along the pixels, in quantization steps of the keys, (Q, P)."""
     extent: NDArray[np.float32]
     """Leading PCA coordinates, and the norm of the others, (Q, E)."""
-    rest: NDArray[np.float32]
-    """Norm of the PCA coordinates that the sketches omit, (Q,)."""
+    points: NDArray[np.float32]
+    """Points of the sketches, (Q, ALL); (0, ALL) unless the noise is white."""
+    rounding: NDArray[np.float32]
+    """Upper bound of the rounding error of the points, (Q,)."""
     precision: np.float32
     """λ = 1/σ² for white noise; 1 if each pixel has its own precision."""
     weights: NDArray[np.float32]

@@ -5,46 +5,52 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.estimator.hybrid.tree import Tree
+from lemmse.index.clustering.groups import interleaved
 from lemmse.index.clustering.sketches import Sketch
 
 __all__ = ["Sketches", "sketch_arrays"]
 
 
 class Sketches(NamedTuple):
-    """Sketches of the keys of L leaves, with R leading coordinates each; L = 0 if keys have no sketches."""
+    """Sketches of the keys of G cells; see `lemmse.index.clustering.sketches`."""
 
     centre: NDArray[np.float32]
-    """Origin of the leading coordinates of each leaf, (L, R)."""
+    """Centre of the box of the points of each cell, (G, ALL)."""
     step: NDArray[np.float32]
-    """Quantization step of each leaf, (L,)."""
+    """Quantization step of each cell, (G,)."""
     off: NDArray[np.float32]
-    """Largest distance in each leaf between the leading coordinates of a key and the quantized ones, (L,)."""
-    steps: NDArray[np.int8]
-    """Quantized coordinates: runs of LANES keys, R numbers of each, flat."""
-    rest: NDArray[np.float32]
-    """Norms of the other coordinates: runs of LANES keys, flat."""
-    leaf_steps: NDArray[np.int64]
-    """Start in `steps` of the run of each leaf's first key, (L,)."""
-    leaf_rest: NDArray[np.int64]
-    """Start in `rest` of the run of each leaf's first key, (L,)."""
-    leaf_lanes: NDArray[np.int64]
-    """Positions of the first key of each leaf and of its end, counted from the start of its run, (L, 2)."""
+    """Largest rounding error in each cell, in steps, at the first level and at the second, (G, 2)."""
+    near: NDArray[np.int32]
+    """−½ ‖c‖² and coordinates of the first level: runs of LANES keys, 5 numbers of each, flat."""
+    more: NDArray[np.int32]
+    """The same of the second level, flat."""
+    cell_near: NDArray[np.int64]
+    """Start in `near` of the run of each cell's first key, (G,)."""
+    cell_more: NDArray[np.int64]
+    """The same in `more`, (G,)."""
+    cell_lane: NDArray[np.int64]
+    """Place of each cell's first key in its run, (G,)."""
+    extent: NDArray[np.float32]
+    """Smallest and largest value of each coordinate of the extents of cells, (B, 2, E, LANES)."""
 
 
-def sketch_arrays(sketch: Sketch | None, leaf_keys: NDArray[np.int64]) -> Sketches:
-    """Return the sketches of an index, for leaves whose first keys are given, (L + 1,)."""
-    if sketch is None:
-        none, nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
-        empty = np.zeros((0, 0), np.float32), nothing, nothing, np.zeros(0, np.int8), nothing
-        return Sketches(*empty, none, none, np.zeros((0, 2), np.int64))
-    leaf_steps, lane = sketch.steps.run_of(leaf_keys[:-1])
+def sketch_arrays(sketch: Sketch, tree: Tree) -> Sketches:
+    """Return the sketches of the keys of a tree."""
+    first_keys = tree.leaf_keys[tree.cell_leaves[:-1]]
+    near, lane = sketch.near.run_of(first_keys)
+    more, _ = sketch.more.run_of(first_keys)
+    cells = tree.cells
     return Sketches(
         centre=sketch.centre,
-        step=sketch.step,
+        step=np.ascontiguousarray(sketch.step[:, 0]),
         off=sketch.off,
-        steps=sketch.steps.values,
-        rest=sketch.rest.values,
-        leaf_steps=leaf_steps,
-        leaf_rest=sketch.rest.run_of(leaf_keys[:-1])[0],
-        leaf_lanes=np.stack([lane, lane + np.diff(leaf_keys)], axis=1),
+        near=sketch.near.values,
+        more=sketch.more.values,
+        cell_near=near,
+        cell_more=more,
+        cell_lane=lane,
+        extent=np.ascontiguousarray(
+            np.stack([interleaved(bound, cells.first, cells.size) for bound in (cells.low, cells.high)], axis=1)
+        ),
     )

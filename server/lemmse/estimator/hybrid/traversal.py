@@ -14,6 +14,9 @@ from lemmse.estimator.hybrid.group_sums import (
     LOG_ERROR,
     LOG_MASS,
     LOG_N,
+    NEAREST,
+    S,
+    S_MAX,
     Block,
     add_groups,
     allocate_block,
@@ -26,7 +29,7 @@ from lemmse.estimator.hybrid.leaf_sums import Scratch, add_keys, allocate_scratc
 from lemmse.estimator.hybrid.numbers import ABSENT, compiled, compiled_to_allocate, rounded_down
 from lemmse.estimator.hybrid.records import OutputFlags, SumJob
 from lemmse.estimator.hybrid.simd import LANES, maximum
-from lemmse.estimator.hybrid.sketch_bounds import may_be_nearer
+from lemmse.estimator.hybrid.scan import Scan, allocate_scan, cells_within, scan_cell
 from lemmse.index.clustering.groups import Groups
 
 __all__ = ["LARGEST_THRESHOLD", "traverse"]
@@ -36,15 +39,28 @@ LARGEST_THRESHOLD = np.float32(80.0)
 
 _LOG_NEGLIGIBLE = np.float32(-16.0)
 """Unopened groups with less than e^−16 of the weight are omitted."""
-_SKETCH_MARGIN = np.float32(3.0)
-"""The keys of an opened leaf are not read if they have less than e^−3 of the tolerated error."""
+_KEY_MARGIN = np.float32(1.0)
+"""A leaf is opened if one of its keys may have e^−1 of the tolerated error."""
+_SCAN_MARGIN = np.float32(4.0)
+"""A cell is not scanned if its error is expected to be less than e^−4 of the tolerated error."""
+
+
+class _Found(NamedTuple):
+    """What the scans of a block of LANES cells have found for J queries."""
+
+    scanned: NDArray[np.uint32]
+    """A bit for each cell: whether it was scanned, (J,)."""
+    cells: NDArray[np.uint32]
+    """A bit for each cell: whether a key within the radius may be in it, (J,)."""
+    leaves: NDArray[np.uint32]
+    """A bit for each leaf of these cells; a word for each block of leaves, (LANES, J, W)."""
 
 
 class _Opened(NamedTuple):
     """The queries that open each of LANES groups."""
 
     queries: NDArray[np.int32]
-    """Numbers of the queries, (LANES, J)."""
+    """Positions of the queries in a list, (LANES, J)."""
     length: NDArray[np.int64]
     """Number of valid entries in each row of `queries`, (LANES,)."""
 
@@ -56,55 +72,96 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     If bounds are requested, groups are opened by an upper bound of their weight, and unopened groups are
     bounded.
     """
-    block = allocate_block(job.tree.cells)
-    scratch = allocate_scratch(job.keys, job.patches.steps.shape[1])
-    opened_cells = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
-    opened_leaves = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
-    tree, log_z = job.tree, job.results.log_z
+    tree, log_z, count = job.tree, job.results.log_z, len(queries)
+    block, scratch, scan = allocate_block(tree.cells), allocate_scratch(job.keys), allocate_scan()
+    widest = np.max(tree.cell_blocks[1:] - tree.cell_blocks[:-1])
+    found = _Found(
+        np.zeros(count, np.uint32), np.zeros(count, np.uint32), np.zeros((LANES, count, widest), np.uint32)
+    )
+    opened_cells = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
+    opened_leaves = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
+    some, near, scanned = np.empty(count, np.int32), np.empty(count, np.uint32), np.empty(count, np.uint32)
+    scans = len(job.patches.points) > 0 and not job.outputs.bounds
     for q in queries:  # scores are float32, in which small parts of Σ w vanish
         log_z[q] = rounded_down(log_z[q])
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
-        _visit(tree.cells, number, queries, job.normalizer.cell, job, block, opened_cells)
+        if scans:
+            _scan(number, queries, job, block, scan, found)
+        _visit(
+            tree.cells, number, queries, found.scanned, found.cells, job.normalizer.cell, job, block,
+            opened_cells,
+        )  # fmt: skip
         for k in range(tree.cells.size[number]):
-            if opened_cells.length[k] == 0:
+            length = opened_cells.length[k]
+            if length == 0:
                 continue
-            some = opened_cells.queries[k, : opened_cells.length[k]]
+            for i in range(length):
+                some[i] = queries[opened_cells.queries[k, i]]
+            bit = np.uint32(1) << np.uint32(k)
             cell = tree.cells.first[number] + k
-            for leaf_number in range(tree.cell_blocks[cell], tree.cell_blocks[cell + 1]):
-                _visit(tree.leaves, leaf_number, some, job.normalizer.leaf, job, block, opened_leaves)
+            for b in range(tree.cell_blocks[cell + 1] - tree.cell_blocks[cell]):
+                for i in range(length):
+                    j = opened_cells.queries[k, i]
+                    scanned[i] = np.uint32(0xFFFFFFFF) if found.scanned[j] & bit else np.uint32(0)
+                    near[i] = found.leaves[k, j, b] if found.cells[j] & bit else np.uint32(0)
+                leaf_number = tree.cell_blocks[cell] + b
+                _visit(
+                    tree.leaves, leaf_number, some[:length], scanned, near, job.normalizer.leaf, job, block,
+                    opened_leaves,
+                )  # fmt: skip
+                for lane in range(tree.leaves.size[leaf_number]):
+                    for i in range(opened_leaves.length[lane]):
+                        opened_leaves.queries[lane, i] = some[opened_leaves.queries[lane, i]]
                 _add_leaves(leaf_number, job, scratch, opened_leaves)
+
+
+@compiled
+def _scan(
+    number: int, queries: NDArray[np.int32], job: SumJob, block: Block, scan: Scan, found: _Found
+) -> None:
+    """Scan the cells of a block for the queries that have a key in them which may count."""
+    patches, sketches, tree, scores = job.patches, job.sketches, job.tree, block.scores
+    load(block, tree.cells, number, patches.precision)
+    for j in range(len(queries)):
+        q = queries[j]
+        radius = _radius(q, job)
+        found.cells[j] = found.scanned[j] = np.uint32(0)
+        if radius > np.float32(0.0):
+            within = cells_within(radius, number, patches, q, sketches, scan)
+            if within != np.uint32(0):
+                least = job.threshold[q] - _SCAN_MARGIN
+                score(patches, q, np.float32(job.results.log_z[q]), tree.cells, number, block)
+                likely = np.uint32(0)
+                for k in range(LANES):
+                    likely |= np.uint32(scores[NEAREST, k] > least) << np.uint32(k)
+                found.scanned[j] = within & likely
+    for k in range(tree.cells.size[number]):
+        bit, cell = np.uint32(1) << np.uint32(k), tree.cells.first[number] + k
+        for j in range(len(queries)):
+            if found.scanned[j] & bit:
+                q = queries[j]
+                if scan_cell(_radius(q, job), cell, patches, q, tree, sketches, scan, found.leaves, k, j):
+                    found.cells[j] |= bit
+    for j in range(len(queries)):
+        if _radius(queries[j], job) > np.float32(0.0):
+            found.scanned[j] = np.uint32(0xFFFFFFFF)
+
+
+@compiled
+def _radius(q: int, job: SumJob) -> np.float32:
+    """Return the distance within which a key may count for a query; 0 if none can."""
+    tolerated = job.threshold[q] - _KEY_MARGIN
+    log_w = tolerated + np.float32(job.results.log_z[q])
+    return np.float32(math.sqrt(max(np.float32(0.0), np.float32(-2.0) * log_w / job.patches.precision)))
 
 
 @compiled
 def _add_leaves(number: int, job: SumJob, scratch: Scratch, opened: _Opened) -> None:
     """Add the keys of a block of leaves to the sums of the queries that opened these leaves."""
     leaves = job.tree.leaves
-    has_sketches = len(job.sketches.step) > 0 and not job.outputs.bounds and job.patches.weights.shape[1] == 0
     for k in range(leaves.size[number]):
-        leaf, count = leaves.first[number] + k, opened.length[k]
-        if count > 0 and has_sketches:
-            count = _keep_near(leaf, opened.queries[k, :count], leaves.n[number, k], job, scratch)
-        if count > 0:
-            add_keys(leaf, opened.queries[k, :count], job, scratch)
-
-
-@compiled
-def _keep_near(leaf: int, queries: NDArray[np.int32], n: np.float32, job: SumJob, scratch: Scratch) -> int:
-    """Move queries for which keys of a leaf may count, by their sketches, to the front; return their number.
-
-    n is the number of training patches in the leaf.
-    """
-    log_n = np.float32(math.log(n))
-    scale = np.float32(-2.0) / job.patches.precision
-    count = 0
-    for q in queries:
-        tolerated = min(job.threshold[q], np.float32(0.0)) - _SKETCH_MARGIN
-        log_w = tolerated + np.float32(job.results.log_z[q]) - log_n
-        distance = np.float32(math.sqrt(max(np.float32(0.0), scale * log_w)))
-        if may_be_nearer(distance, leaf, job.patches, q, job.sketches, scratch):
-            queries[count] = q
-            count += 1
-    return count
+        if opened.length[k] > 0:
+            add_keys(leaves.first[number] + k, opened.queries[k, : opened.length[k]], job, scratch)
 
 
 @compiled
@@ -112,6 +169,8 @@ def _visit(
     groups: Groups,
     number: int,
     queries: NDArray[np.int32],
+    scanned: NDArray[np.uint32],
+    near: NDArray[np.uint32],
     nearest: NDArray[np.int64],
     job: SumJob,
     block: Block,
@@ -119,18 +178,27 @@ def _visit(
 ) -> None:
     """List the queries that open each group of a block, and add unopened groups to the sums of the others.
 
-    Group `nearest[q]` is always opened for query q.
+    Group `nearest[q]` is always opened for query q. `scanned` and `near` have a bit for each group: whether it
+    was scanned, and whether a key that may count was found; in scanned groups, no other key counts by itself.
     """
     opened.length[:] = 0
     patches, outputs, sums, scores = job.patches, job.outputs, job.results.groups, block.scores
     first, end = groups.first[number], groups.first[number] + groups.size[number]
     load(block, groups, number, patches.precision)
     targets_loaded = False
-    for q in queries:
+    for j in range(len(queries)):
+        q = queries[j]
         z, threshold = np.float32(job.results.log_z[q]), job.threshold[q]
         score(patches, q, z, groups, number, block)
+        if scanned[j] != np.uint32(0):
+            for k in range(LANES):
+                if scores[S, k] > block.constants[S_MAX, k]:
+                    rare = min(np.float32(0.0), scores[LOG_ERROR, k] + np.float32(2.0))
+                    most = threshold - _KEY_MARGIN + rare
+                    scores[LOG_MASS, k] = min(scores[LOG_MASS, k], most + rare - np.float32(20.0))
+                    scores[LOG_ERROR, k] = min(scores[LOG_ERROR, k], most)
         opening = maximum(scores, LOG_ERROR * LANES) > threshold
-        opening = opening or first <= nearest[q] < end or outputs.bounds
+        opening = opening or first <= nearest[q] < end or outputs.bounds or near[j] != np.uint32(0)
         if not opening and not _counts(scores, outputs):
             continue
         fill_masses(block)
@@ -138,6 +206,7 @@ def _visit(
             limit = np.float32(math.exp(min(threshold, LARGEST_THRESHOLD)))
             for k in range(end - first):
                 opens = scores[ERROR, k] > limit or first + k == nearest[q]
+                opens = opens or (near[j] >> np.uint32(k)) & np.uint32(1) != np.uint32(0)
                 if outputs.bounds:
                     group = first + k
                     low, high, log_n = groups.low[group], groups.high[group], block.constants[LOG_N, k]
@@ -149,7 +218,7 @@ def _visit(
                 if opens:
                     scores[CLOSED, k] = np.float32(0.0)
                     scores[LOG_MASS, k] = scores[LOG_ERROR, k] = ABSENT
-                    opened.queries[k, opened.length[k]] = q
+                    opened.queries[k, opened.length[k]] = j
                     opened.length[k] += 1
         if _counts(scores, outputs):
             if not targets_loaded and patches.weights.shape[1] == 0:
