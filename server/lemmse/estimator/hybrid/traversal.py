@@ -14,6 +14,7 @@ from lemmse.estimator.hybrid.group_sums import (
     LOG_ERROR,
     LOG_MASS,
     LOG_N,
+    MASS,
     Block,
     add_groups,
     allocate_block,
@@ -25,6 +26,7 @@ from lemmse.estimator.hybrid.group_sums import (
 from lemmse.estimator.hybrid.leaf_sums import Scratch, add_keys, allocate_scratch
 from lemmse.estimator.hybrid.numbers import ABSENT, compiled, compiled_to_allocate, rounded_down
 from lemmse.estimator.hybrid.records import OutputFlags, SumJob
+from lemmse.estimator.hybrid.sharp_sums import add_sharp_keys, begin_at_nearest
 from lemmse.estimator.hybrid.simd import LANES, maximum
 from lemmse.estimator.hybrid.sketch_bounds import may_be_nearer
 from lemmse.index.clustering.groups import Groups
@@ -36,6 +38,9 @@ LARGEST_THRESHOLD = np.float32(80.0)
 
 _LOG_NEGLIGIBLE = np.float32(-16.0)
 """Unopened groups with less than e^−16 of the weight are omitted."""
+_SHARP_MARGIN = np.float32(0.1)
+"""Of two keys, one is farther from a sharp query if it has less weight by a factor of e^0.1, more than
+float32 rounds off."""
 _SKETCH_MARGIN = np.float32(3.0)
 """The keys of an opened leaf are not read if they have less than e^−3 of the tolerated error."""
 
@@ -61,6 +66,8 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     opened_cells = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
     opened_leaves = _Opened(np.empty((LANES, len(queries)), np.int32), np.empty(LANES, np.int64))
     tree, log_z = job.tree, job.results.log_z
+    if len(job.sharp.scaled) > 0:
+        begin_at_nearest(queries, job, scratch)
     for q in queries:  # scores are float32, in which small parts of Σ w vanish
         log_z[q] = rounded_down(log_z[q])
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
@@ -85,7 +92,10 @@ def _add_leaves(number: int, job: SumJob, scratch: Scratch, opened: _Opened) -> 
         if count > 0 and has_sketches:
             count = _keep_near(leaf, opened.queries[k, :count], leaves.n[number, k], job, scratch)
         if count > 0:
-            add_keys(leaf, opened.queries[k, :count], job, scratch)
+            if len(job.sharp.scaled) > 0:
+                add_sharp_keys(leaf, opened.queries[k, :count], job, scratch)
+            else:
+                add_keys(leaf, opened.queries[k, :count], job, scratch)
 
 
 @compiled
@@ -123,6 +133,7 @@ def _visit(
     """
     opened.length[:] = 0
     patches, outputs, sums, scores = job.patches, job.outputs, job.results.groups, block.scores
+    sharp = len(job.sharp.scaled) > 0
     first, end = groups.first[number], groups.first[number] + groups.size[number]
     load(block, groups, number, patches.precision)
     targets_loaded = False
@@ -138,14 +149,19 @@ def _visit(
             limit = np.float32(math.exp(min(threshold, LARGEST_THRESHOLD)))
             for k in range(end - first):
                 opens = scores[ERROR, k] > limit or first + k == nearest[q]
+                opens = opens or (sharp and scores[MASS, k] > limit)  # keys much alike differ at less noise
                 if outputs.bounds:
                     group = first + k
                     low, high, log_n = groups.low[group], groups.high[group], block.constants[LOG_N, k]
                     most = log_most(patches.extent[q], low, high, log_n, patches.precision) - z
                     opens = opens or most > threshold
                     if not opens:
+                        least = scores[JENSEN, k]
+                        if sharp:  # at less noise a group has less weight, or more if it has a nearer key
+                            least = ABSENT
+                            most = np.float32(np.inf) if most > log_n - _SHARP_MARGIN else most
                         low, high = groups.target_low[group], groups.target_high[group]
-                        add_bounds(sums, q, job.reference, most, scores[JENSEN, k], low, high)
+                        add_bounds(sums, q, job.reference, most, least, low, high)
                 if opens:
                     scores[CLOSED, k] = np.float32(0.0)
                     scores[LOG_MASS, k] = scores[LOG_ERROR, k] = ABSENT
