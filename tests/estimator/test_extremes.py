@@ -76,6 +76,18 @@ def assert_right(subject, result, expected, atol):
             assert (found <= known.high + slack).all()
 
 
+def assert_bounded(subject, result, expected):
+    for found, error, known in zip(
+        subject.pixels(result.image), subject.pixels(result.error), expected, strict=True
+    ):
+        rounding = 1e-6 * np.abs(known.mean)
+        if known.error < RESOLVED:
+            assert (np.abs(found - known.mean) <= error + rounding).all()
+        else:
+            assert (found + error >= known.low - rounding).all()
+            assert (found - error <= known.high + rounding).all()
+
+
 @pytest.fixture(scope="module", params=PROBLEMS, ids=lambda problem: problem.name)
 def of_problem(request, tmp_path_factory):
     return Subject(request.param.build(tmp_path_factory.mktemp("problem")), request.param.shape)
@@ -107,6 +119,11 @@ def check_modes(subject, y, sigma, budget, mask=None):
     # Of groups little is known with a precision for each pixel, and no calibration applies.
     atol = 0.01 if mask is None else 0.1
     assert_right(subject, subject.ask(y, sigma, accuracy_db=120, **asked), expected, atol)
+    certified = subject.ask(y, sigma, budget=budget, error="certified", **asked)
+    if certified.diagnostics.mode == "hybrid":
+        assert_bounded(subject, certified, expected)
+    else:  # with a precision for each pixel
+        assert_right(subject, certified, expected, 0.01)
     within = subject.ask(y, sigma, budget=budget, **asked)
     strata = subject.oracle.backend.index.strata
     if budget is not None and mask is None and not strata.exclusive:  # unobserved patches are summed exactly
@@ -191,3 +208,14 @@ def test_a_group_that_no_weight_reaches_still_answers(clean, sigma, times, budge
     assert result.image.max() <= 1
     if budget is None:
         assert_right(clean, result, clean.expected(y, sigma), 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_certified_error_holds_a_thousand_times_beyond_the_range(clean, seed):
+    rng = np.random.default_rng(seed)
+    y = smooth(seed, *clean.shape) + 1000 * rng.standard_normal(clean.shape) * (rng.random(clean.shape) < 0.3)
+    for sigma in (0.02, 0.3, 3.0):
+        expected = clean.expected(y, sigma)
+        for budget in (1, 100, None):
+            result = clean.ask(y, sigma, maps=("error",), mode="hybrid", budget=budget, error="certified")
+            assert_bounded(clean, result, expected)

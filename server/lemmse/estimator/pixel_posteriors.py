@@ -20,8 +20,6 @@ __all__ = ["PixelPosteriors", "pixel_posteriors"]
 
 _BLOCK = 16_384
 """Number of query patches extracted at once."""
-_UNITS = 2.0
-"""Error of log w in float32, in units of eps (1 + P) / σ²."""
 _ROUNDING = 1e-5
 """Largest difference between two sums of the same weights in float32."""
 _MARGIN = 7.0
@@ -81,9 +79,6 @@ def _with_error(
         return replace(posterior, error=error + _ROUNDING), 0
     bounded = queries.sums(n, _bound_spec(plan.spec, plan.certify_db, posterior.mean, backend))
     bound = bounded.posterior(backend.index.manifest.channels).error_bound
-    # Rounding of log w, here and in the sum over all keys.
-    relative = _UNITS * float(np.finfo(np.float32).eps) * (1 + backend.index.patch_length) / queries.sigma**2
-    bound = bound + math.expm1(min(relative, 1.0)) * (posterior.variance.sqrt() + bound)
     return replace(posterior, error=torch.minimum(bound, widest) + _ROUNDING), bounded.keys_evaluated
 
 
@@ -95,6 +90,6 @@ def _bound_spec(spec: SumSpec, accuracy_db: float, reference: Tensor, backend: B
         spec,
         threshold=-accuracy_db / 20 * math.log(10) - _MARGIN,
         budget=budget,
-        outputs=Outputs(bounds=True),
+        outputs=Outputs(variance=True, bounds=True),
         reference=reference,
     )

@@ -41,6 +41,7 @@ from lemmse.estimator.hybrid.records import (
     Results,
     SumJob,
 )
+from lemmse.estimator.hybrid.rounding import rounding, widened
 from lemmse.estimator.hybrid.sharp_queries import merge_sharp, sharp_arrays, sums_at_resolved_noise
 from lemmse.estimator.hybrid.sketch_arrays import Sketches, sketch_arrays
 from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD, traverse
@@ -61,6 +62,8 @@ _STRIP = 32
 _PROBE = ProbeLimits(cells=8, leaves=16, keys=4096, largest_gain=np.float32(2.0))
 _FIRST_STEP = 2.0
 """First increase of the threshold for queries that exceed their budget; further increases double."""
+_LARGEST_OF_BOUNDS = np.float32(2.0**20)
+"""Largest threshold if groups are opened by an upper bound of their weight, which may be far above Σ w."""
 _TOO_HIGH = 8.0
 """An estimate of log Σ w that exceeds what was found by more than this is lowered: to what was found, or by
 this amount and then by ever more if nothing was found."""
@@ -162,12 +165,13 @@ def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec, rati
     """Return the sums for a block of queries; those that opened too much are repeated with less work."""
     raise_if_cancelled(spec.cancelled)
     threshold, lowered = np.full(len(queries), spec.threshold, np.float32), np.zeros(len(queries))
+    largest = _LARGEST_OF_BOUNDS if spec.outputs.bounds else LARGEST_THRESHOLD
     sums, excess = _block_sums(key_tree, queries, spec, threshold, lowered, ratio)
     step = _FIRST_STEP
     while True:
         over = np.zeros(len(queries), bool)
         if spec.budget is not None:
-            over = (sums.keys_evaluated.numpy() > spec.budget) & (threshold < LARGEST_THRESHOLD)
+            over = (sums.keys_evaluated.numpy() > spec.budget) & (threshold < largest)
         # Groups and keys that count may have been omitted, and bounds may have vanished, relative to an
         # estimate of Σ w that is too high. With a normalizer, other keys may count instead.
         high = (excess > _TOO_HIGH) & ~over & (spec.normalizer is None)
@@ -286,6 +290,7 @@ def _block_sums(
         normalizer=normalizer,
         threshold=threshold,
         reference=np.zeros((count, t_length)) if spec.reference is None else spec.reference.numpy(),
+        rounding=rounding(queries, scale, ratio),
         sharp=sharp_arrays(queries, ratio, scale),
         outputs=OutputFlags(outputs.variance, outputs.ess, outputs.error, outputs.bounds, outputs.patch),
         results=_empty_results(normalizer, t_length, key_tree.keys.p_length, patches.u.shape[1], outputs),
@@ -293,6 +298,8 @@ def _block_sums(
     key_tree.run(lambda some: traverse(some, job), count)
     groups, keys = _posterior_sums(job.results, key_tree.basis, spec)
     keys = keys.with_exact_errors(t_length, outputs, spec.reference)
+    if outputs.bounds and spec.reference is not None:
+        keys = widened(keys, spec.reference, job.rounding)
     if ratio > 1:
         return merge_sharp(groups, keys, job.results.log_z, job.sharp, ratio)
     sums = groups.merge(keys)

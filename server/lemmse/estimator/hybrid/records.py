@@ -178,6 +178,8 @@ class SumJob(NamedTuple):
     """Natural logarithm of the error, relative to Σ w, above which a group is opened, (Q,)."""
     reference: NDArray[np.float64]
     """Reference mean h of the bounds, (Q, T)."""
+    rounding: NDArray[np.float32]
+    """Largest error of log w in float32, by which bounds on weights are widened, (Q,)."""
     sharp: Sharp
     outputs: OutputFlags
     results: Results

@@ -34,7 +34,7 @@ from lemmse.index.clustering.groups import Groups
 __all__ = ["LARGEST_THRESHOLD", "traverse"]
 
 LARGEST_THRESHOLD = np.float32(80.0)
-"""Largest threshold; above it, no further group would stay unopened."""
+"""Largest threshold without bounds; above it, no further group would stay unopened."""
 
 _LOG_NEGLIGIBLE = np.float32(-16.0)
 """Unopened groups with less than e^−16 of the weight are omitted."""
@@ -156,7 +156,8 @@ def _visit(
                     most = log_most(patches.extent[q], low, high, log_n, patches.precision) - z
                     opens = opens or most > threshold
                     if not opens:
-                        least = scores[JENSEN, k]
+                        least = scores[JENSEN, k] - job.rounding[q]
+                        most += job.rounding[q]
                         if sharp:  # at less noise a group has less weight, or more if it has a nearer key
                             least = ABSENT
                             most = np.float32(np.inf) if most > log_n - _SHARP_MARGIN else most
