@@ -85,7 +85,7 @@ def parts(index, scheduler):
 
 
 @pytest.mark.parametrize("mode", ["exact", "hybrid"])
-@pytest.mark.parametrize(("sigma", "times"), [(1e-6, 1), (1e-4, 1), (1e-4, 1e4), (0.02, 1e3), (1.0, 1e6)])
+@pytest.mark.parametrize(("sigma", "times"), [(1e-6, 1), (1e-4, 1), (1e-4, 1e4), (0.02, 1e3), (1.0, 1e4)])
 def test_what_float32_does_not_resolve_is_the_same_on_workers(whole, parts, mode, sigma, times):
     y = times * measurement(0.1)
     expected = whole.reconstruct(y, sigma=sigma, mode="exact")

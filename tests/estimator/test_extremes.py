@@ -219,3 +219,11 @@ def test_a_certified_error_holds_a_thousand_times_beyond_the_range(clean, seed):
         for budget in (1, 100, None):
             result = clean.ask(y, sigma, maps=("error",), mode="hybrid", budget=budget, error="certified")
             assert_bounded(clean, result, expected)
+
+
+@pytest.mark.parametrize("mode", [{"mode": "exact"}, {"mode": "topk", "k": ALL_KEYS}])
+def test_what_all_keys_share_hides_no_difference(clean, mode):
+    """One outlier adds −10¹⁶ to log w; the other pixels decide among the keys that are nearest to it."""
+    y, noise = smooth(3, *clean.shape).astype(float), np.full(clean.shape, 0.3)
+    y[1, 1, 0], noise[1, 1, 0] = 1e6, 0.005
+    assert_right(clean, clean.ask(y, noise, **mode), clean.expected(y, noise), 1e-3)

@@ -42,6 +42,8 @@ class _Found(NamedTuple):
     """Numbers of the keys, int64, (Q, k)."""
     keys_evaluated: Tensor
     """Number of keys evaluated, int64, (Q,)."""
+    common: Tensor | float = 0.0
+    """What must be added to log w, for all keys alike, (Q,) or a number."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,8 @@ class Neighbours:
             candidate_keys = torch.cat([key[rows], numbers.expand(len(rows), -1)], dim=1)
             best[rows], order = candidates.topk(k, dim=1)
             key[rows] = candidate_keys.gather(1, order)
-        if sharp:
-            best += torch.as_tensor(queries.sharp_scorer(origin).common)[:, None]
-        return _Found(best, key, torch.from_numpy(evaluated).to(u.device))
+        common = queries.sharp_scorer(origin).common if sharp else 0.0
+        return _Found(best, key, torch.from_numpy(evaluated).to(u.device), common)
 
     def _choose(
         self, nearest: Callable[[int], NDArray[np.int64]], count: int, k: int, nprobe: int
@@ -207,7 +208,7 @@ def _nearest(
 
 
 def _sums(keys: Keys, found: _Found, outputs: Outputs) -> PosteriorSums:
-    log_w, key, evaluated = found
+    log_w, key, evaluated, common = found
     log_max = log_w.amax(dim=1)
     w = torch.exp(log_w - log_max[:, None])
     moments = keys.moments_of(key)[..., : outputs.rows(keys.t_length)].double()  # (Q, k, rows)
@@ -227,4 +228,4 @@ def _sums(keys: Keys, found: _Found, outputs: Outputs) -> PosteriorSums:
         top_log_w=log_w[:, :top],
         top_key=key[:, :top],
         keys_evaluated=evaluated,
-    )
+    ).shift(common)
