@@ -84,6 +84,16 @@ def parts(index, scheduler):
         yield reconstructor
 
 
+@pytest.mark.parametrize("mode", ["exact", "hybrid"])
+@pytest.mark.parametrize(("sigma", "times"), [(1e-6, 1), (1e-4, 1), (1e-4, 1e4), (0.02, 1e3), (1.0, 1e4)])
+def test_what_float32_does_not_resolve_is_the_same_on_workers(whole, parts, mode, sigma, times):
+    y = times * measurement(0.1)
+    expected = whole.reconstruct(y, sigma=sigma, mode="exact")
+    np.testing.assert_allclose(parts.reconstruct(y, sigma=sigma, mode=mode).image, expected.image, atol=1e-5)
+    least = parts.reconstruct(y, sigma=sigma, mode="hybrid", budget=6, maps=(*MAPS, "error"))
+    assert all(np.isfinite(getattr(least, name)).all() for name in ("image", "error", *MAPS))
+
+
 def measurement(sigma=0.1):
     return smooth(70, *SHAPE) + sigma * np.random.default_rng(4).standard_normal(SHAPE)
 

@@ -121,7 +121,7 @@ BAD = [
     ({"y": "image"}, r"y: expected floats .*, got <U5"),
     ({"y": NAN}, r"y: expected finite numbers, got nan"),
     ({"y": INF}, r"y: expected finite numbers, got inf"),
-    ({"y": 1e9 * X[0]}, r"y: expected numbers within ±100000, got \d"),
+    ({"y": 1e9 * X[0]}, r"y: expected numbers within ±1e\+06, got \d"),
     ({"sigma": 0.0}, r"sigma: expected a number in \[1e-06, 1e\+06\], got 0"),
     ({"sigma": -1}, r"sigma: expected a number .*, got -1"),
     ({"sigma": np.nan}, r"sigma: expected a number .*, got nan"),

@@ -1,4 +1,4 @@
-"""LE-MMSE as it is defined: slow loops in float64, of nothing but the mathematics.
+"""LE-MMSE as it is defined: slow loops in float64 and long double, of nothing but the mathematics.
 
     φ*(u) = Σ_km w_km(u) t_km / Σ_km w_km(u),     w_km(u) = density of N(v_km, σ² I) at u
 
@@ -31,14 +31,14 @@ class Oracle:
             ids=ids,
         )
 
-    def put(self, pixel, keys, log_w, targets):
-        """The posterior of one pixel from the keys (numbers) that count, their log w and their targets."""
+    def put(self, pixel, keys, log_w, targets, base=0.0):
+        """The posterior of one pixel from the keys that count: their numbers, log w − base, and targets."""
         w = np.exp(log_w - log_w.max())
         mean = sum(w[:, None] * targets) / sum(w)
         self.image[pixel] = mean
         self.variance[pixel] = sum(w[:, None] * (targets - mean) ** 2) / sum(w)
         self.ess[pixel] = sum(w) ** 2 / sum(w**2)
-        self.log_density[pixel] = log_w.max() + math.log(sum(w) / len(w))
+        self.log_density[pixel] = base + log_w.max() + math.log(sum(w) / len(w))
         self.weights[pixel][keys] = w / sum(w)
 
 
@@ -56,6 +56,17 @@ def patch(x, row, column, p):
     )
 
 
+def log_weights(u, keys, precision):
+    """log w of keys (M, P) relative to the first key, and log w of the first, with a precision (P,).
+
+    The difference of two squares is a product, which has all its digits even if the squares are 10²⁴.
+    """
+    u, keys, precision = (np.asarray(x, np.longdouble) for x in (u, keys, precision))
+    apart = keys - keys[0]
+    relative = (precision * apart * (u - keys[0] - apart / 2)).sum(axis=1)
+    return relative.astype(float), float(-0.5 * (precision * (u - keys[0]) ** 2).sum())
+
+
 def oracle(training, y, sigma, p) -> Oracle:
     """Reconstruct y (H, W, C) from training images, each (H_k, W_k, C)."""
     training = [np.asarray(x, np.float64) for x in training]
@@ -68,13 +79,9 @@ def oracle(training, y, sigma, p) -> Oracle:
     for i in range(y.shape[0]):
         for j in range(y.shape[1]):
             u = patch(y, i, j, p)
-            log_w = np.array(
-                [
-                    -sum((u - v) ** 2) / (2 * sigma**2) - len(u) / 2 * math.log(2 * math.pi * sigma**2)
-                    for v in keys
-                ]
-            )
-            result.put((i, j), slice(None), log_w, targets)
+            log_w, first = log_weights(u, keys, np.full(len(u), 1 / sigma**2))
+            log_norm = -len(u) / 2 * math.log(2 * math.pi * sigma**2)
+            result.put((i, j), slice(None), log_w, targets, first + log_norm)
     return result
 
 

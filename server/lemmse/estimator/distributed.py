@@ -39,6 +39,8 @@ _BLOCK = 2048
 """Largest number of queries in a task: a task that has begun cannot be cancelled."""
 _BYTES = 1 << 22
 """Largest size of the arrays of a task, in bytes, unless one query has more; all pass the scheduler."""
+_TOO_HIGH = 8.0
+"""Largest excess of an estimate of log Σ w over what was found with it, for the sums to be valid."""
 _POLL = 0.1
 """Time between two polls of `cancelled`, in seconds."""
 _HEALTHY = ("pending", "finished")
@@ -123,9 +125,10 @@ class DistributedBackend(Backend):
             normalizer = NormalizerEstimate(log_z, np.where(key < 0, key, key - view.first_key))
             specs.append(replace(spec, normalizer=normalizer))
         sums = self._merged(queries, specs)
-        empty = torch.nonzero(sums.moments[:, 0] == 0)[:, 0]
-        if len(empty):  # the estimate was far too high: each view opens the groups that count among its own
-            sums = sums.put(empty, self._merged(queries.rows(empty), [spec.rows(empty.numpy())] * views))
+        found = (sums.log_max + sums.moments[:, 0].log()).numpy()
+        again = torch.from_numpy(np.flatnonzero(log_z - found > _TOO_HIGH))
+        if len(again):  # the estimate was far too high: each view opens the groups that count among its own
+            sums = sums.put(again, self._merged(queries.rows(again), [spec.rows(again.numpy())] * views))
         evaluated = sum((each.keys_evaluated for each in estimates), sums.keys_evaluated)
         return replace(sums, keys_evaluated=evaluated)
 
@@ -136,8 +139,8 @@ class DistributedBackend(Backend):
         self, queries: Queries | ColouredQueries, specs: Sequence[SumSpec]
     ) -> list[PosteriorSums]:
         """Return the sums over each shard view, given a specification for each."""
-        # A query consists of a patch in float64, or of two arrays of its size in float32.
-        size = max(1, min(_BLOCK, _BYTES // (8 * self.index.patch_length)))
+        # A query consists of a patch in float64, or of two arrays of its size.
+        size = max(1, min(_BLOCK, _BYTES // (16 * self.index.patch_length)))
         blocks = torch.split(torch.arange(len(queries)), size)
         tasks: list[_Task] = [
             (view, _WorkerKeys.sums, (queries.rows(rows), spec.picklable().rows(rows.numpy())))

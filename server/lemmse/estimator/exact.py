@@ -2,7 +2,7 @@
 
 One matrix product gives the scores log w of a tile of m keys for Q queries (see `queries`), and another, of
 the weights with the moments of the targets, gives all sums. The means of whole patches need a further product
-with the keys.
+with the keys. Sharp queries (see `queries`) are scored in float64.
 """
 
 from dataclasses import replace
@@ -51,13 +51,28 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
 
 
 def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
-    score = queries.scorer(keys.longest_tile(queries.stratum))
+    scale = keys.scale(queries.stratum)
+    sharp = queries.sharp(scale)
+    parts = []
+    for centre, mask in ((None, ~sharp), (scale.centre, sharp)):
+        if mask.any():
+            rows = mask.nonzero()[:, 0]
+            parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
+    return PosteriorSums.gather(parts)
+
+
+def _sums(keys: Keys, queries: Queries, centre: Tensor | None, spec: SumSpec) -> PosteriorSums:
+    """Return the sums for a block of queries, for sharp ones if the centre of all tiles is given."""
+    if centre is None:
+        score = queries.scorer(keys.longest_tile(queries.stratum))
+    else:
+        score = queries.sharp_scorer(centre)
     outputs = replace(spec.outputs, error=False, bounds=False)  # these follow from the other sums
     sums = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, queries.u.device)
-    for tile in keys.tiles(queries.stratum):
+    for tile in keys.tiles(queries.stratum, centre):
         raise_if_cancelled(spec.cancelled)
         sums = sums.merge(_tile_sums(tile, *score(tile), outputs, outputs.rows(keys.t_length)))
-    return sums
+    return sums.shift(score.common)
 
 
 def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs, rows: int) -> PosteriorSums:

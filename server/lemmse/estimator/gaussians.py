@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.cancellation import raise_if_cancelled
-from lemmse.estimator.queries import Queries
+from lemmse.estimator.queries import LARGEST_MAGNITUDE, Queries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import PosteriorSums
 from lemmse.index.clustering.mixture import Mixture
@@ -132,25 +132,38 @@ class _Posteriors(Protocol):
 
 
 class _White:
-    """White noise: with the variances D along the axes, Σ_g + σ² I has D + σ² = (1 + λ D) / λ."""
+    """White noise: with the variances D along the axes, Σ_g + σ² I has D + σ² = (1 + λ D) / λ.
+
+    In float64 if a query is sharp (see `queries`).
+    """
 
     def __init__(self, gaussians: Gaussians, queries: Queries) -> None:
-        self._gaussians, self._u = gaussians, queries.u
-        self._precision = queries.precision
+        magnitude = queries.precision.double() * queries.u.double().square().sum(dim=1)
+        self._type = torch.float64 if (magnitude > LARGEST_MAGNITUDE).any() else torch.float32
+        self._gaussians, self._u = gaussians, queries.u.to(self._type)
+        self._precision = queries.precision.to(self._type)
 
     def log_density(self, g: int) -> Tensor:
-        gaussians = self._gaussians
-        noisy = (1 + self._precision * gaussians.variances[g]) / self._precision  # (R,)
-        white = (self._u - gaussians.means[g]) @ (gaussians.axes[g] / noisy.sqrt())
+        mean, axes, variances = self._parts(g)
+        noisy = (1 + self._precision * variances) / self._precision  # (R,)
+        white = (self._u - mean) @ (axes / noisy.sqrt())
         square: Tensor = torch.linalg.vector_norm(white, dim=1).double().square()
         return -0.5 * (square + (2 * math.pi * noisy.double()).log().sum())
 
     def clean(self, g: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        gaussians = self._gaussians
-        mean, axes, variances = gaussians.means[g], gaussians.axes[g], gaussians.variances[g]
+        mean, axes, variances = self._parts(g)
         noisy = 1 + self._precision * variances
         gain = axes * (self._precision * variances / noisy)  # (P, R)
         return mean + (self._u[rows] - mean) @ axes @ gain.T, (axes.square() * (variances / noisy)).sum(dim=1)
+
+    def _parts(self, g: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, axes and variances of Gaussian g."""
+        gaussians = self._gaussians
+        return (
+            gaussians.means[g].to(self._type),
+            gaussians.axes[g].to(self._type),
+            gaussians.variances[g].to(self._type),
+        )
 
 
 class _Weighted:

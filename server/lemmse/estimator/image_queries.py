@@ -19,7 +19,7 @@ from lemmse.estimator.backend import Backend
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
-from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sum_spec import EXACT, SumSpec
 from lemmse.estimator.sums import Posterior, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.storage.picture_record import PAPER, Refinement
@@ -54,6 +54,13 @@ class ImageQueries(Protocol):
 
         Weights are parts of the density of the query patch: each of the M training patches that count has the
         prior weight (1 − γ) / M.
+        """
+        ...
+
+    def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return bounds of the mean of the targets at positions n, for any weights, (Q, C) each.
+
+        It is a weighted mean of the targets of the keys and of the mean under the Gaussians.
         """
         ...
 
@@ -132,18 +139,24 @@ class WhitenedQueries:
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
-        backend, queries = self._backend, self.queries(n)
+        backend = self._backend
 
         def key_sums() -> PosteriorSums:
+            queries = self.queries(n)
             log_keys = torch.from_numpy(np.log(backend.keys_that_count(queries.stratum)))
             return backend.sums(queries, spec).shift(-log_keys.to(backend.device))
 
-        def gaussian_sums() -> PosteriorSums:
-            white = torch.from_numpy(backend.index.strata.whiten(queries.u, 0)).to(backend.device)
-            precision = torch.tensor(self._precision, dtype=torch.float32, device=backend.device)
-            return backend.gaussians.sums(Queries(white, precision), spec)
+        return _mixed(self.gaussian_share, key_sums, lambda: self._gaussian_sums(n, spec))
 
-        return _mixed(self.gaussian_share, key_sums, gaussian_sums)
+    def _gaussian_sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
+        backend = self._backend
+        white = backend.index.strata.whiten_precisely(self.queries(n).u, 0)
+        precision = torch.tensor(self._precision, dtype=torch.float64, device=backend.device)
+        return backend.gaussians.sums(Queries(torch.from_numpy(white).to(backend.device), precision), spec)
+
+    def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return the least and the greatest mean of the targets, see `ImageQueries`."""
+        return _range(self._backend, self.gaussian_share, len(n), lambda: self._gaussian_sums(n, EXACT))
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """Return the posterior of the clean pixels, see `ImageQueries`.
@@ -223,21 +236,31 @@ class _WeightedQueries:
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
-        backend = self._backend
-        precision = backend.patches(self._precision, n)
-        queries = Queries(
-            torch.from_numpy(backend.patches(self._y, n).astype(np.float32)).to(backend.device),
-            torch.from_numpy(precision.astype(np.float32)).to(backend.device),
-        )
+        queries = self._queries(n)
         return _mixed(
             self.gaussian_share,
-            lambda: self._key_sums(queries, precision, spec),
-            lambda: backend.gaussians.sums(queries, spec),
+            lambda: self._key_sums(queries, spec),
+            lambda: self._backend.gaussians.sums(queries, spec),
         )
 
-    def _key_sums(self, queries: Queries, precision: NDArray[np.float64], spec: SumSpec) -> PosteriorSums:
-        """Return the sums over all keys, for queries with these precisions, (Q, P)."""
-        device, observed = self._backend.device, precision > 0
+    def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return the least and the greatest mean of the targets, see `ImageQueries`."""
+        backend = self._backend
+        return _range(
+            backend, self.gaussian_share, len(n), lambda: backend.gaussians.sums(self._queries(n), EXACT)
+        )
+
+    def _queries(self, n: NDArray[np.int64]) -> Queries:
+        u, precision = (
+            torch.from_numpy(self._backend.patches(image, n)).to(self._backend.device)
+            for image in (self._y, self._precision)
+        )
+        return Queries(u, precision)
+
+    def _key_sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
+        """Return the sums over all keys."""
+        device, precision = self._backend.device, queries.precision.cpu().numpy()
+        observed = precision > 0
         log_norm = 0.5 * np.log(precision / (2 * math.pi), where=observed, out=np.zeros_like(precision)).sum(
             axis=1
         )
@@ -271,6 +294,17 @@ def _mixed(
         return gaussian_sums()
     keys, gaussians = key_sums(), gaussian_sums()
     return keys.shift(math.log1p(-gaussian_share)).merge(gaussians.shift(math.log(gaussian_share)))
+
+
+def _range(
+    backend: Backend, gaussian_share: float, count: int, gaussian_sums: Callable[[], PosteriorSums]
+) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest mean that targets of keys and the given Gaussians allow, (Q, C)."""
+    low, high = (bound.expand(count, -1) for bound in (backend.extent.low, backend.extent.high))
+    if not gaussian_share:
+        return low, high
+    mean = gaussian_sums().posterior(backend.index.manifest.channels).mean.to(low.device)
+    return torch.minimum(low, mean), torch.maximum(high, mean)
 
 
 def _blended(

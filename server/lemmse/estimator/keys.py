@@ -21,27 +21,39 @@ from lemmse.index.clustering.moments import key_moments
 from lemmse.index.storage.packing import LANES, Packed
 from lemmse.index.storage.quantization import Quantization, quantizations
 
-__all__ = ["TILE", "Keys", "Tile", "load_keys"]
+__all__ = ["TILE", "Keys", "Scale", "Tile", "load_keys"]
 
 TILE = 2048
 """Number of keys in a tile: small enough that the scores of a block of queries stay in the cache, and large
 enough that the overhead per tile is small."""
+_SAMPLE = 1024
+"""Number of keys from which the scale of a stratum is computed."""
 _GPU_TILE = 32 * TILE
 """Number of keys in a tile on a GPU, where launching a kernel takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A range of m keys, centred on their mean."""
+    """A range of m keys, centred on their mean or on a given point."""
 
     first: int
     """Number of the first key."""
     centre: Tensor
-    """Mean c of the keys, float32, (P,)."""
+    """Mean c of the keys, or a given point, float32 or float64, (P,)."""
     features: Tensor
-    """v − c and −½‖v − c‖², float32, (P + 1, m)."""
+    """v − c and −½‖v − c‖², of the type of c, (P + 1, m)."""
     moments: Tensor
-    """n, Σ t and Σ t² over the n targets of each key, float32, (1 + 2T, m)."""
+    """n, Σ t and Σ t² over the n targets of each key, of the type of c, (1 + 2T, m)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Where the keys of a stratum lie, and how widely."""
+
+    centre: Tensor
+    """Mean key, float64, (P,)."""
+    variance: float
+    """Mean variance of the coordinates of the keys."""
 
 
 class _Rows:
@@ -168,37 +180,52 @@ class Keys:
         """Return the number of keys in the largest tile of a stratum."""
         return min(self.tile, self.count_in(stratum))
 
-    def tiles(self, stratum: int = 0) -> Iterator[Tile]:
-        """Yield the tiles of a stratum."""
+    def tiles(self, stratum: int = 0, centre: Tensor | None = None) -> Iterator[Tile]:
+        """Yield the tiles of a stratum, see `run`."""
         start, stop = self.strata[stratum : stratum + 2]
         for first, end in pairwise([*range(start, stop, self.tile), stop]):
-            yield self.run(first, end)
+            yield self.run(first, end, centre)
 
-    def run(self, start: int, stop: int) -> Tile:
-        """Return keys start … stop − 1 as a tile."""
-        v = self.coordinates(start, stop)
+    def run(self, start: int, stop: int, centre: Tensor | None = None) -> Tile:
+        """Return keys start … stop − 1 as a tile, in float64 if its centre is given, float64, (P,)."""
+        v = self.coordinates(start, stop, torch.float32 if centre is None else torch.float64)
         features = v.new_empty(len(v) + 1, stop - start)
-        centre = v.mean(dim=1)
+        if centre is None:
+            centre = v.mean(dim=1)
         torch.sub(v, centre[:, None], out=features[:-1])
         torch.sum(features[:-1].square(), dim=0, out=features[-1]).mul_(-0.5)
-        return Tile(start, centre, features, self._moments.columns(start, stop))
+        return Tile(start, centre, features, self._moments.columns(start, stop).to(v.dtype))
 
-    def coordinates(self, start: int, stop: int) -> Tensor:
-        """Return keys start … stop − 1, transposed, float32, (P, stop − start)."""
-        return self._decoded(self._codes.columns(start, stop))
+    def coordinates(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return keys start … stop − 1, transposed, (P, stop − start)."""
+        return self._decoded(self._codes.columns(start, stop), dtype)
 
     def patches_of(self, key: Tensor) -> Tensor:
         """Return the keys with the given numbers, float32, (*key.shape, P)."""
-        return self._decoded(self._codes.of(key))
+        return self._decoded(self._codes.of(key), torch.float32)
+
+    @cached_property
+    def _scales(self) -> dict[int, "Scale"]:
+        return {}
+
+    def scale(self, stratum: int) -> "Scale":
+        """Return where the keys of a stratum lie and how widely, from a sample of them."""
+        if stratum not in self._scales:
+            start, stop = self.strata[stratum : stratum + 2]
+            sample = torch.from_numpy(np.linspace(start, stop - 1, min(stop - start, _SAMPLE)).astype(int))
+            v = self.patches_of(sample).double()
+            centre = v.mean(dim=0)
+            self._scales[stratum] = Scale(centre, float((v - centre).square().mean()))
+        return self._scales[stratum]
 
     def moments_of(self, key: Tensor) -> Tensor:
         """Return the target moments of the keys with the given numbers, float32, (*key.shape, 1 + 2T)."""
         return self._moments.of(key)
 
-    def _decoded(self, q: Tensor) -> Tensor:
-        return (
-            q if q.is_floating_point() else q.float().mul_(self.quantization.step).add_(self.quantization.low)
-        )
+    def _decoded(self, q: Tensor, dtype: torch.dtype) -> Tensor:
+        if q.is_floating_point():
+            return q.to(dtype)
+        return q.to(dtype).mul_(self.quantization.step).add_(self.quantization.low)
 
 
 def load_keys(index: Index, device: torch.device) -> Keys:

@@ -16,8 +16,8 @@ T = TypeVar("T", bound=np.generic)
 
 SIGMA_RANGE = (1e-6, 1e6)
 """Range of σ: below it, float32 cannot represent the noise in [0, 1]; above it, all weights are equal."""
-Y_MAX = 1e5
-"""Largest |y|, multiplied by σ if σ > 1; beyond it, squared distances overflow in float32."""
+Y_MAX = 1e6
+"""Largest |y|, multiplied by σ if σ > 1; beyond it, even float64 would not tell near keys from far ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,8 +20,6 @@ __all__ = ["PixelPosteriors", "pixel_posteriors"]
 
 _BLOCK = 16_384
 """Number of query patches extracted at once."""
-_UNITS = 2.0
-"""Error of log w in float32, in units of eps (1 + P) / σ²."""
 _ROUNDING = 1e-5
 """Largest difference between two sums of the same weights in float32."""
 _MARGIN = 7.0
@@ -71,20 +69,16 @@ def _with_error(
     backend: Backend, queries: ImageQueries, plan: SumPlan, n: NDArray[np.int64], posterior: Posterior
 ) -> tuple[Posterior, Tensor | int]:
     """Return the posterior of hybrid, its mean clipped, with its error; and the keys evaluated for it."""
-    low, high = backend.extent.low, backend.extent.high
-    if queries.gaussian_share:
-        low, high = torch.full_like(low, -math.inf), torch.full_like(high, math.inf)
-    # The statistics of a group may shift the mean beyond the range of all targets, which contains the exact
-    # mean.
+    low, high = queries.range_of_mean(n)
+    # The statistics of a group may shift the mean beyond the range that contains the exact mean.
     posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
+    widest = torch.maximum(posterior.mean - low, high - posterior.mean)
     if plan.certify_db is None or queries.sigma is None:
-        return replace(posterior, error=posterior.error * plan.error_scale + _ROUNDING), 0
+        columns = posterior.error.shape[1]  # 0 if the error is not requested
+        error = torch.minimum(posterior.error * plan.error_scale, widest[:, :columns])
+        return replace(posterior, error=error + _ROUNDING), 0
     bounded = queries.sums(n, _bound_spec(plan.spec, plan.certify_db, posterior.mean, backend))
     bound = bounded.posterior(backend.index.manifest.channels).error_bound
-    # Rounding of log w, here and in the sum over all keys.
-    relative = _UNITS * float(np.finfo(np.float32).eps) * (1 + backend.index.patch_length) / queries.sigma**2
-    bound = bound + math.expm1(min(relative, 1.0)) * (posterior.variance.sqrt() + bound)
-    widest = torch.maximum(posterior.mean - low, high - posterior.mean)  # all means are within it
     return replace(posterior, error=torch.minimum(bound, widest) + _ROUNDING), bounded.keys_evaluated
 
 
@@ -96,6 +90,6 @@ def _bound_spec(spec: SumSpec, accuracy_db: float, reference: Tensor, backend: B
         spec,
         threshold=-accuracy_db / 20 * math.log(10) - _MARGIN,
         budget=budget,
-        outputs=Outputs(bounds=True),
+        outputs=Outputs(variance=True, bounds=True),
         reference=reference,
     )

@@ -71,8 +71,8 @@ def sum_over_strata(
     """
 
     def stratum_sums(rows: Rows, stratum: int) -> PosteriorSums:
-        white = torch.from_numpy(strata.whiten(queries.u[rows], stratum)).to(device)
-        precision = torch.tensor(queries.precision, dtype=torch.float32, device=device)
+        white = torch.from_numpy(strata.whiten_precisely(queries.u[rows], stratum)).to(device)
+        precision = torch.tensor(queries.precision, dtype=torch.float64, device=device)
         rank, log_pdet = int(strata.rank[stratum]), float(strata.log_pdet[stratum])
         log_norm = 0.5 * (rank * math.log(queries.precision / (2 * math.pi)) - log_pdet)
         some = spec.rows(rows)

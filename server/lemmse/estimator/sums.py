@@ -98,6 +98,14 @@ class PosteriorSums:
         """Return the sums for several blocks of queries, concatenated."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    @classmethod
+    def gather(cls, parts: Sequence[tuple[Tensor, "PosteriorSums"]]) -> "PosteriorSums":
+        """Return the sums for all queries, in order, from those for subsets with the given numbers."""
+        if len(parts) == 1:
+            return parts[0][1]
+        rows = torch.cat([rows for rows, _ in parts])
+        return cls.join([sums for _, sums in parts]).take(rows.argsort())
+
     def take(self, rows: Tensor) -> "PosteriorSums":
         """Return the sums for the queries with the given numbers."""
         return PosteriorSums(*(getattr(self, field.name)[rows] for field in fields(self)))

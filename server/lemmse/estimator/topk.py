@@ -2,7 +2,8 @@
 
 The result agrees with that of mode exact if the effective sample size is well below k, as at low noise, and
 differs much from it at high noise. For white noise FAISS searches by Euclidean distance; with a precision for
-each coordinate, the same cells are searched by weighted distance.
+each coordinate, the same cells are searched by weighted distance, and for sharp queries (see `queries`) in
+float64.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,8 @@ class _Found(NamedTuple):
     """Numbers of the keys, int64, (Q, k)."""
     keys_evaluated: Tensor
     """Number of keys evaluated, int64, (Q,)."""
+    common: Tensor | float = 0.0
+    """What must be added to log w, for all keys alike, (Q,) or a number."""
 
 
 @dataclass(frozen=True)
@@ -106,27 +109,34 @@ class Neighbours:
         squared *= np.float32(self.quantization.step**2)
         return squared, np.where(found < 0, -1, self._edges[cell] + place), evaluated
 
-    def search_weighted(self, keys: Keys, queries: Queries, k: int, nprobe: int) -> _Found:
-        """Return the k keys with the largest log w, for queries with a precision for each coordinate."""
-        u, precision = queries.u, queries.precision
-        decoded = self.quantization.decode(self._centroids[:, : keys.p_length])
-        centroids = torch.from_numpy(decoded).to(u.device)
-        log_w = (precision * u) @ centroids.T - 0.5 * precision @ centroids.square().T  # (Q, cells)
+    def scan(self, keys: Keys, queries: Queries, k: int, nprobe: int, sharp: bool) -> _Found:
+        """Return the k keys with the largest log w, as scored by the queries, which may be sharp."""
+        u, stratum = queries.u, queries.stratum
+        first, end = (int(cell) for cell in self.strata_cells[stratum : stratum + 2])
+        origin = keys.scale(stratum).centre
+        decoded = self.quantization.decode(self._centroids[first:end, : keys.p_length])
+        centroids = torch.from_numpy(decoded).to(u.device).double() - origin
+        precision = queries.precision.double().expand(u.shape)
+        log_w = (precision * queries.deviation(origin)) @ centroids.T
+        log_w -= 0.5 * precision @ centroids.square().T  # (Q, cells)
         cells, evaluated = self._choose(
-            lambda count: log_w.topk(count, dim=1).indices.cpu().numpy(), self.index.nlist, k, nprobe
+            lambda count: first + log_w.topk(count, dim=1).indices.cpu().numpy(), end - first, k, nprobe
         )
         best = torch.full((len(u), k), -torch.inf, dtype=torch.float64, device=u.device)
         key = torch.full((len(u), k), -1, device=u.device)
         for cell in np.unique(cells[self._sizes[cells] > 0]):
             rows = torch.from_numpy(np.flatnonzero((cells == cell).any(axis=1))).to(u.device)
-            tile = keys.run(int(self._edges[cell]), int(self._edges[cell + 1]))
-            scores, query_terms = queries.rows(rows).scorer(tile.features.shape[1])(tile)
+            some, start, stop = queries.rows(rows), int(self._edges[cell]), int(self._edges[cell + 1])
+            score = some.sharp_scorer(origin) if sharp else some.scorer(stop - start)
+            tile = keys.run(start, stop, origin if sharp else None)
+            scores, query_terms = score(tile)
             candidates = torch.cat([best[rows], (scores + query_terms[:, None]) / LOG2_E], dim=1)
             numbers = torch.arange(tile.first, tile.first + scores.shape[1], device=u.device)
             candidate_keys = torch.cat([key[rows], numbers.expand(len(rows), -1)], dim=1)
             best[rows], order = candidates.topk(k, dim=1)
             key[rows] = candidate_keys.gather(1, order)
-        return _Found(best, key, torch.from_numpy(evaluated).to(u.device))
+        common = queries.sharp_scorer(origin).common if sharp else 0.0
+        return _Found(best, key, torch.from_numpy(evaluated).to(u.device), common)
 
     def _choose(
         self, nearest: Callable[[int], NDArray[np.int64]], count: int, k: int, nprobe: int
@@ -174,18 +184,23 @@ def topk_sums(keys: Keys, neighbours: Neighbours, queries: Queries, spec: SumSpe
     """
     k = min(spec.k, keys.count_in(queries.stratum))
     step = max(1, min(_BLOCK, _PATCHES // keys.p_length if spec.outputs.patch else _BLOCK) // k)
+    sharp = queries.sharp(keys.scale(queries.stratum))
     parts = []
-    for start in range(0, len(queries), step):
-        raise_if_cancelled(spec.cancelled)
-        block = queries.rows(slice(start, start + step))
-        parts.append(_sums(keys, _nearest(keys, neighbours, block, k, spec.nprobe), spec.outputs))
-    return PosteriorSums.join(parts)
+    for is_sharp in (False, True):
+        for rows in torch.split((sharp == is_sharp).nonzero()[:, 0], step):
+            if len(rows):
+                raise_if_cancelled(spec.cancelled)
+                found = _nearest(keys, neighbours, queries.rows(rows), k, spec.nprobe, is_sharp)
+                parts.append((rows, _sums(keys, found, spec.outputs)))
+    return PosteriorSums.gather(parts)
 
 
-def _nearest(keys: Keys, neighbours: Neighbours, queries: Queries, k: int, nprobe: int) -> _Found:
-    if not queries.is_white:
-        return neighbours.search_weighted(keys, queries, k, nprobe)
-    u, device = queries.u.cpu().numpy(), queries.u.device
+def _nearest(
+    keys: Keys, neighbours: Neighbours, queries: Queries, k: int, nprobe: int, sharp: bool
+) -> _Found:
+    if sharp or not queries.is_white:
+        return neighbours.scan(keys, queries, k, nprobe, sharp)
+    u, device = queries.u.float().cpu().numpy(), queries.u.device
     squared, key, evaluated = (
         torch.from_numpy(array).to(device) for array in neighbours.search(u, k, nprobe, queries.stratum)
     )
@@ -193,7 +208,7 @@ def _nearest(keys: Keys, neighbours: Neighbours, queries: Queries, k: int, nprob
 
 
 def _sums(keys: Keys, found: _Found, outputs: Outputs) -> PosteriorSums:
-    log_w, key, evaluated = found
+    log_w, key, evaluated, common = found
     log_max = log_w.amax(dim=1)
     w = torch.exp(log_w - log_max[:, None])
     moments = keys.moments_of(key)[..., : outputs.rows(keys.t_length)].double()  # (Q, k, rows)
@@ -213,4 +228,4 @@ def _sums(keys: Keys, found: _Found, outputs: Outputs) -> PosteriorSums:
         top_log_w=log_w[:, :top],
         top_key=key[:, :top],
         keys_evaluated=evaluated,
-    )
+    ).shift(common)

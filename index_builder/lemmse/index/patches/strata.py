@@ -108,10 +108,12 @@ class Strata:
         -------
         ndarray, float32, (n, P)
         """
+        return self.whiten_precisely(patches, stratum).astype(np.float32)
+
+    def whiten_precisely(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float64]:
+        """Return whitened patches like `whiten`, before they are rounded to float32."""
         white = self._white(patches, stratum)
-        if self.constants is not None:
-            white = white - self._level(white) @ self.constants.T
-        return white.astype(np.float32)
+        return white if self.constants is None else white - self._level(white) @ self.constants.T
 
     def levels(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float64]:
         """Return the level of patches in each channel: the least-squares estimate of a constant in x.

@@ -18,7 +18,7 @@ from lemmse.estimator.hybrid.numbers import (
 from lemmse.estimator.hybrid.records import GroupSums, KeyArrays, KeySums, Patches, SumJob
 from lemmse.estimator.hybrid.simd import LANES, add_squares, add_weighted_squares, dot, maximum
 
-__all__ = ["Scratch", "add_keys", "allocate_scratch", "key_scores"]
+__all__ = ["Scratch", "add_keys", "allocate_scratch", "key_scores", "scale_groups", "scale_keys"]
 
 _LOG_NEGLIGIBLE = -30.0
 """Keys with less than e^−30 of the weight of the heaviest key are omitted."""
@@ -95,7 +95,7 @@ def add_keys(leaf: int, queries: NDArray[np.int32], job: SumJob, scratch: Scratc
         results.evaluated[q] += count
         log_max = np.float64(score_max) / np.float64(LOG2_E)
         if log_max > sums.log_max[q]:
-            _scale_keys(sums, q, math.exp(sums.log_max[q] - log_max))
+            scale_keys(sums, q, math.exp(sums.log_max[q] - log_max))
             sums.log_max[q] = log_max
         relative = log_max - sums.log_max[q]
         if relative < _LOG_NEGLIGIBLE:
@@ -123,7 +123,7 @@ def add_keys(leaf: int, queries: NDArray[np.int32], job: SumJob, scratch: Scratc
         log_sum = sums.log_max[q] + math.log(sums.w[q])
         if log_sum > results.log_z[q] + _CORRECTION:
             log_z = rounded_down(log_sum)  # as in the scores of groups
-            _scale_groups(results.groups, q, math.exp(results.log_z[q] - log_z))
+            scale_groups(results.groups, q, math.exp(results.log_z[q] - log_z))
             results.log_z[q] = log_z
 
 
@@ -142,7 +142,7 @@ def _add_patches(run: int, factor: float, q: int, keys: KeyArrays, scratch: Scra
 
 
 @compiled
-def _scale_keys(sums: KeySums, q: int, factor: float) -> None:
+def scale_keys(sums: KeySums, q: int, factor: float) -> None:
     """Multiply the sums over keys of query q by a factor."""
     sums.w[q] *= factor
     sums.w2[q] *= factor * factor
@@ -154,7 +154,7 @@ def _scale_keys(sums: KeySums, q: int, factor: float) -> None:
 
 
 @compiled
-def _scale_groups(sums: GroupSums, q: int, factor: float) -> None:
+def scale_groups(sums: GroupSums, q: int, factor: float) -> None:
     """Multiply the sums over unopened groups of query q by a factor on the weights."""
     sums.w[q] *= factor
     sums.least_w[q] *= factor

@@ -41,6 +41,8 @@ from lemmse.estimator.hybrid.records import (
     Results,
     SumJob,
 )
+from lemmse.estimator.hybrid.rounding import rounding, widened
+from lemmse.estimator.hybrid.sharp_queries import merge_sharp, sharp_arrays, sums_at_resolved_noise
 from lemmse.estimator.hybrid.sketch_arrays import Sketches, sketch_arrays
 from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD, traverse
 from lemmse.estimator.hybrid.tree import Tree
@@ -62,6 +64,11 @@ _ROUNDING = np.float32(1e-5)
 """Upper bound of the relative error of float32 coordinates after rotation."""
 _FIRST_STEP = 2.0
 """First increase of the threshold for queries that exceed their budget; further increases double."""
+_LARGEST_OF_BOUNDS = np.float32(2.0**20)
+"""Largest threshold if groups are opened by an upper bound of their weight, which may be far above Σ w."""
+_TOO_HIGH = 8.0
+"""An estimate of log Σ w that exceeds what was found by more than this is lowered: to what was found, or by
+this amount and then by ever more if nothing was found."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class KeyTree:
             moment_rows=keys.packed_moments.length,
             low=np.float32(keys.quantization.low),
             step=np.float32(keys.quantization.step),
+            exact_low=np.float64(keys.quantization.low),
+            exact_step=np.float64(keys.quantization.step),
             leaf_keys=leaf_keys,
             leaf_codes=codes,
             leaf_moments=keys.packed_moments.run_of(leaf_keys[:-1])[0],
@@ -140,37 +149,45 @@ def hybrid_sums(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> Posterior
     Cancelled
         `spec.cancelled()` was true.
     """
-    blocks = (slice(start, start + _BLOCK) for start in range(0, len(queries), _BLOCK))
-    return PosteriorSums.join(
-        [_sums_within_budget(key_tree, queries.rows(rows), spec.rows(rows)) for rows in blocks]
-    )
+    scale = key_tree.keys.scale(queries.stratum)
+
+    def sums(rows: Tensor, some: Queries, ratio: float) -> PosteriorSums:
+        how = spec.rows(rows.numpy())
+        # Without the other keys, more is opened than needed; their estimate is for other noise.
+        how = how if ratio == 1 else replace(how, normalizer=None)
+        blocks = (slice(start, start + _BLOCK) for start in range(0, len(some), _BLOCK))
+        return PosteriorSums.join(
+            [_sums_within_budget(key_tree, some.rows(block), how.rows(block), ratio) for block in blocks]
+        )
+
+    return sums_at_resolved_noise(queries, scale, sums)
 
 
-def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
+def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec, ratio: float) -> PosteriorSums:
     """Return the sums for a block of queries; those that opened too much are repeated with less work."""
     raise_if_cancelled(spec.cancelled)
-    threshold = np.full(len(queries), spec.threshold, np.float32)
-    sums = _block_sums(key_tree, queries, spec, threshold)
+    threshold, lowered = np.full(len(queries), spec.threshold, np.float32), np.zeros(len(queries))
+    largest = _LARGEST_OF_BOUNDS if spec.outputs.bounds else LARGEST_THRESHOLD
+    sums, excess = _block_sums(key_tree, queries, spec, threshold, lowered, ratio)
     step = _FIRST_STEP
-    while len(again := torch.nonzero(_opened_too_much(sums, threshold, spec))[:, 0]):
+    while True:
+        over = np.zeros(len(queries), bool)
+        if spec.budget is not None:
+            over = (sums.keys_evaluated.numpy() > spec.budget) & (threshold < largest)
+        # Groups and keys that count may have been omitted, and bounds may have vanished, relative to an
+        # estimate of Σ w that is too high. With a normalizer, other keys may count instead.
+        high = (excess > _TOO_HIGH) & ~over & (spec.normalizer is None)
+        rows = np.flatnonzero(over | high)
+        if len(rows) == 0:
+            return sums
         raise_if_cancelled(spec.cancelled)
-        rows = again.numpy()
-        threshold[rows] += step
+        threshold[over] += step
         step *= 2
-        sums = sums.put(again, _block_sums(key_tree, queries.rows(again), spec.rows(rows), threshold[rows]))
-    return sums
-
-
-def _opened_too_much(sums: PosteriorSums, threshold: NDArray[np.float32], spec: SumSpec) -> Tensor:
-    """Return a mask of the queries that exceeded the budget or whose sums are empty.
-
-    Sums are empty if all groups that seemed to count were opened and no key in them had weight. With a
-    normalizer, which includes other keys, that is a valid result.
-    """
-    too_much = (spec.normalizer is None) & (sums.moments[:, 0] == 0)
-    if spec.budget is not None:
-        too_much = too_much | (sums.keys_evaluated > spec.budget)
-    return too_much & torch.from_numpy(threshold < LARGEST_THRESHOLD)
+        lowered[high] += np.where(np.isfinite(excess), excess, _TOO_HIGH + lowered)[high]
+        again = torch.from_numpy(rows)
+        some = queries.rows(again), spec.rows(rows), threshold[rows], lowered[rows], ratio
+        new, excess[rows] = _block_sums(key_tree, *some)
+        sums = sums.put(again, new)
 
 
 def estimate_log_z(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
@@ -189,6 +206,15 @@ def estimate_log_z(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> Poster
         Sums with the outputs HEAVIEST: Σ w is the estimate, the heaviest key is some key of the leaf with the
         largest weight, and there are no other sums.
     """
+
+    def estimate(rows: Tensor, some: Queries, ratio: float) -> PosteriorSums:
+        sums = _estimate_log_z(key_tree, some, spec)
+        return replace(sums, log_max=ratio * sums.log_max, top_log_w=ratio * sums.top_log_w)
+
+    return sums_at_resolved_noise(queries, key_tree.keys.scale(queries.stratum), estimate)
+
+
+def _estimate_log_z(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
     parts = []
     for start in range(0, len(queries), _BLOCK):
         raise_if_cancelled(spec.cancelled)
@@ -237,14 +263,25 @@ def _located(tree: Tree, estimate: NormalizerEstimate) -> Normalizer:
 
 
 def _block_sums(
-    key_tree: KeyTree, queries: Queries, spec: SumSpec, threshold: NDArray[np.float32]
-) -> PosteriorSums:
-    """Return the sums for a block of queries, given a threshold for each, (Q,)."""
+    key_tree: KeyTree,
+    queries: Queries,
+    spec: SumSpec,
+    threshold: NDArray[np.float32],
+    lowered: NDArray[np.float64],
+    ratio: float,
+) -> tuple[PosteriorSums, NDArray[np.float64]]:
+    """Return the sums for a block of queries, and how far log Σ w is below its estimate, (Q,).
+
+    `threshold` and what is subtracted from the estimate of log Σ w are given for each, (Q,); `ratio` is that
+    of the variance to the given one, more than 1 if the queries are sharp.
+    """
     tree, outputs, patches = key_tree.tree_for(queries), spec.outputs, as_patches(queries, key_tree)
+    scale = key_tree.keys.scale(queries.stratum)
     if spec.normalizer is None:
         normalizer = _probe(key_tree, queries, patches, spec.budget)
     else:
         normalizer = _located(tree, spec.normalizer)
+    normalizer.log_z[:] -= lowered
     count, t_length = len(queries), key_tree.keys.t_length
     job = SumJob(
         patches=patches,
@@ -255,11 +292,20 @@ def _block_sums(
         normalizer=normalizer,
         threshold=threshold,
         reference=np.zeros((count, t_length)) if spec.reference is None else spec.reference.numpy(),
+        rounding=rounding(queries, scale, ratio),
+        sharp=sharp_arrays(queries, ratio, scale),
         outputs=OutputFlags(outputs.variance, outputs.ess, outputs.error, outputs.bounds, outputs.patch),
         results=_empty_results(normalizer, t_length, key_tree.keys.p_length, patches.u.shape[1], outputs),
     )
     key_tree.run(lambda some: traverse(some, job), count)
-    return _posterior_sums(job.results, key_tree.basis, spec)
+    groups, keys = _posterior_sums(job.results, key_tree.basis, spec)
+    keys = keys.with_exact_errors(t_length, outputs, spec.reference)
+    if outputs.bounds and spec.reference is not None:
+        keys = widened(keys, spec.reference, job.rounding)
+    if ratio > 1:
+        return merge_sharp(groups, keys, job.results.log_z, job.sharp, ratio)
+    sums = groups.merge(keys)
+    return sums, job.results.log_z - (sums.log_max + sums.moments[:, 0].log()).numpy()
 
 
 def _empty_results(
@@ -284,7 +330,7 @@ def _empty_results(
 
 def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
     """Return queries in the form that the compiled loops need: C-contiguous arrays, which they index flat."""
-    u, basis, quantization = queries.u, key_tree.basis, key_tree.keys.quantization
+    u, basis, quantization = queries.u.float(), key_tree.basis, key_tree.keys.quantization
     log2_w_of_step = -0.5 * LOG2_E * quantization.step**2
     if queries.is_white:
         # Like Basis.rotate, but with torch: the threads of NumPy's BLAS would keep spinning on cores that the
@@ -301,7 +347,7 @@ def as_patches(queries: Queries, key_tree: KeyTree) -> Patches:
             weights=np.empty((len(u), 0), np.float32),
             score_scale=np.float32(log2_w_of_step * float(queries.precision)),
         )
-    precision = queries.precision
+    precision = queries.precision.float()
     u = u.where(precision > 0, 0)  # the value is arbitrary where nothing was observed
     return Patches(
         u=_padded(u.numpy()),
@@ -321,8 +367,8 @@ def _padded(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(padded)
 
 
-def _posterior_sums(results: Results, basis: Basis, spec: SumSpec) -> PosteriorSums:
-    """Return the requested sums over unopened groups and over keys, merged."""
+def _posterior_sums(results: Results, basis: Basis, spec: SumSpec) -> tuple[PosteriorSums, PosteriorSums]:
+    """Return the requested sums over unopened groups and over keys."""
     outputs, t_length = spec.outputs, results.keys.wt.shape[1]
     count, p_length = len(results.log_z), len(basis.mean)
     empty = PosteriorSums.empty(count, t_length, p_length, outputs, torch.device("cpu"))
@@ -348,7 +394,7 @@ def _posterior_sums(results: Results, basis: Basis, spec: SumSpec) -> PosteriorS
         w2=_columns(of_keys.w2) if outputs.ess else empty.w2,
         keys_evaluated=torch.from_numpy(results.evaluated),
     )
-    return groups.merge(keys.with_exact_errors(t_length, outputs, spec.reference))
+    return groups, keys
 
 
 def _moments(sums: GroupSums | KeySums, outputs: Outputs) -> Tensor:

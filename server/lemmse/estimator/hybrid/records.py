@@ -16,6 +16,7 @@ __all__ = [
     "OutputFlags",
     "Patches",
     "Results",
+    "Sharp",
     "SumJob",
 ]
 
@@ -57,6 +58,10 @@ class KeyArrays(NamedTuple):
     """The value that code 0 represents."""
     step: np.float32
     """Quantization step."""
+    exact_low: np.float64
+    """The value that code 0 represents, in float64."""
+    exact_step: np.float64
+    """Quantization step, in float64."""
     leaf_keys: NDArray[np.int64]
     """First key of each leaf, followed by the number of keys, (L + 1,)."""
     leaf_codes: NDArray[np.int64]
@@ -147,6 +152,21 @@ class Results(NamedTuple):
     """Number of keys evaluated, (Q,)."""
 
 
+class Sharp(NamedTuple):
+    """Sharp queries in float64, see `sharp_queries`; no rows if the queries are not sharp."""
+
+    scaled: NDArray[np.float64]
+    """λ (u − c) along the pixels, (Q, P)."""
+    precision: NDArray[np.float64]
+    """Precisions λ of the pixels, (Q, P)."""
+    centre: NDArray[np.float64]
+    """The centre c, (P,)."""
+    common: NDArray[np.float64]
+    """−½ Σ λ (u − c)², which is added to log w at the end, (Q,)."""
+    heaviest: NDArray[np.float64]
+    """log w of the heaviest key that was read, at the noise of the traversal; −∞ if there is none, (Q,)."""
+
+
 class SumJob(NamedTuple):
     """A block of Q queries, and the data needed to sum over the keys of a stratum for them."""
 
@@ -160,5 +180,8 @@ class SumJob(NamedTuple):
     """Natural logarithm of the error, relative to Σ w, above which a group is opened, (Q,)."""
     reference: NDArray[np.float64]
     """Reference mean h of the bounds, (Q, T)."""
+    rounding: NDArray[np.float32]
+    """Largest error of log w in float32, by which bounds on weights are widened, (Q,)."""
+    sharp: Sharp
     outputs: OutputFlags
     results: Results

@@ -14,6 +14,7 @@ from lemmse.estimator.hybrid.group_sums import (
     LOG_ERROR,
     LOG_MASS,
     LOG_N,
+    MASS,
     NEAREST,
     S,
     S_MAX,
@@ -28,6 +29,7 @@ from lemmse.estimator.hybrid.group_sums import (
 from lemmse.estimator.hybrid.leaf_sums import Scratch, add_keys, allocate_scratch
 from lemmse.estimator.hybrid.numbers import ABSENT, compiled, compiled_to_allocate, rounded_down
 from lemmse.estimator.hybrid.records import OutputFlags, SumJob
+from lemmse.estimator.hybrid.sharp_sums import add_sharp_keys, begin_at_nearest
 from lemmse.estimator.hybrid.simd import LANES, maximum
 from lemmse.estimator.hybrid.scan import Scan, allocate_scan, cells_within, scan_cell
 from lemmse.index.clustering.groups import Groups
@@ -35,10 +37,13 @@ from lemmse.index.clustering.groups import Groups
 __all__ = ["LARGEST_THRESHOLD", "traverse"]
 
 LARGEST_THRESHOLD = np.float32(80.0)
-"""Largest threshold; above it, no further group would stay unopened."""
+"""Largest threshold without bounds; above it, no further group would stay unopened."""
 
 _LOG_NEGLIGIBLE = np.float32(-16.0)
 """Unopened groups with less than e^−16 of the weight are omitted."""
+_SHARP_MARGIN = np.float32(0.1)
+"""Of two keys, one is farther from a sharp query if it has less weight by a factor of e^0.1, more than
+float32 rounds off."""
 _KEY_MARGIN = np.float32(1.0)
 """A leaf is opened if one of its keys may have e^−1 of the tolerated error."""
 _SCAN_MARGIN = np.float32(4.0)
@@ -82,6 +87,8 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     opened_leaves = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
     some, near, scanned = np.empty(count, np.int32), np.empty(count, np.uint32), np.empty(count, np.uint32)
     scans = len(job.patches.points) > 0 and not job.outputs.bounds
+    if len(job.sharp.scaled) > 0:
+        begin_at_nearest(queries, job, scratch)
     for q in queries:  # scores are float32, in which small parts of Σ w vanish
         log_z[q] = rounded_down(log_z[q])
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
@@ -160,8 +167,11 @@ def _add_leaves(number: int, job: SumJob, scratch: Scratch, opened: _Opened) -> 
     """Add the keys of a block of leaves to the sums of the queries that opened these leaves."""
     leaves = job.tree.leaves
     for k in range(leaves.size[number]):
-        if opened.length[k] > 0:
-            add_keys(leaves.first[number] + k, opened.queries[k, : opened.length[k]], job, scratch)
+        leaf, count = leaves.first[number] + k, opened.length[k]
+        if count > 0 and len(job.sharp.scaled) > 0:
+            add_sharp_keys(leaf, opened.queries[k, :count], job, scratch)
+        elif count > 0:
+            add_keys(leaf, opened.queries[k, :count], job, scratch)
 
 
 @compiled
@@ -183,6 +193,7 @@ def _visit(
     """
     opened.length[:] = 0
     patches, outputs, sums, scores = job.patches, job.outputs, job.results.groups, block.scores
+    sharp = len(job.sharp.scaled) > 0
     first, end = groups.first[number], groups.first[number] + groups.size[number]
     load(block, groups, number, patches.precision)
     targets_loaded = False
@@ -206,6 +217,7 @@ def _visit(
             limit = np.float32(math.exp(min(threshold, LARGEST_THRESHOLD)))
             for k in range(end - first):
                 opens = scores[ERROR, k] > limit or first + k == nearest[q]
+                opens = opens or (sharp and scores[MASS, k] > limit)  # keys much alike differ at less noise
                 opens = opens or (near[j] >> np.uint32(k)) & np.uint32(1) != np.uint32(0)
                 if outputs.bounds:
                     group = first + k
@@ -213,8 +225,13 @@ def _visit(
                     most = log_most(patches.extent[q], low, high, log_n, patches.precision) - z
                     opens = opens or most > threshold
                     if not opens:
+                        least = scores[JENSEN, k] - job.rounding[q]
+                        most += job.rounding[q]
+                        if sharp:  # at less noise a group has less weight, or more if it has a nearer key
+                            least = ABSENT
+                            most = np.float32(np.inf) if most > log_n - _SHARP_MARGIN else most
                         low, high = groups.target_low[group], groups.target_high[group]
-                        add_bounds(sums, q, job.reference, most, scores[JENSEN, k], low, high)
+                        add_bounds(sums, q, job.reference, most, least, low, high)
                 if opens:
                     scores[CLOSED, k] = np.float32(0.0)
                     scores[LOG_MASS, k] = scores[LOG_ERROR, k] = ABSENT
