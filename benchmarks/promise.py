@@ -152,7 +152,7 @@ def measure(
 
 def estimated(result: Result) -> float | None:
     """Return the estimated agreement of an image with exact, if there is one."""
-    accuracy: float | None = getattr(result.diagnostics, "estimated_accuracy_db", None)
+    accuracy: float | None = result.diagnostics.estimated_accuracy_db
     return None if accuracy is None else min(accuracy, MOST)
 
 

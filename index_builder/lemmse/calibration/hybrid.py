@@ -22,39 +22,21 @@ __all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """The noise levels of the paper, and 0.05, near which the posterior changes most with the noise level."""
-THRESHOLDS = (
-    0.0,
-    -1.0,
-    -2.0,
-    -2.5,
-    -3.0,
-    -3.25,
-    -3.5,
-    -3.75,
-    -4.0,
-    -4.25,
-    -4.5,
-    -5.0,
-    -5.5,
-    -6.0,
-    -8.0,
-    -10.0,
-)
+THRESHOLDS = (4.0, 3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -4.0, -5.0, -6.0, -8.0, -10.0)
 """Thresholds of mode hybrid, in order of increasing work."""
 _Row = tuple[float, ...]
 _IMAGES = 16
-_QUERIES = 1024
-_LOW_NOISE, _LOW_NOISE_QUERIES = 0.1, 2048
-"""Largest σ at which a few patches cause most of the error, so that more patches are measured."""
-_LOW_NOISE_MARGIN = 0.75
-"""At these σ, a threshold is assigned the agreement that was measured at a threshold higher by this number,
-since a sample may lack the few patches with large errors."""
+_QUERIES = 256
+_MARGINS = ((0.09, 3.0), (0.25, 1.0))
+"""Up to each of these σ, a threshold is assigned the agreement that was measured at a threshold higher by this
+number: at low noise, a sample may lack the few patches with large errors."""
 _ENOUGH_DB = 80.0
 """Agreement at which a row ends, in dB; further thresholds are not measured."""
 _FEW_KEYS = 4096
 """A row also ends if more keys than this and than 1/16 of all are evaluated: exact is about as fast."""
-_QUANTILE = 0.98
-"""Share of pixels whose error is below the scaled estimate, more than the documented 95 %."""
+_QUANTILE = 0.995
+"""Share of pixels whose error is below the scaled estimate: more than the documented 95 %, so that it covers
+the worst pixels as well."""
 _ROUNDING = 1e-5
 """Errors below this are due to float32 rounding."""
 
@@ -105,10 +87,9 @@ def calibrate(
     _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # compiles the kernels before timing
     rows = []
     for done, sigma in enumerate(sigmas):
-        count = _LOW_NOISE_QUERIES if sigma <= _LOW_NOISE else _QUERIES
-        rows.append(_row(local, images, sigma, rng, count // len(images), THRESHOLDS))
+        rows.append(_row(local, images, sigma, rng, max(1, _QUERIES // len(images)), THRESHOLDS))
         progress("calibrate", done + 1, len(sigmas))
-    queries, accuracy, touched, cost, scale, overlap_scale = zip(*rows, strict=True)
+    queries, accuracy, touched, cost, scale, overlap_scale, rms_scale = zip(*rows, strict=True)
     return Calibration(
         images=len(images),
         queries=queries,
@@ -119,6 +100,7 @@ def calibrate(
         cost=cost,
         error_scale=scale,
         overlap_error_scale=overlap_scale,
+        rms_scale=rms_scale,
     )
 
 
@@ -129,8 +111,8 @@ def _row(
     rng: np.random.Generator,
     of_each: int,
     thresholds: Sequence[float],
-) -> tuple[int, _Row, _Row, _Row, _Row, _Row]:
-    """Return the number of patches and, by threshold: agreement, keys evaluated, cost, both error scales.
+) -> tuple[int, _Row, _Row, _Row, _Row, _Row, _Row]:
+    """Return the number of patches and, by threshold: agreement, keys evaluated, cost, and the error scales.
 
     `of_each` patches are taken from each image, or all patches of smaller images.
     """
@@ -157,7 +139,7 @@ def _row(
     overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_size**2
     most_keys = max(_FEW_KEYS, local.keys.count / 16)
     exact, _, _, exact_seconds = run(SumSpec("exact"))
-    columns: list[tuple[float, float, float, float, float]] = []
+    columns: list[tuple[float, float, float, float, float, float]] = []
     for threshold in thresholds:
         if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
             columns.append(columns[-1])
@@ -167,11 +149,12 @@ def _row(
         agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
         factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
         own, overlapped = np.quantile(factors, [_QUANTILE, overlapping]).tolist()
-        columns.append((float(agreement), keys, seconds / exact_seconds, own, overlapped))
-    seen, touched, cost, scale, overlap_scale = zip(*columns, strict=True)
-    margin = _LOW_NOISE_MARGIN if sigma <= _LOW_NOISE else 0.0
+        rms = float(np.sqrt(np.square(off).mean() / max(np.square(error).mean(), _ROUNDING**2)))
+        columns.append((float(agreement), keys, seconds / exact_seconds, own, overlapped, rms))
+    seen, touched, cost, scale, overlap_scale, rms_scale = zip(*columns, strict=True)
+    margin = next((margin for most, margin in _MARGINS if sigma <= most), 0.0)
     promised = [
         max([seen[0], *(seen[i] for i, more in enumerate(thresholds[: k + 1]) if more >= threshold + margin)])
         for k, threshold in enumerate(thresholds)
     ]
-    return len(queries), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale
+    return len(queries), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale, rms_scale

@@ -404,6 +404,7 @@ class Diagnostics(_message.Message):
     AGGREGATE_FIELD_NUMBER: _builtins.int
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
+    ESTIMATED_ACCURACY_DB_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """The mode that ran: never MODE_AUTO."""
     index: _builtins.str
@@ -434,6 +435,10 @@ class Diagnostics(_message.Message):
     """
     gaussian_share: _builtins.float
     """Weight of the mixture of Gaussians in the prior."""
+    estimated_accuracy_db: _builtins.float
+    """Estimated agreement of this image with the sum over all keys, PSNR in dB;
+    not set without a calibration, with a budget, and if all keys were summed.
+    """
     def __init__(
         self,
         *,
@@ -448,17 +453,22 @@ class Diagnostics(_message.Message):
         aggregate: Global___Aggregate.ValueType = ...,
         bandwidth: _builtins.float = ...,
         gaussian_share: _builtins.float = ...,
+        estimated_accuracy_db: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_expected_accuracy_db", b"_expected_accuracy_db", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "expected_accuracy_db", b"expected_accuracy_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__certified: _TypeAlias = _typing.Literal["certified"]  # noqa: Y015
     _WhichOneofArgType__certified: _TypeAlias = _typing.Literal["_certified", b"_certified"]  # noqa: Y015
+    _WhichOneofReturnType__estimated_accuracy_db: _TypeAlias = _typing.Literal["estimated_accuracy_db"]  # noqa: Y015
+    _WhichOneofArgType__estimated_accuracy_db: _TypeAlias = _typing.Literal["_estimated_accuracy_db", b"_estimated_accuracy_db"]  # noqa: Y015
     _WhichOneofReturnType__expected_accuracy_db: _TypeAlias = _typing.Literal["expected_accuracy_db"]  # noqa: Y015
     _WhichOneofArgType__expected_accuracy_db: _TypeAlias = _typing.Literal["_expected_accuracy_db", b"_expected_accuracy_db"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__certified) -> _WhichOneofReturnType__certified | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_accuracy_db) -> _WhichOneofReturnType__estimated_accuracy_db | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_accuracy_db) -> _WhichOneofReturnType__expected_accuracy_db | None: ...
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.backend import Backend
+from lemmse.estimator.closed_loop import sums_to_accuracy
 from lemmse.estimator.image_queries import ImageQueries
 from lemmse.estimator.planning import SumPlan
 from lemmse.estimator.sum_spec import SumSpec
@@ -36,6 +37,8 @@ class PixelPosteriors(NamedTuple):
     """The posterior of the clean pixels."""
     keys_evaluated: Tensor
     """Number of distinct keys evaluated for each query, int64."""
+    square_error: Tensor | None = None
+    """Estimated square of the error of each query relative to the sum over all keys; None if unknown."""
 
 
 def pixel_posteriors(
@@ -56,17 +59,25 @@ def pixel_posteriors(
     """
     for start in range(0, pixels, _BLOCK):
         n = np.arange(start, min(start + _BLOCK, pixels))
-        sums = queries.sums(n, plan.spec)
+        if plan.goal is not None:
+            sums, scale, square, evaluated = sums_to_accuracy(queries, n, plan, plan.goal)
+        else:
+            sums, scale, square = queries.sums(n, plan.spec), torch.ones(1, dtype=torch.float64), None
+            evaluated = sums.keys_evaluated
         posterior = sums.posterior(backend.index.manifest.channels)
-        evaluated = sums.keys_evaluated
         if plan.spec.mode == "hybrid":
-            posterior, more = _with_error(backend, queries, plan, n, posterior)
+            posterior, more = _with_error(backend, queries, plan, n, posterior, scale)
             evaluated = evaluated + more
-        yield PixelPosteriors(n, queries.clean(posterior, n), evaluated)
+        yield PixelPosteriors(n, queries.clean(posterior, n), evaluated, square)
 
 
 def _with_error(
-    backend: Backend, queries: ImageQueries, plan: SumPlan, n: NDArray[np.int64], posterior: Posterior
+    backend: Backend,
+    queries: ImageQueries,
+    plan: SumPlan,
+    n: NDArray[np.int64],
+    posterior: Posterior,
+    scale: Tensor,
 ) -> tuple[Posterior, Tensor | int]:
     """Return the posterior of hybrid, its mean clipped, with its error; and the keys evaluated for it."""
     low, high = queries.range_of_mean(n)
@@ -74,9 +85,7 @@ def _with_error(
     posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
     widest = torch.maximum(posterior.mean - low, high - posterior.mean)
     if plan.certify_db is None or queries.sigma is None:
-        columns = posterior.error.shape[1]  # 0 if the error is not requested
-        error = torch.minimum(posterior.error * plan.error_scale, widest[:, :columns])
-        return replace(posterior, error=error + _ROUNDING), 0
+        return replace(posterior, error=torch.minimum(posterior.error * scale, widest) + _ROUNDING), 0
     bounded = queries.sums(n, _bound_spec(plan.spec, plan.certify_db, posterior.mean, backend))
     bound = bounded.posterior(backend.index.manifest.channels).error_bound
     return replace(posterior, error=torch.minimum(bound, widest) + _ROUNDING), bounded.keys_evaluated

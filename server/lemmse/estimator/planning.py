@@ -16,10 +16,10 @@ from lemmse.estimator.observation import Observation
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.index import Index
-from lemmse.index.storage.calibration_record import OperatingPoint
+from lemmse.index.storage.calibration_record import Calibration, OperatingPoint
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["SumPlan", "plan_sums", "plan_whole_images", "requested_accuracy", "resolve_refinement"]
+__all__ = ["Goal", "SumPlan", "plan_sums", "plan_whole_images", "requested_accuracy", "resolve_refinement"]
 
 _DEFAULT_ACCURACY_DB = 50.0
 """Default agreement of hybrid with the sum over all keys, PSNR in dB."""
@@ -31,13 +31,27 @@ _UNCALIBRATED_WEIGHTED = 2.0, -1 / 5
 
 
 @dataclass(frozen=True, slots=True)
+class Goal:
+    """The agreement of an image that hybrid is to reach, and what relates its estimated errors to it."""
+
+    accuracy_db: float
+    """Requested agreement with the sum over all keys, PSNR in dB."""
+    sigma: float
+    """Noise standard deviation σ."""
+    calibration: Calibration
+    """The calibration of the index."""
+
+
+@dataclass(frozen=True, slots=True)
 class SumPlan:
     """The plan for the posteriors of an image."""
 
     spec: SumSpec
     """Specification of the sums; its mode is exact, topk or hybrid."""
-    error_scale: float = 1.0
-    """Ratio of the estimated error, which few pixels exceed, to the standard error."""
+    t_length: int = 1
+    """Length of the targets, T."""
+    goal: Goal | None = None
+    """What hybrid is to reach; None if it is not calibrated for the request, or has a budget."""
     expected_accuracy_db: float | None = None
     """Expected agreement with the sum over all keys, PSNR in dB; None if unknown or exact."""
     certify_db: float | None = None
@@ -99,7 +113,9 @@ def plan_sums(
         Polled between tiles of work.
     """
     outputs, accuracy_db = _outputs(options, refinement), requested_accuracy(options)
-    point = _operating_point(backend.index, queries.sigma, accuracy_db)
+    index, sigma = backend.index, queries.sigma
+    calibration = index.manifest.calibration if sigma is not None else None
+    point = None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
     mode = options.mode
     if mode == "auto":
         cheap = queries.work * backend.index.patch_length <= exact_work
@@ -112,24 +128,23 @@ def plan_sums(
         mode,
         k=options.k or DEFAULT_K,
         nprobe=options.nprobe or DEFAULT_NPROBE,
-        threshold=_threshold(point, queries.sigma, accuracy_db),
+        threshold=_threshold(point, sigma, accuracy_db),
         budget=options.budget,
-        outputs=replace(outputs, variance=outputs.variance or certify),
+        outputs=replace(outputs, variance=outputs.variance or certify, error=outputs.error or mode == "hybrid"),
         cancelled=cancelled,
     )
     if mode != "hybrid":
         return SumPlan(spec)
-    certify_db = accuracy_db if certify else None
-    if point is None:
-        return SumPlan(spec, certify_db=certify_db)
-    scale = point.overlap_error_scale if outputs.patch else point.error_scale
-    return SumPlan(spec, scale, point.accuracy_db, certify_db)
-
-
-def _operating_point(index: Index, sigma: float | None, accuracy_db: float) -> OperatingPoint | None:
-    """Return the operating point of hybrid for an agreement at this σ; None if it was not calibrated."""
-    calibration = index.manifest.calibration
-    return None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
+    goal = None
+    if calibration is not None and sigma is not None and options.budget is None:
+        goal = Goal(accuracy_db, sigma, calibration)
+    return SumPlan(
+        spec,
+        t_length=index.manifest.channels,
+        goal=goal,
+        expected_accuracy_db=None if point is None else point.accuracy_db,
+        certify_db=accuracy_db if certify else None,
+    )
 
 
 def _threshold(point: OperatingPoint | None, sigma: float | None, accuracy_db: float) -> float:

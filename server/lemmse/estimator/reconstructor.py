@@ -40,6 +40,8 @@ from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
 
+_ROUNDING = 1e-5
+"""Difference between two sums of the same weights in float32, which limits the estimated agreement."""
 DEFAULT_EXACT_WORK = 1e11
 """Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
 
@@ -155,12 +157,12 @@ class Reconstructor:
             image = Centres(self.index.manifest.channels, options.maps)
             plan = plan_whole_images(options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
-        keys_evaluated = _collect(posteriors, image)
+        keys_evaluated, estimated = _collect(posteriors, image)
         arrays = image.arrays()
         certified = None
         if options.certified:
             certified = float((arrays["error"] <= 10 ** (-requested_accuracy(options) / 20)).mean())
-        diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, certified)
+        diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
         return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
 
     def expected_db(self, measurement: Measurement) -> float:
@@ -292,6 +294,7 @@ class Reconstructor:
         refinement: Refinement,
         keys_evaluated: float,
         start: float,
+        estimated_accuracy_db: float | None = None,
         certified: float | None = None,
     ) -> Diagnostics:
         return Diagnostics(
@@ -302,6 +305,7 @@ class Reconstructor:
             keys_touched=keys_evaluated,
             seconds=time.perf_counter() - start,
             expected_accuracy_db=plan.expected_accuracy_db,
+            estimated_accuracy_db=estimated_accuracy_db,
             certified=certified,
             aggregate=refinement.aggregate,
             bandwidth=refinement.bandwidth,
@@ -309,13 +313,24 @@ class Reconstructor:
         )
 
 
-def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> float:
-    """Add the posteriors to an image, and return the mean number of keys evaluated for a query."""
-    evaluated = []
-    for n, posterior, keys_evaluated in posteriors:
+def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[float, float | None]:
+    """Add the posteriors to an image.
+
+    Returns
+    -------
+    the mean number of keys evaluated for a query, and the estimated agreement with the sum over all keys, PSNR
+    in dB; None if it is not estimated
+    """
+    evaluated, squares = [], []
+    for n, posterior, keys_evaluated, square_error in posteriors:
         image.add(posterior, n)
         evaluated.append(keys_evaluated)
-    return float(torch.cat(evaluated).double().mean())
+        if square_error is not None:
+            squares.append(square_error)
+    estimated = None
+    if squares:
+        estimated = -10 * math.log10(float(torch.cat(squares).mean()) + _ROUNDING**2)
+    return float(torch.cat(evaluated).double().mean()), estimated
 
 
 def _result(

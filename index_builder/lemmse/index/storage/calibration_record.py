@@ -28,6 +28,8 @@ class OperatingPoint:
     """Factor for the estimated error of a pixel, chosen such that few pixels exceed it."""
     overlap_error_scale: float
     """The same for `aggregate="overlap"`."""
+    rms_scale: float
+    """Factor for the estimated error, such that its mean square is that of the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Calibration:
     """Factor for the estimated error."""
     overlap_error_scale: tuple[Row, ...]
     """The same for `aggregate="overlap"`."""
+    rms_scale: tuple[Row, ...]
+    """Factor for the estimated error, such that its mean square is that of the error."""
 
     @classmethod
     def restore(cls, content: Mapping[str, Any]) -> "Calibration":
@@ -70,6 +74,7 @@ class Calibration:
             cost=table("cost"),
             error_scale=table("error_scale"),
             overlap_error_scale=table("overlap_error_scale"),
+            rms_scale=table("rms_scale"),
         )
 
     def plan(self, sigma: float, accuracy_db: float) -> OperatingPoint:
@@ -82,22 +87,36 @@ class Calibration:
         --------
         >>> tables = dict(accuracy_db=((40.0, 60.0), (50.0, 70.0)), keys_touched=((9.0, 99.0),) * 2)
         >>> tables |= dict(cost=((0.01, 0.02),) * 2, error_scale=((1.0, 1.0),) * 2)
-        >>> tables |= dict(overlap_error_scale=((2.0, 2.0),) * 2)
+        >>> tables |= dict(overlap_error_scale=((2.0, 2.0),) * 2, rms_scale=((0.5, 0.5),) * 2)
         >>> tables |= dict(images=16, sigmas=(0.1, 1.0), queries=(4096, 1024), thresholds=(-2.0, -4.0))
         >>> curve = Calibration(**tables)
-        >>> curve.plan(sigma=0.5, accuracy_db=50)
-        OperatingPoint(threshold=-4.0, accuracy_db=60.0, cost=0.02, error_scale=1.0, overlap_error_scale=2.0)
+        >>> point = curve.plan(sigma=0.5, accuracy_db=50)
+        >>> point.threshold, point.accuracy_db, point.cost
+        (-4.0, 60.0, 0.02)
         """
+        column = max(self._column(self.accuracy_db[row], accuracy_db) for row in self._rows(sigma))
+        return self._point(sigma, column)
+
+    def at(self, sigma: float, threshold: float) -> OperatingPoint:
+        """Return the operating point with the largest threshold up to a given one, or the smallest."""
+        enough = [column for column, own in enumerate(self.thresholds) if own <= threshold]
+        return self._point(sigma, enough[0] if enough else len(self.thresholds) - 1)
+
+    def _rows(self, sigma: float) -> set[int]:
+        """Return the rows of the σ of the grid next to a σ."""
         last = len(self.sigmas) - 1
         above = next((row for row, measured in enumerate(self.sigmas) if measured >= sigma), last)
-        rows = {above, above if self.sigmas[above] <= sigma else max(0, above - 1)}
-        column = max(self._column(self.accuracy_db[row], accuracy_db) for row in rows)
+        return {above, above if self.sigmas[above] <= sigma else max(0, above - 1)}
+
+    def _point(self, sigma: float, column: int) -> OperatingPoint:
+        rows = self._rows(sigma)
         return OperatingPoint(
             threshold=self.thresholds[column],
             accuracy_db=min(self.accuracy_db[row][column] for row in rows),
             cost=max(self.cost[row][column] for row in rows),
             error_scale=max(self.error_scale[row][column] for row in rows),
             overlap_error_scale=max(self.overlap_error_scale[row][column] for row in rows),
+            rms_scale=max(self.rms_scale[row][column] for row in rows),
         )
 
     @staticmethod

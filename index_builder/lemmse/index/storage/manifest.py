@@ -19,7 +19,7 @@ from lemmse.index.storage.picture_record import Pictures
 
 __all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum"]
 
-FORMAT = 8
+FORMAT = 9
 """The version of the index format that is written and read."""
 
 MANIFEST = "manifest.json"

@@ -41,6 +41,8 @@ LARGEST_THRESHOLD = np.float32(80.0)
 
 _LOG_NEGLIGIBLE = np.float32(-16.0)
 """Unopened groups with less than e^−16 of the weight are omitted."""
+_ERROR_RANGE = np.float32(7.0)
+"""Errors less than e^−7 of the tolerated one are omitted from the estimated error."""
 _SHARP_MARGIN = np.float32(0.1)
 """Of two keys, one is farther from a sharp query if it has less weight by a factor of e^0.1, more than
 float32 rounds off."""
@@ -210,7 +212,7 @@ def _visit(
                     scores[LOG_ERROR, k] = min(scores[LOG_ERROR, k], most)
         opening = maximum(scores, LOG_ERROR * LANES) > threshold
         opening = opening or first <= nearest[q] < end or outputs.bounds or near[j] != np.uint32(0)
-        if not opening and not _counts(scores, outputs):
+        if not opening and not _counts(scores, threshold, outputs):
             continue
         fill_masses(block)
         if opening:
@@ -237,7 +239,7 @@ def _visit(
                     scores[LOG_MASS, k] = scores[LOG_ERROR, k] = ABSENT
                     opened.queries[k, opened.length[k]] = j
                     opened.length[k] += 1
-        if _counts(scores, outputs):
+        if _counts(scores, threshold, outputs):
             if not targets_loaded and patches.weights.shape[1] == 0:
                 load_targets(block, groups, number)
                 targets_loaded = True
@@ -245,8 +247,8 @@ def _visit(
 
 
 @compiled
-def _counts(scores: NDArray[np.float32], outputs: OutputFlags) -> bool:
+def _counts(scores: NDArray[np.float32], threshold: np.float32, outputs: OutputFlags) -> bool:
     """Return whether an unopened group of a block has a weight, or an error, that is not negligible."""
     return maximum(scores, LOG_MASS * LANES) > _LOG_NEGLIGIBLE or (
-        outputs.error and maximum(scores, LOG_ERROR * LANES) > _LOG_NEGLIGIBLE
+        outputs.error and maximum(scores, LOG_ERROR * LANES) > threshold - _ERROR_RANGE
     )
