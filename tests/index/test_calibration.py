@@ -28,6 +28,7 @@ def calibration(accuracy_db, *, cost, sigmas, thresholds, keys_touched=None, err
         cost=tuple(map(tuple, cost)),
         error_scale=error_scale or zeros,
         overlap_error_scale=zeros,
+        rms_scale=zeros,
     )
 
 

@@ -22,14 +22,14 @@ __all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """The noise levels of the paper, and 0.05, near which the posterior changes most with the noise level."""
-THRESHOLDS = (4.0, 3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -4.0, -5.0, -6.0, -8.0, -10.0)
+THRESHOLDS = (4.0, 3.0, 2.0, *np.arange(1.5, -3.5, -0.5).tolist(), -4.0, -5.0, -6.0, -8.0, -10.0)
 """Thresholds of mode hybrid, in order of increasing work."""
 _Row = tuple[float, ...]
 _IMAGES = 16
 _QUERIES = 256
-_MARGINS = ((0.09, 3.0), (0.25, 1.0))
-"""Up to each of these σ, a threshold is assigned the agreement that was measured at a threshold higher by this
-number: at low noise, a sample may lack the few patches with large errors."""
+_MARGINS = ((0.09, 3.0), (0.15, 2.0), (0.25, 0.5))
+"""Up to each σ, a threshold is assigned the agreement measured at a threshold higher by this number: at low
+noise, a sample may lack the few patches with large errors."""
 _ENOUGH_DB = 80.0
 """Agreement at which a row ends, in dB; further thresholds are not measured."""
 _FEW_KEYS = 4096

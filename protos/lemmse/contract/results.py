@@ -40,8 +40,8 @@ class Diagnostics:
     """Expected agreement with the sum over all keys, PSNR in dB, from the calibration of the index; None if
     it was not measured or if all keys were summed."""
     estimated_accuracy_db: float | None
-    """Estimated agreement of this image with the sum over all keys, PSNR in dB, at most 100; None if it is not
-    estimated: without a calibration, with a budget, or if all keys were summed."""
+    """Estimated agreement of this image with the sum over all keys, PSNR in dB, at most 100; None if it is
+    not estimated: without a calibration, with a budget, or if all keys were summed."""
     certified: float | None
     """Share of pixels and channels whose certified error is within the requested accuracy; None if no
     certified error was requested."""

@@ -1,9 +1,9 @@
 """The closed loop of mode hybrid: patches are summed with more work until the image agrees as requested.
 
 Hybrid estimates an error for each patch. Calibration measures the factor by which the root mean square of
-these estimates differs from that of the errors; with it, the estimates add up to an estimate of the agreement
-of the image at hand. While that is too low, the patches that cause most of what is missing are summed again at
-a lower threshold, and in the end over all keys.
+these estimates differs from that of the errors; with it, they add up to an estimate of the agreement of the
+image at hand. While that is too low, the patches that cause most of what is missing are summed again at a
+lower threshold, and in the end over all keys.
 """
 
 from dataclasses import replace

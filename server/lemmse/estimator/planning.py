@@ -130,7 +130,9 @@ def plan_sums(
         nprobe=options.nprobe or DEFAULT_NPROBE,
         threshold=_threshold(point, sigma, accuracy_db),
         budget=options.budget,
-        outputs=replace(outputs, variance=outputs.variance or certify, error=outputs.error or mode == "hybrid"),
+        outputs=replace(
+            outputs, variance=outputs.variance or certify, error=outputs.error or mode == "hybrid"
+        ),
         cancelled=cancelled,
     )
     if mode != "hybrid":

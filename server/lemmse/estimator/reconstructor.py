@@ -318,8 +318,8 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[f
 
     Returns
     -------
-    the mean number of keys evaluated for a query, and the estimated agreement with the sum over all keys, PSNR
-    in dB; None if it is not estimated
+    the mean number of keys evaluated for a query, and the estimated agreement with the sum over all keys,
+    PSNR in dB; None if it is not estimated
     """
     evaluated, squares = [], []
     for n, posterior, keys_evaluated, square_error in posteriors:

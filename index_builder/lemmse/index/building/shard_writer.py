@@ -144,9 +144,7 @@ def write_shard(
     )
     _write_moments(group, moments, np.diff(key_patches[leaf_keys]), np.unique(cell_leaves))
     cells = np.unique(patches.cell_keys)
-    _write_sketches(
-        group, sketch_cells(lambda start, stop: v[start:stop], cells, basis=basis, most=most)
-    )
+    _write_sketches(group, sketch_cells(lambda start, stop: v[start:stop], cells, basis=basis, most=most))
     _write_neighbours(folder / shards.NEIGHBOURS, q, patches.cell_keys, centroids, quantization)
     return len(leaf_keys) - 1
 

@@ -15,7 +15,7 @@
       leaves/patches (L+1,) int64   and the patches leaves/patches[l] … leaves/patches[l + 1] − 1
       cells/moments (n', …) float32 moments of the cells that have keys, see moments.py
       leaves/…     (…)     float32  moments of the leaves in the layout of groups.py
-      sketches/…           sketches of the keys, see sketches.py; only if keys are large
+      sketches/…           sketches of the keys, see sketches.py
     shards/0000/neighbours.faiss    the inverted file of its keys, see inverted_lists.py
 
 The cells of an index are the cells of its shards in order, and likewise its leaves and keys.

@@ -8,8 +8,8 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
+from lemmse.estimator.hybrid.simd import inline
 from lemmse.index.storage.packing import LANES
 
 __all__ = ["near_lanes", "nearer_lanes"]
@@ -35,7 +35,7 @@ def _all(number: int) -> Any:
 
 
 def _add_products(builder: Any, total: Any, keys: Any, queries: Any) -> Any:
-    """Return `total` plus the sums of the products of four unsigned bytes of keys and signed ones of queries."""
+    """Return `total` plus the products of four unsigned bytes of each key and the signed ones of a query."""
     if _HAS_BYTE_PRODUCTS:
         kind = ir.FunctionType(_Words, [_Words, _Bytes, _Bytes])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
@@ -52,9 +52,9 @@ def _lanes_above(
 ) -> Any:
     """Return a bit for each of LANES keys: whether a sum is above a limit.
 
-    The sum is that of the products, times 2^shift, and a number of each key. `bias` has the address of an array
-    and the position of that number; `products` has the address, the position of a word of each key, and the
-    word of the query.
+    The sum is that of the products, times 2^shift, and a number of each key. `bias` has the address of an
+    array and the position of that number; `products` has the address, the position of a word of each key, and
+    the word of the query.
     """
 
     def load(data: Any, position: Any, half: int) -> Any:
@@ -79,7 +79,7 @@ def _words_of(context: Any, builder: Any, kind: Any, array: Any, place: Any, wor
     return [(data, position, word) for position, word in zip(at, words, strict=True)]
 
 
-@intrinsic
+@inline
 def near_lanes(typing_context, near, place, a0, a1, a2, a3, shift, limit):  # type: ignore[no-untyped-def]
     """Return a bit for each key of a run: whether  −½ ‖c‖² + 2^shift Σ a c  is above a limit.
 
@@ -94,7 +94,7 @@ def near_lanes(typing_context, near, place, a0, a1, a2, a3, shift, limit):  # ty
     return types.uint32(near, types.int64, *[types.int32] * (_WORDS + 2)), generate
 
 
-@intrinsic
+@inline
 def nearer_lanes(  # type: ignore[no-untyped-def]
     typing_context, near, place, more, more_place, a0, a1, a2, a3, b0, b1, b2, b3, shift, limit
 ):

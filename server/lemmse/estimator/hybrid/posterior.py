@@ -294,6 +294,8 @@ def _block_sums(
         reference=np.zeros((count, t_length)) if spec.reference is None else spec.reference.numpy(),
         rounding=rounding(queries, scale, ratio),
         sharp=sharp_arrays(queries, ratio, scale),
+        # Bounds do without; and what a scan finds does not decrease with the threshold, as a budget requires.
+        scans=(threshold <= np.float32(spec.threshold)) & (queries.is_white and not outputs.bounds),
         outputs=OutputFlags(outputs.variance, outputs.ess, outputs.error, outputs.bounds, outputs.patch),
         results=_empty_results(normalizer, t_length, key_tree.keys.p_length, patches.u.shape[1], outputs),
     )

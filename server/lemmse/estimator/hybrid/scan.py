@@ -30,6 +30,8 @@ _BEYOND_ALL = np.float32(4e6)
 """Squared distance in steps that exceeds all in a box of bytes."""
 _ROUNDING = np.float32(1e-6)
 """Relative error of a squared distance in float32."""
+_BELOW_ALL = np.float32(2e9)
+"""Magnitude of a limit that every sum of products exceeds."""
 _UNREACHABLE = np.int32(2**31 - 1)
 
 
@@ -94,13 +96,14 @@ def _limit(
         total += counts * c
         scan.codes[i] = np.int8(counts * c)
     within = (radius + patches.rounding[q]) * inverse
-    room = within * within - outside
+    room = within * within - outside + _ROUNDING * (within * within + outside)
     if room <= np.float32(0.0):
         return _UNREACHABLE
     reach = scale * np.float32(math.sqrt(room) + math.sqrt(error)) + sketches.off[cell, level]
     reach = min(reach * reach, _BEYOND_ALL * scale * scale)
     limit = np.float32(0.5) * (scale * scale * square - reach) + np.float32(MIDDLE) * scale * total
-    return np.int32(math.floor(limit - _ROUNDING * (reach + scale * scale * square))) - np.int32(2)
+    limit -= _ROUNDING * (reach + scale * scale * square) + np.float32(2.0)
+    return np.int32(math.floor(max(limit, -_BELOW_ALL)))
 
 
 @compiled

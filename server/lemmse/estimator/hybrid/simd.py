@@ -23,6 +23,7 @@ __all__ = [
     "add_weighted_products",
     "add_weighted_squares",
     "dot",
+    "inline",
     "maximum",
     "posterior_means",
 ]
@@ -34,7 +35,7 @@ _UNROLLED = 2
 """Number of partial sums, so that an addition does not wait for the previous one."""
 
 
-def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a Numba intrinsic, given a function that returns its signature and its code generator."""
     return cast(Callable[..., Any], intrinsic(function))
 
@@ -110,7 +111,7 @@ class _Columns:
         return totals
 
 
-@_inline
+@inline
 def add_products(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
     """Fill out[k] = Σ_i x[i] rows[i LANES + k] for LANES columns k and `count` coordinates i.
 
@@ -133,7 +134,7 @@ def add_products(typing_context, x, x_first, rows, first, count, out, out_first)
     return types.void(x, places, rows, places, places, out, places), generate
 
 
-@_inline
+@inline
 def add_distances(typing_context, u, u_first, leading, first, r, count, out):  # type: ignore[no-untyped-def]
     """Fill Σ d², Σ D d², Σ r d² of d = u − μ, for LANES columns and `count` coordinates.
 
@@ -166,7 +167,7 @@ def add_distances(typing_context, u, u_first, leading, first, r, count, out):  #
     return types.void(u, places, leading, places, r, places, out), generate
 
 
-@_inline
+@inline
 def add_weighted(typing_context, u, weight, u_first, leading, first, count, out):  # type: ignore[no-untyped-def]
     """Fill Σ λ d², Σ (λ d)² and Σ λ D of d = u − μ and weights λ; otherwise like `add_distances`."""
 
@@ -197,7 +198,7 @@ def add_weighted(typing_context, u, weight, u_first, leading, first, count, out)
     return types.void(u, weight, places, leading, places, places, out), generate
 
 
-@_inline
+@inline
 def add_weighted_products(  # type: ignore[no-untyped-def]
     typing_context, u, weight, u_first, leading, first, rows, rows_first, count, out, out_first
 ):
@@ -224,7 +225,7 @@ def add_weighted_products(  # type: ignore[no-untyped-def]
     return types.void(u, weight, places, leading, places, rows, places, places, out, places), generate
 
 
-@_inline
+@inline
 def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):  # type: ignore[no-untyped-def]
     """Fill out[k] = Σ_i (x[i] − rows[i LANES + k])², rows may be integers; otherwise like `add_products`."""
 
@@ -245,7 +246,7 @@ def add_squares(typing_context, x, x_first, rows, first, count, out, out_first):
     return types.void(x, places, rows, places, places, out, places), generate
 
 
-@_inline
+@inline
 def add_weighted_squares(  # type: ignore[no-untyped-def]
     typing_context, x, weight, x_first, weight_first, rows, first, count, out, out_first
 ):
@@ -278,7 +279,7 @@ def _reduced(builder: Any, operation: str, vector: Any, *start: Any) -> Any:
     return builder.call(function, [*start, vector], fastmath=[*_FLAGS, "nnan"])
 
 
-@_inline
+@inline
 def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
     """Return Σ a b over LANES columns of two arrays, indexed flat from given places; b may be integers."""
 
@@ -292,7 +293,7 @@ def dot(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
     return types.float32(a, types.int64, b, types.int64), generate
 
 
-@_inline
+@inline
 def posterior_means(  # type: ignore[no-untyped-def]
     typing_context, u, u_first, leading, first, r, r_first, mass, mass_first, moved, moved_first
 ):
@@ -315,7 +316,7 @@ def posterior_means(  # type: ignore[no-untyped-def]
     return types.float32(*arrays), generate
 
 
-@_inline
+@inline
 def maximum(typing_context, a, first):  # type: ignore[no-untyped-def]
     """Return the largest of LANES consecutive numbers of an array, indexed flat from a given place."""
 

@@ -51,6 +51,8 @@ def sketch_arrays(sketch: Sketch, tree: Tree) -> Sketches:
         cell_more=more,
         cell_lane=lane,
         extent=np.ascontiguousarray(
-            np.stack([interleaved(bound, cells.first, cells.size) for bound in (cells.low, cells.high)], axis=1)
+            np.stack(
+                [interleaved(bound, cells.first, cells.size) for bound in (cells.low, cells.high)], axis=1
+            )
         ),
     )

@@ -16,9 +16,9 @@ from lemmse.estimator.hybrid.group_sums import (
     LOG_N,
     MASS,
     NEAREST,
-    S,
     S_MAX,
     Block,
+    S,
     add_groups,
     allocate_block,
     fill_masses,
@@ -29,9 +29,9 @@ from lemmse.estimator.hybrid.group_sums import (
 from lemmse.estimator.hybrid.leaf_sums import Scratch, add_keys, allocate_scratch
 from lemmse.estimator.hybrid.numbers import ABSENT, compiled, compiled_to_allocate, rounded_down
 from lemmse.estimator.hybrid.records import OutputFlags, SumJob
+from lemmse.estimator.hybrid.scan import Scan, allocate_scan, cells_within, scan_cell
 from lemmse.estimator.hybrid.sharp_sums import add_sharp_keys, begin_at_nearest
 from lemmse.estimator.hybrid.simd import LANES, maximum
-from lemmse.estimator.hybrid.scan import Scan, allocate_scan, cells_within, scan_cell
 from lemmse.index.clustering.groups import Groups
 
 __all__ = ["LARGEST_THRESHOLD", "traverse"]
@@ -88,9 +88,11 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     opened_cells = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
     opened_leaves = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
     some, near, scanned = np.empty(count, np.int32), np.empty(count, np.uint32), np.empty(count, np.uint32)
-    scans = len(job.patches.points) > 0 and not job.outputs.bounds
     if len(job.sharp.scaled) > 0:
         begin_at_nearest(queries, job, scratch)
+    scans = False
+    for q in queries:
+        scans = scans or job.scans[q]
     for q in queries:  # scores are float32, in which small parts of Σ w vanish
         log_z[q] = rounded_down(log_z[q])
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
@@ -135,7 +137,7 @@ def _scan(
         q = queries[j]
         radius = _radius(q, job)
         found.cells[j] = found.scanned[j] = np.uint32(0)
-        if radius > np.float32(0.0):
+        if job.scans[q] and radius > np.float32(0.0):
             within = cells_within(radius, number, patches, q, sketches, scan)
             if within != np.uint32(0):
                 least = job.threshold[q] - _SCAN_MARGIN
@@ -152,7 +154,7 @@ def _scan(
                 if scan_cell(_radius(q, job), cell, patches, q, tree, sketches, scan, found.leaves, k, j):
                     found.cells[j] |= bit
     for j in range(len(queries)):
-        if _radius(queries[j], job) > np.float32(0.0):
+        if job.scans[queries[j]]:
             found.scanned[j] = np.uint32(0xFFFFFFFF)
 
 
@@ -190,8 +192,8 @@ def _visit(
 ) -> None:
     """List the queries that open each group of a block, and add unopened groups to the sums of the others.
 
-    Group `nearest[q]` is always opened for query q. `scanned` and `near` have a bit for each group: whether it
-    was scanned, and whether a key that may count was found; in scanned groups, no other key counts by itself.
+    Group `nearest[q]` is always opened for query q. `scanned` and `near` have a bit for each group: whether
+    it was scanned, and whether a key that may count was found; in scanned groups, no other key counts alone.
     """
     opened.length[:] = 0
     patches, outputs, sums, scores = job.patches, job.outputs, job.results.groups, block.scores
