@@ -17,7 +17,7 @@ from tests.support.commands import apart, invoke
 
 pytestmark = pytest.mark.slow
 
-TABLES = ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale")
+TABLES = ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale", "rms_scale")
 
 
 def built(folder, images, **options):
@@ -71,7 +71,7 @@ def test_keys_touched_grow_along_a_row(curve):
 def test_the_same_seed_gives_the_same_but_for_the_time(index, curve):
     again = calibrate(index, seed=3, sigmas=SIGMAS[:3])  # σ come one after the other
     assert (again.images, again.thresholds) == (curve.images, curve.thresholds)
-    for name in ("queries", "accuracy_db", "keys_touched", "error_scale", "overlap_error_scale"):
+    for name in ("queries", *TABLES[:2], *TABLES[3:]):
         np.testing.assert_array_equal(getattr(again, name), getattr(curve, name)[:3], err_msg=name)
 
 

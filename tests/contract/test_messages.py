@@ -35,6 +35,7 @@ DIAGNOSTICS = Diagnostics(
     keys_touched=12.5,
     seconds=0.25,
     expected_accuracy_db=48.5,
+    estimated_accuracy_db=51.25,
     certified=0.75,
     aggregate="overlap",
     bandwidth=0.05,

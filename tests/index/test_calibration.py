@@ -197,7 +197,7 @@ def altered(content):
     tables = ("thresholds", "sigmas")
     for name in tables:
         yield content | {name: [x + 1 for x in content[name]]}
-    for name in ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale"):
+    for name in ("accuracy_db", "keys_touched", "cost", "error_scale", "overlap_error_scale", "rms_scale"):
         rows = [list(row) for row in content[name]]
         rows[1][2] += 1e-9
         yield content | {name: rows}

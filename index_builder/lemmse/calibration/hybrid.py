@@ -27,7 +27,7 @@ THRESHOLDS = (4.0, 3.0, 2.0, *np.arange(1.5, -3.5, -0.5).tolist(), -4.0, -5.0, -
 _Row = tuple[float, ...]
 _IMAGES = 16
 _QUERIES = 256
-_MARGINS = ((0.09, 3.0), (0.15, 2.0), (0.25, 0.5))
+_MARGINS = ((0.09, 4.5), (0.15, 2.0), (0.25, 1.0))
 """Up to each σ, a threshold is assigned the agreement measured at a threshold higher by this number: at low
 noise, a sample may lack the few patches with large errors."""
 _ENOUGH_DB = 80.0

@@ -22,7 +22,7 @@ _GAUSSIAN_SHARES = (0.01, 1.0)
 """Candidates for the Gaussian share; 0.01 has an effect only where no training patch is near."""
 _BANDWIDTHS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
 _ACCURACY_DB = 40.0
-"""Accuracy of the measurement, in dB; hybrid gives more, and what is lost is about equal for all candidates."""
+"""Accuracy of the measurement, in dB; hybrid gives more, what is lost is about equal for all candidates."""
 _IMAGES = 8
 _SIDE = 24
 """Side of the central crop of larger images, in pixels."""

@@ -20,8 +20,8 @@ from lemmse.estimator.sums import PosteriorSums
 
 __all__ = ["LoopSums", "sums_to_accuracy"]
 
-_SAFETY_DB = 1.0
-"""The estimate must exceed the requested agreement by this, since it is off by about as much."""
+_SAFETY_DB = 2.0
+"""The estimate must exceed the requested agreement by this, since it may be off by as much."""
 _STEP = 1.5
 """Decrease of the threshold for patches that are summed again."""
 _ROUNDS = 4

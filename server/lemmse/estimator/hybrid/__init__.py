@@ -6,11 +6,12 @@ The modules, from the top level down:
 - `probe`: the estimate of the normalizing constant Σ w, before any group is opened
 - `traversal`: which groups are opened
 - `group_sums`: sums over groups by their summary statistics
-- `sketch_bounds`: which leaves may contain a near key
+- `scan`: which leaves have a key near a query, by the sketches of all keys of a cell
 - `leaf_sums`: sums over keys
 - `bounds`: bounds on the sums over groups
 - `tree`, `records`: the data structures that these share
-- `numbers`, `simd`: arithmetic that compiles to vector instructions
+- `sharp_queries`, `sharp_sums`, `rounding`: queries whose weights float32 does not resolve
+- `numbers`, `simd`, `byte_products`: arithmetic that compiles to vector instructions
 """
 
 from lemmse.estimator.hybrid.posterior import KeyTree, estimate_log_z, hybrid_sums

@@ -15,8 +15,9 @@ matters:
 
 A group is opened if log a exceeds a threshold. One threshold serves as the tolerance at every σ: opening the
 groups that exceed it, for every query alike, is the least work for a given sum of squared errors over the
-image. No key is counted twice, and none is omitted except those of opened leaves that contribute next to
-nothing (see `sketch_bounds`).
+image. The second estimate knows no single keys, so cells where a may matter are scanned for them (see
+`scan`): there, a leaf is opened if it has such a key, and groups with s > s_max that have none stay closed.
+No key is counted twice.
 """
 
 from collections.abc import Callable
