@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
@@ -134,11 +135,11 @@ def test_sketches_are_near_their_points(local):
         np.testing.assert_array_equal(half, -np.floor(np.square(steps[:, used]).sum(axis=1) / 2))
 
 
-@pytest.mark.parametrize("at_once", [True, False], ids=["by instruction", "one by one"])
-def test_products_of_bytes_are_those_of_integers(monkeypatch, at_once):
-    if at_once and not byte_products._HAS_BYTE_PRODUCTS:
+@pytest.mark.parametrize("instruction", ["avx512vnni", "avx2", "none"])
+def test_products_of_bytes_are_those_of_integers(monkeypatch, instruction):
+    if instruction != "none" and not llvm.get_host_cpu_features().get(instruction):
         pytest.skip("this processor has no such instruction")
-    monkeypatch.setattr(byte_products, "_HAS_BYTE_PRODUCTS", at_once)
+    monkeypatch.setattr(byte_products, "INSTRUCTION", instruction)
     rng = np.random.default_rng(0)
     keys, query = rng.integers(0, 256, (2, LANES, 16), np.uint8), rng.integers(-128, 128, 32).astype(np.int8)
     bias = rng.integers(-(2**20), 0, (2, LANES, 1)).astype(np.int32)

@@ -1,6 +1,7 @@
 """Products of bytes: a query compared with the sketches of LANES keys, in vector registers.
 
-Processors with an instruction for it multiply 64 bytes at once and add each four products to a 32-bit sum.
+Processors with an instruction for it multiply 64 bytes at once and add each four products to a 32-bit sum;
+others widen the bytes first.
 """
 
 from typing import Any
@@ -12,14 +13,16 @@ from numba.core import cgutils, types
 from lemmse.estimator.hybrid.simd import inline
 from lemmse.index.storage.packing import LANES
 
-__all__ = ["near_lanes", "nearer_lanes"]
+__all__ = ["INSTRUCTION", "near_lanes", "nearer_lanes"]
 
 _WORDS = 4
 """Words of coordinates of a level, after the number −½ ‖c‖²."""
 _HALF = LANES // 2
 _Word = ir.IntType(32)
 _Words = ir.VectorType(_Word, _HALF)
-_HAS_BYTE_PRODUCTS = bool(llvm.get_host_cpu_features().get("avx512vnni"))
+_FEATURES = llvm.get_host_cpu_features()
+INSTRUCTION = next((name for name in ("avx512vnni", "avx2") if _FEATURES.get(name)), "none")
+"""The extension of the processor that is used: products of bytes, products of 16 bits, or plain integers."""
 _Bytes = ir.VectorType(ir.IntType(8), 4 * _HALF) if llvm.llvm_version_info[0] >= 22 else _Words
 """Type of the operands of the instruction, in this version of LLVM."""
 
@@ -36,15 +39,43 @@ def _all(number: int) -> Any:
 
 def _add_products(builder: Any, total: Any, keys: Any, queries: Any) -> Any:
     """Return `total` plus the products of four unsigned bytes of each key and the signed ones of a query."""
-    if _HAS_BYTE_PRODUCTS:
+    if INSTRUCTION == "avx512vnni":
         kind = ir.FunctionType(_Words, [_Words, _Bytes, _Bytes])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
         return builder.call(function, [total, *(builder.bitcast(x, _Bytes) for x in (keys, queries))])
+    even, odd = _all(0x00FF00FF), _all(8)
+    if INSTRUCTION == "avx2":
+        pairs = [(builder.and_(keys, even), _signed_pairs(builder, builder.shl(queries, odd)))]
+        pairs.append((builder.and_(builder.lshr(keys, odd), even), _signed_pairs(builder, queries)))
+        for key, query in pairs:
+            total = builder.add(total, _add_pairs(builder, key, query))
+        return total
     for byte in range(4):
         key = builder.and_(builder.lshr(keys, _all(8 * byte)), _all(255))
         query = builder.ashr(builder.shl(queries, _all(24 - 8 * byte)), _all(24))
         total = builder.add(total, builder.mul(key, query))
     return total
+
+
+def _signed_pairs(builder: Any, words: Any) -> Any:
+    """Return the upper byte of each half of a word, as a signed number of 16 bits."""
+    halves = ir.VectorType(ir.IntType(16), 2 * _HALF)
+    shifted = builder.ashr(builder.bitcast(words, halves), ir.Constant(halves, [8] * (2 * _HALF)))
+    return builder.bitcast(shifted, _Words)
+
+
+def _add_pairs(builder: Any, a: Any, b: Any) -> Any:
+    """Return the products of both halves of the words, as signed numbers of 16 bits, added up."""
+    quarter, halves = ir.VectorType(_Word, _HALF // 2), ir.VectorType(ir.IntType(16), _HALF)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(quarter, [halves, halves]), "llvm.x86.avx2.pmadd.wd"
+    )
+    sums = []
+    for first in (0, _HALF // 2):
+        places = ir.Constant(quarter, list(range(first, first + _HALF // 2)))
+        parts = (builder.shuffle_vector(x, x, places) for x in (a, b))
+        sums.append(builder.call(function, [builder.bitcast(part, halves) for part in parts]))
+    return builder.shuffle_vector(*sums, ir.Constant(_Words, list(range(_HALF))))
 
 
 def _lanes_above(
