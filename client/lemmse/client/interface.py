@@ -87,7 +87,8 @@ class Client(ABC):
             "exact" sums all keys, "topk" the k nearest; "hybrid" sums as many as accuracy_db requires and
             estimates the contribution of the others; "auto" chooses by cost and accuracy.
         k, nprobe : int, optional
-            Neighbours to sum and cells to search in topk, >= 1; by default 1000 and 32.
+            Neighbours to sum and cells to search in topk, >= 1; by default 1000 and 32. If k is a tenth of
+            the keys or more, all are summed, and diagnostics.mode is "exact".
         accuracy_db : float, optional
             Agreement with exact that hybrid and auto aim for, as PSNR in dB for intensities in [0, 1]; in
             (0, 120], by default 50.

@@ -187,7 +187,7 @@ class Options:
         metadata=_row(
             Count(_UINT32),
             path="topk.k",
-            help="Neighbours to sum in mode topk.  [default: 1000]",
+            help="Neighbours to sum in mode topk, which is exact from a tenth of the keys.  [default: 1000]",
         ),
     )
     nprobe: int | None = field(

@@ -205,7 +205,9 @@ Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
 @_typing.final
 class TopK(_message.Message):
-    """Limits of the search of MODE_TOPK; the server chooses values not given."""
+    """Limits of the search of MODE_TOPK; the server chooses values not given. If k
+    is a tenth of the keys or more, MODE_EXACT runs.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -6,6 +6,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +58,9 @@ class Backend(ABC):
     device : torch.device
         Device of the queries and sums.
     """
+
+    searches: ClassVar[bool] = True
+    """Whether the nearest keys of a query can be searched, as mode topk does."""
 
     def __init__(self, index: Index, device: torch.device) -> None:
         self.index = index

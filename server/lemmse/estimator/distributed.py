@@ -73,6 +73,8 @@ class DistributedBackend(Backend):
         There is no worker, or workers were lost repeatedly.
     """
 
+    searches = False
+
     def __init__(self, index: Index, scheduler: str) -> None:
         super().__init__(index, _CPU)
         self._address = scheduler

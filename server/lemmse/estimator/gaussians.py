@@ -27,8 +27,8 @@ __all__ = ["Gaussians"]
 
 _NEGLIGIBLE = 1e-7
 """Gaussians whose weight, relative to the largest, is below this are omitted."""
-_BLOCK = 1 << 24
-"""Largest total number of entries of the matrices A in memory at once."""
+_BLOCK = 1 << 19
+"""Largest total number of entries of the matrices A between two polls for cancellation."""
 
 
 class Gaussians:

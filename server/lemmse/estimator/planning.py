@@ -28,6 +28,8 @@ _UNCALIBRATED = 2.0, -1 / 7
 """Threshold at 0 dB, and its slope per dB, if no calibration applies; low, to err on the side of accuracy."""
 _UNCALIBRATED_WEIGHTED = 2.0, -1 / 5
 """The same for a mask or a noise map, for which the summary statistics of a group are less informative."""
+_FEW = 10
+"""Mode topk sums fewer than one in so many of the keys of a stratum; otherwise the exact sum is faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,15 @@ def plan_sums(
         cheap = queries.work * backend.index.patch_length <= exact_work
         futile = point is not None and (point.accuracy_db < accuracy_db or point.cost >= 1)
         mode = "exact" if cheap or futile else "hybrid"
+    k = options.k or DEFAULT_K
+    if mode == "topk" and backend.searches and k * _FEW >= max(backend.extent.counts):
+        mode = "exact"
     if mode == "hybrid" and not _hybrid_computes(backend, queries, outputs, options.certified):
         mode = "exact"
     certify = mode == "hybrid" and options.certified
     spec = SumSpec(
         mode,
-        k=options.k or DEFAULT_K,
+        k=k,
         nprobe=options.nprobe or DEFAULT_NPROBE,
         threshold=_threshold(point, sigma, accuracy_db),
         budget=options.budget,

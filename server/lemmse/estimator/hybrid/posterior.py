@@ -20,17 +20,18 @@ image. The second estimate knows no single keys, so cells where a may matter are
 No key is counted twice.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Event
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.estimator.cancellation import raise_if_cancelled
+from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
+from lemmse.estimator.hybrid.pieces import Work, in_pieces
 from lemmse.estimator.hybrid.probe import ProbeLimits, probe
 from lemmse.estimator.hybrid.records import (
     GroupSums,
@@ -60,6 +61,8 @@ _BLOCK = 2048
 """Number of queries processed at once: the more there are, the more of them share a leaf."""
 _STRIP = 32
 """Largest number of consecutive queries in one share of work for a thread."""
+_POLL = 0.02
+"""Time between two polls for cancellation, in seconds."""
 _PROBE = ProbeLimits(cells=8, leaves=16, keys=4096, largest_gain=np.float32(2.0))
 _ROUNDING = np.float32(1e-5)
 """Upper bound of the relative error of float32 coordinates after rotation."""
@@ -121,13 +124,39 @@ class KeyTree:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="hybrid")
 
-    def run(self, work: Callable[[NDArray[np.int32]], None], count: int) -> None:
-        """Call work(queries) for shares of the queries 0 … count − 1, in as many threads as torch uses."""
+    def run(self, work: Work, count: int, cancelled: Cancel, blocks: int = 1) -> None:
+        """Process the queries 0 … count − 1 and some blocks of cells, in as many threads as torch uses.
+
+        Parameters
+        ----------
+        work : callable
+            Called for shares of the queries, with some blocks at a time.
+        count, blocks : int
+            Numbers of queries and of blocks.
+        cancelled : callable
+            Polled, by this thread, while others work.
+
+        Raises
+        ------
+        Cancelled
+            `cancelled()` was true.
+        """
         threads = torch.get_num_threads()
         strip = max(1, min(_STRIP, count // threads))  # neighbours are similar, also in work
         share = np.arange(count, dtype=np.int32) // strip % threads
-        for _ in self._pool.map(work, (np.flatnonzero(share == i).astype(np.int32) for i in range(threads))):
-            pass
+        stopped = Event()
+        running = [
+            self._pool.submit(in_pieces, work, np.flatnonzero(share == i).astype(np.int32), blocks, stopped)
+            for i in range(min(threads, count))
+        ]
+        try:
+            while wait(running, timeout=_POLL).not_done:
+                raise_if_cancelled(cancelled)
+        finally:
+            stopped.set()
+            wait(running)
+        for done in running:
+            done.result()
 
 
 def hybrid_sums(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:
@@ -220,7 +249,7 @@ def _estimate_log_z(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> Poste
     for start in range(0, len(queries), _BLOCK):
         raise_if_cancelled(spec.cancelled)
         block = queries.rows(slice(start, start + _BLOCK))
-        normalizer = _probe(key_tree, block, as_patches(block, key_tree), spec.budget)
+        normalizer = _probe(key_tree, block, as_patches(block, key_tree), spec)
         t_length, p_length = key_tree.keys.t_length, key_tree.keys.p_length
         sums = PosteriorSums.empty(len(block), t_length, p_length, HEAVIEST, queries.u.device)
         sums.moments[:, 0] = 1
@@ -238,7 +267,7 @@ def _estimate_log_z(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> Poste
     return PosteriorSums.join(parts)
 
 
-def _probe(key_tree: KeyTree, queries: Queries, patches: Patches, budget: int | None) -> Normalizer:
+def _probe(key_tree: KeyTree, queries: Queries, patches: Patches, spec: SumSpec) -> Normalizer:
     """Return the estimate of Σ w over these keys alone."""
     tree, keys, count = key_tree.tree_for(queries), key_tree.key_arrays, len(queries)
     normalizer = Normalizer(
@@ -247,8 +276,12 @@ def _probe(key_tree: KeyTree, queries: Queries, patches: Patches, budget: int | 
         leaf=np.full(count, -1),
         evaluated=np.zeros(count, np.int64),
     )
-    limits = _PROBE if budget is None else _PROBE._replace(keys=min(_PROBE.keys, budget // 2))
-    key_tree.run(lambda some: probe(some, patches, tree, queries.stratum, keys, limits, normalizer), count)
+    limits = _PROBE if spec.budget is None else _PROBE._replace(keys=min(_PROBE.keys, spec.budget // 2))
+
+    def probe_some(some: NDArray[np.int32], first: int, end: int) -> None:
+        probe(some, patches, tree, queries.stratum, keys, limits, normalizer)
+
+    key_tree.run(probe_some, count, spec.cancelled)
     return normalizer
 
 
@@ -279,7 +312,7 @@ def _block_sums(
     tree, outputs, patches = key_tree.tree_for(queries), spec.outputs, as_patches(queries, key_tree)
     scale = key_tree.keys.scale(queries.stratum)
     if spec.normalizer is None:
-        normalizer = _probe(key_tree, queries, patches, spec.budget)
+        normalizer = _probe(key_tree, queries, patches, spec)
     else:
         normalizer = _located(tree, spec.normalizer)
     normalizer.log_z[:] -= lowered
@@ -300,7 +333,13 @@ def _block_sums(
         outputs=OutputFlags(outputs.variance, outputs.ess, outputs.error, outputs.bounds, outputs.patch),
         results=_empty_results(normalizer, t_length, key_tree.keys.p_length, patches.u.shape[1], outputs),
     )
-    key_tree.run(lambda some: traverse(some, job), count)
+    start, stop = tree.strata_blocks[queries.stratum : queries.stratum + 2]
+
+    def traverse_some(some: NDArray[np.int32], first: int, end: int) -> None:
+        blocks = start + np.array([first, end])
+        traverse(some, job._replace(tree=tree._replace(strata_blocks=blocks), stratum=0))
+
+    key_tree.run(traverse_some, count, spec.cancelled, int(stop - start))
     groups, keys = _posterior_sums(job.results, key_tree.basis, spec)
     keys = keys.with_exact_errors(t_length, outputs, spec.reference)
     if outputs.bounds and spec.reference is not None:

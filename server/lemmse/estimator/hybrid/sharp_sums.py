@@ -22,10 +22,11 @@ def begin_at_nearest(queries: NDArray[np.int32], job: SumJob, scratch: Scratch) 
     """Let log_z of sharp queries be the weight of the heaviest key in the leaf that is always opened.
 
     The estimate of Σ w may be larger than the weight of any key, so that nearest keys would stay closed.
+    It is set once, before any key was read.
     """
     for q in queries:
         leaf = job.normalizer.leaf[q]
-        if leaf >= 0:
+        if leaf >= 0 and job.sharp.heaviest[q] == -np.inf:
             heaviest = key_scores(leaf, job.patches, q, job.keys, scratch)
             job.results.log_z[q] = np.float64(heaviest) / np.float64(LOG2_E)
 
