@@ -198,7 +198,7 @@ def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec, rati
     raise_if_cancelled(spec.cancelled)
     threshold, lowered = np.full(len(queries), spec.threshold, np.float32), np.zeros(len(queries))
     largest = _LARGEST_OF_BOUNDS if spec.outputs.bounds else LARGEST_THRESHOLD
-    sums, excess = _block_sums(key_tree, queries, spec, threshold, lowered, ratio)
+    sums, excess = _block_sums(key_tree, queries, spec, threshold, lowered, ratio, scans=True)
     step = _FIRST_STEP
     while True:
         over = np.zeros(len(queries), bool)
@@ -216,7 +216,8 @@ def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec, rati
         lowered[high] += np.where(np.isfinite(excess), excess, _TOO_HIGH + lowered)[high]
         again = torch.from_numpy(rows)
         some = queries.rows(again), spec.rows(rows), threshold[rows], lowered[rows], ratio
-        new, excess[rows] = _block_sums(key_tree, *some)
+        # What a scan finds does not decrease as the threshold rises, nor if the estimate of Σ w is lowered.
+        new, excess[rows] = _block_sums(key_tree, *some, scans=False)
         sums = sums.put(again, new)
 
 
@@ -303,11 +304,14 @@ def _block_sums(
     threshold: NDArray[np.float32],
     lowered: NDArray[np.float64],
     ratio: float,
+    *,
+    scans: bool,
 ) -> tuple[PosteriorSums, NDArray[np.float64]]:
     """Return the sums for a block of queries, and how far log Σ w is below its estimate, (Q,).
 
     `threshold` and what is subtracted from the estimate of log Σ w are given for each, (Q,); `ratio` is that
-    of the variance to the given one, more than 1 if the queries are sharp.
+    of the variance to the given one, more than 1 if the queries are sharp. `scans` is whether cells may be
+    scanned.
     """
     tree, outputs, patches = key_tree.tree_for(queries), spec.outputs, as_patches(queries, key_tree)
     scale = key_tree.keys.scale(queries.stratum)
@@ -328,8 +332,7 @@ def _block_sums(
         reference=np.zeros((count, t_length)) if spec.reference is None else spec.reference.numpy(),
         rounding=rounding(queries, scale, ratio),
         sharp=sharp_arrays(queries, ratio, scale),
-        # Bounds do without; and what a scan finds does not decrease with the threshold, as a budget requires.
-        scans=(threshold <= np.float32(spec.threshold)) & (queries.is_white and not outputs.bounds),
+        scans=scans and queries.is_white and not outputs.bounds,
         outputs=OutputFlags(outputs.variance, outputs.ess, outputs.error, outputs.bounds, outputs.patch),
         results=_empty_results(normalizer, t_length, key_tree.keys.p_length, patches.u.shape[1], outputs),
     )

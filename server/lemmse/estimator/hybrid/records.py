@@ -183,7 +183,7 @@ class SumJob(NamedTuple):
     rounding: NDArray[np.float32]
     """Largest error of log w in float32, by which bounds on weights are widened, (Q,)."""
     sharp: Sharp
-    scans: NDArray[np.bool_]
-    """Whether cells are scanned for keys that count; otherwise the statistics of groups must do, (Q,)."""
+    scans: bool
+    """Whether cells are scanned for keys that count; otherwise the statistics of groups must do."""
     outputs: OutputFlags
     results: Results

@@ -90,13 +90,10 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     some, near, scanned = np.empty(count, np.int32), np.empty(count, np.uint32), np.empty(count, np.uint32)
     if len(job.sharp.scaled) > 0:
         begin_at_nearest(queries, job, scratch)
-    scans = False
-    for q in queries:
-        scans = scans or job.scans[q]
     for q in queries:  # scores are float32, in which small parts of Σ w vanish
         log_z[q] = rounded_down(log_z[q])
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
-        if scans:
+        if job.scans:
             _scan(number, queries, job, block, scan, found)
         _visit(
             tree.cells, number, queries, found.scanned, found.cells, job.normalizer.cell, job, block,
@@ -137,7 +134,7 @@ def _scan(
         q = queries[j]
         radius = _radius(q, job)
         found.cells[j] = found.scanned[j] = np.uint32(0)
-        if job.scans[q] and radius > np.float32(0.0):
+        if radius > np.float32(0.0):
             within = cells_within(radius, number, patches, q, sketches, scan)
             if within != np.uint32(0):
                 least = job.threshold[q] - _SCAN_MARGIN
@@ -153,9 +150,7 @@ def _scan(
                 q = queries[j]
                 if scan_cell(_radius(q, job), cell, patches, q, tree, sketches, scan, found.leaves, k, j):
                     found.cells[j] |= bit
-    for j in range(len(queries)):
-        if job.scans[queries[j]]:
-            found.scanned[j] = np.uint32(0xFFFFFFFF)
+    found.scanned[:] = np.uint32(0xFFFFFFFF)  # the cells that were left out have no such key
 
 
 @compiled
