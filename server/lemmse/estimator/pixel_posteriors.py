@@ -17,11 +17,11 @@ from lemmse.estimator.planning import SumPlan
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, Posterior
 
-__all__ = ["PixelPosteriors", "pixel_posteriors"]
+__all__ = ["ROUNDING", "PixelPosteriors", "pixel_posteriors"]
 
 _BLOCK = 16_384
 """Number of query patches extracted at once."""
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 """Largest difference between two sums of the same weights in float32."""
 _MARGIN = 7.0
 """Natural logarithm of the ratio of the certified accuracy to the contribution of one unopened group; many
@@ -85,10 +85,10 @@ def _with_error(
     posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
     widest = torch.maximum(posterior.mean - low, high - posterior.mean)
     if plan.certify_db is None or queries.sigma is None:
-        return replace(posterior, error=torch.minimum(posterior.error * scale, widest) + _ROUNDING), 0
+        return replace(posterior, error=torch.minimum(posterior.error * scale, widest) + ROUNDING), 0
     bounded = queries.sums(n, _bound_spec(plan.spec, plan.certify_db, posterior.mean, backend))
     bound = bounded.posterior(backend.index.manifest.channels).error_bound
-    return replace(posterior, error=torch.minimum(bound, widest) + _ROUNDING), bounded.keys_evaluated
+    return replace(posterior, error=torch.minimum(bound, widest) + ROUNDING), bounded.keys_evaluated
 
 
 def _bound_spec(spec: SumSpec, accuracy_db: float, reference: Tensor, backend: Backend) -> SumSpec:

@@ -22,7 +22,7 @@ from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.image_queries import cut_queries
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.observation import Observation, as_observation
-from lemmse.estimator.pixel_posteriors import PixelPosteriors, pixel_posteriors
+from lemmse.estimator.pixel_posteriors import ROUNDING, PixelPosteriors, pixel_posteriors
 from lemmse.estimator.planning import (
     SumPlan,
     plan_sums,
@@ -40,8 +40,6 @@ from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
 
-_ROUNDING = 1e-5
-"""Difference between two sums of the same weights in float32, which limits the estimated agreement."""
 DEFAULT_EXACT_WORK = 1e11
 """Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
 
@@ -329,7 +327,7 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[f
             squares.append(square_error)
     estimated = None
     if squares:
-        estimated = -10 * math.log10(float(torch.cat(squares).mean()) + _ROUNDING**2)
+        estimated = -10 * math.log10(float(torch.cat(squares).mean()) + ROUNDING**2)
     return float(torch.cat(evaluated).double().mean()), estimated
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "LOG_MASS",
     "LOG_N",
     "NEAREST",
+    "OFFSET",
     "S_MAX",
     "Block",
     "S",
@@ -69,7 +70,7 @@ _TINY = np.float32(1e-20)
 """Added to a divisor that may be 0."""
 _VARIANCE_FACTOR = np.float32(1.3)
 _TAIL = np.float32(4 / 80)
-_OFFSET = np.float32(2.0)
+OFFSET = np.float32(2.0)
 """Corrections for outliers: distances in a group of image patches vary more than its moments imply."""
 
 
@@ -237,7 +238,7 @@ def score(patches: Patches, q: int, z: np.float32, groups: Groups, number: int, 
         distance = np.float32(np.sqrt(max(np.float32(0.0), square - variance)))
         x = max(np.float32(0.0), distance - reach)
         x2 = x * x / (variance + _TINY)
-        nearest = np.float32(0.5) * constants[LOG_N, k] - x2 / (np.float32(4.0) + _TAIL * x2) - _OFFSET
+        nearest = np.float32(0.5) * constants[LOG_N, k] - x2 / (np.float32(4.0) + _TAIL * x2) - OFFSET
         scores[LOG_MASS, k] = min(log_mass, nearest) if s > s_max else log_mass
         scores[JENSEN, k] = jensen
         scores[S, k] = s

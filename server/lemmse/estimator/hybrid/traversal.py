@@ -16,6 +16,7 @@ from lemmse.estimator.hybrid.group_sums import (
     LOG_N,
     MASS,
     NEAREST,
+    OFFSET,
     S_MAX,
     Block,
     S,
@@ -50,13 +51,15 @@ _KEY_MARGIN = np.float32(1.0)
 """A leaf is opened if one of its keys may have e^−1 of the tolerated error."""
 _SCAN_MARGIN = np.float32(4.0)
 """A cell is not scanned if its error is expected to be less than e^−4 of the tolerated error."""
+_NO_MASS = np.float32(20.0)
+"""Groups with few decisive keys, none of which a scan has found, have e^−20 of the estimate or less."""
 
 
 class _Found(NamedTuple):
     """What the scans of a block of LANES cells have found for J queries."""
 
-    scanned: NDArray[np.uint32]
-    """A bit for each cell: whether it was scanned, (J,)."""
+    chosen: NDArray[np.uint32]
+    """A bit for each cell: whether to scan it, (J,)."""
     cells: NDArray[np.uint32]
     """A bit for each cell: whether a key within the radius may be in it, (J,)."""
     leaves: NDArray[np.uint32]
@@ -87,7 +90,7 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     )
     opened_cells = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
     opened_leaves = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
-    some, near, scanned = np.empty(count, np.int32), np.empty(count, np.uint32), np.empty(count, np.uint32)
+    some, near = np.empty(count, np.int32), np.empty(count, np.uint32)
     if len(job.sharp.scaled) > 0:
         begin_at_nearest(queries, job, scratch)
     for q in queries:  # scores are float32, in which small parts of Σ w vanish
@@ -95,10 +98,7 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
         if job.scans:
             _scan(number, queries, job, block, scan, found)
-        _visit(
-            tree.cells, number, queries, found.scanned, found.cells, job.normalizer.cell, job, block,
-            opened_cells,
-        )  # fmt: skip
+        _visit(tree.cells, number, queries, found.cells, job.normalizer.cell, job, block, opened_cells)
         for k in range(tree.cells.size[number]):
             length = opened_cells.length[k]
             if length == 0:
@@ -110,11 +110,10 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
             for b in range(tree.cell_blocks[cell + 1] - tree.cell_blocks[cell]):
                 for i in range(length):
                     j = opened_cells.queries[k, i]
-                    scanned[i] = np.uint32(0xFFFFFFFF) if found.scanned[j] & bit else np.uint32(0)
                     near[i] = found.leaves[k, j, b] if found.cells[j] & bit else np.uint32(0)
                 leaf_number = tree.cell_blocks[cell] + b
                 _visit(
-                    tree.leaves, leaf_number, some[:length], scanned, near, job.normalizer.leaf, job, block,
+                    tree.leaves, leaf_number, some[:length], near, job.normalizer.leaf, job, block,
                     opened_leaves,
                 )  # fmt: skip
                 for lane in range(tree.leaves.size[leaf_number]):
@@ -133,7 +132,7 @@ def _scan(
     for j in range(len(queries)):
         q = queries[j]
         radius = _radius(q, job)
-        found.cells[j] = found.scanned[j] = np.uint32(0)
+        found.cells[j] = found.chosen[j] = np.uint32(0)
         if radius > np.float32(0.0):
             within = cells_within(radius, number, patches, q, sketches, scan)
             if within != np.uint32(0):
@@ -142,15 +141,14 @@ def _scan(
                 likely = np.uint32(0)
                 for k in range(LANES):
                     likely |= np.uint32(scores[NEAREST, k] > least) << np.uint32(k)
-                found.scanned[j] = within & likely
+                found.chosen[j] = within & likely
     for k in range(tree.cells.size[number]):
         bit, cell = np.uint32(1) << np.uint32(k), tree.cells.first[number] + k
         for j in range(len(queries)):
-            if found.scanned[j] & bit:
+            if found.chosen[j] & bit:
                 q = queries[j]
                 if scan_cell(_radius(q, job), cell, patches, q, tree, sketches, scan, found.leaves, k, j):
                     found.cells[j] |= bit
-    found.scanned[:] = np.uint32(0xFFFFFFFF)  # the cells that were left out have no such key
 
 
 @compiled
@@ -178,7 +176,6 @@ def _visit(
     groups: Groups,
     number: int,
     queries: NDArray[np.int32],
-    scanned: NDArray[np.uint32],
     near: NDArray[np.uint32],
     nearest: NDArray[np.int64],
     job: SumJob,
@@ -187,8 +184,8 @@ def _visit(
 ) -> None:
     """List the queries that open each group of a block, and add unopened groups to the sums of the others.
 
-    Group `nearest[q]` is always opened for query q. `scanned` and `near` have a bit for each group: whether
-    it was scanned, and whether a key that may count was found; in scanned groups, no other key counts alone.
+    Group `nearest[q]` is always opened for query q. `near` has a bit for each group: whether a scan has found
+    a key in it that may count. After scans, no key of another group is assumed to count by itself.
     """
     opened.length[:] = 0
     patches, outputs, sums, scores = job.patches, job.outputs, job.results.groups, block.scores
@@ -200,12 +197,12 @@ def _visit(
         q = queries[j]
         z, threshold = np.float32(job.results.log_z[q]), job.threshold[q]
         score(patches, q, z, groups, number, block)
-        if scanned[j] != np.uint32(0):
+        if job.scans:
             for k in range(LANES):
                 if scores[S, k] > block.constants[S_MAX, k]:
-                    rare = min(np.float32(0.0), scores[LOG_ERROR, k] + np.float32(2.0))
+                    rare = min(np.float32(0.0), scores[LOG_ERROR, k] + OFFSET)
                     most = threshold - _KEY_MARGIN + rare
-                    scores[LOG_MASS, k] = min(scores[LOG_MASS, k], most + rare - np.float32(20.0))
+                    scores[LOG_MASS, k] = min(scores[LOG_MASS, k], most + rare - _NO_MASS)
                     scores[LOG_ERROR, k] = min(scores[LOG_ERROR, k], most)
         opening = maximum(scores, LOG_ERROR * LANES) > threshold
         opening = opening or first <= nearest[q] < end or outputs.bounds or near[j] != np.uint32(0)
