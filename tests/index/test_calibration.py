@@ -115,7 +115,7 @@ def test_between_two_thresholds_the_lower_is_planned(sigma, accuracy_db, row, co
     assert plan.error_scale == SIMPLE.error_scale[row][column]
 
 
-@pytest.mark.parametrize("sigma", [0.010001, 0.05, 0.09999])
+@pytest.mark.parametrize("sigma", [0.0102, 0.05, 0.0989])
 @pytest.mark.parametrize(
     ("asked", "threshold", "accuracy_db", "cost", "error_scale"),
     [(20, 0.0, 30, 0.02, 5.0), (45, -4.0, 50, 0.04, 6.0), (55, -10.0, 70, 0.08, 7.0)],
@@ -124,6 +124,13 @@ def test_between_two_sigmas_both_are_reached(sigma, asked, threshold, accuracy_d
     plan = SIMPLE.plan(sigma, asked)
     assert (plan.threshold, plan.accuracy_db, plan.cost) == (threshold, accuracy_db, cost)
     assert plan.error_scale == error_scale
+
+
+@pytest.mark.parametrize("ratio", [0.991, 0.99999, 1.00001, 1.009])
+@pytest.mark.parametrize("sigma", SIMPLE.sigmas)
+def test_a_sigma_within_a_percent_of_a_measured_one_is_the_same(sigma, ratio):
+    for accuracy_db in (10, 35, 50, 110):
+        assert SIMPLE.plan(sigma * ratio, accuracy_db) == SIMPLE.plan(sigma, accuracy_db)
 
 
 @pytest.mark.parametrize(("beyond", "end"), [(1e-6, 0.01), (0.00999, 0.01), (1.001, 1.0), (1e6, 1.0)])

@@ -24,7 +24,7 @@ _BANDWIDTHS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12)
 _ACCURACY_DB = 40.0
 """Accuracy of the measurement, in dB; hybrid gives more, what is lost is about equal for all candidates."""
 _IMAGES = 8
-_SIDE = 24
+_SIDE = 16
 """Side of the central crop of larger images, in pixels."""
 
 _Picture = NDArray[np.float32]

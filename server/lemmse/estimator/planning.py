@@ -26,8 +26,9 @@ _DEFAULT_ACCURACY_DB = 50.0
 
 _UNCALIBRATED = 2.0, -1 / 7
 """Threshold at 0 dB, and its slope per dB, if no calibration applies; low, to err on the side of accuracy."""
-_UNCALIBRATED_WEIGHTED = 2.0, -1 / 5
-"""The same for a mask or a noise map, for which the summary statistics of a group are less informative."""
+_UNCALIBRATED_WEIGHTED = -1.0, -1 / 5
+"""The same for a mask or a noise map, for which the summary statistics of a group are less informative, and
+groups are not searched for single decisive keys."""
 _FEW = 10
 """Mode topk sums fewer than one in so many of the keys of a stratum; otherwise the exact sum is faster."""
 

@@ -12,6 +12,8 @@ from typing import Any
 __all__ = ["Calibration", "OperatingPoint"]
 
 Row = tuple[float, ...]
+_EQUAL = 1.01
+"""Two σ are the same if their ratio is less; a bandwidth, for example, makes σ slightly larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Calibration:
         """Return the cheapest operating point that reached an agreement, or the most accurate if none did.
 
         Between two σ of the grid, it is the cheapest that reached the agreement at both, with the worse
-        expectations of the two; beyond the ends of the grid, the nearest σ is used.
+        expectations of the two; beyond the ends of the grid, and within 1 % of a σ, the nearest is used.
 
         Examples
         --------
@@ -105,8 +107,8 @@ class Calibration:
     def _rows(self, sigma: float) -> set[int]:
         """Return the rows of the σ of the grid next to a σ."""
         last = len(self.sigmas) - 1
-        above = next((row for row, measured in enumerate(self.sigmas) if measured >= sigma), last)
-        return {above, above if self.sigmas[above] <= sigma else max(0, above - 1)}
+        above = next((row for row, measured in enumerate(self.sigmas) if measured * _EQUAL >= sigma), last)
+        return {above, above if self.sigmas[above] <= sigma * _EQUAL else max(0, above - 1)}
 
     def _point(self, sigma: float, column: int) -> OperatingPoint:
         rows = self._rows(sigma)
