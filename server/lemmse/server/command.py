@@ -40,6 +40,7 @@ def _setting(flag: str, **attributes: Any) -> Callable[[F], F]:
     help="Hold the patches on the workers of a Dask cluster, which all see the folders under the same paths.",
 )
 @_setting("--queue", type=int, help="Calls that may wait while one is computed.")
+@_setting("--idle-timeout", type=float, help="Seconds in which a client must send its next message.")
 @_setting("--grace", type=float, help="Seconds that running calls get when the server stops.")
 def serve(**settings: Any) -> None:
     """Serve index folders over gRPC, each under its folder's name.

@@ -44,6 +44,8 @@ class ServerConfig:
     """Address of a Dask scheduler whose workers hold the keys; None to hold them in this process."""
     queue: int = 32
     """Largest number of calls that wait while one is computed, >= 0; further ones are rejected."""
+    idle_timeout: float = 60.0
+    """Time within which a client must send the next message of a call, in seconds, > 0."""
     grace: float = 10.0
     """Time for running calls to finish when the server stops, in seconds, 0 to 86400 (one day)."""
 
@@ -58,13 +60,16 @@ class ServerConfig:
             _refuse("queue", f"expected a number >= 0, got {self.queue}")
         if self.exact_work is not None and not self.exact_work >= 0:  # rejects nan too
             _refuse("exact-work", f"expected a number >= 0, got {self.exact_work}")
+        if not 0 < self.idle_timeout <= _DAY:
+            _refuse("idle-timeout", f"expected seconds from 0 to {_DAY}, got {self.idle_timeout}")
         if not 0 <= self.grace <= _DAY:
             _refuse("grace", f"expected seconds from 0 to {_DAY}, got {self.grace}")
 
     @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return self.listen.rpartition(":")[0]
+    def address(self) -> Address:
+        """The host and the port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return Address(host, int(port))
 
 
 def _refuse(argument: str, expected: str) -> NoReturn:
