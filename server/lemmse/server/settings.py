@@ -114,5 +114,5 @@ def validate(config: Any) -> None:
         elif option.setting.check is not None:
             expected = option.setting.check(value)
         if expected is not None:
-            shown = repr(str(value)) if isinstance(value, str | Path) else value or "none"
+            shown = repr(str(value)) if isinstance(value, str | Path) else "none" if value == () else value
             raise InvalidArgument.of(option.label, f"expected {expected}, got {shown}")

@@ -1,7 +1,7 @@
 """Where settings come from: the command line, environment variables and a TOML file.
 
-The command line comes first, then the environment variable named by the field in capitals after a prefix, then
-the file, then the default. click reads all of them; the values of the file are its default map.
+The command line comes first, then the environment variable named by the field in capitals after a prefix,
+then the file, then the default. click reads all of them; the values of the file are its default map.
 """
 
 import os
