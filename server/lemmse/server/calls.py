@@ -70,4 +70,4 @@ def with_status(context: "grpc.aio.ServicerContext[Any, Any]") -> Iterator[None]
         status = rpc_status.to_status(failure.status)
         context.set_code(status.code)
         context.set_details(status.details)
-        context.set_trailing_metadata(status.trailing_metadata)
+        context.set_trailing_metadata((*(context.trailing_metadata() or ()), *status.trailing_metadata))
