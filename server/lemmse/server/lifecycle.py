@@ -63,7 +63,8 @@ class Server:
         )
         for reconstructor in self._registry:
             reconstructor.prepare()
-        self._compute = Compute(threads=config.threads, queue=config.queue)
+        self._compute = Compute(threads=config.threads, max_seconds=config.max_seconds)
+        self._reconstruction = ReconstructionServicer(self._registry, self._compute, config)
         self._loop = LoopThread("call-loop")
         try:
             self.address = self._loop.run(self._start(config))
@@ -88,7 +89,7 @@ class Server:
         self._server = grpc.aio.server(interceptors=_interceptors(config), options=_OPTIONS)
         self._health = Health()
         reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
-            ReconstructionServicer(self._registry, self._compute), self._server
+            self._reconstruction, self._server
         )
         index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._registry), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -101,14 +102,16 @@ class Server:
         return str(address)
 
     def _close(self) -> None:
-        self._compute.close()
         self._loop.close()
+        self._compute.close()
+        self._reconstruction.close()
         self._registry.close()
 
 
 def _interceptors(config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
     """Return what every call passes, from the outside to the inside."""
-    return (Receiving(config.idle_timeout),)
+    counted = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
+    return (Receiving(idle_timeout=config.idle_timeout, calls=config.calls, counted=counted),)
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
