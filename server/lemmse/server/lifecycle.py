@@ -32,10 +32,16 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
+_PENDING = 100_000
+"""Number of calls that have come and are not accepted yet at which gRPC ends some of them."""
 _OPTIONS = (
     # Otherwise a second server on the same port starts without an error and receives half of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    # Of calls that come faster than they are accepted, gRPC ends some at random as CANCELLED, by default from
+    # 1000 on. Here they are accepted, and those that are too many are told so.
+    ("grpc.server.max_pending_requests", _PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
 )
 
 
