@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 from lemmse.contract.address import Address
+from lemmse.contract.errors import InvalidArgument
 from lemmse.server.settings import Setting, at_least, between, validate
 
 __all__ = ["ServerConfig"]
@@ -65,6 +67,23 @@ class ServerConfig:
         ),
     ] = None
     queue: Annotated[int, Setting("Calls that may wait while one is computed.", at_least(0))] = 32
+    tls_cert: Annotated[
+        Path | None,
+        Setting("Certificate chain of the server, PEM; the port then speaks TLS.", metavar="FILE"),
+    ] = None
+    tls_key: Annotated[Path | None, Setting("Private key of --tls-cert, PEM.", metavar="FILE")] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Setting("Accept only clients with a certificate of these authorities, PEM.", metavar="FILE"),
+    ] = None
+    tokens: Annotated[
+        Path | None,
+        Setting("Accept only callers with a token of this file; see `lemmse token`.", metavar="FILE"),
+    ] = None
+    insecure: Annotated[
+        bool,
+        Setting("Listen on an address that is not loopback without TLS, or without authentication."),
+    ] = False
     grace: Annotated[
         float,
         Setting("Seconds that running calls get when the server stops.", between(0, _DAY, "seconds")),
@@ -72,8 +91,30 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            _refuse("tls-cert", "expected --tls-cert and --tls-key, got only one of them")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            _refuse("tls-client-ca", "expected --tls-cert and --tls-key with it, got neither")
+        authenticated = self.tokens is not None or self.tls_client_ca is not None
+        if not (self._is_loopback or self.insecure or (self.tls_cert is not None and authenticated)):
+            _refuse(
+                "listen",
+                "expected TLS (--tls-cert) and authentication (--tokens, --tls-client-ca) on an address that "
+                f"others can reach, got neither or one of them on {self.listen}; --insecure listens without",
+            )
 
     @property
     def host(self) -> str:
         """The host part of `listen`."""
         return self.listen.rpartition(":")[0]
+
+    @property
+    def _is_loopback(self) -> bool:
+        try:
+            return ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def _refuse(argument: str, expected: str) -> NoReturn:
+    raise InvalidArgument.of(argument, expected)
