@@ -67,6 +67,10 @@ class ServerConfig:
         ),
     ] = None
     queue: Annotated[int, Setting("Calls that may wait while one is computed.", at_least(0))] = 32
+    idle_timeout: Annotated[
+        float,
+        Setting("Seconds in which a client must send its next message.", between(1e-3, _DAY, "seconds")),
+    ] = 60.0
     tls_cert: Annotated[
         Path | None,
         Setting("Certificate chain of the server, PEM; the port then speaks TLS.", metavar="FILE"),
@@ -104,16 +108,17 @@ class ServerConfig:
             )
 
     @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return self.listen.rpartition(":")[0]
+    def address(self) -> Address:
+        """The host and the port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return Address(host, int(port))
 
     @property
     def _is_loopback(self) -> bool:
         try:
-            return ip_address(self.host.strip("[]")).is_loopback
+            return ip_address(self.address.host.strip("[]")).is_loopback
         except ValueError:
-            return self.host == "localhost"
+            return self.address.host == "localhost"
 
 
 def _refuse(argument: str, expected: str) -> NoReturn:

@@ -1,30 +1,36 @@
 """What happens to every call: an interceptor that identifies, admits, counts and times it."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from inspect import isasyncgen, isawaitable
+from functools import cache
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pool
 
 from lemmse.contract.errors import LemmseError
 from lemmse.server.access import check_access
+from lemmse.server.calls import with_status
+from lemmse.server.failures import Failure
 from lemmse.server.metrics import HANDLED, HANDLING_SECONDS, STARTED
 from lemmse.server.request_id import HEADER, REQUEST_ID, choose
 from lemmse.server.tokens import Tokens
 
 __all__ = ["Interceptor"]
 
-# grpc's own classes have parameters only in their stubs.
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_Behaviour = Callable[[Any, Any], Any]
+_LOG = logging.getLogger(__name__)
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
     """Identifies each call, refuses it without reading it if its caller may not make it, counts and times it.
+
+    It is the first interceptor. `Receiving` is behind it, so that it sees every request as a stream.
 
     Parameters
     ----------
@@ -35,80 +41,56 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def __init__(self, tokens: Tokens | None) -> None:
         self._tokens = tokens
 
-    async def intercept_service(  # noqa: D102
+    async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
+    ) -> _Handler:
+        """Return the handler of a method, changed so."""
         metadata = tuple(handler_call_details.invocation_metadata or ())
         REQUEST_ID.set(choose(dict(metadata).get(HEADER)))
-        handler = await continuation(handler_call_details)
+        handler: Any = await continuation(handler_call_details)
         if handler is None:
             # gRPC answers UNIMPLEMENTED. Such a name is kept out of the metrics, whose labels would otherwise
             # grow with whatever callers send.
-            return handler
+            return None
         service, _, method = handler_call_details.method.strip("/").partition("/")
-        labels = (_kind(handler), service, method)
+        labels = (_kind(service, method), service, method)
+
+        async def answer(requests: Any, context: _Context) -> Any:
+            with _counted(labels, context), with_status(context):
+                self._check(service, metadata)
+                return await handler.stream_unary(requests, context)
+
+        async def answers(requests: Any, context: _Context) -> AsyncIterator[Any]:
+            with _counted(labels, context), with_status(context):
+                self._check(service, metadata)
+                async with aclosing(handler.stream_stream(requests, context)) as parts:
+                    async for part in parts:
+                        yield part
+
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                answers, response_serializer=handler.response_serializer
+            )
+        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+
+    def _check(self, service: str, metadata: tuple[tuple[str, Any], ...]) -> None:
         try:
             check_access(self._tokens, service, metadata)
         except LemmseError as error:
-            # As a stream, it does not wait for the messages of the call.
-            return grpc.stream_stream_rpc_method_handler(_streaming(_refusing(error), labels))
-        behaviour = (
-            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        )
-        wrap = _streaming if handler.response_streaming else _single
-        observed: Any = wrap(behaviour, labels)  # type: ignore[arg-type]
-        make: Any = _MAKERS[handler.request_streaming, handler.response_streaming]
-        made: _Handler = make(observed, handler.request_deserializer, handler.response_serializer)
-        return made
+            failure = Failure(error)
+            _LOG.info("%s %s %s", service, failure.code.name, failure)
+            raise failure from None
 
 
-_MAKERS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
-"""What makes a handler, by whether it reads and writes streams."""
-
-
-def _kind(handler: _Handler) -> str:
-    """Return the kind of a method in the words of grpc-ecosystem."""
-    if handler.request_streaming:
-        return "bidi_stream" if handler.response_streaming else "client_stream"
-    return "server_stream" if handler.response_streaming else "unary"
-
-
-def _refusing(error: LemmseError) -> _Behaviour:
-    async def refuse(_requests: Any, context: _Context) -> None:
-        metadata = tuple(context.trailing_metadata() or ())
-        await context.abort(grpc.StatusCode[error.code], str(error), metadata)
-
-    return refuse
-
-
-def _single(behaviour: _Behaviour, labels: tuple[str, ...]) -> _Behaviour:
-    async def answer(request: Any, context: _Context) -> Any:
-        with _counted(labels, context):
-            answer = behaviour(request, context)
-            return await answer if isawaitable(answer) else answer
-
-    return answer
-
-
-def _streaming(behaviour: _Behaviour, labels: tuple[str, ...]) -> Any:
-    async def answer(request: Any, context: _Context) -> AsyncIterator[Any]:
-        with _counted(labels, context):
-            answers = behaviour(request, context)
-            if isasyncgen(answers):
-                async with aclosing(answers):
-                    async for part in answers:
-                        yield part
-            else:
-                await answers
-
-    return answer
+@cache
+def _kind(service: str, method: str) -> str:
+    """Return the kind of a method of the server in the words of grpc-ecosystem."""
+    found = descriptor_pool.Default().FindMethodByName(f"{service}.{method}")
+    if found.client_streaming:
+        return "bidi_stream" if found.server_streaming else "client_stream"
+    return "server_stream" if found.server_streaming else "unary"
 
 
 @contextmanager
