@@ -71,6 +71,17 @@ class ServerConfig:
         float,
         Setting("Seconds in which a client must send its next message.", between(1e-3, _DAY, "seconds")),
     ] = 60.0
+    connection_idle: Annotated[
+        float,
+        Setting("Seconds after which a connection without calls is closed.", between(1, _DAY, "seconds")),
+    ] = 900.0
+    connection_age: Annotated[
+        float,
+        Setting(
+            "Seconds after which a connection takes no new calls; clients connect again.",
+            between(1, _DAY, "seconds"),
+        ),
+    ] = 3600.0
     tls_cert: Annotated[
         Path | None,
         Setting("Certificate chain of the server, PEM; the port then speaks TLS.", metavar="FILE"),
@@ -84,6 +95,11 @@ class ServerConfig:
         Path | None,
         Setting("Accept only callers with a token of this file; see `lemmse token`.", metavar="FILE"),
     ] = None
+    metrics_listen: Annotated[
+        str | None,
+        Setting("Where to serve metrics for Prometheus, http://HOST:PORT/metrics.", _address, "HOST:PORT"),
+    ] = None
+    log_format: Annotated[Literal["text", "json"], Setting("Form of the log on stderr.")] = "text"
     insecure: Annotated[
         bool,
         Setting("Listen on an address that is not loopback without TLS, or without authentication."),

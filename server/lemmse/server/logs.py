@@ -21,8 +21,8 @@ __all__ = ["Format", "Log"]
 
 Format = Literal["text", "json"]
 
-_QUEUED = 10_000
-"""Lines that may wait, a few MB."""
+_QUEUED = 4_000
+"""Lines that may wait, about 1 MB."""
 _STDERR = 2
 
 

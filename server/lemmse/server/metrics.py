@@ -1,10 +1,10 @@
 """The metrics of the server, for Prometheus.
 
-Those of calls have the names of grpc-ecosystem's interceptors. `start` serves them over HTTP, together with
+Those of calls have the names of grpc-ecosystem's interceptors. `Metrics` serves them over HTTP, together with
 those that prometheus-client has of the process.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -21,9 +21,9 @@ __all__ = [
     "QUEUE_LENGTH",
     "QUEUE_WORK",
     "STARTED",
+    "Metrics",
     "answered",
     "phase",
-    "start",
 ]
 
 _CALL = ("grpc_type", "grpc_service", "grpc_method")
@@ -94,35 +94,31 @@ def answered(diagnostics: Diagnostics, pixels: int, asked_db: float | None) -> N
             ESTIMATED_ACCURACY.labels(diagnostics.index).observe(diagnostics.estimated_accuracy_db)
 
 
-def start(listen: str) -> tuple[str, Callable[[], None]]:
-    """Serve the metrics at http://HOST:PORT/metrics, from a thread.
+class Metrics:
+    """Serves the metrics at http://HOST:PORT/metrics, from threads of its own.
 
     Parameters
     ----------
     listen : str
         HOST:PORT; port 0 takes a free one.
 
-    Returns
-    -------
-    address : str
-        HOST:PORT.
-    stop : callable
-        Ends it.
-
     Raises
     ------
     Unavailable
         It cannot listen there.
     """
-    host, _, port = listen.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host.strip("[]"))
-    except OSError as error:
-        raise Unavailable(f"metrics-listen: cannot listen on {listen}: {error.strerror}") from error
 
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    def __init__(self, listen: str) -> None:
+        host, _, port = listen.rpartition(":")
+        try:
+            self._server, self._thread = start_http_server(int(port), host.strip("[]"))
+        except OSError as error:
+            raise Unavailable(f"metrics-listen: cannot listen on {listen}: {error.strerror}") from error
+        self.address = f"{host}:{self._server.server_port}"
+        """Where it listens, HOST:PORT."""
 
-    return f"{host}:{server.server_port}", stop
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
