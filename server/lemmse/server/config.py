@@ -69,8 +69,12 @@ class ServerConfig:
     queue: Annotated[int, Setting("Calls that may wait while one is computed.", at_least(0))] = 32
     idle_timeout: Annotated[
         float,
-        Setting("Seconds in which a client must send its next message.", between(1e-3, _DAY, "seconds")),
+        Setting("Seconds within which a client must send its next message.", between(0.001, _DAY, "seconds")),
     ] = 60.0
+    grace: Annotated[
+        float,
+        Setting("Seconds that running calls get when the server stops.", between(0, _DAY, "seconds")),
+    ] = 10.0
     connection_idle: Annotated[
         float,
         Setting("Seconds after which a connection without calls is closed.", between(1, _DAY, "seconds")),
@@ -104,10 +108,6 @@ class ServerConfig:
         bool,
         Setting("Listen on an address that is not loopback without TLS, or without authentication."),
     ] = False
-    grace: Annotated[
-        float,
-        Setting("Seconds that running calls get when the server stops.", between(0, _DAY, "seconds")),
-    ] = 10.0
 
     def __post_init__(self) -> None:
         validate(self)
