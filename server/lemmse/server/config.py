@@ -103,6 +103,9 @@ class ServerConfig:
         str | None,
         Setting("Where to serve metrics for Prometheus, http://HOST:PORT/metrics.", _address, "HOST:PORT"),
     ] = None
+    tracing: Annotated[
+        bool, Setting("Send OpenTelemetry traces where OTEL_EXPORTER_OTLP_ENDPOINT says (extra tracing).")
+    ] = False
     log_format: Annotated[Literal["text", "json"], Setting("Form of the log on stderr.")] = "text"
     insecure: Annotated[
         bool,

@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from queue import SimpleQueue
 
 import grpc
@@ -17,7 +18,7 @@ from lemmse.server.health import Health, health_name
 from lemmse.server.interceptor import Interceptor
 from lemmse.server.listening import listen
 from lemmse.server.loop import LoopThread
-from lemmse.server.metrics import Metrics
+from lemmse.server.metrics import INDEX_BYTES, Metrics
 from lemmse.server.receiving import Receiving
 from lemmse.server.service import IndexServicer, ReconstructionServicer
 from lemmse.server.tokens import Tokens
@@ -60,13 +61,18 @@ class Server:
         )
         for reconstructor in self._registry:
             reconstructor.prepare()
+            index = reconstructor.index
+            INDEX_BYTES.labels(index.name).set(sum(file.bytes for file in index.manifest.files.values()))
         self._compute = Compute(threads=config.threads, queue=config.queue)
         self._loop = LoopThread("call-loop")
-        self._metrics: Metrics | None = None
+        self._resources = ExitStack()
+        self.metrics_address: str | None = None
+        """Where the metrics are served, HOST:PORT; None if they are not."""
         try:
             if config.metrics_listen is not None:
-                self._metrics = Metrics(config.metrics_listen)
-                _LOG.info("metrics on http://%s/metrics", self._metrics.address)
+                metrics = self._resources.enter_context(closing(Metrics(config.metrics_listen)))
+                self.metrics_address = metrics.address
+                _LOG.info("metrics on http://%s/metrics", metrics.address)
             self.address = self._loop.run(self._start(config))
             """Address of the listening socket, HOST:PORT."""
         except BaseException:
@@ -85,13 +91,10 @@ class Server:
         self._loop.run(self._server.stop(grace))
         self._close()
 
-    @property
-    def metrics_address(self) -> str | None:
-        """Where the metrics are served, HOST:PORT; None if they are not."""
-        return None if self._metrics is None else self._metrics.address
-
     async def _start(self, config: ServerConfig) -> str:
-        self._server = grpc.aio.server(interceptors=_interceptors(config), options=channel_options(config))
+        self._server = grpc.aio.server(
+            interceptors=self._interceptors(config), options=channel_options(config)
+        )
         self._health = Health()
         reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
             ReconstructionServicer(self._registry, self._compute), self._server
@@ -106,18 +109,22 @@ class Server:
             await self._health.set(service, serving=True)
         return str(address)
 
+    def _interceptors(self, config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """Return what every call passes, from the outside to the inside."""
+        tokens = None if config.tokens is None else Tokens(config.tokens)
+        observed: list[grpc.aio.ServerInterceptor] = [Interceptor(tokens)]
+        if config.tracing:
+            # Imported here because it needs an extra of its own.
+            from lemmse.server.tracing import Tracing
+
+            observed.append(self._resources.enter_context(closing(Tracing())))
+        return (*observed, Receiving(config.idle_timeout))
+
     def _close(self) -> None:
         self._compute.close()
         self._loop.close()
         self._registry.close()
-        if self._metrics is not None:
-            self._metrics.close()
-
-
-def _interceptors(config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
-    """Return what every call passes, from the outside to the inside."""
-    tokens = None if config.tokens is None else Tokens(config.tokens)
-    return (Interceptor(tokens), Receiving(config.idle_timeout))
+        self._resources.close()
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:

@@ -59,7 +59,9 @@ ESTIMATED_ACCURACY = Histogram(
     ("index",),
     buckets=_DECIBELS,
 )
-INDEX_BYTES = Gauge("lemmse_index_bytes", "Bytes of an index that are loaded or mapped.", ("index",))
+INDEX_BYTES = Gauge(
+    "lemmse_index_bytes", "Bytes of the files of an index, most of them memory-mapped.", ("index",)
+)
 LOG_LINES_DROPPED = Counter("lemmse_log_lines_dropped_total", "Log lines that found the queue full.")
 
 
