@@ -14,12 +14,13 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.client.connecting import SCHEME, connect
+from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
 from lemmse.client.progress import report_progress
+from lemmse.client.targets import as_server
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.results import Result
 from lemmse.index.images.files import as_stored, read, read_array, write
@@ -124,7 +125,7 @@ def reconstruct(
     if server is not None and scheduler is not None:
         raise click.UsageError("expected --scheduler with --index only")
     jobs = plan(inputs, out, maps, overwrite=overwrite)
-    targets = folders or (SCHEME + str(server).removeprefix(SCHEME),)
+    targets = folders or (as_server(str(server)),)
     failures: list[Exception] = []
     with connect(*targets, scheduler=scheduler) as client, report_progress(as_json=as_json) as progress:
         if index_name is None and options["quality"] == "best":
