@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,16 @@ def aio_remote(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Bloc
 def aio_embedded(loop: asyncio.AbstractEventLoop, tiny_index: Path) -> Iterator[Blocking]:
     with Blocking(loop, lambda: aio.connect(tiny_index)) as client:
         yield client
+
+
+@pytest.fixture(params=["synchronous", "asyncio"])
+def connect_any(
+    request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop
+) -> Callable[..., Client | Blocking]:
+    """`connect` of the synchronous client and of the asyncio one."""
+    if request.param == "synchronous":
+        return connect
+    return lambda *args, **kwargs: Blocking(loop, lambda: aio.connect(*args, **kwargs))
 
 
 @pytest.fixture(params=["remote", "embedded", "aio_remote", "aio_embedded"])
