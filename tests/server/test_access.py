@@ -105,12 +105,12 @@ def test_a_file_that_becomes_invalid_or_vanishes_changes_nothing(tmp_path, caplo
     token = add_token(path, "admin")
     tokens, good = Tokens(path), path.read_text()
     path.write_text("admin 12\n")
-    assert tokens.role(token) == "admin"
+    assert tokens.find(token).role == "admin"
     assert f"{path}, line 1: expected read or admin, and a SHA-256" in caplog.text
     path.unlink()
-    assert tokens.role(token) == "admin"
+    assert tokens.find(token).role == "admin"
     path.write_text(good.replace("admin", "read"))
-    assert tokens.role(token) == "read"
+    assert tokens.find(token).role == "read"
 
 
 def test_admin_calls():
@@ -129,7 +129,7 @@ def test_roles(tmp_path):
         (tokens[1], "lemmse.v1.IndexService", None),
     ]:
         if error is None:
-            check_access(held, service, bearer("secret"))
+            assert check_access(held, service, bearer("secret")) == sha256(b"secret").hexdigest()[:12]
         else:
             with pytest.raises(error, match="role admin"):
                 check_access(held, service, bearer("secret"))
@@ -156,7 +156,7 @@ def test_a_new_token_is_random_and_only_its_hash_is_kept(tmp_path):
         assert re.fullmatch(r"lemmse_[A-Za-z0-9_-]{43}", token)
         assert token not in path.read_text()
     assert [line.split()[0] for line in path.read_text().splitlines()] == ["read", "admin"]
-    assert [Tokens(path).role(token) for token in made] == ["read", "admin"]
+    assert [Tokens(path).find(token).role for token in made] == ["read", "admin"]
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path):
@@ -170,8 +170,8 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
 def test_a_last_line_without_an_end(tmp_path):
     path = _with(tmp_path / "tokens", "read")
     path.write_text(path.read_text().rstrip("\n"))
-    assert Tokens(path).role(add_token(path, "admin")) == "admin"
-    assert Tokens(path).role("secret") == "read"
+    assert Tokens(path).find(add_token(path, "admin")).role == "admin"
+    assert Tokens(path).find("secret").role == "read"
 
 
 class Authority:

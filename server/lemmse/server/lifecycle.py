@@ -63,7 +63,8 @@ class Server:
             reconstructor.prepare()
             index = reconstructor.index
             INDEX_BYTES.labels(index.name).set(sum(file.bytes for file in index.manifest.files.values()))
-        self._compute = Compute(threads=config.threads, queue=config.queue)
+        self._compute = Compute(threads=config.threads, max_seconds=config.max_seconds)
+        self._reconstruction = ReconstructionServicer(self._registry, self._compute, config)
         self._loop = LoopThread("call-loop")
         self._resources = ExitStack()
         self.metrics_address: str | None = None
@@ -97,7 +98,7 @@ class Server:
         )
         self._health = Health()
         reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
-            ReconstructionServicer(self._registry, self._compute), self._server
+            self._reconstruction, self._server
         )
         index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._registry), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -118,11 +119,13 @@ class Server:
             from lemmse.server.tracing import Tracing
 
             observed.append(self._resources.enter_context(closing(Tracing())))
-        return (*observed, Receiving(config.idle_timeout))
+        counted = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
+        return (*observed, Receiving(idle_timeout=config.idle_timeout, calls=config.calls, counted=counted))
 
     def _close(self) -> None:
-        self._compute.close()
         self._loop.close()
+        self._compute.close()
+        self._reconstruction.close()
         self._registry.close()
         self._resources.close()
 
