@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.errors import DataLoss, InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Explanation, Result
@@ -36,6 +37,7 @@ from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
 from lemmse.index.images.symmetries import SYMMETRIES
 from lemmse.index.sources import intensities
+from lemmse.index.storage.manifest import REMEDY
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
@@ -133,6 +135,8 @@ class Reconstructor:
             An argument has the wrong type, shape or value, or does not fit the index.
         Cancelled
             `cancelled()` was true.
+        DataLoss
+            A file of the index was changed while the index was open.
 
         References
         ----------
@@ -142,6 +146,10 @@ class Reconstructor:
 
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction of a measurement, in the range of its image; see `reconstruct`."""
+        with self._unchanged():
+            return self._answer(measurement, options, cancelled)
+
+    def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
         observation = self._observe(measurement)
         refinement = resolve_refinement(self.index, observation, options)
@@ -217,6 +225,19 @@ class Reconstructor:
         self, measurement: Measurement, options: ExplainOptions, cancelled: Cancel = never
     ) -> Explanation:
         """Return the training patches with the largest weights at a pixel of a measurement; see `explain`."""
+        with self._unchanged():
+            return self._explain_pixel(measurement, options, cancelled)
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Raise DataLoss if a file of the index was changed before the end of the `with` block."""
+        self.index.require_unchanged()
+        yield
+        self.index.require_unchanged()
+
+    def _explain_pixel(
+        self, measurement: Measurement, options: ExplainOptions, cancelled: Cancel
+    ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
         observation = self._observe(measurement)
@@ -281,6 +302,8 @@ class Reconstructor:
         symmetries = self.index.symmetries(*patches).tolist()
         for (image, row, column), symmetry in zip(self.index.ids(*patches).tolist(), symmetries, strict=True):
             raise_if_cancelled(cancelled)
+            if symmetry >= len(SYMMETRIES):
+                raise DataLoss(f"a patch is of symmetry {symmetry}, which does not exist; {REMEDY}")
             value = tuple(self.index.pixel(image, row, column).tolist())
             yield Contributor(
                 image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]
