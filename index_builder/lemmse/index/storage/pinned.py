@@ -92,6 +92,7 @@ class PinnedFiles:
         reserved = mmap.mmap(-1, max(1, begins[-1]), flags=_PRIVATE | mmap.MAP_ANONYMOUS)
         self._region = np.frombuffer(reserved, np.uint8)
         self._mapped: dict[str, _Identity] = {}
+        self._lost: str | None = None
         for name in names:
             self._pin(name)
 
@@ -144,6 +145,8 @@ class PinnedFiles:
         DataLoss
             A file was changed.
         """
+        if self._lost is not None:
+            raise DataLoss(self._lost)
         for name, identity in self._mapped.items():
             try:
                 found = _Identity.of(os.stat(name, dir_fd=self._folder))
@@ -152,7 +155,8 @@ class PinnedFiles:
             except OSError as error:
                 raise DataLoss(f"{name} cannot be read: {error.strerror}; {REMEDY}") from error
             if found != identity and found[:2] == identity[:2]:
-                raise DataLoss(f"{name} was changed while the index was open; {REMEDY}")
+                self._lost = f"{name} was changed while the index was open; {REMEDY}"
+                raise DataLoss(self._lost)
 
     def verify(self, progress: Progress = silent) -> None:
         """Raise DataLoss unless every file has its checksum.
