@@ -1,7 +1,6 @@
 """The compute pool: its bound, and cancelled calls."""
 
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+import asyncio
 from threading import Event
 
 import faiss
@@ -19,67 +18,49 @@ def compute():
     compute.close()
 
 
-def staying(_abandon):
-    """Stand for a caller that waits."""
-    return True
+async def ask(compute, work):
+    with compute.admit() as place:
+        return await place.run(work)
 
 
 def test_the_thread_counts_hold_where_the_work_is_done(compute):
-    with compute.admit(staying) as place:
-        counts = place.run(lambda _: (torch.get_num_threads(), faiss.omp_get_max_threads()))
+    counts = asyncio.run(ask(compute, lambda _: (torch.get_num_threads(), faiss.omp_get_max_threads())))
     assert counts == (1, 1)
 
 
 def test_admits_one_and_the_queue(compute):
     refused = pytest.raises(ResourceExhausted, match="already has 2 calls")
-    with compute.admit(staying), compute.admit(staying), refused, compute.admit(staying):
+    with compute.admit(), compute.admit(), refused, compute.admit():
         pass
-    with compute.admit(staying) as place:
-        assert place.run(lambda _: "free again") == "free again"
+    assert asyncio.run(ask(compute, lambda _: "free again")) == "free again"
 
 
 def test_an_error_gives_the_place_back(compute):
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), compute.admit(staying) as place:
-            place.run(lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(ask(compute, lambda _: 1 / 0))
 
 
 def test_abandoned_work_stops_and_waiting_work_never_starts(compute):
-    abandon = SimpleQueue()
-    started, ran = Event(), Event()
+    started, stopped, ran = Event(), Event(), Event()
 
     def until_cancelled(cancelled):
         started.set()
         while not cancelled():
             pass
+        stopped.set()
         raise Cancelled("stopped")
 
-    def call(work):
-        with compute.admit(lambda callback: abandon.put(callback) is None) as place:
-            return place.run(work)
+    async def leave():
+        running = asyncio.create_task(ask(compute, until_cancelled))
+        assert await asyncio.to_thread(started.wait, 10)
+        waiting = asyncio.create_task(ask(compute, lambda _: ran.set()))
+        await asyncio.sleep(0)
+        for task in (waiting, running):
+            task.cancel()
+        await asyncio.wait([waiting, running])
+        await ask(compute, lambda _: None)
 
-    with ThreadPoolExecutor(2) as callers:
-        running = callers.submit(call, until_cancelled)
-        abandon_running = abandon.get(timeout=10)
-        assert started.wait(10)
-        waiting = callers.submit(call, lambda _: ran.set())
-        abandon.get(timeout=10)()
-        with pytest.raises(Cancelled):
-            waiting.result(10)
-        abandon_running()
-        with pytest.raises(Cancelled):
-            running.result(10)
-    with compute.admit(staying) as place:
-        place.run(lambda _: None)
+    asyncio.run(leave())
+    assert stopped.is_set()
     assert not ran.is_set()
-
-
-def test_a_caller_that_is_gone_already(compute):
-    with compute.admit(lambda _: False) as place, pytest.raises(Cancelled):
-        place.run(_fail_unless_cancelled)
-
-
-def _fail_unless_cancelled(cancelled):
-    if cancelled():
-        raise Cancelled("stopped")
-    raise ValueError("ran for nobody")

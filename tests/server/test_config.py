@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lemmse.contract.address import Address
 from lemmse.contract.errors import InvalidArgument
 from lemmse.server.config import ServerConfig
 
@@ -12,7 +13,7 @@ SETTINGS = {"indexes": (Path("index"),)}
 
 @pytest.mark.parametrize("listen", ["localhost:0", "0.0.0.0:65535", "[::1]:50051"])
 def test_listen(listen):
-    assert ServerConfig(**SETTINGS, listen=listen).host == listen.rpartition(":")[0]
+    assert ServerConfig(**SETTINGS, listen=listen).address == Address.parse(listen)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,7 @@ def test_listen(listen):
         ("queue", -1),
         ("exact_work", -1.0),
         ("exact_work", float("nan")),
+        ("idle_timeout", 0.0),
         ("grace", -0.1),
         ("grace", 1e300),
         ("grace", float("nan")),
@@ -36,4 +38,4 @@ def test_listen(listen):
 def test_refused(name, value):
     with pytest.raises(InvalidArgument) as caught:
         ServerConfig(**SETTINGS | {name: value})
-    assert caught.value.argument == {"indexes": "DIR", "exact_work": "exact-work"}.get(name, name)
+    assert caught.value.argument == {"indexes": "DIR"}.get(name, name.replace("_", "-"))

@@ -1,5 +1,7 @@
 """Items put together from the parts of a stream."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -20,10 +22,20 @@ def chunk(item, data, field="y"):
     return ReconstructStreamRequest(item=item, chunk=TensorChunk(field=field, data=data))
 
 
+async def arriving(parts, arrived):
+    for part in parts:
+        arrived.append(part)
+        yield part
+
+
 def outcomes(*parts):
     """Number and whether the item is whole, or the message of its error."""
+
+    async def assembled():
+        return [item async for item in items(arriving(parts, []))]
+
     result = []
-    for number, incoming in items(parts):
+    for number, incoming in asyncio.run(assembled()):
         try:
             if isinstance(incoming, MalformedMessage):
                 raise incoming
@@ -40,15 +52,13 @@ def test_whole_and_in_chunks():
 
 
 def test_an_item_comes_with_its_last_byte():
-    pulled = []
+    arrived = []
 
-    def parts():
-        for part in (begin(1), chunk(1, COMPLETE), begin(2, COMPLETE)):
-            pulled.append(part)
-            yield part
+    async def first():
+        return await anext(items(arriving((begin(1), chunk(1, COMPLETE), begin(2, COMPLETE)), arrived)))
 
-    next(items(parts()))
-    assert len(pulled) == 2
+    asyncio.run(first())
+    assert len(arrived) == 2
 
 
 @pytest.mark.parametrize(

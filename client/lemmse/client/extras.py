@@ -16,6 +16,7 @@ _EXTRAS = {
     "numcodecs": "server",
     "skimage": "demo",
     "threadpoolctl": "server",
+    "tomli_w": "server",
     "torch": "server",
     "zarr": "server",
 }

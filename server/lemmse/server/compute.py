@@ -1,19 +1,19 @@
 """The compute pool and its bounded queue.
 
-One answer uses all cores, so that answers are computed one after the other. The threads of gRPC decode,
-submit and wait. Calls are limited here and not by gRPC, whose own limit would also reject health checks.
+One answer uses all cores, so that answers are computed one after the other, outside of the event loop.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import BoundedSemaphore, Event
-from typing import Any, TypeVar
+from threading import Event
+from typing import TypeVar
 
 import faiss
 import torch
 
-from lemmse.contract.errors import Cancelled, ResourceExhausted
+from lemmse.contract.errors import ResourceExhausted
 
 __all__ = ["Compute", "Place"]
 
@@ -33,33 +33,25 @@ class Compute:
 
     def __init__(self, *, threads: int, queue: int) -> None:
         self.places = queue + 1
-        self._free = BoundedSemaphore(self.places)
+        self._taken = 0
         self._pool = ThreadPoolExecutor(1, "compute", initializer=_use_threads, initargs=(threads,))
 
     @contextmanager
-    def admit(self, on_end: Callable[[Callable[[], None]], bool]) -> Iterator["Place"]:
-        """Yield a place in the queue for a call, which is occupied until the `with` block ends.
-
-        Parameters
-        ----------
-        on_end : callable
-            Registers a function to call when the call ends or is cancelled; returns False if it has already
-            ended.
+    def admit(self) -> Iterator["Place"]:
+        """Yield a place in the queue, which is occupied until the `with` block ends.
 
         Raises
         ------
         ResourceExhausted
             All places are occupied.
         """
-        if not self._free.acquire(blocking=False):
+        if self._taken == self.places:
             raise ResourceExhausted(f"the server already has {self.places} calls to answer; try again later")
+        self._taken += 1
         try:
-            place = Place(self._pool)
-            if not on_end(place.abandon):
-                place.abandon()
-            yield place
+            yield Place(self._pool)
         finally:
-            self._free.release()
+            self._taken -= 1
 
     def close(self) -> None:
         """Wait for the running computation, and shut down the pool."""
@@ -71,36 +63,20 @@ class Place:
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
-        self._abandoned = Event()
-        self._future: Future[Any] | None = None
 
-    def run(self, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Run a function in the pool, and return its result.
+    async def run(self, work: Callable[[Callable[[], bool]], T]) -> T:
+        """Run a function in the pool, and return its result; it is stopped if the caller is cancelled.
 
         Parameters
         ----------
         work : callable
             Called with a function that returns True once the work should stop.
-
-        Raises
-        ------
-        Cancelled
-            The call has ended.
         """
-        future = self._pool.submit(work, self._abandoned.is_set)
-        self._future = future
-        if self._abandoned.is_set():
-            future.cancel()
+        stopped = Event()
         try:
-            return future.result()
-        except CancelledError as error:
-            raise Cancelled("the call has ended") from error
-
-    def abandon(self) -> None:
-        """Stop the running computation, or remove it from the queue."""
-        self._abandoned.set()
-        if self._future is not None:
-            self._future.cancel()
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, stopped.is_set)
+        finally:
+            stopped.set()
 
 
 def _use_threads(threads: int) -> None:

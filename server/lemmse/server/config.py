@@ -3,15 +3,14 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, Literal
 
 from lemmse.contract.address import Address
-from lemmse.contract.errors import InvalidArgument
+from lemmse.server.settings import Setting, at_least, between, validate
 
 __all__ = ["ServerConfig"]
 
 _DAY = 86400
-_THREADS_MAX = 4096
 
 
 def _available_cpus() -> int:
@@ -20,9 +19,20 @@ def _available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def _address(value: str) -> str | None:
+    return "HOST:PORT" if Address.parse(value) is None else None
+
+
+def _some(value: tuple[Path, ...]) -> str | None:
+    return None if value else "at least one index folder"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Settings of a server, validated when they are created.
+
+    Each field is also a flag of `lemmse serve`, an environment variable and a key of its file: see
+    `lemmse.server.settings`.
 
     Raises
     ------
@@ -30,42 +40,45 @@ class ServerConfig:
         A setting is out of range.
     """
 
-    indexes: tuple[Path, ...]
-    """Index folders; each index has the name of its folder."""
-    listen: str = "127.0.0.1:50051"
-    """Address to listen on, HOST:PORT; port 0 selects a free port."""
-    threads: int = field(default_factory=_available_cpus)
-    """Number of threads of one computation, 1 to 4096."""
-    device: str = "auto"
-    """Device of the computation: auto, cpu or cuda."""
-    exact_work: float | None = None
-    """Largest number of multiply-adds for which mode auto is exact, >= 0; None for the default."""
-    scheduler: str | None = None
-    """Address of a Dask scheduler whose workers hold the keys; None to hold them in this process."""
-    queue: int = 32
-    """Largest number of calls that wait while one is computed, >= 0; further ones are rejected."""
-    grace: float = 10.0
-    """Time for running calls to finish when the server stops, in seconds, 0 to 86400 (one day)."""
+    indexes: Annotated[
+        tuple[Path, ...], Setting("Index folders; each index has the name of its folder.", _some, "DIR")
+    ]
+    listen: Annotated[str, Setting("Where to listen; port 0 takes a free one.", _address, "HOST:PORT")] = (
+        "127.0.0.1:50051"
+    )
+    threads: Annotated[int, Setting("Threads of one computation.", between(1, 4096), default="all cores")] = (
+        field(default_factory=_available_cpus)
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Setting("Where to compute.")] = "auto"
+    exact_work: Annotated[
+        float | None,
+        Setting(
+            "Pixels x keys x patch length up to which mode auto answers exactly.", at_least(0), default="1e11"
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        Setting(
+            "Hold the patches on the workers of a Dask cluster, which all see the folders under the same "
+            "paths.",
+            metavar="ADDRESS",
+        ),
+    ] = None
+    queue: Annotated[int, Setting("Calls that may wait while one is computed.", at_least(0))] = 32
+    idle_timeout: Annotated[
+        float,
+        Setting("Seconds within which a client must send its next message.", between(0.001, _DAY, "seconds")),
+    ] = 60.0
+    grace: Annotated[
+        float,
+        Setting("Seconds that running calls get when the server stops.", between(0, _DAY, "seconds")),
+    ] = 10.0
 
     def __post_init__(self) -> None:
-        if not self.indexes:
-            _refuse("DIR", "expected at least one index folder, got none")
-        if Address.parse(self.listen) is None:
-            _refuse("listen", f"expected HOST:PORT, got {self.listen!r}")
-        if not 1 <= self.threads <= _THREADS_MAX:
-            _refuse("threads", f"expected a number from 1 to {_THREADS_MAX}, got {self.threads}")
-        if self.queue < 0:
-            _refuse("queue", f"expected a number >= 0, got {self.queue}")
-        if self.exact_work is not None and not self.exact_work >= 0:  # rejects nan too
-            _refuse("exact-work", f"expected a number >= 0, got {self.exact_work}")
-        if not 0 <= self.grace <= _DAY:
-            _refuse("grace", f"expected seconds from 0 to {_DAY}, got {self.grace}")
+        validate(self)
 
     @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return self.listen.rpartition(":")[0]
-
-
-def _refuse(argument: str, expected: str) -> NoReturn:
-    raise InvalidArgument.of(argument, expected)
+    def address(self) -> Address:
+        """The host and the port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return Address(host, int(port))

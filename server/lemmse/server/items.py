@@ -1,6 +1,6 @@
 """Assembly of the items of a request stream from their parts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator
 
 from lemmse.contract.chunks import Incoming
 from lemmse.contract.errors import MalformedMessage
@@ -12,14 +12,14 @@ Item = tuple[int, Incoming[pb.ReconstructRequest] | MalformedMessage]
 """Number of an item, and its request, incomplete if it was cut short, or the error if it is malformed."""
 
 
-def items(parts: Iterable[pb.ReconstructStreamRequest]) -> Iterator[Item]:
+async def items(parts: AsyncIterable[pb.ReconstructStreamRequest]) -> AsyncIterator[Item]:
     """Yield each item as soon as its last byte has arrived; parts are read one at a time.
 
     A malformed item is yielded as its error, and its remaining parts are discarded.
 
     Parameters
     ----------
-    parts : iterable of ReconstructStreamRequest
+    parts : asynchronous iterable of ReconstructStreamRequest
         The parts of the stream, in order.
 
     Raises
@@ -30,7 +30,7 @@ def items(parts: Iterable[pb.ReconstructStreamRequest]) -> Iterator[Item]:
     number: int | None = None
     incoming: Incoming[pb.ReconstructRequest] | None = None
     refused = False
-    for part in parts:
+    async for part in parts:
         kind = part.WhichOneof("part")
         if kind == "request":
             if incoming is not None and number is not None:

@@ -3,18 +3,20 @@
 import logging
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lemmse.contract.errors import Unavailable
 from lemmse.contract.limits import MESSAGE_BYTES
 from lemmse.estimator import Registry
 from lemmse.server.compute import Compute
 from lemmse.server.config import ServerConfig
+from lemmse.server.health import Health, health_name
+from lemmse.server.listening import listen
+from lemmse.server.loop import LoopThread
+from lemmse.server.receiving import Receiving
 from lemmse.server.service import IndexServicer, ReconstructionServicer
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2, reconstruction_pb2_grpc
 
@@ -26,10 +28,7 @@ _SERVICES = (
     reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name,
     index_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
 )
-
-# Each admitted call waits in its own thread; spare threads serve calls that never wait, such as health
-# checks.
-_SPARE_THREADS = 8
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -42,6 +41,8 @@ _OPTIONS = (
 
 class Server:
     """A server that listens and answers as soon as it is constructed.
+
+    Its event loop runs in a thread of its own.
 
     Parameters
     ----------
@@ -63,28 +64,13 @@ class Server:
         for reconstructor in self._registry:
             reconstructor.prepare()
         self._compute = Compute(threads=config.threads, queue=config.queue)
-        self._handlers = ThreadPoolExecutor(self._compute.places + _SPARE_THREADS, "call")
-        self._health = health.HealthServicer()
-        self._server = grpc.server(self._handlers, options=_OPTIONS)
-        reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
-            ReconstructionServicer(self._registry, self._compute), self._server
-        )
-        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._registry), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        self._loop = LoopThread("call-loop")
         try:
-            port = self._server.add_insecure_port(config.listen)
-        except RuntimeError as error:
-            raise Unavailable(
-                f"listen: cannot listen on {config.listen}: it is in use or not an address of this machine"
-            ) from error
-        self.address = f"{config.host}:{port}"
-        """Address of the listening socket, HOST:PORT."""
-        self._server.start()
-        for service in ("", *_SERVICES):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            self.address = self._loop.run(self._start(config))
+            """Address of the listening socket, HOST:PORT."""
+        except BaseException:
+            self._close()
+            raise
 
     def stop(self, grace: float) -> None:
         """Reject new calls, let running calls finish, and then shut down.
@@ -94,11 +80,35 @@ class Server:
         grace : float
             Time in seconds after which running calls are cancelled.
         """
-        self._health.enter_graceful_shutdown()
-        self._server.stop(grace).wait()
-        self._handlers.shutdown()
+        self._loop.run(self._health.stop())
+        self._loop.run(self._server.stop(grace))
+        self._close()
+
+    async def _start(self, config: ServerConfig) -> str:
+        self._server = grpc.aio.server(interceptors=_interceptors(config), options=_OPTIONS)
+        self._health = Health()
+        reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
+            ReconstructionServicer(self._registry, self._compute), self._server
+        )
+        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._registry), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, _HEALTH, reflection.SERVICE_NAME), self._server)
+        address = listen(self._server, config)
+        await self._server.start()
+        indexes = (health_name(reconstructor.index.name) for reconstructor in self._registry)
+        for service in ("", *_SERVICES, *indexes):
+            await self._health.set(service, serving=True)
+        return str(address)
+
+    def _close(self) -> None:
         self._compute.close()
+        self._loop.close()
         self._registry.close()
+
+
+def _interceptors(config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
+    """Return what every call passes, from the outside to the inside."""
+    return (Receiving(config.idle_timeout),)
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:

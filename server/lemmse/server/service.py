@@ -1,6 +1,7 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -18,8 +19,8 @@ from lemmse.contract.messages import (
 )
 from lemmse.contract.results import Result, result_bytes
 from lemmse.estimator import Registry
-from lemmse.server.calls import answering, logged
-from lemmse.server.compute import Compute, Place
+from lemmse.server.calls import logged
+from lemmse.server.compute import Compute
 from lemmse.server.failures import Failure
 from lemmse.server.items import items
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
@@ -28,6 +29,8 @@ from lemmse.v1.tensor_pb2 import TensorChunk
 
 __all__ = ["IndexServicer", "ReconstructionServicer"]
 
+_Context = grpc.aio.ServicerContext[Any, Any]
+
 
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     """The service that describes the indexes of the server."""
@@ -35,17 +38,17 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def ListIndexes(  # noqa: N802, D102
-        self, request: index_pb2.ListIndexesRequest, context: grpc.ServicerContext
+    async def ListIndexes(  # noqa: N802, D102
+        self, request: index_pb2.ListIndexesRequest, context: _Context
     ) -> index_pb2.ListIndexesResponse:
-        with answering(context, "ListIndexes"):
+        with logged("ListIndexes"):
             indexes = [index_message(reconstructor.index.info) for reconstructor in self._registry]
             return index_pb2.ListIndexesResponse(indexes=indexes)
 
-    def GetIndex(  # noqa: N802, D102
-        self, request: index_pb2.GetIndexRequest, context: grpc.ServicerContext
+    async def GetIndex(  # noqa: N802, D102
+        self, request: index_pb2.GetIndexRequest, context: _Context
     ) -> index_pb2.GetIndexResponse:
-        with answering(context, "GetIndex"):
+        with logged("GetIndex"):
             info = self._registry.get(request.name).index.info
             return index_pb2.GetIndexResponse(index=index_message(info))
 
@@ -57,30 +60,24 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         self._registry = registry
         self._compute = compute
 
-    def Reconstruct(  # noqa: N802, D102
-        self, request: pb.ReconstructRequest, context: grpc.ServicerContext
+    async def Reconstruct(  # noqa: N802, D102
+        self, request: pb.ReconstructRequest, context: _Context
     ) -> pb.ReconstructResponse:
-        with (
-            answering(context, "Reconstruct") as facts,
-            self._compute.admit(context.add_callback) as place,
-        ):
-            result = self._reconstruct(Incoming(request), place, facts, limit=INLINE_BYTES)
-            return attach(*reconstruct_response(result))
+        with logged("Reconstruct") as facts:
+            result = await self._reconstruct(Incoming(request), facts, limit=INLINE_BYTES)
+            return await asyncio.to_thread(lambda: attach(*reconstruct_response(result)))
 
-    def ReconstructStream(  # noqa: N802, D102
-        self, request_iterator: Iterator[pb.ReconstructStreamRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.ReconstructStreamResponse]:
-        with (
-            answering(context, "ReconstructStream"),
-            self._compute.admit(context.add_callback) as place,
-        ):
-            for number, incoming in items(request_iterator):
+    async def ReconstructStream(  # noqa: N802, D102
+        self, request_iterator: AsyncIterator[pb.ReconstructStreamRequest], context: _Context
+    ) -> AsyncIterator[pb.ReconstructStreamResponse]:
+        with logged("ReconstructStream"):
+            async for number, incoming in items(request_iterator):
                 try:
                     with logged("ReconstructStream.item") as facts:
                         facts["item"] = number
                         if isinstance(incoming, MalformedMessage):
                             raise incoming
-                        result = self._reconstruct(incoming, place, facts)
+                        result = await self._reconstruct(incoming, facts)
                 except Failure as failure:
                     error = failure.status.SerializeToString()
                     yield pb.ReconstructStreamResponse(item=number, error=error)
@@ -91,31 +88,29 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                     else:
                         yield pb.ReconstructStreamResponse(item=number, response=part)
 
-    def Explain(  # noqa: N802, D102
-        self, request: pb.ExplainRequest, context: grpc.ServicerContext
+    async def Explain(  # noqa: N802, D102
+        self, request: pb.ExplainRequest, context: _Context
     ) -> pb.ExplainResponse:
-        with (
-            answering(context, "Explain") as facts,
-            self._compute.admit(context.add_callback) as place,
-        ):
+        with logged("Explain") as facts:
             reconstructor = self._registry.get(request.index)
             measurement = read_measurement(Incoming(request))
             options = read_explain_options(request, measurement)
             facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
-            explanation = place.run(
-                lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled)
-            )
+            with self._compute.admit() as place:
+                explanation = await place.run(
+                    lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled)
+                )
             return explain_response(explanation)
 
-    def _reconstruct(
+    async def _reconstruct(
         self,
         incoming: Incoming[pb.ReconstructRequest],
-        place: Place,
         facts: dict[str, Any],
         limit: int | None = None,
     ) -> Result:
         """Return the result of one request, whose tensors may have at most `limit` bytes."""
-        measurement, options = read_measurement(incoming), read_options(incoming.message)
+        options = read_options(incoming.message)
+        measurement = await asyncio.to_thread(read_measurement, incoming)
         reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
         shape = measurement.y.shape
         facts |= {
@@ -129,4 +124,5 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             raise ResourceExhausted(
                 f"the answer takes {size} bytes, one message holds {limit}; use ReconstructStream"
             )
-        return place.run(lambda cancelled: reconstructor.answer(measurement, options, cancelled))
+        with self._compute.admit() as place:
+            return await place.run(lambda cancelled: reconstructor.answer(measurement, options, cancelled))
