@@ -2,6 +2,7 @@
 
 import math
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -100,10 +101,16 @@ class Reconstructor:
         self.index = index
         self.exact_work = exact_work
         self._backend = _open_backend(index, device, scheduler)
+        # A reconstructor that a server has replaced is closed when the last request that uses it ends.
+        self._close = weakref.finalize(self, self._backend.close)
+        self._close.atexit = False
 
     def close(self) -> None:
-        """Release the keys that the workers of the scheduler hold, if there is one."""
-        self._backend.close()
+        """Release the keys that the workers of the scheduler hold, if there is one.
+
+        It happens by itself when the reconstructor is deleted.
+        """
+        self._close()
 
     def prepare(self) -> None:
         """Load data and compile code that the first requests in hybrid and topk would otherwise wait for."""
