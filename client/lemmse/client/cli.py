@@ -37,6 +37,7 @@ _COMMANDS = {
     "inspect": _Lazy("lemmse.builder.inspect:inspect", "Describe an index, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),
     "serve": _Lazy("lemmse.server.command:serve", "Serve indexes over gRPC."),
+    "token": _Lazy("lemmse.server.token_command:token", "Make a token for callers of a server."),
 }
 
 

@@ -14,6 +14,7 @@ _EXTRAS = {
     "matplotlib": "demo",
     "numba": "server",
     "numcodecs": "server",
+    "prometheus_client": "server",
     "skimage": "demo",
     "threadpoolctl": "server",
     "tomli_w": "server",

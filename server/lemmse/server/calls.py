@@ -48,8 +48,10 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
         outcome = f"{failure.code.name} {failure}"
         raise failure from None
     finally:
+        seconds = time.perf_counter() - start
         listed = "".join(f" {name}={value}" for name, value in facts.items())
-        _LOG.info("%s%s seconds=%.3f %s", what, listed, time.perf_counter() - start, outcome)
+        said = {"method": what, **facts, "seconds": round(seconds, 6), "outcome": outcome}
+        _LOG.info("%s%s seconds=%.3f %s", what, listed, seconds, outcome, extra={"facts": said})
 
 
 @contextmanager

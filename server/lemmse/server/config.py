@@ -2,10 +2,12 @@
 
 import os
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 from lemmse.contract.address import Address
+from lemmse.contract.errors import InvalidArgument
 from lemmse.server.settings import Setting, at_least, between, validate
 
 __all__ = ["ServerConfig"]
@@ -73,12 +75,67 @@ class ServerConfig:
         float,
         Setting("Seconds that running calls get when the server stops.", between(0, _DAY, "seconds")),
     ] = 10.0
+    connection_idle: Annotated[
+        float,
+        Setting("Seconds after which a connection without calls is closed.", between(1, _DAY, "seconds")),
+    ] = 900.0
+    connection_age: Annotated[
+        float,
+        Setting(
+            "Seconds after which a connection takes no new calls; clients connect again.",
+            between(1, _DAY, "seconds"),
+        ),
+    ] = 3600.0
+    tls_cert: Annotated[
+        Path | None,
+        Setting("Certificate chain of the server, PEM; the port then speaks TLS.", metavar="FILE"),
+    ] = None
+    tls_key: Annotated[Path | None, Setting("Private key of --tls-cert, PEM.", metavar="FILE")] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Setting("Accept only clients with a certificate of these authorities, PEM.", metavar="FILE"),
+    ] = None
+    tokens: Annotated[
+        Path | None,
+        Setting("Accept only callers with a token of this file; see `lemmse token`.", metavar="FILE"),
+    ] = None
+    metrics_listen: Annotated[
+        str | None,
+        Setting("Where to serve metrics for Prometheus, http://HOST:PORT/metrics.", _address, "HOST:PORT"),
+    ] = None
+    log_format: Annotated[Literal["text", "json"], Setting("Form of the log on stderr.")] = "text"
+    insecure: Annotated[
+        bool,
+        Setting("Listen on an address that is not loopback without TLS, or without authentication."),
+    ] = False
 
     def __post_init__(self) -> None:
         validate(self)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            _refuse("tls-cert", "expected --tls-cert and --tls-key, got only one of them")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            _refuse("tls-client-ca", "expected --tls-cert and --tls-key with it, got neither")
+        authenticated = self.tokens is not None or self.tls_client_ca is not None
+        if not (self._is_loopback or self.insecure or (self.tls_cert is not None and authenticated)):
+            _refuse(
+                "listen",
+                "expected TLS (--tls-cert) and authentication (--tokens, --tls-client-ca) on an address that "
+                f"others can reach, got neither or one of them on {self.listen}; --insecure listens without",
+            )
 
     @property
     def address(self) -> Address:
         """The host and the port of `listen`."""
         host, _, port = self.listen.rpartition(":")
         return Address(host, int(port))
+
+    @property
+    def _is_loopback(self) -> bool:
+        try:
+            return ip_address(self.address.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.address.host == "localhost"
+
+
+def _refuse(argument: str, expected: str) -> NoReturn:
+    raise InvalidArgument.of(argument, expected)

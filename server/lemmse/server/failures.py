@@ -13,7 +13,14 @@ __all__ = ["Failure"]
 
 _LOG = logging.getLogger(__name__)
 
-_SHOWN = {"CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+_SHOWN = {
+    "CANCELLED",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+}
 """Codes whose messages are written for clients; the messages of all other codes go to the log only."""
 _PUBLIC = {
     "DATA_LOSS": "the index is damaged on the server",

@@ -9,15 +9,18 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lemmse.contract.limits import MESSAGE_BYTES
 from lemmse.estimator import Registry
 from lemmse.server.compute import Compute
 from lemmse.server.config import ServerConfig
+from lemmse.server.connections import channel_options, raise_open_files
 from lemmse.server.health import Health, health_name
+from lemmse.server.interceptor import Interceptor
 from lemmse.server.listening import listen
 from lemmse.server.loop import LoopThread
+from lemmse.server.metrics import Metrics
 from lemmse.server.receiving import Receiving
 from lemmse.server.service import IndexServicer, ReconstructionServicer
+from lemmse.server.tokens import Tokens
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2, reconstruction_pb2_grpc
 
 __all__ = ["Server", "serve"]
@@ -31,12 +34,6 @@ _SERVICES = (
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-
-_OPTIONS = (
-    # Otherwise a second server on the same port starts without an error and receives half of the calls.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
-)
 
 
 class Server:
@@ -65,7 +62,11 @@ class Server:
             reconstructor.prepare()
         self._compute = Compute(threads=config.threads, queue=config.queue)
         self._loop = LoopThread("call-loop")
+        self._metrics: Metrics | None = None
         try:
+            if config.metrics_listen is not None:
+                self._metrics = Metrics(config.metrics_listen)
+                _LOG.info("metrics on http://%s/metrics", self._metrics.address)
             self.address = self._loop.run(self._start(config))
             """Address of the listening socket, HOST:PORT."""
         except BaseException:
@@ -84,8 +85,13 @@ class Server:
         self._loop.run(self._server.stop(grace))
         self._close()
 
+    @property
+    def metrics_address(self) -> str | None:
+        """Where the metrics are served, HOST:PORT; None if they are not."""
+        return None if self._metrics is None else self._metrics.address
+
     async def _start(self, config: ServerConfig) -> str:
-        self._server = grpc.aio.server(interceptors=_interceptors(config), options=_OPTIONS)
+        self._server = grpc.aio.server(interceptors=_interceptors(config), options=channel_options(config))
         self._health = Health()
         reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
             ReconstructionServicer(self._registry, self._compute), self._server
@@ -104,11 +110,14 @@ class Server:
         self._compute.close()
         self._loop.close()
         self._registry.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 def _interceptors(config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
     """Return what every call passes, from the outside to the inside."""
-    return (Receiving(config.idle_timeout),)
+    tokens = None if config.tokens is None else Tokens(config.tokens)
+    return (Interceptor(tokens), Receiving(config.idle_timeout))
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
@@ -121,6 +130,7 @@ def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
     ready : callable
         Called with the address, HOST:PORT, once the server answers.
     """
+    raise_open_files()
     server = Server(config)
     # Unlike Event.set, put of a SimpleQueue is reentrant, so that a signal handler may call it.
     signals: SimpleQueue[signal.Signals] = SimpleQueue()
