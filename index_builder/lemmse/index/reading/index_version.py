@@ -26,7 +26,7 @@ from lemmse.index.physics import InverseProblem
 from lemmse.index.reading.layout import require_layout
 from lemmse.index.sources import intensities
 from lemmse.index.storage import zarr_store
-from lemmse.index.storage.folder import ARRAYS, SOURCES, about_index, current_version
+from lemmse.index.storage.folder import ARRAYS, SOURCES, about_index, current_version, folder_of
 from lemmse.index.storage.manifest import REMEDY, Manifest
 from lemmse.index.storage.packing import Packed
 from lemmse.index.storage.pinned import PinnedFiles
@@ -336,8 +336,10 @@ class Index:
         return self._shards.neighbours(centroids, self.quantization)
 
 
-def open_index(path: str | os.PathLike[str], progress: Progress = silent) -> Index:
-    """Open the current version of an index after verifying the checksum of every file.
+def open_index(
+    path: str | os.PathLike[str], progress: Progress = silent, *, version: str | None = None
+) -> Index:
+    """Open a version of an index after verifying the checksum of every file.
 
     Parameters
     ----------
@@ -345,17 +347,19 @@ def open_index(path: str | os.PathLike[str], progress: Progress = silent) -> Ind
         The index folder.
     progress : callable
         Called as `progress(stage, done, total)`, in bytes.
+    version : str, optional
+        The version; by default the current one.
 
     Raises
     ------
     NotFound
-        There is no index at `path`.
+        There is no index at `path`, or no such version.
     DataLoss
         A file is missing, truncated or altered.
     UnsupportedFormat
         The index has another format.
     """
-    return _open(path, progress)
+    return _open(path, progress, version)
 
 
 def open_unverified(path: str | os.PathLike[str]) -> Index:
@@ -369,9 +373,12 @@ def open_unverified(path: str | os.PathLike[str]) -> Index:
     return _open(path, None)
 
 
-def _open(path: str | os.PathLike[str], verifying: Progress | None) -> Index:
+def _open(path: str | os.PathLike[str], verifying: Progress | None, version: str | None = None) -> Index:
     root = Path(os.path.abspath(path))
-    version, folder = current_version(root)
+    if version is None:
+        version, folder = current_version(root)
+    else:
+        folder = folder_of(root, version)
     with about_index(root.name, version):
         index = Index(root.name, version, folder, Manifest.read(folder))
         # Before its content is read: what was altered by accident is told as such.

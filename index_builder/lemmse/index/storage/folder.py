@@ -34,9 +34,11 @@ __all__ = [
     "about_index",
     "clear",
     "current_version",
+    "folder_of",
     "is_published",
     "next_version",
     "publish",
+    "set_current_version",
     "staging",
 ]
 
@@ -154,13 +156,33 @@ def current_version(path: Path) -> tuple[str, Path]:
         raise DataLoss(
             f"{path / _CURRENT} is damaged: {error}; write the number of a version to it"
         ) from error
-    folder = path / version
-    if not _VERSION.fullmatch(version) or folder.is_symlink() or not (folder / MANIFEST).is_file():
+    try:
+        return version, folder_of(path, version)
+    except NotFound as error:
         raise DataLoss(
             f"{path / _CURRENT} names version {version!r}, which is not there; restore the index or build it "
             "again"
-        )
-    return version, folder
+        ) from error
+
+
+def folder_of(path: Path, version: str) -> Path:
+    """Return the folder of a version of an index.
+
+    Raises
+    ------
+    NotFound
+        There is no such version.
+    """
+    folder = path / version
+    if not _VERSION.fullmatch(version) or folder.is_symlink() or not (folder / MANIFEST).is_file():
+        raise NotFound(f"version: expected a version of index {path.name!r}, got {version[:20]!r}")
+    return folder
+
+
+def set_current_version(path: Path, version: str) -> None:
+    """Make a version of an index the one that readers open, in one step."""
+    write_atomically(path / _CURRENT, f"{version}\n")
+    sync(path)
 
 
 def _require_free(out: Path) -> None:
