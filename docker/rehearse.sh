@@ -17,7 +17,7 @@ unset PYTHONPATH
 (cd "$source" && pip install --quiet -c constraints.txt "$@" '.[server]')
 find "$venv" -name '*.py' -exec touch -d '2026-01-01 00:00:00 UTC' {} +
 python -m compileall -qq -f "$venv/lib" || true
-python "$source/docker/warm.py"
+python -m lemmse.estimator.kernels
 python - "$folder" <<'PYTHON'
 import sys
 from pathlib import Path

@@ -46,6 +46,13 @@ class ServerConfig:
     indexes: Annotated[
         tuple[Path, ...], Setting("Index folders; each index has the name of its folder.", _some, "DIR")
     ]
+    watch: Annotated[
+        bool, Setting("Take up new versions and calibrations of the indexes as they are written.")
+    ] = False
+    admin_root: Annotated[
+        Path | None,
+        Setting("Folder below which AdminService may load indexes; it loads none without.", metavar="DIR"),
+    ] = None
     listen: Annotated[str, Setting("Where to listen; port 0 takes a free one.", _address, "HOST:PORT")] = (
         "127.0.0.1:50051"
     )
