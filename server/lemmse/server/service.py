@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import grpc
 
 from lemmse.contract.chunks import Incoming, attach, split
-from lemmse.contract.errors import InvalidArgument, ResourceExhausted
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
@@ -99,9 +99,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             incoming, options = Incoming(request), read_options(request)
             nbytes = admissible_bytes(incoming, options, self._config)
             size = result_bytes(tuple(request.y.shape), options.maps)
-            if size > INLINE_BYTES:
-                raise ResourceExhausted(
-                    f"the answer takes {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream"
+            if incoming.complete and size > INLINE_BYTES:
+                raise InvalidArgument.of(
+                    "y", f"the answer takes {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream"
                 )
             with self._memory.held(nbytes):
                 result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)
