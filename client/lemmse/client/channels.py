@@ -25,6 +25,8 @@ _OPTIONS = {
     # take one in 5 minutes, which is why the pings stop, or become rare, while nothing else is sent.
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_timeout_ms": 10_000,
+    # gRPC sends no keepalive ping while one of its own, which measure the bandwidth, is not answered.
+    "grpc.http2.ping_timeout_ms": 10_000,
     # The time limit of an attempt to connect, and the pauses between attempts: a server that comes back is
     # found within about a second. gRPC's own pauses grow to two minutes.
     "grpc.min_reconnect_backoff_ms": 3000,
