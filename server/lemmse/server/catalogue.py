@@ -28,7 +28,7 @@ from lemmse.index.storage.folder import current_version, set_current_version
 from lemmse.index.storage.manifest import MANIFEST
 from lemmse.server.config import ServerConfig
 from lemmse.server.health import Health, health_name
-from lemmse.server.metrics import index_sizes
+from lemmse.server.metrics import INDEX_BYTES
 
 __all__ = ["Catalogue"]
 
@@ -160,12 +160,14 @@ class Catalogue:
                 self._check(self.registry.get(name), self._loaded[name])
 
     async def tell(self, health: Health) -> None:
-        """Tell the health service which indexes can answer, and whether any can."""
+        """Tell the health service which indexes can answer, and whether any can, and the metrics their sizes."""
         serving = {name: loaded.serving for name, loaded in self._loaded.items()}
         for name in self._told - serving.keys():
             await health.remove(health_name(name))
+            INDEX_BYTES.remove(name)
         self._told = set(serving)
-        index_sizes({reconstructor.index.name: _size(reconstructor) for reconstructor in self.registry})
+        for reconstructor in self.registry:
+            INDEX_BYTES.labels(reconstructor.index.name).set(_size(reconstructor))
         for name, is_serving in serving.items():
             await health.set(health_name(name), serving=is_serving)
         await health.set("", serving=any(serving.values()))

@@ -4,7 +4,7 @@ Those of calls have the names of grpc-ecosystem's interceptors. `Metrics` serves
 those that prometheus-client has of the process.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -16,13 +16,13 @@ from lemmse.contract.results import Diagnostics
 __all__ = [
     "HANDLED",
     "HANDLING_SECONDS",
+    "INDEX_BYTES",
     "LOG_LINES_DROPPED",
     "QUEUE_LENGTH",
     "QUEUE_WORK",
     "STARTED",
     "Metrics",
     "answered",
-    "index_sizes",
     "phase",
 ]
 
@@ -62,8 +62,6 @@ ESTIMATED_ACCURACY = Histogram(
 INDEX_BYTES = Gauge(
     "lemmse_index_bytes", "Bytes of the files of an index, most of them memory-mapped.", ("index",)
 )
-_INDEXES: set[str] = set()
-"""The indexes that have a size."""
 LOG_LINES_DROPPED = Counter("lemmse_log_lines_dropped_total", "Log lines that found the queue full.")
 
 
@@ -132,16 +130,6 @@ def queued(work: float) -> Iterator[Callable[[float], None]]:
         if computed is not None:
             PHASE_SECONDS.labels("compute").observe(computed)
             PHASE_SECONDS.labels("queue").observe(max(perf_counter() - begin - computed, 0.0))
-
-
-def index_sizes(sizes: Mapping[str, int]) -> None:
-    """Set the sizes of the loaded indexes, in bytes, by name."""
-    for name, size in sizes.items():
-        INDEX_BYTES.labels(name).set(size)
-    for name in _INDEXES - sizes.keys():
-        INDEX_BYTES.remove(name)
-    _INDEXES.clear()
-    _INDEXES.update(sizes)
 
 
 def answered(diagnostics: Diagnostics, pixels: int, asked_db: float | None) -> None:
