@@ -160,7 +160,7 @@ class Catalogue:
                 self._check(self.registry.get(name), self._loaded[name])
 
     async def tell(self, health: Health) -> None:
-        """Tell the health service which indexes can answer, and whether any can, and the metrics their sizes."""
+        """Tell the health service which indexes can answer, and whether any can; update the metrics."""
         serving = {name: loaded.serving for name, loaded in self._loaded.items()}
         for name in self._told - serving.keys():
             await health.remove(health_name(name))
