@@ -20,7 +20,7 @@ from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from lemmse.server.tls import server_credentials
 from lemmse.server.tokens import Tokens, add_token
-from lemmse.v1 import index_pb2, index_pb2_grpc
+from lemmse.v1 import admin_pb2, admin_pb2_grpc, index_pb2, index_pb2_grpc
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from tests.support.requests import request
 
@@ -86,6 +86,20 @@ def test_health_needs_no_token_and_reflection_does(guarded):
     assert code(next, reflect(iter([asked]))) is grpc.StatusCode.UNAUTHENTICATED
     (answer,) = reflect(iter([asked]), metadata=bearer(read))
     assert answer.list_services_response.service
+
+
+def test_only_the_role_admin_may_change_the_indexes(guarded, server):
+    channel, _, read, admin = guarded
+    unload, unknown = (
+        admin_pb2_grpc.AdminServiceStub(channel).UnloadIndex,
+        admin_pb2.UnloadIndexRequest(name="nope"),
+    )
+    assert code(unload, unknown) is grpc.StatusCode.UNAUTHENTICATED
+    assert code(unload, unknown, metadata=bearer(read)) is grpc.StatusCode.PERMISSION_DENIED
+    assert code(unload, unknown, metadata=bearer(admin)) is grpc.StatusCode.NOT_FOUND
+    with grpc.insecure_channel(server.address) as without_tokens:
+        unload = admin_pb2_grpc.AdminServiceStub(without_tokens).UnloadIndex
+        assert code(unload, unknown) is grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_tokens_are_added_and_revoked_while_it_runs(guarded):
