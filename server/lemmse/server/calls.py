@@ -52,8 +52,10 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
         finally:
             del failure  # it refers to this frame, which would keep what the block refers to
     finally:
+        seconds = time.perf_counter() - start
         listed = "".join(f" {name}={value}" for name, value in facts.items())
-        _LOG.info("%s%s seconds=%.3f %s", what, listed, time.perf_counter() - start, outcome)
+        said = {"method": what, **facts, "seconds": round(seconds, 6), "outcome": outcome}
+        _LOG.info("%s%s seconds=%.3f %s", what, listed, seconds, outcome, extra={"facts": said})
 
 
 @contextmanager

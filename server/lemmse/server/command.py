@@ -7,11 +7,14 @@ from typing import Any
 import click
 
 from lemmse.server.config import ServerConfig
+from lemmse.server.logs import Log
 from lemmse.server.sources import as_toml, given, parameters
 
 __all__ = ["serve"]
 
 _VARIABLES = "LEMMSE_SERVE_"
+_LAST_LINES = 1.0
+"""Time for the last lines of the log at the end, in seconds."""
 
 
 def _serve(print_config: bool, **values: Any) -> None:
@@ -34,9 +37,13 @@ def _serve(print_config: bool, **values: Any) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from lemmse.server import lifecycle
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    log = Log(config.log_format)
+    logging.basicConfig(handlers=[log])
     logging.getLogger("lemmse").setLevel(logging.INFO)
-    lifecycle.serve(config, lambda address: click.echo(f"listening on {address}"))
+    try:
+        lifecycle.serve(config, lambda address: click.echo(f"listening on {address}"))
+    finally:
+        log.drain(_LAST_LINES)
 
 
 _PRINT_CONFIG = click.Option(

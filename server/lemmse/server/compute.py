@@ -92,7 +92,14 @@ class Compute:
         """Multiply-adds per second that are expected."""
         return self._rate
 
-    async def run(self, work: Callable[[Cancel], T], *, client: str, cost: float) -> T:
+    async def run(
+        self,
+        work: Callable[[Cancel], T],
+        *,
+        client: str,
+        cost: float,
+        used: Callable[[float], None] = lambda seconds: None,
+    ) -> T:
         """Run a function when its turn comes, and return its result; stop it if the caller is cancelled.
 
         Parameters
@@ -103,6 +110,8 @@ class Compute:
             Whom to charge for the time.
         cost : float
             Expected work, in multiply-adds.
+        used : callable, optional
+            Called with the seconds of its turns when they are over.
 
         Raises
         ------
@@ -121,6 +130,7 @@ class Compute:
             return cast(T, await done)
         finally:
             self._abandon(job)
+            used(job.used)
             del done, job  # an exception refers to this frame, and they to the exception
 
     def close(self) -> None:

@@ -2,8 +2,9 @@
 
 import os
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 from lemmse.contract.address import Address
 from lemmse.contract.errors import InvalidArgument
@@ -45,6 +46,13 @@ class ServerConfig:
     indexes: Annotated[
         tuple[Path, ...], Setting("Index folders; each index has the name of its folder.", _some, "DIR")
     ]
+    watch: Annotated[
+        bool, Setting("Take up new versions and calibrations of the indexes as they are written.")
+    ] = False
+    admin_root: Annotated[
+        Path | None,
+        Setting("Folder below which AdminService may load indexes; it loads none without.", metavar="DIR"),
+    ] = None
     listen: Annotated[str, Setting("Where to listen; port 0 takes a free one.", _address, "HOST:PORT")] = (
         "127.0.0.1:50051"
     )
@@ -101,14 +109,61 @@ class ServerConfig:
         float,
         Setting("Seconds that running calls get when the server stops.", between(0, _DAY, "seconds")),
     ] = 10.0
+    connection_idle: Annotated[
+        float,
+        Setting("Seconds after which a connection without calls is closed.", between(1, _DAY, "seconds")),
+    ] = 900.0
+    connection_age: Annotated[
+        float,
+        Setting(
+            "Seconds after which a connection takes no new calls; clients connect again.",
+            between(1, _DAY, "seconds"),
+        ),
+    ] = 3600.0
+    tls_cert: Annotated[
+        Path | None,
+        Setting("Certificate chain of the server, PEM; the port then speaks TLS.", metavar="FILE"),
+    ] = None
+    tls_key: Annotated[Path | None, Setting("Private key of --tls-cert, PEM.", metavar="FILE")] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Setting("Accept only clients with a certificate of these authorities, PEM.", metavar="FILE"),
+    ] = None
+    tokens: Annotated[
+        Path | None,
+        Setting("Accept only callers with a token of this file; see `lemmse token`.", metavar="FILE"),
+    ] = None
+    metrics_listen: Annotated[
+        str | None,
+        Setting("Where to serve metrics for Prometheus, http://HOST:PORT/metrics.", _address, "HOST:PORT"),
+    ] = None
+    tracing: Annotated[
+        bool, Setting("Send OpenTelemetry traces where OTEL_EXPORTER_OTLP_ENDPOINT says (extra tracing).")
+    ] = False
+    log_format: Annotated[Literal["text", "json"], Setting("Form of the log on stderr.")] = "text"
+    insecure: Annotated[
+        bool,
+        Setting("Listen on an address that is not loopback without TLS, or without authentication."),
+    ] = False
 
     def __post_init__(self) -> None:
         validate(self)
         if self.memory < 2 * self.max_bytes:
-            raise InvalidArgument.of(
+            _refuse(
                 "memory",
                 f"expected at least twice max-bytes, so that a request can arrive while another is computed, "
                 f"got {self.memory} and {self.max_bytes}",
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            _refuse("tls-cert", "expected --tls-cert and --tls-key, got only one of them")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            _refuse("tls-client-ca", "expected --tls-cert and --tls-key with it, got neither")
+        authenticated = self.tokens is not None or self.tls_client_ca is not None
+        if not (self._is_loopback or self.insecure or (self.tls_cert is not None and authenticated)):
+            _refuse(
+                "listen",
+                "expected TLS (--tls-cert) and authentication (--tokens, --tls-client-ca) on an address that "
+                f"others can reach, got neither or one of them on {self.listen}; --insecure listens without",
             )
 
     @property
@@ -116,3 +171,14 @@ class ServerConfig:
         """The host and the port of `listen`."""
         host, _, port = self.listen.rpartition(":")
         return Address(host, int(port))
+
+    @property
+    def _is_loopback(self) -> bool:
+        try:
+            return ip_address(self.address.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.address.host == "localhost"
+
+
+def _refuse(argument: str, expected: str) -> NoReturn:
+    raise InvalidArgument.of(argument, expected)

@@ -13,7 +13,15 @@ __all__ = ["Ended", "Failure"]
 
 _LOG = logging.getLogger(__name__)
 
-_SHOWN = {"CANCELLED", "DEADLINE_EXCEEDED", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+_SHOWN = {
+    "CANCELLED",
+    "DEADLINE_EXCEEDED",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+}
 """Codes whose messages are written for clients; the messages of all other codes go to the log only."""
 _PUBLIC = {
     "DATA_LOSS": "the index is damaged on the server",

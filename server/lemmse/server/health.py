@@ -45,6 +45,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
                 self._statuses[service] = _SERVING if serving else _NOT_SERVING
                 self._changed.notify_all()
 
+    async def remove(self, service: str) -> None:
+        """Forget a service; whoever asks for it is told that it is unknown."""
+        async with self._changed:
+            self._statuses.pop(service, None)
+            self._changed.notify_all()
+
     async def stop(self) -> None:
         """Set the status of all services to NOT_SERVING for good."""
         self._stopping = True

@@ -8,6 +8,7 @@ import grpc
 from lemmse.contract.address import Address
 from lemmse.contract.errors import Unavailable
 from lemmse.server.config import ServerConfig
+from lemmse.server.tls import server_credentials
 
 __all__ = ["listen"]
 
@@ -39,7 +40,10 @@ def listen(server: grpc.aio.Server, config: ServerConfig) -> Address:
 
 def _add_port(server: grpc.aio.Server, address: str, config: ServerConfig) -> int:
     """Listen on an IP address and port with the credentials of the server, and return the port."""
-    return server.add_insecure_port(address)
+    if config.tls_cert is None or config.tls_key is None:
+        return server.add_insecure_port(address)
+    credentials = server_credentials(config.tls_cert, config.tls_key, config.tls_client_ca)
+    return server.add_secure_port(address, credentials)
 
 
 def _addresses(wanted: Address) -> list[str]:

@@ -37,6 +37,10 @@ class LoopThread:
         """Run a coroutine in the loop, wait for it and return its result; not to be called in the loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    def start(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine in the loop without waiting for it; may be called anywhere."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
     def close(self) -> None:
         """Cancel the tasks that are left, wait for their end, and end the thread."""
         self.run(_cancel_others())

@@ -1,5 +1,6 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from lemmse.server.config import ServerConfig
 from lemmse.server.failures import Ended, Failure
 from lemmse.server.items import items
 from lemmse.server.limits import admissible_bytes, require_fitting, require_possible
+from lemmse.server.metrics import Stopwatch, answered, phase, queued
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.tensor_pb2 import TensorChunk
@@ -104,7 +106,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 )
             with self._memory.held(nbytes):
                 result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)
-                return await self._aside.run(size, lambda: attach(*reconstruct_response(result)))
+                with phase("encode"):
+                    return await self._aside.run(size, lambda: attach(*reconstruct_response(result)))
 
     async def ReconstructStream(  # noqa: N802, D102
         self, request_iterator: AsyncIterator[pb.ReconstructStreamRequest], context: _Context
@@ -138,7 +141,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             incoming = Incoming(request)
             nbytes = admissible_bytes(incoming, None, self._config)
             with self._memory.held(nbytes):
-                measurement = await self._aside.run(nbytes, lambda: read_measurement(incoming))
+                with phase("decode"):
+                    measurement = await self._aside.run(nbytes, lambda: read_measurement(incoming))
                 options = read_explain_options(request, measurement)
                 facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
                 explanation = await self._computed(
@@ -147,7 +151,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                     caller(context),
                     wait=False,
                 )
-            response = explain_response(explanation)
+            with phase("encode"):
+                response = explain_response(explanation)
             require_fitting(response)
             return response
 
@@ -165,8 +170,13 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         except Failure as failure:
             yield pb.ReconstructStreamResponse(item=number, error=failure.status.SerializeToString())
             return
-        size, parts = incoming.nbytes, split(*reconstruct_response(result))
-        while (part := await self._aside.run(size, lambda: next(parts, None))) is not None:
+        size, parts, encoding = incoming.nbytes, split(*reconstruct_response(result)), Stopwatch("encode")
+        while True:
+            with encoding:
+                part = await self._aside.run(size, lambda: next(parts, None))
+            if part is None:
+                encoding.observe()
+                return
             if isinstance(part, TensorChunk):
                 yield pb.ReconstructStreamResponse(item=number, chunk=part)
             else:
@@ -188,19 +198,23 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
             return measurement, reconstructor, reconstructor.work(measurement, options)
 
-        measurement, reconstructor, work = await self._aside.run(incoming.nbytes, prepare)
+        with phase("decode"):
+            measurement, reconstructor, work = await self._aside.run(incoming.nbytes, prepare)
         facts |= {
             "index": reconstructor.index.name,
             "estimator": options.estimator,
             "mode": options.mode,
             "shape": measurement.y.shape,
         }
-        return await self._computed(
+        result = await self._computed(
             lambda cancelled: reconstructor.answer(measurement, options, cancelled), work, client, wait=wait
         )
+        answered(result.diagnostics, math.prod(measurement.y.shape[:2]), options.accuracy_db)
+        return result
 
     async def _computed(self, compute: Callable[[Cancel], T], work: float, client: str, *, wait: bool) -> T:
         """Return the result of a computation, once it has a place and its turns."""
         require_possible(work, self._config)
-        async with self._queue.place(work, wait=wait):
-            return await self._compute.run(compute, client=client, cost=work)
+        with queued(work) as used:
+            async with self._queue.place(work, wait=wait):
+                return await self._compute.run(compute, client=client, cost=work, used=used)
