@@ -46,8 +46,8 @@ def channel_options(config: ServerConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.max_concurrent_streams", _STREAMS),
         # Otherwise gRPC lowers that number below what it has told the client, and refuses calls of a burst.
         ("grpc.http.overload_protection", 0),
-        # Of calls that come faster than they are accepted, gRPC ends some at random as CANCELLED. Here they are
-        # accepted, and those that are too many are told so.
+        # Of calls that come faster than they are accepted, gRPC ends some at random as CANCELLED. Here they
+        # are accepted, and those that are too many are told so.
         ("grpc.server.max_pending_requests", _PENDING),
         ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
         ("grpc.max_connection_idle_ms", int(config.connection_idle * _MS)),
