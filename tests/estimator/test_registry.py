@@ -1,5 +1,6 @@
 """Which of several indexes answers."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -142,3 +143,42 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
         folders.append(build([tmp_path / name / "x.npy"], tmp_path / name / "index", patch_size=3))
     with pytest.raises(InvalidArgument, match="expected folders of different names, got 'index' twice"):
         Registry.load(folders)
+
+
+def test_an_index_is_put_in_place_of_another_and_removed(indexes):
+    registry = catalogue(indexes["fine"], indexes["others"])
+    first = registry.get("fine")
+    second = Reconstructor(replace(indexes["fine"], version="2"), device="cpu")
+    registry.put(second)
+    assert registry.get("fine") is second
+    assert [one.index.name for one in registry] == ["fine", "others"]
+    assert first.reconstruct(Y, sigma=0.1).diagnostics.version == "1"  # whoever has it keeps it
+    registry.put(Reconstructor(indexes["blur"], device="cpu"))
+    assert [one.index.name for one in registry] == ["blur", "fine", "others"]
+    for name in ("blur", "others"):
+        registry.remove(name)
+    assert registry.get("") is second
+    with pytest.raises(NotFound, match=r"^index: expected one of fine, got 'others'$"):
+        registry.remove("others")
+    registry.remove("fine")
+    with pytest.raises(NotFound, match=r"^index: no index is loaded, got ''$"):
+        registry.get("")
+
+
+def test_what_was_replaced_is_closed_when_nobody_holds_it(indexes, monkeypatch):
+    closed = []
+    monkeypatch.setattr(
+        "lemmse.estimator.local.LocalBackend.close", lambda backend: closed.append(backend.index.version)
+    )
+    registry = catalogue(indexes["fine"])
+    held = registry.get("fine")
+    held.reconstruct(Y, sigma=0.1, estimator="e-mmse")
+    registry.put(Reconstructor(replace(indexes["fine"], version="2"), device="cpu"))
+    assert not closed
+    backend = weakref.ref(held._backend)
+    del held
+    assert closed == ["1"]
+    assert backend() is None
+    registry.close()
+    registry.close()
+    assert closed == ["1", "2"]

@@ -13,7 +13,6 @@ import zarr
 
 from lemmse.contract.errors import DataLoss, InvalidArgument
 from lemmse.index import build, open_index
-from lemmse.index.reading import verify
 from lemmse.index.sources import open_source
 from lemmse.index.storage import checksum
 from tests.support.commands import invoke
@@ -73,17 +72,14 @@ def reseal(folder, manifest):
 
 
 def refused(index):
-    """The errors of reading the physics, of verifying, and of the command."""
-    opened = open_index(index)
-    with pytest.raises(DataLoss) as reading:
-        _ = opened.problem
-    with pytest.raises(DataLoss) as verifying:
-        verify(opened)
+    """The errors of opening and of the command."""
+    with pytest.raises(DataLoss) as opening:
+        open_index(index)
     status, _, stderr = invoke("inspect", index, "--verify")
     assert status == 2
     assert stderr.startswith("lemmse: error: index")
     assert stderr.count("\n") == 1
-    return str(reading.value), str(verifying.value), stderr
+    return str(opening.value), stderr
 
 
 def test_the_crafted_array_runs_code_where_it_is_read(tmp_path):
@@ -104,7 +100,8 @@ def test_arrays_of_format_2_are_not_read(index, tmp_path, group):
         (physics / ".zgroup").write_text('{"zarr_format": 2}')
     reseal(version, manifest)
     messages = refused(index)
-    assert "format 2" in messages[1]
+    for message in messages:
+        assert "format 2" in message
     assert not (tmp_path / "ran").exists()
 
 
@@ -116,10 +113,8 @@ def test_a_whole_group_of_format_2_is_not_read(index, tmp_path):
     for folder in (version / "arrays.zarr", version / "arrays.zarr" / "physics"):
         (folder / ".zgroup").write_text('{"zarr_format": 2}')
     reseal(version, manifest)
-    with pytest.raises(DataLoss, match=r"arrays\.zarr is not a group of Zarr format 3"):
-        _ = open_index(index).problem
-    with pytest.raises(DataLoss, match=r"arrays\.zarr is not a group of Zarr format 3"):
-        verify(open_index(index))
+    for message in refused(index):
+        assert "format 2" in message
     assert not (tmp_path / "ran").exists()
 
 

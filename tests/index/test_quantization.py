@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from lemmse.index import build, open_index
 from lemmse.index.sources import intensities
-from lemmse.index.storage.mapped import map_files
 from lemmse.index.storage.packing import LANES, Packed, pack
 from lemmse.index.storage.quantization import quantizations
 from tests.support.cases import smooth
@@ -72,35 +71,6 @@ def test_rows_of_several_parts_come_back(data, sizes, length):
     run, lane = packed.run_of(np.arange(len(rows)))
     found = packed.values[(run + lane)[:, None] + LANES * np.arange(length)]
     np.testing.assert_array_equal(found, rows)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_files_are_mapped_one_after_the_other(tmp_path, count):
-    parts = [np.random.default_rng(i).integers(-99, 99, 5000 + i).astype(np.int16) for i in range(count)]
-    for i, part in enumerate(parts):
-        (tmp_path / str(i)).write_bytes(part.tobytes() + b"what is behind")
-    values, begins = map_files([(tmp_path / str(i), len(part)) for i, part in enumerate(parts)], np.int16)
-    for begin, part in zip(begins, parts, strict=True):
-        np.testing.assert_array_equal(values[begin : begin + len(part)], part)
-    values[begins[0]] = 7  # its own memory, not the file's
-    assert np.fromfile(tmp_path / "0", np.int16, 1)[0] == parts[0][0]
-
-
-def test_what_is_mapped_stays_while_anybody_sees_it(tmp_path):
-    np.arange(10_000, dtype=np.float32).tofile(tmp_path / "a")
-    view = map_files([(tmp_path / "a", 10_000)], np.float32)[0][5000:5003]
-    np.testing.assert_array_equal(view, [5000, 5001, 5002])
-
-
-def test_a_file_that_is_too_short_is_not_mapped(tmp_path):
-    (tmp_path / "short").write_bytes(bytes(10))
-    with pytest.raises(OSError, match="short: expected 24 bytes or more, got 10"):
-        map_files([(tmp_path / "short", 3)], np.float64)
-
-
-def test_a_file_that_is_not_there_cannot_be_mapped(tmp_path):
-    with pytest.raises(OSError, match="nothing"):
-        map_files([(tmp_path / "nothing", 3)], np.uint8)
 
 
 @pytest.mark.parametrize(

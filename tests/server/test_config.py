@@ -1,9 +1,11 @@
 """Settings are checked when they are made."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from lemmse.contract.address import Address
 from lemmse.contract.errors import InvalidArgument
 from lemmse.server.config import ServerConfig
 
@@ -12,7 +14,31 @@ SETTINGS = {"indexes": (Path("index"),)}
 
 @pytest.mark.parametrize("listen", ["localhost:0", "0.0.0.0:65535", "[::1]:50051"])
 def test_listen(listen):
-    assert ServerConfig(**SETTINGS, listen=listen).host == listen.rpartition(":")[0]
+    assert ServerConfig(**SETTINGS, listen=listen, insecure=True).address == Address.parse(listen)
+
+
+FILE = Path("file")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "server:1"])
+def test_others_reach_it_only_with_tls_and_authentication(listen):
+    tls = {"tls_cert": FILE, "tls_key": FILE}
+    for given in ({}, tls, {"tokens": FILE}):
+        with pytest.raises(InvalidArgument, match=f"{re.escape(listen)}; --insecure listens without"):
+            ServerConfig(**SETTINGS, **given, listen=listen)
+    for given in ({"insecure": True}, tls | {"tokens": FILE}, tls | {"tls_client_ca": FILE}):
+        assert ServerConfig(**SETTINGS, **given, listen=listen).listen == listen
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.8.0.1:1", "[::1]:1", "localhost:1"])
+def test_loopback_needs_neither(listen):
+    assert ServerConfig(**SETTINGS, listen=listen).listen == listen
+
+
+def test_files_that_belong_together():
+    for given in ({"tls_cert": FILE}, {"tls_key": FILE}, {"tls_client_ca": FILE}):
+        with pytest.raises(InvalidArgument, match="expected --tls-cert and --tls-key"):
+            ServerConfig(**SETTINGS, **given)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +54,7 @@ def test_listen(listen):
         ("queue", -1),
         ("exact_work", -1.0),
         ("exact_work", float("nan")),
+        ("idle_timeout", 0.0),
         ("grace", -0.1),
         ("grace", 1e300),
         ("grace", float("nan")),
@@ -36,4 +63,4 @@ def test_listen(listen):
 def test_refused(name, value):
     with pytest.raises(InvalidArgument) as caught:
         ServerConfig(**SETTINGS | {name: value})
-    assert caught.value.argument == {"indexes": "DIR", "exact_work": "exact-work"}.get(name, name)
+    assert caught.value.argument == {"indexes": "DIR"}.get(name, name.replace("_", "-"))

@@ -1,9 +1,12 @@
 """Items put together from the parts of a stream."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from lemmse.contract.errors import MalformedMessage
+from lemmse.server.admission import Memory
 from lemmse.server.items import items
 from lemmse.v1.reconstruction_pb2 import ReconstructRequest, ReconstructStreamRequest
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk
@@ -20,10 +23,25 @@ def chunk(item, data, field="y"):
     return ReconstructStreamRequest(item=item, chunk=TensorChunk(field=field, data=data))
 
 
+async def arriving(parts, arrived):
+    for part in parts:
+        arrived.append(part)
+        yield part
+
+
+def admit():
+    memory = Memory(1 << 20, patience=60)
+    return lambda incoming: memory.take("client", incoming.nbytes, whole=incoming.complete)
+
+
 def outcomes(*parts):
     """Number and whether the item is whole, or the message of its error."""
+
+    async def assembled():
+        return [item async for item in items(arriving(parts, []), admit())]
+
     result = []
-    for number, incoming in items(parts):
+    for number, incoming in asyncio.run(assembled()):
         try:
             if isinstance(incoming, MalformedMessage):
                 raise incoming
@@ -40,15 +58,14 @@ def test_whole_and_in_chunks():
 
 
 def test_an_item_comes_with_its_last_byte():
-    pulled = []
+    arrived = []
 
-    def parts():
-        for part in (begin(1), chunk(1, COMPLETE), begin(2, COMPLETE)):
-            pulled.append(part)
-            yield part
+    async def first():
+        parts = arriving((begin(1), chunk(1, COMPLETE), begin(2, COMPLETE)), arrived)
+        return await anext(items(parts, admit()))
 
-    next(items(parts()))
-    assert len(pulled) == 2
+    asyncio.run(first())
+    assert len(arrived) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`lemmse serve` as a process."""
 
 import re
+import shutil
 import signal
 from contextlib import contextmanager
 from subprocess import PIPE
@@ -13,7 +14,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from lemmse.client.serving import LEMMSE
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from tests.support.processes import run_process, start_process
-from tests.support.requests import OpenStream
+from tests.support.requests import OpenStream, request
 
 pytestmark = pytest.mark.slow
 
@@ -63,3 +64,26 @@ def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
         (line,) = done.stderr.splitlines()
         assert line.startswith("lemmse: error: ")
         assert words in line
+
+
+def test_sighup_loads_the_indexes_again(tiny_index, tmp_path):
+    folder = shutil.copytree(tiny_index, tmp_path / "tiny")
+    with serving(folder, "--threads", 1) as (process, address):
+        with grpc.insecure_channel(address) as channel:
+            shutil.copytree(folder / "1", folder / "2")
+            (folder / "CURRENT").write_text("2\n")
+            process.send_signal(signal.SIGHUP)
+            for line in process.stderr:
+                if "index tiny version 2 loaded" in line:
+                    break
+            answered = ReconstructionServiceStub(channel).Reconstruct(request())
+            assert answered.diagnostics.version == "2"
+            (folder / "2" / "sources.json").unlink()
+            process.send_signal(signal.SIGHUP)
+            for line in process.stderr:
+                if "index tiny stays as it is: index 'tiny' version 2: sources.json is missing" in line:
+                    break
+            answered = ReconstructionServiceStub(channel).Reconstruct(request())
+            assert answered.diagnostics.version == "2"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0

@@ -1,6 +1,7 @@
 """A real server, spoken to with the bare stubs: what any gRPC client sees."""
 
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import grpc
 import hypothesis.strategies as st
@@ -142,8 +143,8 @@ def test_explain_is_bounded(stub):
 
 def test_an_answer_that_does_not_fit_says_what_to_do(stub):
     y = Tensor(dtype=DATA_TYPE_FLOAT32, shape=(800, 800), data=bytes(800 * 800 * 4))
-    code, message, _ = refusal(stub.Reconstruct, request(y=y, maps=[pb.MAP_VARIANCE]))
-    assert code == "RESOURCE_EXHAUSTED"
+    code, message, fields = refusal(stub.Reconstruct, request(y=y, maps=[pb.MAP_VARIANCE]))
+    assert (code, fields) == ("INVALID_ARGUMENT", ["y"])
     assert message.endswith("use ReconstructStream")
 
 
@@ -204,9 +205,27 @@ def test_stream_that_cannot_be_trusted_ends(stub):
     assert refusal(lambda _: next(answers), None)[0] == "INVALID_ARGUMENT"
 
 
+def test_bytes_that_are_no_message(channel, caplog):
+    for method in ("Reconstruct", "Explain"):
+        call = channel.unary_unary(f"/lemmse.v1.ReconstructionService/{method}")
+        assert refusal(call, b"\xff" * 9)[::2] == ("INVALID_ARGUMENT", ["message"])
+    stream = channel.stream_stream("/lemmse.v1.ReconstructionService/ReconstructStream")
+    assert refusal(lambda parts: list(stream(iter(parts))), [b"\xff" * 9])[::2] == (
+        "INVALID_ARGUMENT",
+        ["message"],
+    )
+    assert refusal(channel.unary_unary("/grpc.health.v1.Health/Check"), b"\xff")[0] == "INVALID_ARGUMENT"
+    assert "Traceback" not in caplog.text
+
+
+def test_a_call_without_a_request(channel):
+    call = channel.stream_unary("/lemmse.v1.ReconstructionService/Reconstruct")
+    assert refusal(call, iter([]))[::2] == ("INVALID_ARGUMENT", ["message"])
+
+
 def test_health_and_reflection(channel):
     health = HealthStub(channel)
-    for service in SERVICES:
+    for service in [*SERVICES, "index/tiny"]:
         assert health.Check(HealthCheckRequest(service=service)).status == HealthCheckResponse.SERVING
     asked = reflection_pb2.ServerReflectionRequest(list_services="")
     (answer,) = ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
@@ -214,19 +233,21 @@ def test_health_and_reflection(channel):
     assert names > {"lemmse.v1.IndexService", "lemmse.v1.ReconstructionService", "grpc.health.v1.Health"}
 
 
-def test_load_is_refused_and_health_is_not(tiny_index):
-    server = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1, queue=1))
-    with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(40) as callers:
+def test_load_is_refused_and_health_is_not(larger_index):
+    server = Server(ServerConfig(indexes=(larger_index,), listen="127.0.0.1:0", threads=1, queue=1))
+    endless = request(y=Tensor(dtype=DATA_TYPE_FLOAT32, shape=(900, 900), data=bytes(900 * 900 * 4)))
+    ended = SimpleQueue()
+    with grpc.insecure_channel(server.address) as channel:
         stub, health = ReconstructionServiceStub(channel), HealthStub(channel)
-        streams = [OpenStream(stub), OpenStream(stub)]
-        refusals = [callers.submit(refusal, stub.Reconstruct, request()) for _ in range(40)]
+        calls = [stub.Reconstruct.future(endless) for _ in range(12)]
+        for call in calls:
+            call.add_done_callback(ended.put)
         for _ in range(10):
-            answer = health.Check(HealthCheckRequest(), timeout=10)
-            assert answer.status == HealthCheckResponse.SERVING
-        assert {refused.result(10)[0] for refused in refusals} == {"RESOURCE_EXHAUSTED"}
-        for stream in streams:
-            assert stream.close() == []
-        assert stub.Reconstruct(request()).HasField("image")
+            assert ended.get(timeout=30).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert health.Check(HealthCheckRequest(), timeout=10).status == HealthCheckResponse.SERVING
+        for call in calls:
+            call.cancel()
+        assert stub.Reconstruct(request(), timeout=30, wait_for_ready=True).HasField("image")
     server.stop(0)
 
 
@@ -242,6 +263,23 @@ def test_stopping_tells_health_first_and_lets_calls_finish(tiny_index):
         assert stream.ask().HasField("response")
         assert stream.close() == []
         stopped.result(30)
+
+
+def test_a_watcher_that_leaves_does_not_take_the_others_along(tiny_index):
+    server = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1))
+    with grpc.insecure_channel(server.address) as channel:
+        stays, leaves = (HealthStub(channel).Watch(HealthCheckRequest()) for _ in range(2))
+        assert next(stays).status == next(leaves).status == HealthCheckResponse.SERVING
+        leaves.cancel()
+        server.stop(0)
+        assert next(stays).status == HealthCheckResponse.NOT_SERVING
+
+
+def test_a_host_with_an_address_that_is_taken_is_refused(server, tiny_index):
+    """One of the addresses of localhost is free."""
+    port = server.address.rpartition(":")[2]
+    with pytest.raises(Unavailable, match=f"cannot listen on localhost:{port}"):
+        Server(ServerConfig(indexes=(tiny_index,), listen=f"localhost:{port}", threads=1))
 
 
 def test_a_taken_port_is_refused(server, tiny_index):

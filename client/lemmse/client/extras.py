@@ -14,8 +14,11 @@ _EXTRAS = {
     "matplotlib": "demo",
     "numba": "server",
     "numcodecs": "server",
+    "opentelemetry": "tracing",
+    "prometheus_client": "server",
     "skimage": "demo",
     "threadpoolctl": "server",
+    "tomli_w": "server",
     "torch": "server",
     "zarr": "server",
 }

@@ -7,7 +7,7 @@ import click
 from lemmse.builder.tables import describe
 from lemmse.builder.zarr_errors import silence_zarr
 from lemmse.client.progress import report_progress
-from lemmse.index.reading import open_unverified, verify
+from lemmse.index.reading import open_index, open_unverified, verify
 
 __all__ = ["inspect"]
 
@@ -18,7 +18,7 @@ __all__ = ["inspect"]
     "--verify",
     "verified",
     is_flag=True,
-    help="Read everything: check the SHA-256 of every file, decode every chunk, open the FAISS indexes.",
+    help="Read everything: check the SHA-256 of every file, decode every chunk, compare the FAISS indexes.",
 )
 @click.option(
     "--json",
@@ -32,8 +32,10 @@ def inspect(index: Path, verified: bool, as_json: bool) -> None:
     The checksum of the manifest is verified, and every file must exist and have its length.
     """
     silence_zarr()
-    opened = open_unverified(index)
     if verified:
         with report_progress(as_json=as_json, unit="bytes") as progress:
+            opened = open_index(index, progress)
             verify(opened, progress)
+    else:
+        opened = open_unverified(index)
     describe(opened, as_json, verified=verified)

@@ -23,7 +23,8 @@
         ├── Internal             a fault of the server
         └── Unknown              a fault between client and server, such as a proxy's
 
-The `code` of a class is the name of its canonical status code, as in gRPC.
+Unavailable and ResourceExhausted are also Retryable: the same request may succeed later. The `code` of a
+class is the name of its canonical status code, as in gRPC.
 """
 
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ __all__ = [
     "PermissionDenied",
     "RequestError",
     "ResourceExhausted",
+    "Retryable",
     "ServiceError",
     "TooFewImages",
     "Unauthenticated",
@@ -76,13 +78,27 @@ class LemmseError(Exception):
         What happened, in one line.
     violations : tuple of Violation
         The invalid arguments that caused the error, if any.
+
+    Examples
+    --------
+    >>> error = LemmseError("internal error")
+    >>> error.request_id = "5f0c9a"
+    >>> print(error)
+    internal error (request 5f0c9a)
     """
 
     code: ClassVar[str]
 
+    request_id: str = ""
+    """Identifies the call in the server's log, and is in the text of the error; empty for local errors."""
+
     def __init__(self, message: str, violations: tuple[Violation, ...] = ()) -> None:
         super().__init__(message)
+        self.message = message
         self.violations = violations
+
+    def __str__(self) -> str:
+        return f"{self.message} (request {self.request_id})" if self.request_id else self.message
 
 
 class RequestError(LemmseError):
@@ -91,6 +107,24 @@ class RequestError(LemmseError):
 
 class ServiceError(LemmseError):
     """The service failed; the request may be valid."""
+
+
+class Retryable(LemmseError):
+    """The same request may succeed at a later time.
+
+    Parameters
+    ----------
+    message, violations
+        As in `LemmseError`.
+    retry_after : float, optional
+        Time after which to try again, in seconds, >= 0; by default the service does not suggest one.
+    """
+
+    def __init__(
+        self, message: str, violations: tuple[Violation, ...] = (), *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, violations)
+        self.retry_after = retry_after
 
 
 class InvalidArgument(RequestError, ValueError):
@@ -127,7 +161,7 @@ class InvalidArgument(RequestError, ValueError):
     @property
     def expected(self) -> str:
         """The expected and the actual value; the whole message if the error names no argument."""
-        return self.violations[0].description if self.violations else str(self)
+        return self.violations[0].description if self.violations else self.message
 
 
 class MalformedMessage(InvalidArgument):
@@ -190,13 +224,13 @@ class Unimplemented(RequestError):
     code = "UNIMPLEMENTED"
 
 
-class Unavailable(ServiceError):
+class Unavailable(Retryable, ServiceError):
     """The server, or the workers that hold the index, do not answer; a later attempt may succeed."""
 
     code = "UNAVAILABLE"
 
 
-class ResourceExhausted(ServiceError):
+class ResourceExhausted(Retryable, ServiceError):
     """Too many calls are waiting, or an answer is too large."""
 
     code = "RESOURCE_EXHAUSTED"

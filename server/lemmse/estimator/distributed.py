@@ -255,6 +255,9 @@ class _WorkerKeys:
 
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
         """Return the sums over these keys, numbered as in the whole index."""
+        index = self._local.index
+        index.require_unchanged()
         sums = self._local.sums(queries, spec)
+        index.require_unchanged()
         key = sums.top_key
         return replace(sums, top_key=torch.where(key < 0, key, key + self._first_key))

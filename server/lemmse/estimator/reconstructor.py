@@ -2,7 +2,9 @@
 
 import math
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -11,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.errors import DataLoss, InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Explanation, Result
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.estimator.costs import exact_work, request_work
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.image_queries import cut_queries
 from lemmse.estimator.local import LocalBackend
@@ -36,6 +39,7 @@ from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
 from lemmse.index.images.symmetries import SYMMETRIES
 from lemmse.index.sources import intensities
+from lemmse.index.storage.manifest import REMEDY
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
@@ -98,10 +102,16 @@ class Reconstructor:
         self.index = index
         self.exact_work = exact_work
         self._backend = _open_backend(index, device, scheduler)
+        # A reconstructor that a server has replaced is closed when the last request that uses it ends.
+        self._close = weakref.finalize(self, self._backend.close)
+        self._close.atexit = False
 
     def close(self) -> None:
-        """Release the keys that the workers of the scheduler hold, if there is one."""
-        self._backend.close()
+        """Release the keys that the workers of the scheduler hold, if there is one.
+
+        It happens by itself when the reconstructor is deleted.
+        """
+        self._close()
 
     def prepare(self) -> None:
         """Load data and compile code that the first requests in hybrid and topk would otherwise wait for."""
@@ -133,6 +143,8 @@ class Reconstructor:
             An argument has the wrong type, shape or value, or does not fit the index.
         Cancelled
             `cancelled()` was true.
+        DataLoss
+            A file of the index was changed while the index was open.
 
         References
         ----------
@@ -142,6 +154,10 @@ class Reconstructor:
 
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction of a measurement, in the range of its image; see `reconstruct`."""
+        with self._unchanged():
+            return self._answer(measurement, options, cancelled)
+
+    def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
         observation = self._observe(measurement)
         refinement = resolve_refinement(self.index, observation, options)
@@ -162,6 +178,14 @@ class Reconstructor:
             certified = float((arrays["error"] <= 10 ** (-requested_accuracy(options) / 20)).mean())
         diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
         return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
+
+    def work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of `answer`, in multiply-adds of the exact sum."""
+        return request_work(self._backend, measurement, options, self.exact_work)
+
+    def explanation_work(self) -> float:
+        """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
+        return exact_work(self._backend, 1)
 
     def expected_db(self, measurement: Measurement) -> float:
         """Return the calibrated PSNR in dB of quality "best" at the noise level of a measurement.
@@ -217,6 +241,19 @@ class Reconstructor:
         self, measurement: Measurement, options: ExplainOptions, cancelled: Cancel = never
     ) -> Explanation:
         """Return the training patches with the largest weights at a pixel of a measurement; see `explain`."""
+        with self._unchanged():
+            return self._explain_pixel(measurement, options, cancelled)
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Raise DataLoss if a file of the index was changed before the end of the `with` block."""
+        self.index.require_unchanged()
+        yield
+        self.index.require_unchanged()
+
+    def _explain_pixel(
+        self, measurement: Measurement, options: ExplainOptions, cancelled: Cancel
+    ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
         observation = self._observe(measurement)
@@ -253,11 +290,11 @@ class Reconstructor:
     @cached_property
     def _whole_images(self) -> WholeImages:
         """The training images, for the estimators that compare whole images."""
-        images = self.index.images()
-        if len(np.unique(images.sizes, axis=0)) > 1:
+        if not any(self.index.image_size):
             raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
             )
+        images = self.index.images()
         problem = self.index.problem
         clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
         measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
@@ -281,6 +318,8 @@ class Reconstructor:
         symmetries = self.index.symmetries(*patches).tolist()
         for (image, row, column), symmetry in zip(self.index.ids(*patches).tolist(), symmetries, strict=True):
             raise_if_cancelled(cancelled)
+            if symmetry >= len(SYMMETRIES):
+                raise DataLoss(f"a patch is of symmetry {symmetry}, which does not exist; {REMEDY}")
             value = tuple(self.index.pixel(image, row, column).tolist())
             yield Contributor(
                 image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from os import PathLike
+from threading import Lock
 
 from lemmse.contract.errors import InvalidArgument, NotFound
 from lemmse.contract.measurement import Measurement
@@ -13,16 +14,20 @@ __all__ = ["Registry"]
 
 
 class Registry:
-    """The loaded indexes, by name.
+    """The loaded indexes, by name. It is thread-safe.
+
+    Indexes can be put and removed while others ask: whoever has got a reconstructor keeps it, and one that
+    was replaced or removed is closed when nobody holds it any more.
 
     Parameters
     ----------
     reconstructors : mapping of str to Reconstructor
-        The reconstructors, by the names of their indexes; at least one.
+        The reconstructors, by the names of their indexes.
     """
 
     def __init__(self, reconstructors: Mapping[str, Reconstructor]) -> None:
-        self._reconstructors = dict(sorted(reconstructors.items()))
+        self._reconstructors: Mapping[str, Reconstructor] = dict(sorted(reconstructors.items()))
+        self._lock = Lock()
 
     @classmethod
     def load(
@@ -60,6 +65,26 @@ class Registry:
             opened.pop_all()
         return cls(reconstructors)
 
+    def put(self, reconstructor: Reconstructor) -> None:
+        """Add a reconstructor, in place of one whose index has the same name."""
+        with self._lock:
+            changed = {**self._reconstructors, reconstructor.index.name: reconstructor}
+            self._reconstructors = dict(sorted(changed.items()))
+
+    def remove(self, name: str) -> None:
+        """Remove the reconstructor of an index.
+
+        Raises
+        ------
+        NotFound
+            There is no index of that name.
+        """
+        with self._lock:
+            remaining = dict(self._reconstructors)
+            if remaining.pop(name, None) is None:
+                raise _not_found(remaining, name)
+            self._reconstructors = remaining
+
     def close(self) -> None:
         """Close all reconstructors; workers of a scheduler release their keys."""
         for reconstructor in self:
@@ -77,16 +102,16 @@ class Registry:
         InvalidArgument
             The name is empty and there are several indexes.
         NotFound
-            There is no index of that name.
+            There is no index of that name, or none at all.
         """
-        names = ", ".join(self._reconstructors)
-        if not name:
-            if len(self._reconstructors) > 1:
-                raise InvalidArgument.of("index", f"expected one of {names}, got no name")
-            return next(iter(self))
-        if name not in self._reconstructors:
-            raise NotFound(f"index: expected one of {names}, got {name[:100]!r}")
-        return self._reconstructors[name]
+        reconstructors = self._reconstructors
+        if name in reconstructors:
+            return reconstructors[name]
+        if name or not reconstructors:
+            raise _not_found(reconstructors, name)
+        if len(reconstructors) > 1:
+            raise InvalidArgument.of("index", f"expected one of {', '.join(reconstructors)}, got no name")
+        return next(iter(reconstructors.values()))
 
     def choose(self, name: str, quality: str, measurement: Measurement) -> Reconstructor:
         """Return the reconstructor to use for a measurement: the index of the given name, if any.
@@ -110,8 +135,14 @@ class Registry:
         NotFound
             There is no index of that name.
         """
-        manifests = [one.index.manifest for one in self]
+        loaded = list(self)
+        manifests = [one.index.manifest for one in loaded]
         same = len({(one.digest, one.physics, one.pre_inverse) for one in manifests}) == 1
         if name or quality != "best" or not same or not all(one.pictures for one in manifests):
             return self.get(name)
-        return max(self, key=lambda one: one.expected_db(measurement))
+        return max(loaded, key=lambda one: one.expected_db(measurement))
+
+
+def _not_found(reconstructors: Mapping[str, Reconstructor], name: str) -> NotFound:
+    expected = f"expected one of {', '.join(reconstructors)}" if reconstructors else "no index is loaded"
+    return NotFound(f"index: {expected}, got {name[:100]!r}")

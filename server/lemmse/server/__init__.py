@@ -1,9 +1,15 @@
 """The gRPC server: it decodes a request, calls the estimator once and encodes the answer.
 
-All numerical work is in `lemmse.estimator`. `service` contains the servicers, `items` assembles the items of
-a stream, `compute` admits calls and runs them in one pool, `calls` logs each call, `failures` converts errors
-to the messages that clients receive, `config` contains the settings, and `lifecycle` starts and drains the
-server.
+All numerical work is in `lemmse.estimator`. The server is asynchronous, and its event loop runs in a thread
+of its own (`loop`). `listening` opens the sockets, `receiving` reads and decodes requests, `service` contains
+the servicers, `health` the health service, `items` assembles the items of a stream, `compute` admits calls
+and runs them outside of the loop, `calls` logs each call, `failures` converts errors to the messages that
+clients receive, and `lifecycle` starts and drains the server.
+
+`config` contains the settings, `settings` what a setting is, and `sources` reads them. Before a call is
+received, `interceptor` identifies, checks, counts and times it, with `request_id`, `access`, `tokens` and
+`metrics`; `tracing` makes it a span. `tls` and `changing` read certificates and tokens again when their files
+change, `connections` limits connections, and `logs` writes the log.
 
 This module imports nothing, because the command sets OMP_NUM_THREADS before it imports torch and FAISS, which
 read the variable only once. Programs start a server with `lemmse.server.lifecycle.Server`.

@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 
+from lemmse.contract.errors import LemmseError
 from lemmse.server.failures import Failure
 
-__all__ = ["answering", "logged"]
+__all__ = ["logged", "with_status"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,36 +38,52 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
     """
     facts: dict[str, Any] = {}
     start = time.perf_counter()
-    # The outcome if the client has disconnected: its request stream breaks, or gRPC closes the generator of
-    # the answers.
+    # The outcome if the client has disconnected: the task of the call is cancelled, or gRPC closes the
+    # generator of the answers.
     outcome = grpc.StatusCode.CANCELLED.name
     try:
         yield facts
         outcome = grpc.StatusCode.OK.name
-    except grpc.RpcError:
-        raise
     except Exception as error:
         failure = Failure(error)
         outcome = f"{failure.code.name} {failure}"
-        raise failure from error
+        try:
+            raise failure from None
+        finally:
+            del failure  # it refers to this frame, which would keep what the block refers to
     finally:
+        seconds = time.perf_counter() - start
         listed = "".join(f" {name}={value}" for name, value in facts.items())
-        _LOG.info("%s%s seconds=%.3f %s", what, listed, time.perf_counter() - start, outcome)
+        said = {"method": what, **facts, "seconds": round(seconds, 6), "outcome": outcome}
+        _LOG.info("%s%s seconds=%.3f %s", what, listed, seconds, outcome, extra={"facts": said})
 
 
 @contextmanager
-def answering(context: grpc.ServicerContext, method: str) -> Iterator[dict[str, Any]]:
-    """Log a call, and abort it with the status of any failure in the `with` block.
+def with_status(context: "grpc.aio.ServicerContext[Any, Any]", method: str) -> Iterator[None]:
+    """End a call with the status of any failure in the `with` block.
+
+    The status is set instead of aborting the call: the exception by which gRPC aborts would refer to the
+    frames of the call, and they to the exception, which would keep the request in memory.
 
     Parameters
     ----------
     context : ServicerContext
         The call.
     method : str
-        Name of its method.
+        Name of its method, for the log.
     """
     try:
-        with logged(method) as facts:
-            yield facts
+        yield
     except Failure as failure:
-        context.abort_with_status(rpc_status.to_status(failure.status))
+        _set_status(context, failure)
+    except LemmseError as error:  # the request did not reach the servicer, which would have logged it
+        refusal = Failure(error)
+        _LOG.info("%s %s %s", method, refusal.code.name, refusal)
+        _set_status(context, refusal)
+
+
+def _set_status(context: "grpc.aio.ServicerContext[Any, Any]", failure: Failure) -> None:
+    status = rpc_status.to_status(failure.status)
+    context.set_code(status.code)
+    context.set_details(status.details)
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *status.trailing_metadata))

@@ -2,58 +2,57 @@
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from lemmse.server.config import ServerConfig
+from lemmse.server.logs import Log
+from lemmse.server.sources import as_toml, given, parameters
 
 __all__ = ["serve"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_DEFAULTS = {f.name: f.default for f in fields(ServerConfig) if f.default is not MISSING}
-
-
-def _setting(flag: str, **attributes: Any) -> Callable[[F], F]:
-    """Return a click option for the setting of the same name, with the default of the setting."""
-    default = _DEFAULTS.get(flag.removeprefix("--").replace("-", "_"))
-    return click.option(flag, default=default, show_default=default is not None, **attributes)
+_VARIABLES = "LEMMSE_SERVE_"
+_LAST_LINES = 1.0
+"""Time for the last lines of the log at the end, in seconds."""
 
 
-@click.command
-@click.argument("indexes", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_setting("--listen", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
-@_setting("--threads", type=int, help="Threads of one computation.  [default: all cores]")
-@_setting("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.")
-@_setting(
-    "--exact-work",
-    type=float,
-    help="Pixels x keys x patch length up to which mode auto answers exactly.  [default: 1e11]",
-)
-@_setting(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Hold the patches on the workers of a Dask cluster, which all see the folders under the same paths.",
-)
-@_setting("--queue", type=int, help="Calls that may wait while one is computed.")
-@_setting("--grace", type=float, help="Seconds that running calls get when the server stops.")
-def serve(**settings: Any) -> None:
+def _serve(print_config: bool, **values: Any) -> None:
     """Serve index folders over gRPC, each under its folder's name.
 
     Prints `listening on HOST:PORT` once it answers. SIGTERM or Ctrl-C drains it: the health service reports
     NOT_SERVING, and running calls finish.
+
+    Every option can also be given as an environment variable, for example LEMMSE_SERVE_QUEUE=8, and as a key
+    of the TOML file of --config, for example queue = 8. The folders are LEMMSE_SERVE_INDEXES, separated by
+    colons, and the array indexes. The command line comes first, then the environment, then the file.
     """
-    config = ServerConfig(**{name: value for name, value in settings.items() if value is not None})
+    config = given(click.get_current_context(), ServerConfig, values)
+    if print_config:
+        click.echo(as_toml(config), nl=False)
+        return
     # OpenMP reads its variable when torch and FAISS are imported, as the next import does. gRPC's core would
     # log lines of its own if it cannot listen.
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from lemmse.server import lifecycle
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    log = Log(config.log_format)
+    logging.basicConfig(handlers=[log])
     logging.getLogger("lemmse").setLevel(logging.INFO)
-    lifecycle.serve(config, lambda address: click.echo(f"listening on {address}"))
+    try:
+        lifecycle.serve(config, lambda address: click.echo(f"listening on {address}"))
+    finally:
+        log.drain(_LAST_LINES)
+
+
+_PRINT_CONFIG = click.Option(
+    ["--print-config"], is_flag=True, help="Print the settings in effect as a TOML file, and exit."
+)
+
+serve = click.Command(
+    "serve",
+    callback=_serve,
+    help=_serve.__doc__,
+    params=[*parameters(ServerConfig, _VARIABLES), _PRINT_CONFIG],
+)

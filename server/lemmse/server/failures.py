@@ -6,14 +6,22 @@ import secrets
 import grpc
 from google.rpc.status_pb2 import Status
 
-from lemmse.contract.errors import BY_CODE, Internal, LemmseError
+from lemmse.contract.errors import BY_CODE, Internal, LemmseError, Unavailable
 from lemmse.contract.status import to_status
 
-__all__ = ["Failure"]
+__all__ = ["Ended", "Failure"]
 
 _LOG = logging.getLogger(__name__)
 
-_SHOWN = {"CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+_SHOWN = {
+    "CANCELLED",
+    "DEADLINE_EXCEEDED",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+}
 """Codes whose messages are written for clients; the messages of all other codes go to the log only."""
 _PUBLIC = {
     "DATA_LOSS": "the index is damaged on the server",
@@ -21,6 +29,10 @@ _PUBLIC = {
     "UNAVAILABLE": "the workers that hold the index do not answer",
 }
 """Messages for clients, by code, for the other codes; codes not listed are reported as INTERNAL."""
+
+
+class Ended(Unavailable):
+    """The server ends a call that could go on in another one. Its message is for clients."""
 
 
 class Failure(Exception):
@@ -35,7 +47,7 @@ class Failure(Exception):
 
     def __init__(self, error: Exception) -> None:
         seen = error if isinstance(error, LemmseError) else Internal(str(error))
-        if seen.code not in _SHOWN:
+        if seen.code not in _SHOWN and not isinstance(seen, Ended):
             reference = secrets.token_hex(4)
             _LOG.error("reference %s", reference, exc_info=error)
             code = seen.code if seen.code in _PUBLIC else Internal.code

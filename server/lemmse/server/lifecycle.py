@@ -1,22 +1,39 @@
 """The life cycle of the server: load, listen, answer, drain."""
 
+import asyncio
+import faulthandler
 import logging
 import signal
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from queue import SimpleQueue
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from lemmse.contract.errors import Unavailable
-from lemmse.contract.limits import MESSAGE_BYTES
-from lemmse.estimator import Registry
+from lemmse.server.admin import AdminServicer
+from lemmse.server.catalogue import Catalogue
 from lemmse.server.compute import Compute
 from lemmse.server.config import ServerConfig
+from lemmse.server.connections import channel_options, raise_open_files
+from lemmse.server.health import Health
+from lemmse.server.interceptor import Interceptor
+from lemmse.server.listening import listen
+from lemmse.server.loop import LoopThread
+from lemmse.server.metrics import Metrics
+from lemmse.server.receiving import Receiving
 from lemmse.server.service import IndexServicer, ReconstructionServicer
-from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2, reconstruction_pb2_grpc
+from lemmse.server.tokens import Tokens
+from lemmse.server.watch import watch
+from lemmse.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    index_pb2,
+    index_pb2_grpc,
+    reconstruction_pb2,
+    reconstruction_pb2_grpc,
+)
 
 __all__ = ["Server", "serve"]
 
@@ -25,23 +42,17 @@ _LOG = logging.getLogger(__name__)
 _SERVICES = (
     reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name,
     index_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
 )
-
-# Each admitted call waits in its own thread; spare threads serve calls that never wait, such as health
-# checks.
-_SPARE_THREADS = 8
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-
-_OPTIONS = (
-    # Otherwise a second server on the same port starts without an error and receives half of the calls.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
-)
 
 
 class Server:
     """A server that listens and answers as soon as it is constructed.
+
+    Its event loop runs in a thread of its own.
 
     Parameters
     ----------
@@ -57,34 +68,23 @@ class Server:
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        self._registry = Registry.load(
-            config.indexes, device=config.device, exact_work=config.exact_work, scheduler=config.scheduler
-        )
-        for reconstructor in self._registry:
-            reconstructor.prepare()
-        self._compute = Compute(threads=config.threads, queue=config.queue)
-        self._handlers = ThreadPoolExecutor(self._compute.places + _SPARE_THREADS, "call")
-        self._health = health.HealthServicer()
-        self._server = grpc.server(self._handlers, options=_OPTIONS)
-        reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
-            ReconstructionServicer(self._registry, self._compute), self._server
-        )
-        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(self._registry), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        self._catalogue = Catalogue(config)
+        self._compute = Compute(threads=config.threads, max_seconds=config.max_seconds)
+        self._reconstruction = ReconstructionServicer(self._catalogue.registry, self._compute, config)
+        self._loop = LoopThread("call-loop")
+        self._resources = ExitStack()
+        self.metrics_address: str | None = None
+        """Where the metrics are served, HOST:PORT; None if they are not."""
         try:
-            port = self._server.add_insecure_port(config.listen)
-        except RuntimeError as error:
-            raise Unavailable(
-                f"listen: cannot listen on {config.listen}: it is in use or not an address of this machine"
-            ) from error
-        self.address = f"{config.host}:{port}"
-        """Address of the listening socket, HOST:PORT."""
-        self._server.start()
-        for service in ("", *_SERVICES):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            if config.metrics_listen is not None:
+                metrics = self._resources.enter_context(closing(Metrics(config.metrics_listen)))
+                self.metrics_address = metrics.address
+                _LOG.info("metrics on http://%s/metrics", metrics.address)
+            self.address = self._loop.run(self._start(config))
+            """Address of the listening socket, HOST:PORT."""
+        except BaseException:
+            self._close()
+            raise
 
     def stop(self, grace: float) -> None:
         """Reject new calls, let running calls finish, and then shut down.
@@ -94,15 +94,66 @@ class Server:
         grace : float
             Time in seconds after which running calls are cancelled.
         """
-        self._health.enter_graceful_shutdown()
-        self._server.stop(grace).wait()
-        self._handlers.shutdown()
+        self._loop.run(self._health.stop())
+        self._loop.run(self._server.stop(grace))
+        self._close()
+
+    def reload(self) -> None:
+        """Begin to load all indexes again, and return at once; those that cannot be loaded stay."""
+        self._loop.start(self._reload())
+
+    async def _reload(self) -> None:
+        await asyncio.to_thread(self._catalogue.reload)
+        await self._catalogue.tell(self._health)
+
+    async def _start(self, config: ServerConfig) -> str:
+        self._server = grpc.aio.server(
+            interceptors=self._interceptors(config), options=channel_options(config)
+        )
+        self._health = Health()
+        reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
+            self._reconstruction, self._server
+        )
+        index_pb2_grpc.add_IndexServiceServicer_to_server(
+            IndexServicer(self._catalogue.registry), self._server
+        )
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(
+            AdminServicer(self._catalogue, self._health), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, _HEALTH, reflection.SERVICE_NAME), self._server)
+        address = listen(self._server, config)
+        await self._server.start()
+        for service in _SERVICES:
+            await self._health.set(service, serving=True)
+        await self._catalogue.tell(self._health)
+        self._loop.start(watch(self._catalogue, self._health, take_up=config.watch))
+        return str(address)
+
+    def _interceptors(self, config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """Return what every call passes, from the outside to the inside."""
+        tokens = None if config.tokens is None else Tokens(config.tokens)
+        observed: list[grpc.aio.ServerInterceptor] = [Interceptor(tokens)]
+        if config.tracing:
+            # Imported here because it needs an extra of its own.
+            from lemmse.server.tracing import Tracing
+
+            observed.append(self._resources.enter_context(closing(Tracing())))
+        counted = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
+        return (*observed, Receiving(idle_timeout=config.idle_timeout, calls=config.calls, counted=counted))
+
+    def _close(self) -> None:
+        self._loop.close()
         self._compute.close()
-        self._registry.close()
+        self._reconstruction.close()
+        self._catalogue.close()
+        self._resources.close()
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Call it in the main thread.
+
+    SIGHUP loads all indexes again.
 
     Parameters
     ----------
@@ -111,13 +162,17 @@ def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
     ready : callable
         Called with the address, HOST:PORT, once the server answers.
     """
+    faulthandler.enable()  # a fault that nobody can catch is told where it happened
+    raise_open_files()
     server = Server(config)
     # Unlike Event.set, put of a SimpleQueue is reentrant, so that a signal handler may call it.
     signals: SimpleQueue[signal.Signals] = SimpleQueue()
-    for number in _STOPPING:
+    for number in (*_STOPPING, signal.SIGHUP):
         signal.signal(number, lambda caught, _frame: signals.put(signal.Signals(caught)))
     ready(server.address)
-    caught = signals.get()
+    while (caught := signals.get()) is signal.SIGHUP:
+        _LOG.info("SIGHUP: loading all indexes again")
+        server.reload()
     # A second signal ends the process at once.
     for number in _STOPPING:
         signal.signal(number, signal.SIG_DFL)

@@ -200,7 +200,7 @@ class BuildState:
         first, end = self._shard_cells[shard : shard + 2].tolist()
         most = max(1, self.capacity // _SHARE)
         gathered = gather(self.corpus, self._assignment, first, end, most)
-        folder = shards.folder_of(self.version, shard)
+        folder = self.version / shards.name_of(shard)
         shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted build
         leaves = write_shard(
             folder,

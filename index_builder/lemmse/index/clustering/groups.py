@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lemmse.index.clustering.moments import Basis, Moments
 from lemmse.index.storage.packing import LANES, aligned
 
-__all__ = ["Groups", "first_blocks", "interleaved"]
+__all__ = ["Groups", "first_blocks", "interleaved", "leading_count"]
 
 _TINY = 1e-30
 """Lower limit of a divisor."""
@@ -81,7 +81,7 @@ class Groups(NamedTuple):
         variance = _pad_even(interleave(moments.variance))
         square = np.square(variance).sum(axis=1)
         count = np.where(square > 0, np.square(variance.sum(axis=1)) / np.maximum(square, _TINY), 1)
-        leading = _even(min(p, max(_LEADING[0], round(_LEADING[1] * p))))
+        leading = leading_count(p)
         return cls(
             first=first,
             size=size,
@@ -113,6 +113,11 @@ class Groups(NamedTuple):
             others=self.others[:, :0],
             cross=_aligned(_pad_even(cross, axis=2)),
         )
+
+
+def leading_count(p: int) -> int:
+    """Return the number of leading coordinates of keys of length P, R."""
+    return _even(min(p, max(_LEADING[0], round(_LEADING[1] * p))))
 
 
 def interleaved(

@@ -3,7 +3,7 @@
 from lemmse.index.reading.held_out_view import HeldOutView, leave_out
 from lemmse.index.reading.index_version import Index, open_index, open_unverified
 from lemmse.index.reading.shard_view import ShardView, split_shards
-from lemmse.index.reading.verify import raise_data_loss, verify
+from lemmse.index.reading.verify import verify
 
 __all__ = [
     "HeldOutView",
@@ -12,7 +12,6 @@ __all__ = [
     "leave_out",
     "open_index",
     "open_unverified",
-    "raise_data_loss",
     "split_shards",
     "verify",
 ]

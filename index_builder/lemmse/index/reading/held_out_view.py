@@ -17,6 +17,7 @@ from lemmse.index.clustering.summaries import summarize_leaves
 from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import inverted_lists, zarr_store
 from lemmse.index.storage.packing import Packed
+from lemmse.index.storage.pinned import PinnedFiles
 
 __all__ = ["HeldOutView", "leave_out"]
 
@@ -35,6 +36,11 @@ class HeldOutView(Index):
     """Numbers of the remaining keys in the whole index, ascending."""
     kept_patches: NDArray[np.int64]
     """Numbers of the remaining training patches in the whole index, ascending."""
+
+    @property
+    def files(self) -> PinnedFiles:
+        """The files of the whole index."""
+        return self.whole.files
 
     @cached_property
     def packed_keys(self) -> Packed:

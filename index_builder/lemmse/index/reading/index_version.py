@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from lemmse.contract.errors import DataLoss
 from lemmse.contract.results import IndexInfo
+from lemmse.index.callbacks import Progress, silent
 from lemmse.index.clustering.groups import Groups
 from lemmse.index.clustering.mixture import Mixture
 from lemmse.index.clustering.moments import Basis, Moments
@@ -22,20 +23,24 @@ from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.patches.strata import Strata
 from lemmse.index.physics import InverseProblem
+from lemmse.index.reading.layout import require_layout
 from lemmse.index.sources import intensities
 from lemmse.index.storage import zarr_store
-from lemmse.index.storage.folder import ARRAYS, SOURCES, about_index, current_version
-from lemmse.index.storage.manifest import Manifest
+from lemmse.index.storage.folder import ARRAYS, SOURCES, about_index, current_version, folder_of
+from lemmse.index.storage.manifest import REMEDY, Manifest
 from lemmse.index.storage.packing import Packed
+from lemmse.index.storage.pinned import PinnedFiles
 from lemmse.index.storage.quantization import Quantization
-from lemmse.index.storage.shards import Shards, folder_of
+from lemmse.index.storage.shards import Shards, name_of
 
 __all__ = ["Index", "open_index", "open_unverified"]
 
 
 @dataclass(frozen=True)
 class Index:
-    """A version of an index; its arrays are read on demand.
+    """A version of an index; its files are opened once, and its arrays are read from them on demand.
+
+    What happens to its folder afterwards changes no answer; see `PinnedFiles`.
 
     Attributes named X_Y, such as `cell_keys`, are offsets: the first Y of each X, followed by the number of
     Ys.
@@ -51,8 +56,26 @@ class Index:
     """Manifest of the version."""
 
     def __reduce__(self) -> tuple[type["Index"], tuple[Any, ...]]:
-        """Pickle the index as its folder; the other process reads the arrays again."""
+        """Pickle the index as its folder; the other process opens the files again."""
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+    @cached_property
+    def files(self) -> PinnedFiles:
+        """The files of the version."""
+        files = PinnedFiles(self.folder, self.manifest.files)
+        require_layout(files, self.manifest)
+        return files
+
+    def require_unchanged(self) -> None:
+        """Raise DataLoss if a file of the version was cut short or overwritten after it was opened.
+
+        Raises
+        ------
+        DataLoss
+            A file was changed.
+        """
+        with about_index(self.name, self.version):
+            self.files.require_unchanged()
 
     @property
     def info(self) -> IndexInfo:
@@ -177,11 +200,11 @@ class Index:
 
     @cached_property
     def _arrays(self) -> zarr.Group:
-        return zarr_store.open_arrays(self.folder / ARRAYS)
+        return zarr_store.open_pinned(self.files, ARRAYS)
 
     @cached_property
     def _shards(self) -> Shards:
-        return Shards([folder_of(self.folder, number) for number in range(self.manifest.shards)])
+        return Shards(self.files, [name_of(number) for number in range(self.manifest.shards)])
 
     def shard_offsets(self) -> tuple[NDArray[np.int64], ...]:
         """Return the first key, patch, cell and leaf of each shard and their numbers, (shards + 1,) each."""
@@ -222,15 +245,33 @@ class Index:
         """First training patch of each distinct key, followed by the number of patches, (U + 1,).
 
         Patches are numbered in the order of their keys.
+
+        Raises
+        ------
+        DataLoss
+            The multiplicities do not add up.
         """
-        return np.concatenate([[0], np.cumsum(self.multiplicity, dtype=np.int64)])
+        patches = np.concatenate([[0], np.cumsum(self.multiplicity, dtype=np.int64)])
+        if self.multiplicity.min() < 1 or patches[-1] != self.manifest.keys:
+            raise DataLoss(f"the counts of the keys do not add up; {REMEDY}")
+        return patches
 
     def patch_range(self, key: int) -> tuple[int, int]:
-        """Return the range of the training patches of a key: the first, and the one after the last."""
+        """Return the range of the training patches of a key: the first, and the one after the last.
+
+        Raises
+        ------
+        DataLoss
+            The multiplicities of the keys of its leaf do not add up.
+        """
         leaf = int(np.searchsorted(self.leaf_keys, key, side="right")) - 1
-        counts = self._shards.read("counts", int(self.leaf_keys[leaf]), key + 1)
-        stop = int(self.leaf_patches[leaf] + counts.sum(dtype=np.int64))
-        return stop - int(counts[-1]), stop
+        first, end = self.leaf_keys[leaf : leaf + 2].tolist()
+        start, stop = self.leaf_patches[leaf : leaf + 2].tolist()
+        counts = self._shards.read("counts", first, end).astype(np.int64)
+        if counts.min() < 1 or counts.sum() != stop - start:
+            raise DataLoss(f"the counts of the keys do not add up; {REMEDY}")
+        start += int(counts[: key - first].sum())
+        return start, start + int(counts[key - first])
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return the targets t of patches start … stop − 1, (stop − start, C)."""
@@ -247,7 +288,16 @@ class Index:
         return self._shards.read("symmetries", start, stop)
 
     def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
-        """Return a pixel of a training image, in intensities, (C,)."""
+        """Return a pixel of a training image, in intensities, (C,).
+
+        Raises
+        ------
+        DataLoss
+            There is no such pixel.
+        """
+        height, width = self._sizes[image] if 0 <= image < len(self._sizes) else (0, 0)
+        if not (0 <= row < height and 0 <= column < width):
+            raise DataLoss(f"a patch of image {image}, row {row}, column {column} does not exist; {REMEDY}")
         n = int(self._first_pixels[image] + row * self._sizes[image, 1] + column)
         return intensities(zarr_store.read(self._arrays, "images/pixels", n, n + 1)[0])
 
@@ -263,29 +313,53 @@ class Index:
 
     @cached_property
     def labels(self) -> list[str]:
-        """Origin of each training image."""
-        labels: list[str] = json.loads((self.folder / SOURCES).read_text())
+        """Origin of each training image.
+
+        Raises
+        ------
+        DataLoss
+            There is not one for each image.
+        """
+        try:
+            labels: list[str] = json.loads(self.files[SOURCES].tobytes())
+        except (ValueError, RecursionError) as error:
+            raise DataLoss(f"{SOURCES} is damaged; {REMEDY}") from error
+        expected = isinstance(labels, list) and len(labels) == self.manifest.images
+        if not expected or not all(isinstance(label, str) for label in labels):
+            raise DataLoss(f"{SOURCES} does not name {self.manifest.images} images; {REMEDY}")
         return labels
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:
         """The FAISS index over all cells; a key is identified by its cell and its position in the cell."""
-        return self._shards.neighbours()
+        centroids = zarr_store.read_all(self._arrays, "cells/centroids")
+        return self._shards.neighbours(centroids, self.quantization)
 
 
-def open_index(path: str | os.PathLike[str]) -> Index:
-    """Open the current version of an index after verifying the checksum of every file.
+def open_index(
+    path: str | os.PathLike[str], progress: Progress = silent, *, version: str | None = None
+) -> Index:
+    """Open a version of an index after verifying the checksum of every file.
+
+    Parameters
+    ----------
+    path : str or path
+        The index folder.
+    progress : callable
+        Called as `progress(stage, done, total)`, in bytes.
+    version : str, optional
+        The version; by default the current one.
 
     Raises
     ------
     NotFound
-        There is no index at `path`.
+        There is no index at `path`, or no such version.
     DataLoss
         A file is missing, truncated or altered.
     UnsupportedFormat
         The index has another format.
     """
-    return _open(path, Manifest.verify)
+    return _open(path, progress, version)
 
 
 def open_unverified(path: str | os.PathLike[str]) -> Index:
@@ -296,13 +370,21 @@ def open_unverified(path: str | os.PathLike[str]) -> Index:
     NotFound, DataLoss, UnsupportedFormat
         As for `open_index`, except that altered files of the same length are not detected.
     """
-    return _open(path, Manifest.require_files)
+    return _open(path, None)
 
 
-def _open(path: str | os.PathLike[str], check: Callable[[Manifest, Path], None]) -> Index:
+def _open(path: str | os.PathLike[str], verifying: Progress | None, version: str | None = None) -> Index:
     root = Path(os.path.abspath(path))
-    version, folder = current_version(root)
+    if version is None:
+        version, folder = current_version(root)
+    else:
+        folder = folder_of(root, version)
     with about_index(root.name, version):
-        manifest = Manifest.read(folder)
-        check(manifest, folder)
-    return Index(root.name, version, folder, manifest)
+        index = Index(root.name, version, folder, Manifest.read(folder))
+        # Before its content is read: what was altered by accident is told as such.
+        files = PinnedFiles(folder, index.manifest.files)
+        if verifying is not None:
+            files.verify(verifying)
+        require_layout(files, index.manifest)
+        vars(index)["files"] = files
+    return index

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import DataLoss
 from lemmse.index.reading.index_version import Index
+from lemmse.index.reading.layout import require_layout
 from lemmse.index.storage import zarr_store
 from lemmse.index.storage.folder import ARRAYS, about_index
-from lemmse.index.storage.shards import Shards, folder_of
+from lemmse.index.storage.pinned import PinnedFiles
+from lemmse.index.storage.shards import Shards, name_of
 
 __all__ = ["ShardView", "split_shards"]
 
@@ -36,7 +38,14 @@ class ShardView(Index):
     @cached_property
     def _shards(self) -> Shards:
         numbers = range(self.first_shard, self.first_shard + self.manifest.shards)
-        return Shards([folder_of(self.folder, number) for number in numbers])
+        return Shards(self.files, [name_of(number) for number in numbers])
+
+    @cached_property
+    def files(self) -> PinnedFiles:
+        """The files of the shards, and of all arrays of the version."""
+        files = PinnedFiles(self.folder, self.manifest.files)
+        require_layout(files, self.manifest, self.first_shard)
+        return files
 
     def verify(self) -> None:
         """Verify the checksum of every file of the shards.
@@ -49,7 +58,7 @@ class ShardView(Index):
         with about_index(self.name, self.version):
             if not self.folder.is_dir():
                 raise DataLoss(f"nothing at {self.folder}; every worker must see it there")
-            self.manifest.verify(self.folder)
+            self.files.verify()
 
 
 def split_shards(index: Index, most: int) -> list[ShardView]:
@@ -63,8 +72,7 @@ def split_shards(index: Index, most: int) -> list[ShardView]:
         ends[i] = min(max(ends[i], ends[i - 1] + 1), shards - count + i)
     views = []
     for first, end in pairwise(ends):
-        folders = (folder_of(index.folder, n).relative_to(index.folder) for n in range(first, end))
-        prefixes = (f"{ARRAYS}/", *(f"{folder}/" for folder in folders))
+        prefixes = (f"{ARRAYS}/", *(f"{name_of(number)}/" for number in range(first, end)))
         manifest = replace(
             index.manifest,
             keys=int(patches[end] - patches[first]),

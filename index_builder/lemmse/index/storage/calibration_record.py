@@ -5,8 +5,10 @@ contains the agreement with the sum over all keys, the cost, and the factor of t
 determine the threshold for a given agreement at any σ.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["Calibration", "OperatingPoint"]
@@ -77,6 +79,20 @@ class Calibration:
             error_scale=table("error_scale"),
             overlap_error_scale=table("overlap_error_scale"),
             rms_scale=table("rms_scale"),
+        )
+
+    def is_consistent(self) -> bool:
+        """Return whether all tables have a row per σ and a column per threshold, of numbers."""
+        measured = (self.accuracy_db, self.keys_touched, self.cost)
+        tables = (*measured, self.error_scale, self.overlap_error_scale, self.rms_scale)
+        rows = [self.sigmas, self.thresholds, self.queries, *(row for table in tables for row in table)]
+        return (
+            bool(self.sigmas and self.thresholds)
+            and all(len(table) == len(self.sigmas) for table in (*tables, self.queries))
+            and all(len(row) == len(self.thresholds) for table in tables for row in table)
+            and all(isinstance(x, int | float) and not math.isnan(x) for row in rows for x in row)
+            and all(a < b for a, b in pairwise(self.sigmas))
+            and self.sigmas[0] > 0
         )
 
     def plan(self, sigma: float, accuracy_db: float) -> OperatingPoint:

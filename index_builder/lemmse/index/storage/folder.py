@@ -10,6 +10,7 @@ A build works in a hidden folder beside DIR, whose result is flushed to disk and
 """
 
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from lemmse.contract.errors import (
     UnsupportedFormat,
 )
 from lemmse.index.storage.durable import sync, sync_tree, write_atomically
-from lemmse.index.storage.manifest import MANIFEST
+from lemmse.index.storage.manifest import MANIFEST, read_small
 
 __all__ = [
     "ARRAYS",
@@ -33,9 +34,11 @@ __all__ = [
     "about_index",
     "clear",
     "current_version",
+    "folder_of",
     "is_published",
     "next_version",
     "publish",
+    "set_current_version",
     "staging",
 ]
 
@@ -44,6 +47,8 @@ SOURCES = "sources.json"
 STAGED = "index"
 """Subfolder of the folder of a build, with the files to publish."""
 _CURRENT = "CURRENT"
+_CURRENT_BYTES = 100
+_VERSION = re.compile("[1-9][0-9]{0,8}")
 _LOCK = "lock"
 
 
@@ -141,19 +146,43 @@ def current_version(path: Path) -> tuple[str, Path]:
         The version named by CURRENT does not exist.
     """
     try:
-        version = (path / _CURRENT).read_text(errors="replace").strip()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        version = read_small(path / _CURRENT, _CURRENT_BYTES).decode(errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError) as error:
         what = (
             "a folder without an index" if path.is_dir() else "a file" if path.exists() else "nothing there"
         )
         raise NotFound(f"index: expected an index folder, got {path}: {what}") from error
-    folder = path / version
-    if not version.isdigit() or not (folder / MANIFEST).is_file():
+    except ValueError as error:
+        raise DataLoss(
+            f"{path / _CURRENT} is damaged: {error}; write the number of a version to it"
+        ) from error
+    try:
+        return version, folder_of(path, version)
+    except NotFound as error:
         raise DataLoss(
             f"{path / _CURRENT} names version {version!r}, which is not there; restore the index or build it "
             "again"
-        )
-    return version, folder
+        ) from error
+
+
+def folder_of(path: Path, version: str) -> Path:
+    """Return the folder of a version of an index.
+
+    Raises
+    ------
+    NotFound
+        There is no such version.
+    """
+    folder = path / version
+    if not _VERSION.fullmatch(version) or folder.is_symlink() or not (folder / MANIFEST).is_file():
+        raise NotFound(f"version: expected a version of index {path.name!r}, got {version[:20]!r}")
+    return folder
+
+
+def set_current_version(path: Path, version: str) -> None:
+    """Make a version of an index the one that readers open, in one step."""
+    write_atomically(path / _CURRENT, f"{version}\n")
+    sync(path)
 
 
 def _require_free(out: Path) -> None:

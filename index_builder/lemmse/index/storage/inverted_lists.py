@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lemmse.index.storage.quantization import Quantization
 
-__all__ = ["add", "empty_copy", "empty_index", "stack", "to_search"]
+__all__ = ["add", "code_size", "empty_copy", "empty_index", "pinned", "to_search"]
 
 
 def empty_index(centroids: NDArray[np.float32], quantization: Quantization) -> faiss.IndexIVF:
@@ -28,20 +28,73 @@ def empty_copy(index: faiss.IndexIVF) -> faiss.IndexIVF:
     return _over(_centroids(index), in_bytes=_is_in_bytes(index))
 
 
-def stack(indexes: Sequence[faiss.IndexIVF]) -> faiss.IndexIVF:
-    """Return a view that combines several inverted files, in which each file numbers its keys from 0."""
-    index = _over(np.concatenate([_centroids(part) for part in indexes]), in_bytes=_is_in_bytes(indexes[0]))
-    lists = faiss.InvertedListsPtrVector()
-    for part in indexes:
-        lists.push_back(part.invlists)
-    stacked = faiss.VStackInvertedLists(lists.size(), lists.data())
-    index.replace_invlists(stacked, False)
-    index.ntotal = sum(part.ntotal for part in indexes)
-    index.referenced_objects = [
-        *index.referenced_objects,
-        stacked,
-        *indexes,
-    ]  # FAISS does not keep references to them
+class _PinnedLists(faiss.OnDiskInvertedLists):  # type: ignore[misc]
+    """Inverted lists in memory that belongs to an array.
+
+    FAISS has no public way to use such memory; its lists of mapped files have one address, and the place of
+    each list from there.
+    """
+
+    def __init__(
+        self, region: NDArray[np.uint8], begins: NDArray[np.int64], sizes: NDArray[np.int64], code: int
+    ):
+        super().__init__()
+        self.region = region  # stays while the lists are used
+        self.nlist, self.code_size = len(sizes), code
+        self.read_only = True
+        self.prefetch_nthread = 0  # what is searched is in memory, or read while it is searched
+        for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
+            one = faiss.OnDiskOneList()
+            one.size = one.capacity = size
+            one.offset = begin
+            self.lists.push_back(one)
+        self.totsize = region.nbytes
+        self.ptr = faiss.swig_ptr(region)
+
+    def __del__(self) -> None:
+        self.ptr = None  # otherwise FAISS would unmap it
+
+
+def code_size(length: int, quantization: Quantization) -> int:
+    """Return the number of bytes in which FAISS stores a quantized key of this length."""
+    in_bytes = quantization.dtype == np.uint8
+    return length + _padding(length, quantization) if in_bytes else 4 * length
+
+
+def pinned(
+    centroids: NDArray[np.float32],
+    quantization: Quantization,
+    sizes: Sequence[NDArray[np.int64]],
+    files: Sequence[NDArray[np.uint8]],
+) -> faiss.IndexIVF:
+    """Return an inverted file over the lists at the end of files, which stay where they are.
+
+    What else is in the files, which FAISS would have to trust, is not read.
+
+    Parameters
+    ----------
+    centroids : float32, (n, P)
+        The centroids of all cells.
+    quantization : Quantization
+        The quantization of the keys.
+    sizes : sequence of int64
+        The number of keys in each cell, for each file.
+    files : sequence of uint8
+        The contents of the files, parts of one array in ascending order: a FAISS inverted file ends with its
+        lists, each the codes of its keys followed by their numbers in 8 bytes each.
+    """
+    index = empty_index(centroids, quantization)
+    address, begins = files[0].ctypes.data, []
+    for file, own in zip(files, sizes, strict=True):
+        ends = np.cumsum(own * (index.code_size + 8))
+        first = file.ctypes.data - address + file.nbytes - int(ends[-1])
+        begins.append(first + np.concatenate([[0], ends[:-1]]))
+    end = files[-1].ctypes.data + files[-1].nbytes
+    region = np.lib.stride_tricks.as_strided(files[0], (end - address,), (1,))
+    lists = _PinnedLists(region, np.concatenate(begins), np.concatenate(sizes), index.code_size)
+    index.replace_invlists(lists, False)
+    index.ntotal = int(sum(own.sum() for own in sizes))
+    index.referenced_objects = [*index.referenced_objects, lists]  # FAISS does not keep references to them
     return index
 
 
@@ -61,8 +114,12 @@ def to_search(q: NDArray[Any], quantization: Quantization) -> NDArray[np.float32
     FAISS compares bytes quickly if their number is a multiple of 8, but rounds queries to bytes if it is a
     multiple of 16. Therefore uint8 keys are padded to an odd multiple of 8.
     """
-    more = -(q.shape[1] + 8) % 16 if quantization.dtype == np.uint8 else 0
+    more = _padding(q.shape[1], quantization)
     return np.ascontiguousarray(np.pad(q, [(0, 0), (0, more)]), np.float32)
+
+
+def _padding(length: int, quantization: Quantization) -> int:
+    return -(length + 8) % 16 if quantization.dtype == np.uint8 else 0
 
 
 def _over(searched: NDArray[np.float32], *, in_bytes: bool) -> faiss.IndexIVF:

@@ -3,27 +3,46 @@
 It is written last: a folder without a manifest is not an index. It contains a checksum of itself.
 """
 
+import builtins
 import hashlib
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lemmse.contract.errors import DataLoss, UnsupportedFormat
-from lemmse.index.callbacks import Progress, silent
 from lemmse.index.storage.calibration_record import Calibration
 from lemmse.index.storage.durable import write_atomically
 from lemmse.index.storage.picture_record import Pictures
+from lemmse.index.storage.quantization import Quantization, quantizations
 
-__all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum"]
+__all__ = ["FORMAT", "MANIFEST", "REMEDY", "FileEntry", "Manifest", "checksum", "read_small"]
 
 FORMAT = 9
 """The version of the index format that is written and read."""
 
 MANIFEST = "manifest.json"
 REMEDY = "restore the index from a copy or build it again"
+_MOST_BYTES = 1 << 26
+"""Largest length of a manifest: that of an index of ten thousand shards."""
+_MOST = 1 << 48
+"""Largest number that counts something."""
+_PATH = re.compile(r"(?:(?!\.{1,2}(?:/|$))[A-Za-z0-9_.-]+(?:/(?!$)|$))+")
+"""Paths of files in the folder of a version; none leads out of it."""
+_CHOICES = {
+    "dtype": ("uint8", "uint16", "float32", "float64"),
+    "boundary": ("circular", "reflect", "valid"),
+    "equivariance": ("none", "offset"),
+    "augment": ("none", "dihedral"),
+    "key_dtype": ("uint8", "int16", "float32"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,65 +134,63 @@ class Manifest:
             The index has another format.
         """
         try:
-            content = json.loads((folder / MANIFEST).read_bytes())
+            content = json.loads(read_small(folder / MANIFEST, _MOST_BYTES))
             found, expected = content["format"], content.pop("manifest_sha256")
         except FileNotFoundError as error:
             raise DataLoss(f"{MANIFEST} is missing; {REMEDY}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}") from error
         if isinstance(found, int) and found != FORMAT:
             remedy = "update lemmse to read it" if found > FORMAT else "build it again"
             raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
         if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
             raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}")
-        content["sources"] = tuple(content["sources"])
-        content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
-        if content["calibration"] is not None:
-            content["calibration"] = Calibration.restore(content["calibration"])
-        if content["pictures"] is not None:
-            content["pictures"] = Pictures.restore(content["pictures"])
-        return cls(**content)
+        try:
+            content["sources"] = tuple(content["sources"])
+            content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
+            if content["calibration"] is not None:
+                content["calibration"] = Calibration.restore(content["calibration"])
+            if content["pictures"] is not None:
+                content["pictures"] = Pictures.restore(content["pictures"])
+            manifest = cls(**content)
+            wrong = next(manifest._wrong(), None)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}") from error
+        if wrong is not None:
+            raise DataLoss(f"{MANIFEST}: {wrong} has a value that no build writes; {REMEDY}")
+        return manifest
 
-    def require_files(self, folder: Path) -> None:
-        """Raise DataLoss unless every file exists and has its length.
-
-        Raises
-        ------
-        DataLoss
-            A file is missing or has another length.
-        """
-        for name, entry in self.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise DataLoss(f"{name} is missing; {REMEDY}")
-            if path.stat().st_size != entry.bytes:
-                raise DataLoss(f"{name}: expected {entry.bytes} bytes, got {path.stat().st_size}; {REMEDY}")
-
-    def verify(self, folder: Path, progress: Progress = silent) -> None:
-        """Raise DataLoss unless every file has its length and checksum.
-
-        Parameters
-        ----------
-        folder : Path
-            The folder of the version.
-        progress : callable
-            Called as `progress(stage, done, total)`, in bytes.
-
-        Raises
-        ------
-        DataLoss
-            A file is missing, truncated or altered.
-        """
-        self.require_files(folder)
-        stage, done, total = "compare checksums", 0, sum(entry.bytes for entry in self.files.values())
-        progress(stage, done, total)
-        with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda name: checksum(folder / name), self.files)
-            for (name, entry), seen in zip(self.files.items(), found, strict=True):
-                if seen != entry:
-                    raise DataLoss(f"{name} is altered: its SHA-256 is not the manifest's; {REMEDY}")
-                done += entry.bytes
-                progress(stage, done, total)
+    def _wrong(self) -> Iterator[str]:
+        """Yield the names of fields whose values are of another type, or out of range."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            match field.type:
+                case "int" | builtins.int:
+                    least = 0 if field.name in ("seed", "gaussians") else 1
+                    right = type(value) is int and least <= value < _MOST
+                case "str" | builtins.str:
+                    right = type(value) is str and value in _CHOICES.get(field.name, (value,))
+                case "float" | builtins.float:
+                    right = isinstance(value, int | float) and math.isfinite(value)
+                case _:
+                    continue
+            if not right:
+                yield field.name
+        if not all(type(source) is str for source in self.sources):
+            yield "sources"
+        for path, entry in self.files.items():
+            right = type(entry.bytes) is int and 0 <= entry.bytes < _MOST and type(entry.sha256) is str
+            if not right or not _PATH.fullmatch(path) or path == MANIFEST:
+                yield "files"
+        found = Quantization(np.dtype(self.key_dtype), self.key_step, self.key_low)
+        if found not in quantizations(self.patch_size**2):
+            yield "key_step"
+        if self.gaussians > self.keys:
+            yield "gaussians"
+        for name in ("calibration", "pictures"):
+            record = getattr(self, name)
+            if record is not None and not record.is_consistent():
+                yield name
 
 
 def checksum(path: Path) -> FileEntry:
@@ -181,6 +198,31 @@ def checksum(path: Path) -> FileEntry:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return FileEntry(path.stat().st_size, digest)
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """Return the content of an ordinary file of at most so many bytes.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is a link, not an ordinary file, or longer.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        raise
+    except OSError as error:  # a link
+        raise ValueError(f"{path.name} cannot be opened: {error.strerror}") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+            raise ValueError(f"expected an ordinary file of at most {most} bytes, got {found.st_size} bytes")
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
 
 
 def _self_checksum(content: dict[str, Any]) -> str:

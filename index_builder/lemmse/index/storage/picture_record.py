@@ -7,6 +7,7 @@ formula. It is used for `quality="best"`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["PAPER", "Pictures", "Refinement"]
@@ -53,6 +54,20 @@ class Pictures:
         rows: dict[str, Any] = {name: tuple(row) for name, row in content.items() if name != "images"}
         rows["refinements"] = tuple(Refinement(**refinement) for refinement in rows["refinements"])
         return cls(images=content["images"], **rows)
+
+    def is_consistent(self) -> bool:
+        """Return whether there is an entry for each σ in all rows, of numbers."""
+        rows = (self.sigmas, self.best_db, self.paper_db, self.noisy_db)
+        ways = [number for way in self.refinements for number in (way.bandwidth, way.gaussian_share)]
+        return (
+            bool(self.sigmas)
+            and all(len(row) == len(self.sigmas) for row in (*rows, self.refinements))
+            and all(isinstance(x, int | float) and not math.isnan(x) for row in (*rows, ways) for x in row)
+            and all(a < b for a, b in pairwise(self.sigmas))
+            and self.sigmas[0] > 0
+            and all(way.aggregate in ("centre", "overlap") for way in self.refinements)
+            and all(way.bandwidth >= 0 and 0 <= way.gaussian_share <= 1 for way in self.refinements)
+        )
 
     def best(self, sigma: float) -> Refinement:
         """Return the refinement for any σ.

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -35,29 +34,33 @@ import zarr
 from numpy.typing import NDArray
 
 from lemmse.index.storage import inverted_lists, zarr_store
-from lemmse.index.storage.mapped import map_files
 from lemmse.index.storage.packing import Packed, aligned
+from lemmse.index.storage.pinned import PinnedFiles
+from lemmse.index.storage.quantization import Quantization
 
-__all__ = ["ARRAYS", "NEIGHBOURS", "Shards", "folder_of"]
+__all__ = ["ARRAYS", "NEIGHBOURS", "Shards", "name_of"]
 
 ARRAYS = "arrays.zarr"
 NEIGHBOURS = "neighbours.faiss"
 
 
-def folder_of(version: Path, number: int) -> Path:
-    """Return the folder of a shard."""
-    return version / "shards" / f"{number:04}"
+def name_of(number: int) -> str:
+    """Return the path of a shard in the folder of its version."""
+    return f"shards/{number:04}"
 
 
 @dataclass(frozen=True)
 class Shards:
     """The shards of an index version."""
 
-    folders: Sequence[Path]
+    files: PinnedFiles
+    """The files of the version."""
+    names: Sequence[str]
+    """The paths of the shards."""
 
     @cached_property
     def _groups(self) -> list[zarr.Group]:
-        return [zarr_store.open_arrays(folder / ARRAYS) for folder in self.folders]
+        return [zarr_store.open_pinned(self.files, f"{name}/{ARRAYS}") for name in self.names]
 
     @cached_property
     def _row_offsets(self) -> dict[str, NDArray[np.int64]]:
@@ -102,13 +105,13 @@ class Shards:
         return np.concatenate(parts)
 
     def packed(self, name: str) -> Packed:
-        """Return a packed array, mapped into memory."""
+        """Return a packed array, which stays in its files."""
         shapes = [zarr_store.shape(group, name) for group in self._groups]
-        files = [
-            (zarr_store.plain_file(folder / ARRAYS, name, len(shape)), prod(shape))
-            for folder, shape in zip(self.folders, shapes, strict=True)
-        ]
-        values, begins = map_files(files, zarr_store.dtype(self._groups[0], name))
+        values, begins = self.files.values(
+            self._plain_files(name, len(shapes[0])),
+            [prod(shape) for shape in shapes],
+            zarr_store.dtype(self._groups[0], name),
+        )
         return Packed(values, shapes[0][1], self._first_rows("counts"), begins)
 
     def has(self, name: str) -> bool:
@@ -116,20 +119,23 @@ class Shards:
         return name in self._groups[0]
 
     def plain(self, name: str) -> NDArray[np.float32]:
-        """Return all rows of a plain float32 array, mapped if there is one shard, otherwise read."""
-        parts = []
-        for folder, group in zip(self.folders, self._groups, strict=True):
-            shape = zarr_store.shape(group, name)
-            file = zarr_store.plain_file(folder / ARRAYS, name, len(shape))
-            values, _ = map_files([(file, prod(shape))], zarr_store.dtype(group, name))
-            parts.append(values[: prod(shape)].reshape(shape))
+        """Return all rows of a plain float32 array, which stays in its file if there is one shard."""
+        shapes = [zarr_store.shape(group, name) for group in self._groups]
+        files = self._plain_files(name, len(shapes[0]))
+        parts = [
+            self.files.values([file], [prod(shape)], np.float32)[0].reshape(shape)
+            for file, shape in zip(files, shapes, strict=True)
+        ]
         if len(parts) == 1:
             return parts[0]
         rows = sum(len(part) for part in parts)
         return np.concatenate(parts, out=aligned((rows, *parts[0].shape[1:])))
 
-    def neighbours(self) -> faiss.IndexIVF:
-        """Return the FAISS index over all cells; each shard numbers its keys from 0."""
-        paths = [str(folder / NEIGHBOURS) for folder in self.folders]
-        # The lists stay on disk and are read through the page cache.
-        return inverted_lists.stack([faiss.read_index(path, faiss.IO_FLAG_MMAP) for path in paths])
+    def neighbours(self, centroids: NDArray[np.float32], quantization: Quantization) -> faiss.IndexIVF:
+        """Return the FAISS index over all cells, given their centroids; shards number their keys from 0."""
+        sizes = [np.diff(zarr_store.read_all(group, "cells/keys")) for group in self._groups]
+        files = [self.files[f"{name}/{NEIGHBOURS}"] for name in self.names]
+        return inverted_lists.pinned(centroids, quantization, sizes, files)
+
+    def _plain_files(self, name: str, dimensions: int) -> list[str]:
+        return [f"{shard}/{ARRAYS}/{zarr_store.plain_file(name, dimensions)}" for shard in self.names]

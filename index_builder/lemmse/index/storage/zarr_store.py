@@ -13,12 +13,11 @@ detects flipped bits; they are grouped in a few large Zarr shards, so that a ver
 regardless of its size. Data that every search reads is stored as plain arrays: each is one uncompressed chunk
 followed by its CRC-32C, and can be mapped into memory.
 
-An index may come from an untrusted source, and codecs may run code. Therefore only Zarr format 3 and the
-codecs that are written here are read.
+An index may come from an untrusted source: reading/layout.py checks all metadata before an array is opened.
 """
 
-import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,25 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
+from zarr.core.buffer import cpu
+from zarr.storage import MemoryStore
 
 from lemmse.contract.errors import DataLoss
 from lemmse.index.ranges import CHUNK
 from lemmse.index.storage.manifest import REMEDY
+from lemmse.index.storage.pinned import PinnedFiles
 
 __all__ = [
+    "CHUNK",
     "SHARD",
     "arrays",
     "create",
     "create_array",
     "dtype",
     "open_arrays",
+    "open_pinned",
     "plain_file",
+    "raise_data_loss",
     "read",
     "read_all",
     "read_group",
@@ -51,9 +55,6 @@ __all__ = [
 
 SHARD = 16 * CHUNK
 """Number of rows of a Zarr shard, the unit of writing; the unit of reading is CHUNK rows."""
-_CODECS = frozenset(("bytes", "crc32c", "sharding_indexed", "zstd"))
-"""Names of the codecs that are written and read."""
-_METADATA = "zarr.json"
 
 
 def create(path: Path) -> zarr.Group:
@@ -98,9 +99,9 @@ def write_plain(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     array[:] = values
 
 
-def plain_file(path: Path, name: str, dimensions: int) -> Path:
-    """Return the file of an array that `write_plain` wrote into the group at a path."""
-    return path.joinpath(name, "c", *["0"] * dimensions)
+def plain_file(name: str, dimensions: int) -> str:
+    """Return the name of the file of an array that `write_plain` wrote."""
+    return "/".join([name, "c", *["0"] * dimensions])
 
 
 def write_blocks(group: zarr.Group, name: str, blocks: Iterable[NDArray[Any]]) -> None:
@@ -127,50 +128,52 @@ def write_blocks(group: zarr.Group, name: str, blocks: Iterable[NDArray[Any]]) -
 
 
 def open_arrays(path: Path, *, writing: bool = False) -> zarr.Group:
-    """Open a group, for reading by default.
+    """Open a group that a build has written, for reading by default."""
+    return zarr.open_group(
+        store=str(path), mode="r+" if writing else "r", zarr_format=3, use_consolidated=False
+    )
+
+
+def open_pinned(files: PinnedFiles, path: str) -> zarr.Group:
+    """Open a group in the files of a version for reading; `layout` says what may be read."""
+    buffers: dict[str, Any] = {
+        name: cpu.Buffer.from_array_like(content) for name, content in files.contents.items()
+    }
+    store = MemoryStore(buffers, read_only=True)
+    return zarr.open_group(store=store, path=path, mode="r", zarr_format=3, use_consolidated=False)
+
+
+def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
+    """Return rows start … stop − 1 of an array.
 
     Raises
     ------
     DataLoss
-        There is no group of Zarr format 3.
+        The array is missing or damaged.
     """
-    try:
-        return zarr.open_group(
-            store=str(path), mode="r+" if writing else "r", zarr_format=3, use_consolidated=False
-        )
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise DataLoss(f"{path.name} is not a group of Zarr format 3; {REMEDY}") from error
-
-
-def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
-    """Return rows start … stop − 1 of an array."""
-    return np.asarray(_array(group, name)[start:stop])
+    with raise_data_loss(f"{group.path}/{name}"):
+        return np.asarray(_array(group, name)[start:stop])
 
 
 def read_all(group: zarr.Group, name: str) -> NDArray[Any]:
-    """Return all rows of an array."""
-    return np.asarray(_array(group, name)[:])
+    """Return all rows of an array, see `read`."""
+    with raise_data_loss(f"{group.path}/{name}"):
+        return np.asarray(_array(group, name)[:])
 
 
 def read_group(group: zarr.Group, name: str) -> dict[str, NDArray[Any]]:
     """Return the arrays of an inner group by name; an empty dict if there is no such group."""
-    paths = sorted(_folder(group).joinpath(name).glob(f"*/{_METADATA}"))
-    return {path.parent.name: read_all(group, f"{name}/{path.parent.name}") for path in paths}
+    if name not in group:
+        return {}
+    inner = group[name]
+    if not isinstance(inner, zarr.Group):
+        raise DataLoss(f"{name} is not a group; {REMEDY}")
+    return {key: read_all(group, f"{name}/{key}") for key in sorted(inner.array_keys())}
 
 
 def arrays(group: zarr.Group) -> "dict[str, zarr.Array[Any]]":
-    """Return all arrays of a group and its inner groups, by path.
-
-    Raises
-    ------
-    DataLoss
-        An array has a format or a codec other than those written here.
-    """
-    folder = _folder(group)
-    for path in sorted(folder.rglob(".z*")):  # .zarray, .zgroup
-        raise DataLoss(f"{path.relative_to(folder)}: expected Zarr format 3, got format 2; {REMEDY}")
-    names = [str(path.parent.relative_to(folder)) for path in sorted(folder.rglob(_METADATA))]
-    return {name: _array(group, name) for name in names if _metadata(group, name)["node_type"] == "array"}
+    """Return all arrays of a group and its inner groups, by path."""
+    return {name: member for name, member in group.members(None) if isinstance(member, zarr.Array)}
 
 
 def dtype(group: zarr.Group, name: str) -> str:
@@ -184,44 +187,22 @@ def shape(group: zarr.Group, name: str) -> tuple[int, ...]:
 
 
 def _array(group: zarr.Group, name: str) -> "zarr.Array[Any]":
-    """Return an array after checking its codecs, since opening an array constructs them."""
-    metadata = _metadata(group, name)
-    if unknown := sorted(set(metadata["codecs"]) - _CODECS):
-        raise DataLoss(
-            f"{name}: expected codecs {', '.join(sorted(_CODECS))}, got {', '.join(unknown)}; {REMEDY}"
-        )
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise DataLoss(f"{name} is not an array; {REMEDY}")
     return array
 
 
-def _metadata(group: zarr.Group, name: str) -> dict[str, Any]:
-    """Return the type and the codec names of an array or a group."""
+@contextmanager
+def raise_data_loss(name: str) -> Iterator[None]:
+    """Raise DataLoss, naming a part of an index, for errors of Zarr in the `with` block.
+
+    Raises
+    ------
+    DataLoss
+        The block raised KeyError, RuntimeError, TypeError or ValueError.
+    """
     try:
-        content = json.loads(_folder(group).joinpath(name, _METADATA).read_bytes())
-        codecs = list(_codec_names(content.get("codecs", ())))
-        return {"node_type": content["node_type"], "codecs": codecs}
-    except FileNotFoundError as error:
-        raise DataLoss(f"{name} is missing; {REMEDY}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataLoss(f"{name} has damaged metadata; {REMEDY}") from error
-
-
-def _codec_names(codecs: Iterable[Any]) -> Iterator[str]:
-    """Yield the names of codecs, including those inside sharding codecs."""
-    for codec in codecs:
-        if isinstance(codec, str):
-            yield codec
-            continue
-        yield str(codec["name"])
-        for inner in ("codecs", "index_codecs"):
-            yield from _codec_names(codec.get("configuration", {}).get(inner, ()))
-
-
-def _folder(group: zarr.Group) -> Path:
-    """Return the folder of a group."""
-    store = group.store
-    if not isinstance(store, LocalStore):
-        raise TypeError(f"expected a group in a folder, got one in {store}")
-    return Path(store.root, group.path)
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise DataLoss(f"{name} cannot be read: {error}; {REMEDY}") from error

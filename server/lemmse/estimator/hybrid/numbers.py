@@ -8,6 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.estimator.hybrid.kernel_cache import find_cache
+
 __all__ = [
     "ABSENT",
     "LOG2_E",
@@ -30,7 +32,7 @@ _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn", "nnan"},
     "error_model": "numpy",
-    "cache": True,
+    "cache": find_cache(find_cache),
 }
 """Fast-math: sums may be reordered, which vector instructions require; infinities keep their meaning."""
 _NO_CALLS: dict[str, Any] = {"forceinline": True, "_nrt": False}

@@ -1,0 +1,157 @@
+"""An open index answers from the files that were opened, whatever happens to its folder."""
+
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from lemmse.contract.errors import DataLoss
+from lemmse.estimator import Reconstructor
+from lemmse.index import build, open_index, update
+from lemmse.index.storage import pinned
+from tests.support.indexes import few_at_a_time
+
+Y = np.random.default_rng(9).random((8, 8)).astype(np.float32)
+WAYS = {
+    "exact": {"mode": "exact"},
+    "topk": {"mode": "topk", "k": 3},
+    "mmse": {"estimator": "mmse"},
+    "e-mmse": {"estimator": "e-mmse"},
+    "gaussians": {"gaussian_share": 0.5},
+    "overlap": {"aggregate": "overlap", "mode": "exact"},
+}
+
+
+def made(folder, seed, several=False):
+    """An index of random images at a folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(seed).random((6, 8, 8)).astype(np.float32)
+    np.save(folder.parent / f"{seed}.npy", images)
+    with pytest.MonkeyPatch.context() as patched:
+        if several:
+            few_at_a_time(patched, keys=100)
+        return build([folder.parent / f"{seed}.npy"], folder, patch_size=3)
+
+
+def answers(lemmse):
+    """All answers of a reconstructor, each of which reads other files."""
+    images = [lemmse.reconstruct(Y, sigma=0.1, **options).image for options in WAYS.values()]
+    contributors = lemmse.explain(Y, sigma=0.1, pixel=(3, 4), top=5).contributors
+    return images, contributors, lemmse.index.info
+
+
+def require_same(one, other):
+    for a, b in zip(one[0], other[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one[1:] == other[1:]
+
+
+def remove(folder, tmp_path):
+    shutil.rmtree(folder)
+
+
+def replace(folder, tmp_path):
+    shutil.rmtree(folder)
+    made(folder, seed=2)
+
+
+def rename(folder, tmp_path):
+    folder.rename(tmp_path / "elsewhere")
+    made(folder, seed=2)
+
+
+def add(folder, tmp_path):
+    np.save(tmp_path / "more.npy", np.zeros((1, 8, 8), np.float32))
+    update([tmp_path / "more.npy"], folder)
+
+
+def make_unreadable(folder, tmp_path):
+    for path in [*folder.rglob("*")][::-1]:
+        path.chmod(0)
+
+
+@pytest.fixture(params=[False, True], ids=["read", "mapped"])
+def mapped(request, monkeypatch):
+    """Whether all files are mapped, or all are read."""
+    monkeypatch.setattr(pinned, "IN_MEMORY", 0 if request.param else 1 << 30)
+    return request.param
+
+
+@pytest.mark.usefixtures("mapped")
+@pytest.mark.parametrize("several", [False, True], ids=["one shard", "several shards"])
+@pytest.mark.parametrize("happens", [remove, replace, rename, add, make_unreadable])
+def test_what_happens_to_the_folder_changes_no_answer(tmp_path, happens, several):
+    folder = made(tmp_path / "index", seed=1, several=several)
+    expected = answers(Reconstructor(open_index(made(tmp_path / "same" / "index", seed=1, several=several))))
+    lemmse = Reconstructor(open_index(folder))
+    happens(folder, tmp_path)
+    require_same(answers(lemmse), expected)
+
+
+def truncate(path):
+    os.truncate(path, 0)
+
+
+def overwrite(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["in its place", "elsewhere"])
+@pytest.mark.parametrize("change", [truncate, overwrite])
+def test_a_file_that_is_changed_changes_no_answer_or_is_data_loss(tmp_path, mapped, change, moved):
+    folder = made(tmp_path / "index", seed=1)
+    lemmse = Reconstructor(open_index(folder))
+    expected = answers(lemmse)
+    if moved:
+        folder = folder.rename(tmp_path / "elsewhere")
+    change(folder / "1" / "shards/0000/arrays.zarr/keys/c/0/0/0")
+    if not mapped:
+        require_same(answers(lemmse), expected)
+        return
+    for options in WAYS.values():
+        with pytest.raises(DataLoss, match=r"index 'index' version 1: .*keys/c/0/0/0 was changed while"):
+            lemmse.reconstruct(Y, sigma=0.1, **options)
+    with pytest.raises(DataLoss, match="was changed while"):
+        lemmse.explain(Y, sigma=0.1, pixel=(3, 4))
+    shutil.rmtree(folder)
+    with pytest.raises(DataLoss):  # what is mapped is no better for that
+        lemmse.reconstruct(Y, sigma=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_open_index_holds_one_descriptor(tmp_path, mapped):
+    folder = made(tmp_path / "index", seed=1, several=True)
+    before = os.listdir("/proc/self/fd")
+    index = open_index(folder)
+    assert index.manifest.shards > 1
+    lemmse = Reconstructor(index)
+    answers(lemmse)
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+    del index, lemmse
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("link", ["file", "folder", "version", "manifest"])
+def test_links_are_not_followed(tmp_path, link):
+    folder = made(tmp_path / "index", seed=1)
+    path = {
+        "file": folder / "1/shards/0000/arrays.zarr/keys/c/0/0/0",
+        "folder": folder / "1/shards/0000",
+        "version": folder / "1",
+        "manifest": folder / "1/manifest.json",
+    }[link]
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataLoss):
+        open_index(folder)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    folder = made(tmp_path / "index", seed=1)
+    for name in ("1/sources.json", "1/manifest.json", "CURRENT"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(DataLoss):
+            open_index(folder)
