@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo paper test test-fast lint stubs clean
+.PHONY: audit demo paper test test-fast lint stubs clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -26,6 +26,15 @@ lint: $(VENV)/.dev
 	rm -rf build/stubs && mkdir -p build/stubs
 	PYTHON=$(VENV)/bin/python protos/generate.sh build/stubs
 	diff -r --exclude='*.proto' --exclude=py.typed --exclude=__pycache__ build/stubs/lemmse/v1 protos/lemmse/v1
+
+# Looks up the pinned versions in the advisories of osv.dev; without it nothing is audited, which is said.
+audit:
+	@if $(PYTHON) -c "import socket; socket.create_connection(('api.osv.dev', 443), 10)" 2>/dev/null; then \
+	  $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit==2.10.1 && \
+	  build/audit/bin/pip-audit --strict --no-deps --disable-pip --vulnerability-service osv -r constraints.txt; \
+	else \
+	  echo "audit: SKIPPED: api.osv.dev does not answer, the pinned versions were not audited"; \
+	fi
 
 stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh

@@ -20,9 +20,9 @@ def peak() -> int:
     return resident("VmHWM")
 
 
-def resident(name: str) -> int:
-    """Return the resident memory of this process that the kernel lists under a name, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident(name: str, process: int | str = "self") -> int:
+    """Return the resident memory of a process that the kernel lists under a name, in bytes."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise KeyError(name)

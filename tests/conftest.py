@@ -1,16 +1,18 @@
-"""Fixtures that several parts share: a tiny index, a server of it, and both kinds of client."""
+"""Fixtures that several parts share: a tiny index, a server of it, and all kinds of client."""
 
+import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lemmse.client import Client, connect
+from lemmse.client import Client, aio, connect
 from lemmse.index import build
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
+from tests.support.blocking import Blocking, event_loop
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,7 +63,36 @@ def embedded(tiny_index: Path) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(params=["remote", "embedded"])
-def client(request: pytest.FixtureRequest) -> Client:
-    """Both kinds of client, one after the other."""
+@pytest.fixture(scope="session")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """The event loop of the asyncio clients."""
+    with event_loop() as loop:
+        yield loop
+
+
+@pytest.fixture(scope="session")
+def aio_remote(loop: asyncio.AbstractEventLoop, server: Server) -> Iterator[Blocking]:
+    with Blocking(loop, lambda: aio.connect(f"grpc://{server.address}")) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def aio_embedded(loop: asyncio.AbstractEventLoop, tiny_index: Path) -> Iterator[Blocking]:
+    with Blocking(loop, lambda: aio.connect(tiny_index)) as client:
+        yield client
+
+
+@pytest.fixture(params=["synchronous", "asyncio"])
+def connect_any(
+    request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop
+) -> Callable[..., Client | Blocking]:
+    """`connect` of the synchronous client and of the asyncio one."""
+    if request.param == "synchronous":
+        return connect
+    return lambda *args, **kwargs: Blocking(loop, lambda: aio.connect(*args, **kwargs))
+
+
+@pytest.fixture(params=["remote", "embedded", "aio_remote", "aio_embedded"])
+def client(request: pytest.FixtureRequest) -> Client | Blocking:
+    """All kinds of client, one after the other."""
     return request.getfixturevalue(request.param)

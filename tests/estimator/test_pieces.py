@@ -1,6 +1,6 @@
 """Pieces of the work of hybrid: all of it is done once, in order, until it is stopped."""
 
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 
 from lemmse.contract.errors import Cancelled
 from lemmse.estimator import Outputs, Queries, SumSpec, hybrid_sums
-from lemmse.estimator.hybrid.pieces import in_pieces
+from lemmse.estimator.hybrid.pieces import Pieces
 from lemmse.estimator.local import LocalBackend
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
@@ -32,7 +32,7 @@ def test_every_query_meets_every_block_once_in_order(monkeypatch, seconds, count
         for q in some:
             met[q] += range(first, end)
 
-    in_pieces(work, np.arange(count, dtype=np.int32), blocks, Event())
+    Pieces(np.arange(count, dtype=np.int32), blocks).run(work, Event())
     assert met == [list(range(blocks))] * count
 
 
@@ -44,8 +44,10 @@ def test_no_piece_follows_once_stopped():
         if len(pieces) == 3:
             stopped.set()
 
-    in_pieces(work, np.arange(100_000, dtype=np.int32), 9, stopped)
+    left = Pieces(np.arange(100_000, dtype=np.int32), 9)
+    left.run(work, stopped)
     assert len(pieces) == 3
+    assert not left.done
 
 
 def test_cancelling_stops_work_that_has_begun(local):
@@ -63,6 +65,38 @@ def test_cancelling_stops_work_that_has_begun(local):
     with pytest.raises(Cancelled):
         local.key_tree.run(work, 100_000, cancelled, blocks=50)
     assert 1 <= len(begun) <= torch.get_num_threads()
+
+
+class DueAtOnce:
+    """A turn that ends as soon as it begins."""
+
+    def __init__(self):
+        self.working, self.polls = 0, 0
+
+    def __call__(self):
+        assert self.working == 0
+        self.polls += 1
+        return False
+
+    def is_due(self):
+        return True
+
+
+def test_a_turn_ends_while_no_thread_works_and_nothing_is_lost(local, monkeypatch):
+    monkeypatch.setattr("lemmse.estimator.hybrid.pieces._SECONDS", 0.05)
+    turn, lock, met = DueAtOnce(), Lock(), np.zeros((64, 8), int)
+
+    def work(some, first, end):
+        with lock:
+            turn.working += 1
+        met[some, first:end] += 1
+        assert not Event().wait(0.02)
+        with lock:
+            turn.working -= 1
+
+    local.key_tree.run(work, 64, turn, blocks=8)
+    assert (met == 1).all()
+    assert turn.polls > 2
 
 
 def test_an_error_in_the_work_ends_it(local):

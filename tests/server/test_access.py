@@ -20,7 +20,7 @@ from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from lemmse.server.tls import server_credentials
 from lemmse.server.tokens import Tokens, add_token
-from lemmse.v1 import index_pb2, index_pb2_grpc
+from lemmse.v1 import admin_pb2, admin_pb2_grpc, index_pb2, index_pb2_grpc
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 from tests.support.requests import request
 
@@ -88,6 +88,20 @@ def test_health_needs_no_token_and_reflection_does(guarded):
     assert answer.list_services_response.service
 
 
+def test_only_the_role_admin_may_change_the_indexes(guarded, server):
+    channel, _, read, admin = guarded
+    unload, unknown = (
+        admin_pb2_grpc.AdminServiceStub(channel).UnloadIndex,
+        admin_pb2.UnloadIndexRequest(name="nope"),
+    )
+    assert code(unload, unknown) is grpc.StatusCode.UNAUTHENTICATED
+    assert code(unload, unknown, metadata=bearer(read)) is grpc.StatusCode.PERMISSION_DENIED
+    assert code(unload, unknown, metadata=bearer(admin)) is grpc.StatusCode.NOT_FOUND
+    with grpc.insecure_channel(server.address) as without_tokens:
+        unload = admin_pb2_grpc.AdminServiceStub(without_tokens).UnloadIndex
+        assert code(unload, unknown) is grpc.StatusCode.PERMISSION_DENIED
+
+
 def test_tokens_are_added_and_revoked_while_it_runs(guarded):
     channel, path, *_ = guarded
     listing = index_pb2_grpc.IndexServiceStub(channel).ListIndexes
@@ -105,12 +119,12 @@ def test_a_file_that_becomes_invalid_or_vanishes_changes_nothing(tmp_path, caplo
     token = add_token(path, "admin")
     tokens, good = Tokens(path), path.read_text()
     path.write_text("admin 12\n")
-    assert tokens.role(token) == "admin"
+    assert tokens.find(token).role == "admin"
     assert f"{path}, line 1: expected read or admin, and a SHA-256" in caplog.text
     path.unlink()
-    assert tokens.role(token) == "admin"
+    assert tokens.find(token).role == "admin"
     path.write_text(good.replace("admin", "read"))
-    assert tokens.role(token) == "read"
+    assert tokens.find(token).role == "read"
 
 
 def test_admin_calls():
@@ -129,7 +143,7 @@ def test_roles(tmp_path):
         (tokens[1], "lemmse.v1.IndexService", None),
     ]:
         if error is None:
-            check_access(held, service, bearer("secret"))
+            assert check_access(held, service, bearer("secret")) == sha256(b"secret").hexdigest()[:12]
         else:
             with pytest.raises(error, match="role admin"):
                 check_access(held, service, bearer("secret"))
@@ -156,7 +170,7 @@ def test_a_new_token_is_random_and_only_its_hash_is_kept(tmp_path):
         assert re.fullmatch(r"lemmse_[A-Za-z0-9_-]{43}", token)
         assert token not in path.read_text()
     assert [line.split()[0] for line in path.read_text().splitlines()] == ["read", "admin"]
-    assert [Tokens(path).role(token) for token in made] == ["read", "admin"]
+    assert [Tokens(path).find(token).role for token in made] == ["read", "admin"]
 
 
 def test_a_file_of_something_else_is_left_alone(tmp_path):
@@ -170,8 +184,8 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
 def test_a_last_line_without_an_end(tmp_path):
     path = _with(tmp_path / "tokens", "read")
     path.write_text(path.read_text().rstrip("\n"))
-    assert Tokens(path).role(add_token(path, "admin")) == "admin"
-    assert Tokens(path).role("secret") == "read"
+    assert Tokens(path).find(add_token(path, "admin")).role == "admin"
+    assert Tokens(path).find("secret").role == "read"
 
 
 class Authority:

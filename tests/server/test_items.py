@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lemmse.contract.errors import MalformedMessage
+from lemmse.server.admission import Memory
 from lemmse.server.items import items
 from lemmse.v1.reconstruction_pb2 import ReconstructRequest, ReconstructStreamRequest
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk
@@ -28,11 +29,16 @@ async def arriving(parts, arrived):
         yield part
 
 
+def admit():
+    memory = Memory(1 << 20, patience=60)
+    return lambda incoming: memory.take("client", incoming.nbytes, whole=incoming.complete)
+
+
 def outcomes(*parts):
     """Number and whether the item is whole, or the message of its error."""
 
     async def assembled():
-        return [item async for item in items(arriving(parts, []))]
+        return [item async for item in items(arriving(parts, []), admit())]
 
     result = []
     for number, incoming in asyncio.run(assembled()):
@@ -55,7 +61,8 @@ def test_an_item_comes_with_its_last_byte():
     arrived = []
 
     async def first():
-        return await anext(items(arriving((begin(1), chunk(1, COMPLETE), begin(2, COMPLETE)), arrived)))
+        parts = arriving((begin(1), chunk(1, COMPLETE), begin(2, COMPLETE)), arrived)
+        return await anext(items(parts, admit()))
 
     asyncio.run(first())
     assert len(arrived) == 2

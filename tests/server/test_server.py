@@ -143,8 +143,8 @@ def test_explain_is_bounded(stub):
 
 def test_an_answer_that_does_not_fit_says_what_to_do(stub):
     y = Tensor(dtype=DATA_TYPE_FLOAT32, shape=(800, 800), data=bytes(800 * 800 * 4))
-    code, message, _ = refusal(stub.Reconstruct, request(y=y, maps=[pb.MAP_VARIANCE]))
-    assert code == "RESOURCE_EXHAUSTED"
+    code, message, fields = refusal(stub.Reconstruct, request(y=y, maps=[pb.MAP_VARIANCE]))
+    assert (code, fields) == ("INVALID_ARGUMENT", ["y"])
     assert message.endswith("use ReconstructStream")
 
 

@@ -43,7 +43,7 @@ def test_folders_and_the_file_from_the_environment(file):
 
 
 def test_an_empty_variable_is_not_given():
-    assert effective("a", LEMMSE_SERVE_QUEUE="")["queue"] == 32
+    assert effective("a", LEMMSE_SERVE_THREADS="")["threads"] == ServerConfig(indexes=(Path("a"),)).threads
 
 
 def test_what_is_printed_can_be_read_again(file, tmp_path):
@@ -63,7 +63,7 @@ def test_every_option_is_printed_with_its_help():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("queue = -1", "{}: queue: expected a number >= 0, got -1"),
+        ("threads = 0", "{}: threads: expected a number from 1 to 4096, got 0"),
         ('queue = "8"', "{}: queue: expected an integer, got '8'"),
         ("queue = true", "{}: queue: expected an integer, got True"),
         ("queue = 1.5", "{}: queue: expected an integer, got 1.5"),
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("QUEUE", "-1", "LEMMSE_SERVE_QUEUE: expected a number >= 0, got -1"),
+        ("THREADS", "0", "LEMMSE_SERVE_THREADS: expected a number from 1 to 4096, got 0"),
         (
             "QUEU",
             "1",

@@ -16,7 +16,7 @@ from lemmse.contract.results import Contributor, IndexInfo, Result
 with required("an index in this process"):
     from lemmse.estimator import Registry
 
-__all__ = ["EmbeddedClient"]
+__all__ = ["EmbeddedClient", "expiry"]
 
 
 class EmbeddedClient(Client):
@@ -45,7 +45,7 @@ class EmbeddedClient(Client):
     def _reconstruct(
         self, index: str, measurement: Measurement, options: Options, timeout: float | None
     ) -> Result:
-        return self._answer(index, measurement, options, _expiry(timeout))
+        return self.answer(index, measurement, options, expiry(timeout))
 
     def _reconstruct_many(
         self,
@@ -54,14 +54,14 @@ class EmbeddedClient(Client):
         options: Options,
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
-        expired = _expiry(timeout)
+        expired = expiry(timeout)
         for measurement in batch:
             self._require_open()
             if isinstance(measurement, InvalidArgument):
                 yield measurement
                 continue
             try:
-                outcome: Result | LemmseError = self._answer(index, measurement, options, expired)
+                outcome: Result | LemmseError = self.answer(index, measurement, options, expired)
             except DeadlineExceeded:
                 raise
             except LemmseError as error:
@@ -71,9 +71,7 @@ class EmbeddedClient(Client):
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
-        with _deadline():
-            explanation = self._registry.get(index).explain_pixel(measurement, options, _expiry(timeout))
-        return list(explanation.contributors)
+        return self.contributors(index, measurement, options, expiry(timeout))
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return [reconstructor.index.info for reconstructor in self._registry]
@@ -81,15 +79,24 @@ class EmbeddedClient(Client):
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo:
         return self._registry.get(name).index.info
 
-    def _answer(
+    def answer(
         self, index: str, measurement: Measurement, options: Options, expired: Callable[[], bool]
     ) -> Result:
+        """Return the reconstruction of a measurement; stop once `expired` returns True."""
         with _deadline():
             reconstructor = self._registry.choose(index, options.quality, measurement)
             return reconstructor.answer(measurement, options, expired)
 
+    def contributors(
+        self, index: str, measurement: Measurement, options: ExplainOptions, expired: Callable[[], bool]
+    ) -> list[Contributor]:
+        """Return the contributors to a pixel; stop once `expired` returns True."""
+        with _deadline():
+            explanation = self._registry.get(index).explain_pixel(measurement, options, expired)
+        return list(explanation.contributors)
 
-def _expiry(timeout: float | None) -> Callable[[], bool]:
+
+def expiry(timeout: float | None) -> Callable[[], bool]:
     """Return a function that returns True once the timeout, in seconds from now, has passed."""
     end = math.inf if timeout is None else time.monotonic() + timeout
     return lambda: time.monotonic() > end

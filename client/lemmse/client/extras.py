@@ -14,6 +14,7 @@ _EXTRAS = {
     "matplotlib": "demo",
     "numba": "server",
     "numcodecs": "server",
+    "opentelemetry": "tracing",
     "prometheus_client": "server",
     "skimage": "demo",
     "threadpoolctl": "server",

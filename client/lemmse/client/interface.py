@@ -13,10 +13,20 @@ from lemmse.contract.measurement import Mask, Measurement, Sigma, measurements
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, Result
 
-__all__ = ["Client"]
+__all__ = ["Client", "Closable"]
 
 
-class Client(ABC):
+class Closable:
+    """What can be closed, and says so afterwards."""
+
+    _closed = False
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("the client is closed; connect again")
+
+
+class Client(Closable, ABC):
     """A connection to indexes, returned by `connect`. Close it, or use it in a `with` statement.
 
     Clients are thread-safe. Methods raise the errors of `lemmse.client.errors`; `timeout` is the number of
@@ -27,8 +37,6 @@ class Client(ABC):
     and error are multiplied by 255, the variance by 255². Sigma and the bandwidth are always in intensities
     of [0, 1].
     """
-
-    _closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -256,10 +264,6 @@ class Client(ABC):
         """
         self._require_open()
         return self._get_index(as_name(name), as_timeout(timeout))
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise FailedPrecondition("the client is closed; connect again")
 
     @abstractmethod
     def _close(self) -> None: ...

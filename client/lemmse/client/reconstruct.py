@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,13 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.client.connecting import SCHEME, connect
+from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, plan
 from lemmse.client.progress import report_progress
+from lemmse.client.server_flags import server_flags
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.results import Result
 from lemmse.index.images.files import as_stored, read, read_array, write
@@ -67,7 +69,7 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
     type=click.Path(path_type=Path),
     help="Folder to write to; for a single file also the file to write.",
 )
-@click.option("--server", metavar="HOST:PORT", help="Server to ask.")
+@server_flags
 @click.option(
     "--index", "folders", metavar="DIR", multiple=True, help="Index folder to use here; or several."
 )
@@ -104,6 +106,7 @@ def reconstruct(
     inputs: Sequence[Path],
     out: Path,
     server: str | None,
+    secrets: dict[str, Any],
     folders: tuple[str, ...],
     scheduler: str | None,
     index_name: str | None,
@@ -119,14 +122,19 @@ def reconstruct(
     physics identity, pre-inverse identity and equivariance none. If a file fails, the others are still
     processed: the exit status is 1 if some files failed, and 2 if all failures are bad input.
     """
-    if (server is None) == (not folders):
-        raise click.UsageError("expected either --server or --index")
-    if server is not None and scheduler is not None:
+    if server is not None and folders:
+        raise click.UsageError("expected either --server or --index, got both")
+    if server is None and not folders and not os.environ.get("LEMMSE_SERVER"):
+        raise click.UsageError("expected either --server or --index, got neither, and no LEMMSE_SERVER")
+    if not folders and scheduler is not None:
         raise click.UsageError("expected --scheduler with --index only")
     jobs = plan(inputs, out, maps, overwrite=overwrite)
-    targets = folders or (SCHEME + str(server).removeprefix(SCHEME),)
+    targets = (server,) if server is not None else folders
     failures: list[Exception] = []
-    with connect(*targets, scheduler=scheduler) as client, report_progress(as_json=as_json) as progress:
+    with (
+        connect(*targets, scheduler=scheduler, **secrets) as client,
+        report_progress(as_json=as_json) as progress,
+    ):
         if index_name is None and options["quality"] == "best":
             client.list_indexes()  # any of them may be the best
         else:

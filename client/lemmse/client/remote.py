@@ -1,93 +1,60 @@
-"""The client for a server."""
+"""The client for servers."""
 
-import json
+import time
+from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from contextlib import suppress
+from itertools import count
+from typing import TypeVar
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
+from lemmse.client import unary
+from lemmse.client.batches import IN_FLIGHT, Item, as_item
+from lemmse.client.channels import Channels
+from lemmse.client.crop import crop
 from lemmse.client.interface import Client
 from lemmse.client.rpc_errors import rpc_errors
-from lemmse.client.stream import reconstruct_stream
-from lemmse.contract.chunks import Incoming, attach
-from lemmse.contract.errors import InvalidArgument, LemmseError
-from lemmse.contract.limits import INLINE_BYTES, MESSAGE_BYTES
+from lemmse.client.stream import Stream
+from lemmse.client.targets import Servers
+from lemmse.contract.errors import InvalidArgument, LemmseError, Unavailable
+from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
-from lemmse.contract.messages import (
-    explain_request,
-    read_explanation,
-    read_index,
-    read_result,
-    reconstruct_request,
-)
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result, result_bytes
-from lemmse.v1 import index_pb2 as index_pb
+from lemmse.contract.results import Contributor, IndexInfo, Result
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 
 __all__ = ["RemoteClient"]
 
-# gRPC retries calls that the server has not begun; streams are not retried.
-_RETRIES = {
-    "methodConfig": [
-        {
-            "name": [
-                {"service": "lemmse.v1.ReconstructionService", "method": "Reconstruct"},
-                {"service": "lemmse.v1.ReconstructionService", "method": "Explain"},
-                {"service": "lemmse.v1.IndexService"},
-            ],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES),
-    ("grpc.service_config", json.dumps(_RETRIES)),
-    # This is also the time limit of one attempt to connect. By default, a call to an address that does not
-    # answer at all waits for 20 s.
-    ("grpc.min_reconnect_backoff_ms", 3000),
-)
+T = TypeVar("T")
 
 
 class RemoteClient(Client):
-    """A client for a server.
+    """A client for servers, which it asks in turn.
 
     Parameters
     ----------
-    address : str
-        HOST:PORT.
+    servers : Servers
+        The servers.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._reconstruction = ReconstructionServiceStub(self._channel)
-        self._indexes = IndexServiceStub(self._channel)
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._channels: Channels[ReconstructionServiceStub, IndexServiceStub] = Channels(grpc, servers)
 
     def __repr__(self) -> str:
-        return f"<RemoteClient {self._address}>"
+        return f"<RemoteClient {self._servers}>"
 
     def _close(self) -> None:
-        self._channel.close()
+        for channel in self._channels.channels:
+            channel.close()
 
     def _reconstruct(
         self, index: str, measurement: Measurement, options: Options, timeout: float | None
     ) -> Result:
-        if max(measurement.nbytes, result_bytes(measurement.y.shape, options.maps)) <= INLINE_BYTES:
-            request = attach(reconstruct_request(index, measurement, options), measurement.arrays)
-            with rpc_errors(self._address):
-                response = self._reconstruction.Reconstruct(request, timeout=timeout)
-                return read_result(Incoming(response)).scaled(measurement.white_level)
+        if unary.fits(measurement, options):
+            return self._ask(unary.reconstruct(index, measurement, options), timeout)
         (outcome,) = self._reconstruct_many(index, iter([measurement]), options, timeout)
         if isinstance(outcome, LemmseError):
             raise outcome
@@ -100,52 +67,66 @@ class RemoteClient(Client):
         options: Options,
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
-        self._require_open()
-        with rpc_errors(self._address):
-            yield from reconstruct_stream(self._reconstruction, index, batch, options, timeout)
+        # The batch is iterated in the caller's thread, so that its exceptions reach the caller.
+        attempts = self._channels.attempts(timeout)
+        numbers = count()
+        unanswered: deque[Item | InvalidArgument] = deque()
+        stream: Stream | None = None
+        try:
+            while True:
+                self._require_open()
+                if stream is None:
+                    stream = Stream(self._channels.next(), index, options, attempts)
+                    stream.send(*unanswered)
+                while len(unanswered) < IN_FLIGHT and (one := next(batch, None)) is not None:
+                    unanswered.append(as_item(next(numbers), one))
+                    stream.send(unanswered[-1])
+                if not unanswered:
+                    break
+                try:
+                    outcome = stream.answer(unanswered[0])
+                except LemmseError as error:
+                    stream.close()
+                    stream = None
+                    self._require_open()
+                    time.sleep(attempts.pause(error))
+                else:
+                    unanswered.popleft()
+                    yield outcome
+            # All are answered: what happens to the connection now does not matter.
+            with suppress(Unavailable):
+                stream.finish()
+        finally:
+            if stream is not None:
+                stream.close()
 
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
-            measurement, options = _crop(measurement, options, self._get_index(index, timeout))
-        request = attach(explain_request(index, measurement, options), measurement.arrays)
-        with rpc_errors(self._address):
-            response = self._reconstruction.Explain(request, timeout=timeout)
-        return [one.scaled(measurement.white_level) for one in read_explanation(response).contributors]
+            measurement, options = crop(measurement, options, self._get_index(index, timeout))
+        return self._ask(unary.explain(index, measurement, options), timeout)
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
-        with rpc_errors(self._address):
-            response = self._indexes.ListIndexes(index_pb.ListIndexesRequest(), timeout=timeout)
-        return [read_index(index) for index in response.indexes]
+        return self._ask(unary.list_indexes(), timeout)
 
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo:
-        with rpc_errors(self._address):
-            response = self._indexes.GetIndex(index_pb.GetIndexRequest(name=name), timeout=timeout)
-        return read_index(response.index)
+        return self._ask(unary.get_index(name), timeout)
 
-
-def _crop(
-    measurement: Measurement, options: ExplainOptions, index: IndexInfo
-) -> tuple[Measurement, ExplainOptions]:
-    """Return the part of a measurement that the patch at the pixel covers, and the options for this crop.
-
-    Beyond its border, the crop is continued in the same way as the image.
-    """
-    if index.pre_inverse != "identity":
-        raise InvalidArgument.of(
-            "y",
-            f"expected at most {INLINE_BYTES} bytes, since pre-inverse {index.pre_inverse} needs all of it, "
-            f"got {measurement.nbytes}; explain it where the index is",
-        )
-    reach = index.patch_size // 2
-    spans: list[NDArray[np.int64]] = []
-    pixel: list[int] = []
-    for centre, length in zip(options.pixel, measurement.y.shape, strict=False):
-        span = np.arange(centre - reach, centre + reach + 1)
-        if index.boundary != "circular":
-            # Mirrored pixels are no farther from the edge than the patch extends, so the crop contains them.
-            span = span[(span >= 0) & (span < length)]
-        spans.append(span % length)
-        pixel.append(centre - int(span[0]))
-    return measurement.crop(*spans), replace(options, pixel=(pixel[0], pixel[1]))
+    def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
+        attempts = self._channels.attempts(timeout)
+        while True:
+            server = self._channels.next()
+            try:
+                with rpc_errors(server.address, attempts.request_id):
+                    answer = call.read(
+                        call.method(server)(
+                            call.request, timeout=attempts.begin(), metadata=attempts.metadata
+                        )
+                    )
+            except LemmseError as error:
+                self._require_open()
+                time.sleep(attempts.pause(error))
+            else:
+                attempts.succeed()
+                return answer

@@ -7,7 +7,9 @@ from typing import cast
 import grpc
 from grpc_status import rpc_status
 
-from lemmse.contract.errors import BY_CODE, Internal, MalformedMessage
+from lemmse.client.attempts import REQUEST_ID
+from lemmse.contract.address import Address
+from lemmse.contract.errors import BY_CODE, Internal, LemmseError, MalformedMessage, Unavailable
 from lemmse.contract.lines import one_line
 from lemmse.contract.status import from_status
 
@@ -15,22 +17,39 @@ __all__ = ["rpc_errors"]
 
 
 @contextmanager
-def rpc_errors(address: str) -> Iterator[None]:
+def rpc_errors(address: Address, request_id: str) -> Iterator[None]:
     """Raise the corresponding `LemmseError` if a gRPC call in the `with` block fails.
 
     Parameters
     ----------
-    address : str
-        Address of the server, HOST:PORT.
+    address : Address
+        Address of the server.
+    request_id : str
+        The id that was sent with the call.
     """
     try:
         yield
     except grpc.RpcError as error:
-        status = rpc_status.from_call(cast(grpc.Call, error))
-        if status is not None:
-            raise from_status(status) from error
-        hint = "; is a server running there?" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
-        details = one_line(error.details() or "", "no details")
-        raise BY_CODE[error.code().name](f"{address}: {details}{hint}") from error
+        raise _convert(error, address, request_id) from error
     except MalformedMessage as error:
-        raise Internal(f"{address}: the answer breaks the contract: {error}") from error
+        internal = Internal(f"{address}: the answer breaks the contract: {error}")
+        internal.request_id = request_id
+        raise internal from error
+
+
+def _convert(error: grpc.RpcError, address: Address, request_id: str) -> LemmseError:
+    call = cast(grpc.Call, error)
+    status = rpc_status.from_call(call)
+    metadata = {key: value for key, value in call.trailing_metadata() or () if isinstance(value, str)}
+    if status is not None:
+        converted = from_status(status)
+    else:
+        details = one_line(call.details() or "", "no details")
+        if call.code() is grpc.StatusCode.UNAVAILABLE:
+            # The connection, or a proxy. Nothing tells whether the server has seen the call.
+            request_id = ""
+            converted = Unavailable(f"{address}: {details}; is a server running there?", retry_after=0.0)
+        else:
+            converted = BY_CODE[call.code().name](f"{address}: {details}")
+    converted.request_id = metadata.get(REQUEST_ID, request_id)
+    return converted

@@ -1,124 +1,104 @@
-"""Reconstruction of a batch by one ReconstructStream call, in order and with a bounded number in flight."""
+"""A ReconstructStream call of the synchronous client."""
 
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
-from typing import NamedTuple, TypeAlias
 
-from google.rpc.status_pb2 import Status
-
-from lemmse.contract.chunks import Incoming, split
-from lemmse.contract.errors import InvalidArgument, LemmseError, MalformedMessage
-from lemmse.contract.measurement import Measurement
-from lemmse.contract.messages import read_result, reconstruct_request
+from lemmse.client.attempts import Attempts
+from lemmse.client.batches import Answer, Item, ended, parts, surplus
+from lemmse.client.channels import Server
+from lemmse.client.rpc_errors import rpc_errors
+from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.options import Options
 from lemmse.contract.results import Result
-from lemmse.contract.status import from_status
 from lemmse.v1 import reconstruction_pb2 as pb
+from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
-from lemmse.v1.tensor_pb2 import TensorChunk
 
-__all__ = ["reconstruct_stream"]
-
-# One is being sent, one computed and one returned.
-_IN_FLIGHT = 3
+__all__ = ["Stream"]
 
 
-class _Item(NamedTuple):
-    """An image that has been sent."""
+class Stream:
+    """A ReconstructStream call; its methods raise the errors of the client.
 
-    number: int
-    measurement: Measurement
-
-
-_Outbound: TypeAlias = "SimpleQueue[_Item | None]"
-
-
-def reconstruct_stream(
-    stub: ReconstructionServiceStub,
-    index: str,
-    batch: Iterator[Measurement | InvalidArgument],
-    options: Options,
-    timeout: float | None,
-) -> Generator[Result | LemmseError, None, None]:
-    """Yield the result, or the error, of each image, in order.
-
-    The batch is iterated in the caller's thread, so that its exceptions reach the caller; gRPC's thread only
-    splits the images into messages. Closing the generator cancels the call and ends that thread.
+    gRPC's thread only splits the images into messages. Closing the stream cancels the call and ends that
+    thread.
 
     Parameters
     ----------
-    stub : ReconstructionServiceStub
-        The server.
+    server : Server
+        The server to call.
     index : str
         Name of the index; empty if the server has only one.
-    batch : iterator of Measurement or InvalidArgument
-        The measurements. An error in place of a measurement is yielded at its place in the order.
     options : Options
-        The options for all measurements.
-    timeout : float, optional
-        Timeout in seconds for the whole batch.
-
-    Raises
-    ------
-    grpc.RpcError
-        The call as a whole failed.
-    MalformedMessage
-        An answer of the server is malformed.
+        The options for all images.
+    attempts : Attempts
+        The attempts of which this call is one.
     """
-    outbound: _Outbound = SimpleQueue()
-    waiting: deque[_Item | InvalidArgument] = deque()
-    call = stub.ReconstructStream(_requests(outbound, index, options), timeout=timeout)
-    try:
-        for number, measurement in enumerate(batch):
-            if isinstance(measurement, InvalidArgument):
-                waiting.append(measurement)
-            else:
-                item = _Item(number, measurement)
-                outbound.put(item)
-                waiting.append(item)
-            if len(waiting) == _IN_FLIGHT:
-                yield _outcome(call, waiting.popleft())
-        outbound.put(None)
-        while waiting:
-            yield _outcome(call, waiting.popleft())
-        for surplus in call:
-            raise MalformedMessage.of("item", f"got an answer to item {surplus.item}, which was not sent")
-    finally:
-        outbound.put(None)
-        call.cancel()
+
+    def __init__(
+        self,
+        server: Server[ReconstructionServiceStub, IndexServiceStub],
+        index: str,
+        options: Options,
+        attempts: Attempts,
+    ) -> None:
+        self._outbound: SimpleQueue[Item | None] = SimpleQueue()
+        self._address, self._attempts = server.address, attempts
+        self._call = server.reconstruction.ReconstructStream(
+            _requests(self._outbound, index, options), timeout=attempts.begin(), metadata=attempts.metadata
+        )
+
+    def send(self, *items: Item | InvalidArgument) -> None:
+        """Send items, without waiting; an error in place of an image is not sent."""
+        for item in items:
+            if isinstance(item, Item):
+                self._outbound.put(item)
+
+    def answer(self, item: Item | InvalidArgument) -> Result | LemmseError:
+        """Wait for the answer to an item, and return its result or its error.
+
+        Raises
+        ------
+        LemmseError
+            The call failed, or the server asks for the item at a later time.
+        """
+        if isinstance(item, InvalidArgument):
+            return item
+        answer = Answer(item, self._attempts.request_id)
+        with self._errors():
+            for part in self._call:
+                outcome = answer.add(part)
+                if outcome is not None:
+                    self._attempts.succeed()
+                    return outcome
+        raise ended(self._address)
+
+    def finish(self) -> None:
+        """Wait until the server ends the call, after the last answer.
+
+        Raises
+        ------
+        LemmseError
+            The server sent another answer, or the call failed.
+        """
+        self._outbound.put(None)
+        with self._errors():
+            for part in self._call:
+                raise surplus(part)
+
+    def close(self) -> None:
+        """Cancel the call unless it has ended."""
+        self._outbound.put(None)
+        self._call.cancel()
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return rpc_errors(self._address, self._attempts.request_id)
 
 
-def _requests(outbound: _Outbound, index: str, options: Options) -> Iterator[pb.ReconstructStreamRequest]:
+def _requests(
+    outbound: "SimpleQueue[Item | None]", index: str, options: Options
+) -> Iterator[pb.ReconstructStreamRequest]:
     """Yield the messages of the items in the queue, until the queue yields None."""
     while (item := outbound.get()) is not None:
-        for part in split(reconstruct_request(index, item.measurement, options), item.measurement.arrays):
-            if isinstance(part, TensorChunk):
-                yield pb.ReconstructStreamRequest(item=item.number, chunk=part)
-            else:
-                yield pb.ReconstructStreamRequest(item=item.number, request=part)
-
-
-def _outcome(
-    answers: Iterator[pb.ReconstructStreamResponse], expected: _Item | InvalidArgument
-) -> Result | LemmseError:
-    """Return the outcome of an item: its error if it is invalid, otherwise the next answer of the stream."""
-    if isinstance(expected, InvalidArgument):
-        return expected
-    part = _next_part(answers, expected.number)
-    if part.HasField("error"):
-        return from_status(Status.FromString(part.error))
-    incoming = Incoming(part.response)
-    while not incoming.complete:
-        incoming.add(_next_part(answers, expected.number).chunk)
-    return read_result(incoming).scaled(expected.measurement.white_level)
-
-
-def _next_part(
-    answers: Iterator[pb.ReconstructStreamResponse], expected: int
-) -> pb.ReconstructStreamResponse:
-    for part in answers:
-        if part.item != expected:
-            raise MalformedMessage.of("item", f"expected the answer to item {expected}, got item {part.item}")
-        return part
-    raise MalformedMessage.of("item", f"expected the answer to item {expected}, got the end of the stream")
+        yield from parts(item, index, options)

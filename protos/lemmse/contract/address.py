@@ -1,6 +1,7 @@
 """Network addresses, HOST:PORT."""
 
 import re
+from ipaddress import ip_address
 from typing import NamedTuple
 
 __all__ = ["Address"]
@@ -33,6 +34,28 @@ class Address(NamedTuple):
         if match is None or int(match["port"]) > _LAST_PORT:
             return None
         return cls(match["host"], int(match["port"]))
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the host is an IP address, not a name."""
+        try:
+            ip_address(self.host.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the host is this machine, reached without a network.
+
+        Examples
+        --------
+        >>> [Address(host, 50051).loopback for host in ("localhost", "127.0.0.2", "[::1]", "10.0.0.1")]
+        [True, True, True, False]
+        """
+        if self.numeric:
+            return ip_address(self.host.strip("[]")).is_loopback
+        return self.host.lower() == "localhost"
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

@@ -113,6 +113,11 @@ class Incoming(Generic[M]):
         """Whether all bytes have arrived."""
         return all(len(tensor.data) == tensor.nbytes for tensor in self._tensors.values())
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors, in bytes, once they are complete."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
     def add(self, chunk: pb.TensorChunk) -> None:
         """Append the bytes of a chunk to its tensor.
 

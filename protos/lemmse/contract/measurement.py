@@ -4,10 +4,10 @@ Images are floats in intensities, [0, 1], or integers that encode them in steps 
 (uint16). Integers are converted to intensities here; results are scaled back by `Measurement.white_level`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,15 +103,27 @@ class Measurement:
         )
 
 
+@overload
 def measurements(
     images: Iterable[ArrayLike], sigma: Sigma | Iterable[Sigma], mask: Mask | Iterable[Mask]
-) -> Iterator[Measurement | InvalidArgument]:
+) -> Iterator[Measurement | InvalidArgument]: ...
+
+
+@overload
+def measurements(
+    images: AsyncIterable[ArrayLike], sigma: Sigma | Iterable[Sigma], mask: Mask | Iterable[Mask]
+) -> AsyncIterator[Measurement | InvalidArgument]: ...
+
+
+def measurements(
+    images: Any, sigma: Sigma | Iterable[Sigma], mask: Mask | Iterable[Mask]
+) -> Iterator[Measurement | InvalidArgument] | AsyncIterator[Measurement | InvalidArgument]:
     """Return an iterator over the measurements of a batch, with an error in place of each invalid one.
 
     Parameters
     ----------
-    images : iterable of arrays
-        The images.
+    images : iterable or asynchronous iterable of arrays
+        The images; the iterator is asynchronous if they are.
     sigma, mask
         A number, None or an array with two or three axes applies to all images; any other iterable, including
         an array with one axis, has one value for each image.
@@ -124,19 +136,19 @@ def measurements(
     """
     each = {"sigma": _each("sigma", sigma, images), "mask": _each("mask", mask, images)}
 
-    def read() -> Iterator[Measurement | InvalidArgument]:
-        for y in images:
-            own = {name: next(values, _NOTHING) for name, values in each.items()}
-            try:
-                for name, value in own.items():
-                    if value is _NOTHING:
-                        raise InvalidArgument.of(name, "expected one for each image, got none for this one")
-                outcome: Measurement | InvalidArgument = Measurement.checked(y, **own)
-            except InvalidArgument as error:
-                outcome = error
-            yield outcome
+    def measure(y: ArrayLike) -> Measurement | InvalidArgument:
+        own = {name: next(values, _NOTHING) for name, values in each.items()}
+        try:
+            for name, value in own.items():
+                if value is _NOTHING:
+                    raise InvalidArgument.of(name, "expected one for each image, got none for this one")
+            return Measurement.checked(y, **own)
+        except InvalidArgument as error:
+            return error
 
-    return read()
+    if isinstance(images, AsyncIterable):
+        return (measure(y) async for y in images)
+    return map(measure, images)
 
 
 _NOTHING = object()

@@ -1,15 +1,34 @@
 """Cancellation of work, and the size of the blocks between which it is checked."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from lemmse.contract.errors import Cancelled
 
-__all__ = ["Cancel", "never", "query_block", "raise_if_cancelled"]
+__all__ = ["Cancel", "Turn", "is_due", "never", "query_block", "raise_if_cancelled"]
 
 Cancel = Callable[[], bool]
 """A callable that is polled between tiles of work, and returns True once the answer is not needed."""
+
+
+@runtime_checkable
+class Turn(Protocol):
+    """A Cancel by which work takes turns with other work: a poll may wait until it is this work's turn."""
+
+    def __call__(self) -> bool:
+        """Let other work have its turn if it is due, and return True once the answer is not needed."""
+        ...
+
+    def is_due(self) -> bool:
+        """Return whether the next poll may wait, or is True."""
+        ...
+
+
+def is_due(cancelled: Cancel) -> bool:
+    """Return whether a caller of other threads should stop these and poll."""
+    return cancelled.is_due() if isinstance(cancelled, Turn) else cancelled()
 
 
 def never() -> bool:

@@ -20,6 +20,7 @@ from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Expla
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.estimator.costs import exact_work, request_work
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.image_queries import cut_queries
 from lemmse.estimator.local import LocalBackend
@@ -178,6 +179,14 @@ class Reconstructor:
         diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
         return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
 
+    def work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of `answer`, in multiply-adds of the exact sum."""
+        return request_work(self._backend, measurement, options, self.exact_work)
+
+    def explanation_work(self) -> float:
+        """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
+        return exact_work(self._backend, 1)
+
     def expected_db(self, measurement: Measurement) -> float:
         """Return the calibrated PSNR in dB of quality "best" at the noise level of a measurement.
 
@@ -281,11 +290,11 @@ class Reconstructor:
     @cached_property
     def _whole_images(self) -> WholeImages:
         """The training images, for the estimators that compare whole images."""
-        images = self.index.images()
-        if len(np.unique(images.sizes, axis=0)) > 1:
+        if not any(self.index.image_size):
             raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
             )
+        images = self.index.images()
         problem = self.index.problem
         clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
         measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])

@@ -4,7 +4,12 @@ All numerical work is in `lemmse.estimator`. The server is asynchronous, and its
 of its own (`loop`). `listening` opens the sockets, `receiving` reads and decodes requests, `service` contains
 the servicers, `health` the health service, `items` assembles the items of a stream, `compute` admits calls
 and runs them outside of the loop, `calls` logs each call, `failures` converts errors to the messages that
-clients receive, `config` contains the settings, and `lifecycle` starts and drains the server.
+clients receive, and `lifecycle` starts and drains the server.
+
+`config` contains the settings, `settings` what a setting is, and `sources` reads them. Before a call is
+received, `interceptor` identifies, checks, counts and times it, with `request_id`, `access`, `tokens` and
+`metrics`; `tracing` makes it a span. `tls` and `changing` read certificates and tokens again when their files
+change, `connections` limits connections, and `logs` writes the log.
 
 This module imports nothing, because the command sets OMP_NUM_THREADS before it imports torch and FAISS, which
 read the variable only once. Programs start a server with `lemmse.server.lifecycle.Server`.

@@ -15,8 +15,8 @@ _FOR_ANYBODY = {health.SERVICE_NAME}
 """Services that need no token: a probe has none."""
 
 
-def check_access(tokens: Tokens | None, service: str, metadata: Iterable[tuple[str, Any]]) -> None:
-    """Check that a caller may call a service.
+def check_access(tokens: Tokens | None, service: str, metadata: Iterable[tuple[str, Any]]) -> str:
+    """Check that a caller may call a service, and return the name of its token; empty if it needs none.
 
     AdminService needs a token of the role admin, and is refused where there are no tokens. Health checks need
     none.
@@ -38,17 +38,20 @@ def check_access(tokens: Tokens | None, service: str, metadata: Iterable[tuple[s
         The role of its token does not permit the call.
     """
     if service in _FOR_ANYBODY:
-        return
+        return ""
     if tokens is None:
         if service == _ADMIN:
             raise PermissionDenied("AdminService is off: the server was started without --tokens")
-        return
+        return ""
     given = [value for key, value in metadata if key == "authorization"]
     if len(given) != 1:
         raise Unauthenticated("expected a token: metadata 'authorization: Bearer TOKEN'")
     scheme, _, token = str(given[0]).partition(" ")
-    role = tokens.role(token) if scheme.lower() == "bearer" else None
-    if role is None:
+    known = tokens.find(token) if scheme.lower() == "bearer" else None
+    if known is None:
         raise Unauthenticated("the server does not accept this token")
-    if service == _ADMIN and role != "admin":
-        raise PermissionDenied("AdminService needs a token of the role admin, got one of the role read")
+    if service == _ADMIN and known.role != "admin":
+        raise PermissionDenied(
+            f"AdminService needs a token of the role admin, got one of the role {known.role}"
+        )
+    return known.name

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 
+from lemmse.contract.errors import LemmseError
 from lemmse.server.failures import Failure
 
 __all__ = ["logged", "with_status"]
@@ -44,9 +45,12 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
         yield facts
         outcome = grpc.StatusCode.OK.name
     except Exception as error:
-        failure = error if isinstance(error, Failure) else Failure(error)
+        failure = Failure(error)
         outcome = f"{failure.code.name} {failure}"
-        raise failure from None
+        try:
+            raise failure from None
+        finally:
+            del failure  # it refers to this frame, which would keep what the block refers to
     finally:
         seconds = time.perf_counter() - start
         listed = "".join(f" {name}={value}" for name, value in facts.items())
@@ -55,7 +59,7 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def with_status(context: "grpc.aio.ServicerContext[Any, Any]") -> Iterator[None]:
+def with_status(context: "grpc.aio.ServicerContext[Any, Any]", method: str) -> Iterator[None]:
     """End a call with the status of any failure in the `with` block.
 
     The status is set instead of aborting the call: the exception by which gRPC aborts would refer to the
@@ -65,11 +69,21 @@ def with_status(context: "grpc.aio.ServicerContext[Any, Any]") -> Iterator[None]
     ----------
     context : ServicerContext
         The call.
+    method : str
+        Name of its method, for the log.
     """
     try:
         yield
     except Failure as failure:
-        status = rpc_status.to_status(failure.status)
-        context.set_code(status.code)
-        context.set_details(status.details)
-        context.set_trailing_metadata((*(context.trailing_metadata() or ()), *status.trailing_metadata))
+        _set_status(context, failure)
+    except LemmseError as error:  # the request did not reach the servicer, which would have logged it
+        refusal = Failure(error)
+        _LOG.info("%s %s %s", method, refusal.code.name, refusal)
+        _set_status(context, refusal)
+
+
+def _set_status(context: "grpc.aio.ServicerContext[Any, Any]", failure: Failure) -> None:
+    status = rpc_status.to_status(failure.status)
+    context.set_code(status.code)
+    context.set_details(status.details)
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), *status.trailing_metadata))

@@ -28,6 +28,7 @@ from lemmse.index.storage.folder import current_version, set_current_version
 from lemmse.index.storage.manifest import MANIFEST
 from lemmse.server.config import ServerConfig
 from lemmse.server.health import Health, health_name
+from lemmse.server.metrics import INDEX_BYTES
 
 __all__ = ["Catalogue"]
 
@@ -159,11 +160,14 @@ class Catalogue:
                 self._check(self.registry.get(name), self._loaded[name])
 
     async def tell(self, health: Health) -> None:
-        """Tell the health service which indexes can answer, and whether any can."""
+        """Tell the health service which indexes can answer, and whether any can; update the metrics."""
         serving = {name: loaded.serving for name, loaded in self._loaded.items()}
         for name in self._told - serving.keys():
             await health.remove(health_name(name))
+            INDEX_BYTES.remove(name)
         self._told = set(serving)
+        for reconstructor in self.registry:
+            INDEX_BYTES.labels(reconstructor.index.name).set(_size(reconstructor))
         for name, is_serving in serving.items():
             await health.set(health_name(name), serving=is_serving)
         await health.set("", serving=any(serving.values()))
@@ -225,6 +229,11 @@ class Catalogue:
             if loaded.serving:
                 _LOG.error("index %s cannot answer any more: %s", reconstructor.index.name, error)
             loaded.serving = False
+
+
+def _size(reconstructor: Reconstructor) -> int:
+    """Return the size of the files of an index, in bytes."""
+    return sum(file.bytes for file in reconstructor.index.manifest.files.values())
 
 
 def _stamp(path: Path) -> _Stamp | None:

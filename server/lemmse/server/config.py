@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NoReturn
 
 from lemmse.contract.address import Address
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import MAX_CONTRIBUTORS
 from lemmse.server.settings import Setting, at_least, between, validate
 
 __all__ = ["ServerConfig"]
@@ -73,7 +74,33 @@ class ServerConfig:
             metavar="ADDRESS",
         ),
     ] = None
-    queue: Annotated[int, Setting("Calls that may wait while one is computed.", at_least(0))] = 32
+    calls: Annotated[
+        int,
+        Setting("Open calls; a new one ends the one that has been silent for longest.", at_least(1)),
+    ] = 4096
+    queue: Annotated[int, Setting("Requests that may wait or compute.", at_least(1))] = 1024
+    queue_work: Annotated[
+        float, Setting("Multiply-adds that may have to be done before a request is answered.", at_least(0))
+    ] = 1e16
+    memory: Annotated[
+        int, Setting("Bytes of the images and maps of all requests, and of their answers.", at_least(1))
+    ] = 2 << 30
+    max_bytes: Annotated[
+        int, Setting("Bytes of the images and maps of one request, and of its answer.", at_least(1))
+    ] = 1 << 30
+    max_pixels: Annotated[int, Setting("Pixels of one image.", at_least(1))] = 1 << 26
+    max_work: Annotated[
+        float, Setting("Multiply-adds of one request: pixels x keys x patch length if exact.", at_least(0))
+    ] = 1e15
+    max_seconds: Annotated[
+        float, Setting("Seconds of computation of one request.", between(0.001, _DAY, "seconds"))
+    ] = 3600.0
+    max_k: Annotated[int, Setting("Neighbours of mode topk.", at_least(1))] = 1 << 20
+    max_nprobe: Annotated[int, Setting("Cells of mode topk.", at_least(1))] = 1 << 16
+    max_contributors: Annotated[
+        int, Setting("Contributors of an explanation.", between(1, MAX_CONTRIBUTORS))
+    ] = MAX_CONTRIBUTORS
+    max_items: Annotated[int, Setting("Images of one stream.", at_least(1))] = 1_000_000
     idle_timeout: Annotated[
         float,
         Setting("Seconds within which a client must send its next message.", between(0.001, _DAY, "seconds")),
@@ -110,6 +137,9 @@ class ServerConfig:
         str | None,
         Setting("Where to serve metrics for Prometheus, http://HOST:PORT/metrics.", _address, "HOST:PORT"),
     ] = None
+    tracing: Annotated[
+        bool, Setting("Send OpenTelemetry traces where OTEL_EXPORTER_OTLP_ENDPOINT says (extra tracing).")
+    ] = False
     log_format: Annotated[Literal["text", "json"], Setting("Form of the log on stderr.")] = "text"
     insecure: Annotated[
         bool,
@@ -118,6 +148,12 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.memory < 2 * self.max_bytes:
+            _refuse(
+                "memory",
+                f"expected at least twice max-bytes, so that a request can arrive while another is computed, "
+                f"got {self.memory} and {self.max_bytes}",
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             _refuse("tls-cert", "expected --tls-cert and --tls-key, got only one of them")
         if self.tls_client_ca is not None and self.tls_cert is None:

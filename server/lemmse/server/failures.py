@@ -6,15 +6,16 @@ import secrets
 import grpc
 from google.rpc.status_pb2 import Status
 
-from lemmse.contract.errors import BY_CODE, Internal, LemmseError
+from lemmse.contract.errors import BY_CODE, Internal, LemmseError, Unavailable
 from lemmse.contract.status import to_status
 
-__all__ = ["Failure"]
+__all__ = ["Ended", "Failure"]
 
 _LOG = logging.getLogger(__name__)
 
 _SHOWN = {
     "CANCELLED",
+    "DEADLINE_EXCEEDED",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "PERMISSION_DENIED",
@@ -30,6 +31,10 @@ _PUBLIC = {
 """Messages for clients, by code, for the other codes; codes not listed are reported as INTERNAL."""
 
 
+class Ended(Unavailable):
+    """The server ends a call that could go on in another one. Its message is for clients."""
+
+
 class Failure(Exception):
     """An error in the form that the client receives.
 
@@ -42,7 +47,7 @@ class Failure(Exception):
 
     def __init__(self, error: Exception) -> None:
         seen = error if isinstance(error, LemmseError) else Internal(str(error))
-        if seen.code not in _SHOWN:
+        if seen.code not in _SHOWN and not isinstance(seen, Ended):
             reference = secrets.token_hex(4)
             _LOG.error("reference %s", reference, exc_info=error)
             code = seen.code if seen.code in _PUBLIC else Internal.code

@@ -1,7 +1,6 @@
 """What happens to every call: an interceptor that identifies, admits, counts and times it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import cache
@@ -11,17 +10,14 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf import descriptor_pool
 
-from lemmse.contract.errors import LemmseError
 from lemmse.server.access import check_access
+from lemmse.server.callers import CALLER
 from lemmse.server.calls import with_status
-from lemmse.server.failures import Failure
 from lemmse.server.metrics import HANDLED, HANDLING_SECONDS, STARTED
 from lemmse.server.request_id import HEADER, REQUEST_ID, choose
 from lemmse.server.tokens import Tokens
 
 __all__ = ["Interceptor"]
-
-_LOG = logging.getLogger(__name__)
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -54,17 +50,18 @@ class Interceptor(grpc.aio.ServerInterceptor):
             # gRPC answers UNIMPLEMENTED. Such a name is kept out of the metrics, whose labels would otherwise
             # grow with whatever callers send.
             return None
-        service, _, method = handler_call_details.method.strip("/").partition("/")
+        name = handler_call_details.method
+        service, _, method = name.strip("/").partition("/")
         labels = (_kind(service, method), service, method)
 
         async def answer(requests: Any, context: _Context) -> Any:
-            with _counted(labels, context), with_status(context):
-                self._check(service, metadata)
+            with _counted(labels, context), with_status(context, name):
+                CALLER.set(check_access(self._tokens, service, metadata))
                 return await handler.stream_unary(requests, context)
 
         async def answers(requests: Any, context: _Context) -> AsyncIterator[Any]:
-            with _counted(labels, context), with_status(context):
-                self._check(service, metadata)
+            with _counted(labels, context), with_status(context, name):
+                CALLER.set(check_access(self._tokens, service, metadata))
                 async with aclosing(handler.stream_stream(requests, context)) as parts:
                     async for part in parts:
                         yield part
@@ -74,14 +71,6 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 answers, response_serializer=handler.response_serializer
             )
         return grpc.stream_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
-
-    def _check(self, service: str, metadata: tuple[tuple[str, Any], ...]) -> None:
-        try:
-            check_access(self._tokens, service, metadata)
-        except LemmseError as error:
-            failure = Failure(error)
-            _LOG.info("%s %s %s", service, failure.code.name, failure)
-            raise failure from None
 
 
 @cache

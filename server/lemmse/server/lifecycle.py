@@ -5,6 +5,7 @@ import faulthandler
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from queue import SimpleQueue
 
 import grpc
@@ -69,13 +70,17 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self._catalogue = Catalogue(config)
-        self._compute = Compute(threads=config.threads, queue=config.queue)
+        self._compute = Compute(threads=config.threads, max_seconds=config.max_seconds)
+        self._reconstruction = ReconstructionServicer(self._catalogue.registry, self._compute, config)
         self._loop = LoopThread("call-loop")
-        self._metrics: Metrics | None = None
+        self._resources = ExitStack()
+        self.metrics_address: str | None = None
+        """Where the metrics are served, HOST:PORT; None if they are not."""
         try:
             if config.metrics_listen is not None:
-                self._metrics = Metrics(config.metrics_listen)
-                _LOG.info("metrics on http://%s/metrics", self._metrics.address)
+                metrics = self._resources.enter_context(closing(Metrics(config.metrics_listen)))
+                self.metrics_address = metrics.address
+                _LOG.info("metrics on http://%s/metrics", metrics.address)
             self.address = self._loop.run(self._start(config))
             """Address of the listening socket, HOST:PORT."""
         except BaseException:
@@ -102,19 +107,17 @@ class Server:
         await asyncio.to_thread(self._catalogue.reload)
         await self._catalogue.tell(self._health)
 
-    @property
-    def metrics_address(self) -> str | None:
-        """Where the metrics are served, HOST:PORT; None if they are not."""
-        return None if self._metrics is None else self._metrics.address
-
     async def _start(self, config: ServerConfig) -> str:
-        self._server = grpc.aio.server(interceptors=_interceptors(config), options=channel_options(config))
-        self._health = Health()
-        registry = self._catalogue.registry
-        reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
-            ReconstructionServicer(registry, self._compute), self._server
+        self._server = grpc.aio.server(
+            interceptors=self._interceptors(config), options=channel_options(config)
         )
-        index_pb2_grpc.add_IndexServiceServicer_to_server(IndexServicer(registry), self._server)
+        self._health = Health()
+        reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(
+            self._reconstruction, self._server
+        )
+        index_pb2_grpc.add_IndexServiceServicer_to_server(
+            IndexServicer(self._catalogue.registry), self._server
+        )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(
             AdminServicer(self._catalogue, self._health), self._server
         )
@@ -128,18 +131,24 @@ class Server:
         self._loop.start(watch(self._catalogue, self._health, take_up=config.watch))
         return str(address)
 
+    def _interceptors(self, config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
+        """Return what every call passes, from the outside to the inside."""
+        tokens = None if config.tokens is None else Tokens(config.tokens)
+        observed: list[grpc.aio.ServerInterceptor] = [Interceptor(tokens)]
+        if config.tracing:
+            # Imported here because it needs an extra of its own.
+            from lemmse.server.tracing import Tracing
+
+            observed.append(self._resources.enter_context(closing(Tracing())))
+        counted = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
+        return (*observed, Receiving(idle_timeout=config.idle_timeout, calls=config.calls, counted=counted))
+
     def _close(self) -> None:
-        self._compute.close()
         self._loop.close()
+        self._compute.close()
+        self._reconstruction.close()
         self._catalogue.close()
-        if self._metrics is not None:
-            self._metrics.close()
-
-
-def _interceptors(config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
-    """Return what every call passes, from the outside to the inside."""
-    tokens = None if config.tokens is None else Tokens(config.tokens)
-    return (Interceptor(tokens), Receiving(config.idle_timeout))
+        self._resources.close()
 
 
 def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:

@@ -4,7 +4,7 @@ Those of calls have the names of grpc-ecosystem's interceptors. `Metrics` serves
 those that prometheus-client has of the process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -59,18 +59,77 @@ ESTIMATED_ACCURACY = Histogram(
     ("index",),
     buckets=_DECIBELS,
 )
-INDEX_BYTES = Gauge("lemmse_index_bytes", "Bytes of an index that are loaded or mapped.", ("index",))
+INDEX_BYTES = Gauge(
+    "lemmse_index_bytes", "Bytes of the files of an index, most of them memory-mapped.", ("index",)
+)
 LOG_LINES_DROPPED = Counter("lemmse_log_lines_dropped_total", "Log lines that found the queue full.")
+
+
+class Stopwatch:
+    """The seconds of a phase that has several pieces: the time within its `with` blocks.
+
+    Parameters
+    ----------
+    name : str
+        The phase: queue, decode, compute or encode.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._seconds, self._begin = name, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._begin = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds += perf_counter() - self._begin
+
+    def observe(self) -> None:
+        """Count the phase."""
+        PHASE_SECONDS.labels(self._name).observe(self._seconds)
 
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Count the seconds of the `with` block to a phase: queue, decode, compute or encode."""
-    begin = perf_counter()
+    """Count the seconds of the `with` block to a phase."""
+    watch = Stopwatch(name)
     try:
-        yield
+        with watch:
+            yield
     finally:
-        PHASE_SECONDS.labels(name).observe(perf_counter() - begin)
+        watch.observe()
+
+
+@contextmanager
+def queued(work: float) -> Iterator[Callable[[float], None]]:
+    """Count the `with` block to the queue, and its seconds to the phases queue and compute.
+
+    Parameters
+    ----------
+    work : float
+        Its estimated work, in multiply-adds.
+
+    Yields
+    ------
+    callable
+        To be called with the seconds of computation, if there was any; the others were those of the queue.
+    """
+    computed: float | None = None
+
+    def used(seconds: float) -> None:
+        nonlocal computed
+        computed = seconds
+
+    begin = perf_counter()
+    QUEUE_LENGTH.inc()
+    QUEUE_WORK.inc(work)
+    try:
+        yield used
+    finally:
+        QUEUE_LENGTH.dec()
+        QUEUE_WORK.dec(work)
+        if computed is not None:
+            PHASE_SECONDS.labels("compute").observe(computed)
+            PHASE_SECONDS.labels("queue").observe(max(perf_counter() - begin - computed, 0.0))
 
 
 def answered(diagnostics: Diagnostics, pixels: int, asked_db: float | None) -> None:

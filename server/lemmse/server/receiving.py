@@ -6,20 +6,23 @@ one message is read, because gRPC would read it without a limit of time.
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from lemmse.contract.errors import DeadlineExceeded, LemmseError, MalformedMessage
+from lemmse.contract.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted
 from lemmse.server.calls import with_status
-from lemmse.server.failures import Failure
+from lemmse.server.failures import Ended
 
 __all__ = ["Receiving"]
 
-_LOG = logging.getLogger(__name__)
+_SILENT = 1.0
+"""Time in seconds without a message after which a call may have to make room for another one."""
+_RETRY = 1.0
+"""Time in seconds after which to try again."""
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -32,10 +35,20 @@ class Receiving(grpc.aio.ServerInterceptor):
     ----------
     idle_timeout : float
         Time in seconds within which each message must arrive.
+    calls : int
+        Largest number of calls of the counted service. If there are as many, the one that has been silent
+        for longest makes room for a new one.
+    counted : str
+        Full name of the service whose calls are counted.
     """
 
-    def __init__(self, idle_timeout: float) -> None:
+    def __init__(self, *, idle_timeout: float, calls: int, counted: str) -> None:
         self._idle_timeout = idle_timeout
+        self._most = calls
+        self._counted = f"/{counted}/"
+        self._calls = 0
+        self._silent: dict[asyncio.Timeout, float] = {}
+        """The calls that wait for a message, with the time since when, longest first."""
 
     async def intercept_service(
         self,
@@ -52,11 +65,11 @@ class Receiving(grpc.aio.ServerInterceptor):
             return self._requests(method, handler.request_deserializer, received)
 
         async def answer(received: AsyncIterator[bytes], context: _Context) -> Any:
-            with with_status(context):
+            with with_status(context, method), self._counting(method):
                 return await handler.unary_unary(await _first(requests(received)), context)
 
         async def answers(received: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
-            with with_status(context):
+            with with_status(context, method), self._counting(method):
                 if handler.request_streaming:
                     stream = handler.stream_stream(requests(received), context)
                 else:
@@ -66,13 +79,41 @@ class Receiving(grpc.aio.ServerInterceptor):
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                answers,
-                response_serializer=handler.response_serializer,
+                answers, response_serializer=handler.response_serializer
             )
-        return grpc.stream_unary_rpc_method_handler(
-            answer,
-            response_serializer=handler.response_serializer,
-        )
+        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+
+    @contextmanager
+    def _counting(self, method: str) -> Iterator[None]:
+        """Count a call, if it is one of the counted service.
+
+        Raises
+        ------
+        ResourceExhausted
+            There are too many.
+        """
+        if not method.startswith(self._counted):
+            yield
+            return
+        if self._calls >= self._most and not self._end_silent():
+            raise ResourceExhausted(
+                f"the server already has {self._calls} open calls; try again later", retry_after=_RETRY
+            )
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    def _end_silent(self) -> bool:
+        """End the call that has been silent for longest, if it was for a while, and return whether it was."""
+        now = asyncio.get_running_loop().time()
+        timeout, since = next(iter(self._silent.items()), (None, now))
+        if timeout is None or now - since < _SILENT:
+            return False
+        del self._silent[timeout]
+        timeout.reschedule(now)
+        return True
 
     async def _requests(
         self, method: str, decode: Callable[[bytes], Any], received: AsyncIterator[bytes]
@@ -81,37 +122,50 @@ class Receiving(grpc.aio.ServerInterceptor):
 
         Raises
         ------
-        Failure
-            A message cannot be decoded, or did not arrive in time.
+        MalformedMessage
+            A message cannot be decoded.
+        DeadlineExceeded
+            None has arrived in time.
+        Ended
+            The call was silent, and has to make room.
         """
-        while True:
+        while (data := await self._next(method, received)) is not None:
             try:
-                async with asyncio.timeout(self._idle_timeout):
-                    data = await anext(received, None)
-                if data is None:
-                    return
                 message = decode(data)
-            except TimeoutError:
-                raise _failed(
-                    method,
-                    DeadlineExceeded(f"expected a message within {self._idle_timeout:g} seconds, got none"),
-                ) from None
             except DecodeError:
-                raise _failed(
-                    method, MalformedMessage.of("message", f"expected a message of {method}, got other bytes")
+                raise MalformedMessage.of(
+                    "message", f"expected a message of {method}, got other bytes"
                 ) from None
+            del data
             yield message
-            del data, message
+            del message
+
+    async def _next(self, method: str, received: AsyncIterator[bytes]) -> bytes | None:
+        """Return the next message, or None if there is no further one."""
+        loop, counted = asyncio.get_running_loop(), method.startswith(self._counted)
+        since = loop.time()
+        try:
+            async with asyncio.timeout(self._idle_timeout) as timeout:
+                if counted:
+                    self._silent[timeout] = since
+                try:
+                    return await anext(received, None)
+                finally:
+                    self._silent.pop(timeout, None)
+        except TimeoutError:
+            silent = loop.time() - since
+            if silent < self._idle_timeout:
+                raise Ended(
+                    f"the call was silent for {silent:.0f} seconds, and others need its place",
+                    retry_after=0.0,
+                ) from None
+            raise DeadlineExceeded(
+                f"expected a message within {self._idle_timeout:g} seconds, got none"
+            ) from None
 
 
 async def _first(requests: AsyncIterator[Any]) -> Any:
     """Return the request of a method that has one."""
     async for request in requests:
         return request
-    raise Failure(MalformedMessage.of("message", "expected one, got none"))
-
-
-def _failed(method: str, error: LemmseError) -> Failure:
-    failure = Failure(error)
-    _LOG.info("%s %s %s", method, failure.code.name, failure)
-    return failure
+    raise MalformedMessage.of("message", "expected one, got none")

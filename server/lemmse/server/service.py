@@ -1,14 +1,16 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 import grpc
 
 from lemmse.contract.chunks import Incoming, attach, split
-from lemmse.contract.errors import MalformedMessage, ResourceExhausted
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
+from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
     explain_response,
     index_message,
@@ -17,19 +19,31 @@ from lemmse.contract.messages import (
     read_options,
     reconstruct_response,
 )
+from lemmse.contract.options import Options
 from lemmse.contract.results import Result, result_bytes
-from lemmse.estimator import Registry
+from lemmse.estimator import Reconstructor, Registry
+from lemmse.estimator.cancellation import Cancel
+from lemmse.server.admission import Memory, Queue, Upload
+from lemmse.server.aside import Aside
+from lemmse.server.callers import caller
 from lemmse.server.calls import logged
 from lemmse.server.compute import Compute
-from lemmse.server.failures import Failure
+from lemmse.server.config import ServerConfig
+from lemmse.server.failures import Ended, Failure
 from lemmse.server.items import items
+from lemmse.server.limits import admissible_bytes, require_fitting, require_possible
+from lemmse.server.metrics import Stopwatch, answered, phase, queued
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.tensor_pb2 import TensorChunk
 
 __all__ = ["IndexServicer", "ReconstructionServicer"]
 
+_ASIDE = 2
+"""Number of threads that decode and encode: each needs several times the memory of its request."""
+
 _Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
 
 
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
@@ -54,75 +68,153 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
 
 
 class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServicer):
-    """The service that reconstructs images, and explains reconstructions."""
+    """The service that reconstructs images, and explains reconstructions.
 
-    def __init__(self, registry: Registry, compute: Compute) -> None:
+    Parameters
+    ----------
+    registry : Registry
+        The indexes.
+    compute : Compute
+        Where to compute.
+    config : ServerConfig
+        The settings.
+    """
+
+    def __init__(self, registry: Registry, compute: Compute, config: ServerConfig) -> None:
         self._registry = registry
         self._compute = compute
+        self._config = config
+        self._memory = Memory(config.memory, config.idle_timeout)
+        self._queue = Queue(config.queue, config.queue_work, lambda: compute.rate)
+        self._aside = Aside(_ASIDE)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._aside.close()
 
     async def Reconstruct(  # noqa: N802, D102
         self, request: pb.ReconstructRequest, context: _Context
     ) -> pb.ReconstructResponse:
         with logged("Reconstruct") as facts:
-            result = await self._reconstruct(Incoming(request), facts, limit=INLINE_BYTES)
-            return await asyncio.to_thread(lambda: attach(*reconstruct_response(result)))
+            incoming, options = Incoming(request), read_options(request)
+            nbytes = admissible_bytes(incoming, options, self._config)
+            size = result_bytes(tuple(request.y.shape), options.maps)
+            if incoming.complete and size > INLINE_BYTES:
+                raise InvalidArgument.of(
+                    "y",
+                    f"the answer takes {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream",
+                )
+            with self._memory.held(nbytes):
+                result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)
+                with phase("encode"):
+                    return await self._aside.run(size, lambda: attach(*reconstruct_response(result)))
 
     async def ReconstructStream(  # noqa: N802, D102
         self, request_iterator: AsyncIterator[pb.ReconstructStreamRequest], context: _Context
     ) -> AsyncIterator[pb.ReconstructStreamResponse]:
-        with logged("ReconstructStream"):
-            async for number, incoming in items(request_iterator):
-                try:
-                    with logged("ReconstructStream.item") as facts:
-                        facts["item"] = number
-                        if isinstance(incoming, MalformedMessage):
-                            raise incoming
-                        result = await self._reconstruct(incoming, facts)
-                except Failure as failure:
-                    error = failure.status.SerializeToString()
-                    yield pb.ReconstructStreamResponse(item=number, error=error)
-                    continue
-                for part in split(*reconstruct_response(result)):
-                    if isinstance(part, TensorChunk):
-                        yield pb.ReconstructStreamResponse(item=number, chunk=part)
-                    else:
-                        yield pb.ReconstructStreamResponse(item=number, response=part)
+        client, count = caller(context), 0
+
+        async def admit(incoming: Incoming[pb.ReconstructRequest]) -> Upload:
+            nbytes = admissible_bytes(incoming, read_options(incoming.message), self._config)
+            return await self._memory.take(client, nbytes, whole=incoming.complete)
+
+        with logged("ReconstructStream") as facts:
+            async with aclosing(items(request_iterator, admit)) as arriving:
+                async for number, incoming in arriving:
+                    if count == self._config.max_items:
+                        raise Ended(
+                            f"the stream has {count} items, the most that this server takes in one; open "
+                            f"another one",
+                            retry_after=0.0,
+                        )
+                    count += 1
+                    facts["items"] = count
+                    async for answer in self._answers(number, incoming, client):
+                        yield answer
+                    del incoming, answer  # they may be large, and the next item may be long in coming
 
     async def Explain(  # noqa: N802, D102
         self, request: pb.ExplainRequest, context: _Context
     ) -> pb.ExplainResponse:
         with logged("Explain") as facts:
             reconstructor = self._registry.get(request.index)
-            measurement = read_measurement(Incoming(request))
-            options = read_explain_options(request, measurement)
-            facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
-            with self._compute.admit() as place:
-                explanation = await place.run(
-                    lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled)
+            incoming = Incoming(request)
+            nbytes = admissible_bytes(incoming, None, self._config)
+            with self._memory.held(nbytes):
+                with phase("decode"):
+                    measurement = await self._aside.run(nbytes, lambda: read_measurement(incoming))
+                options = read_explain_options(request, measurement)
+                facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
+                explanation = await self._computed(
+                    lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled),
+                    reconstructor.explanation_work(),
+                    caller(context),
+                    wait=False,
                 )
-            return explain_response(explanation)
+            with phase("encode"):
+                response = explain_response(explanation)
+            require_fitting(response)
+            return response
+
+    async def _answers(
+        self, number: int, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument, client: str
+    ) -> AsyncIterator[pb.ReconstructStreamResponse]:
+        """Yield the parts of the answer to an item."""
+        try:
+            with logged("ReconstructStream.item") as facts:
+                facts["item"] = number
+                if isinstance(incoming, InvalidArgument):
+                    raise incoming
+                options = read_options(incoming.message)
+                result = await self._reconstruct(incoming, options, client, facts, wait=True)
+        except Failure as failure:
+            yield pb.ReconstructStreamResponse(item=number, error=failure.status.SerializeToString())
+            return
+        size, parts, encoding = incoming.nbytes, split(*reconstruct_response(result)), Stopwatch("encode")
+        while True:
+            with encoding:
+                part = await self._aside.run(size, lambda: next(parts, None))
+            if part is None:
+                encoding.observe()
+                return
+            if isinstance(part, TensorChunk):
+                yield pb.ReconstructStreamResponse(item=number, chunk=part)
+            else:
+                yield pb.ReconstructStreamResponse(item=number, response=part)
 
     async def _reconstruct(
         self,
         incoming: Incoming[pb.ReconstructRequest],
+        options: Options,
+        client: str,
         facts: dict[str, Any],
-        limit: int | None = None,
+        *,
+        wait: bool,
     ) -> Result:
-        """Return the result of one request, whose tensors may have at most `limit` bytes."""
-        options = read_options(incoming.message)
-        measurement = await asyncio.to_thread(read_measurement, incoming)
-        reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
-        shape = measurement.y.shape
+        """Return the result of a request that has arrived; `wait` is that of `Queue.place`."""
+
+        def prepare() -> tuple[Measurement, Reconstructor, float]:
+            measurement = read_measurement(incoming)
+            reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
+            return measurement, reconstructor, reconstructor.work(measurement, options)
+
+        with phase("decode"):
+            measurement, reconstructor, work = await self._aside.run(incoming.nbytes, prepare)
         facts |= {
             "index": reconstructor.index.name,
             "estimator": options.estimator,
             "mode": options.mode,
-            "shape": shape,
+            "shape": measurement.y.shape,
         }
-        size = result_bytes(shape, options.maps)
-        if limit is not None and size > limit:
-            raise ResourceExhausted(
-                f"the answer takes {size} bytes, one message holds {limit}; use ReconstructStream"
-            )
-        with self._compute.admit() as place:
-            return await place.run(lambda cancelled: reconstructor.answer(measurement, options, cancelled))
+        result = await self._computed(
+            lambda cancelled: reconstructor.answer(measurement, options, cancelled), work, client, wait=wait
+        )
+        answered(result.diagnostics, math.prod(measurement.y.shape[:2]), options.accuracy_db)
+        return result
+
+    async def _computed(self, compute: Callable[[Cancel], T], work: float, client: str, *, wait: bool) -> T:
+        """Return the result of a computation, once it has a place and its turns."""
+        require_possible(work, self._config)
+        with queued(work) as used:
+            async with self._queue.place(work, wait=wait):
+                return await self._compute.run(compute, client=client, cost=work, used=used)

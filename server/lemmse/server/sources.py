@@ -128,14 +128,15 @@ def _parameter(option: Option, variable: str) -> click.Parameter:
         return _Flag(option, declaration, envvar=variable, default=None, help=setting.help)
     if get_origin(kind) is Literal:
         kind = click.Choice(get_args(kind))
-    default = setting.default or option.default
+    default = f"{option.default:g}" if isinstance(option.default, float) else option.default
+    shown = setting.default or default
     return _Flag(
         option,
         flag,
         envvar=variable,
         metavar=setting.metavar,
         type=path if kind is Path else kind,
-        help=setting.help if default is None else f"{setting.help}  [default: {default}]",
+        help=setting.help if shown is None else f"{setting.help}  [default: {shown}]",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 from lemmse.contract.errors import InvalidArgument
 from lemmse.server.changing import Changing
 
-__all__ = ["Role", "Tokens", "add_token"]
+__all__ = ["Role", "Token", "Tokens", "add_token"]
 
 Role = Literal["read", "admin"]
 """What a token permits: everything but AdminService, or everything."""
@@ -25,9 +25,17 @@ _PREFIX = "lemmse_"
 _BYTES = 32
 
 
-class _Entry(NamedTuple):
+class Token(NamedTuple):
+    """A token that a file accepts."""
+
     role: Role
     digest: bytes
+    """Its SHA-256."""
+
+    @property
+    def name(self) -> str:
+        """Identifies it: the begin of its hash, as in the file."""
+        return self.digest[:6].hex()
 
 
 class Tokens:
@@ -45,18 +53,18 @@ class Tokens:
     """
 
     def __init__(self, path: Path) -> None:
-        self._entries = Changing((path,), lambda: _read(path))
+        self._known = Changing((path,), lambda: _read(path))
 
-    def role(self, token: str) -> Role | None:
-        """Return the role of a token; None if the file does not contain it.
+    def find(self, token: str) -> Token | None:
+        """Return a token that a caller sent; None if the file does not contain it.
 
         The time it takes does not depend on which token it is.
         """
         digest = sha256(token.encode()).digest()
-        found: Role | None = None
-        for entry in self._entries.get():
-            if compare_digest(entry.digest, digest):
-                found = entry.role
+        found = None
+        for known in self._known.get():
+            if compare_digest(known.digest, digest):
+                found = known
         return found
 
 
@@ -92,7 +100,7 @@ def add_token(path: Path, role: Role) -> str:
     return token
 
 
-def _read(path: Path) -> list[_Entry]:
+def _read(path: Path) -> list[Token]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -100,7 +108,7 @@ def _read(path: Path) -> list[_Entry]:
     return _parse(path, text)
 
 
-def _parse(path: Path, text: str) -> list[_Entry]:
+def _parse(path: Path, text: str) -> list[Token]:
     entries = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -114,11 +122,11 @@ def _parse(path: Path, text: str) -> list[_Entry]:
     return entries
 
 
-def _entry(words: list[str]) -> _Entry | None:
+def _entry(words: list[str]) -> Token | None:
     try:
         role, digest = words[0], bytes.fromhex(words[1])
     except (IndexError, ValueError):
         return None
     if role not in get_args(Role) or len(words) != 2 or len(digest) != sha256().digest_size:
         return None
-    return _Entry(role, digest)  # type: ignore[arg-type]
+    return Token(role, digest)  # type: ignore[arg-type]

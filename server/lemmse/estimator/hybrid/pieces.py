@@ -12,7 +12,7 @@ from threading import Event
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Work", "in_pieces"]
+__all__ = ["Pieces", "Work"]
 
 Work = Callable[[NDArray[np.int32], int, int], None]
 """A function that processes the queries with the given numbers, for blocks first … end − 1."""
@@ -25,22 +25,39 @@ _CALLS = 8
 """Least number of pieces for a query, if there are as many blocks: some take much longer than others."""
 
 
-def in_pieces(work: Work, queries: NDArray[np.int32], blocks: int, stopped: Event) -> None:
-    """Call work for all queries and the blocks 0 … blocks − 1, in pieces, until `stopped` is set.
+class Pieces:
+    """Work on some queries and the blocks 0 … blocks − 1, of which each query meets each in order.
 
-    The blocks of each query are processed in their order.
+    Parameters
+    ----------
+    queries : int32, (n,)
+        Numbers of the queries.
+    blocks : int
+        Number of blocks, >= 1.
     """
-    pairs, most = _FIRST, max(1, blocks // _CALLS)
-    rest = [(queries, 0)]
-    while rest and not stopped.is_set():
-        some, first = rest.pop()
-        if len(some) > pairs:
-            rest.append((some[pairs:], first))
-            some = some[:pairs]
-        end = min(blocks, first + min(most, pairs // len(some)))
-        start = time.perf_counter()
-        work(some, first, end)
-        seconds = time.perf_counter() - start
-        if end < blocks:
-            rest.append((some, end))
-        pairs = max(1, min(2 * pairs, int(_SECONDS / seconds * len(some) * (end - first))))
+
+    def __init__(self, queries: NDArray[np.int32], blocks: int) -> None:
+        self._blocks, self._most = blocks, max(1, blocks // _CALLS)
+        self._pairs = _FIRST
+        self._rest = [(queries, 0)] if len(queries) else []
+
+    @property
+    def done(self) -> bool:
+        """Whether no piece is left."""
+        return not self._rest
+
+    def run(self, work: Work, stopped: Event) -> None:
+        """Call `work` for the pieces that are left, until `stopped` is set."""
+        while self._rest and not stopped.is_set():
+            some, first = self._rest.pop()
+            if len(some) > self._pairs:
+                self._rest.append((some[self._pairs :], first))
+                some = some[: self._pairs]
+            end = min(self._blocks, first + min(self._most, self._pairs // len(some)))
+            start = time.perf_counter()
+            work(some, first, end)
+            seconds = time.perf_counter() - start
+            if end < self._blocks:
+                self._rest.append((some, end))
+            limit = int(_SECONDS / seconds * len(some) * (end - first))
+            self._pairs = max(1, min(2 * self._pairs, limit))

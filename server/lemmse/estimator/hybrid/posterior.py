@@ -30,8 +30,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
-from lemmse.estimator.hybrid.pieces import Work, in_pieces
+from lemmse.estimator.cancellation import Cancel, is_due, raise_if_cancelled
+from lemmse.estimator.hybrid.pieces import Pieces, Work
 from lemmse.estimator.hybrid.probe import ProbeLimits, probe
 from lemmse.estimator.hybrid.records import (
     GroupSums,
@@ -134,7 +134,7 @@ class KeyTree:
         count, blocks : int
             Numbers of queries and of blocks.
         cancelled : callable
-            Polled, by this thread, while others work.
+            Polled by this thread; if it is a Turn, only while no thread works.
 
         Raises
         ------
@@ -144,19 +144,21 @@ class KeyTree:
         threads = torch.get_num_threads()
         strip = max(1, min(_STRIP, count // threads))  # neighbours are similar, also in work
         share = np.arange(count, dtype=np.int32) // strip % threads
-        stopped = Event()
-        running = [
-            self._pool.submit(in_pieces, work, np.flatnonzero(share == i).astype(np.int32), blocks, stopped)
-            for i in range(min(threads, count))
+        shares = [
+            Pieces(np.flatnonzero(share == i).astype(np.int32), blocks) for i in range(min(threads, count))
         ]
-        try:
-            while wait(running, timeout=_POLL).not_done:
-                raise_if_cancelled(cancelled)
-        finally:
-            stopped.set()
-            wait(running)
-        for done in running:
-            done.result()
+        while left := [pieces for pieces in shares if not pieces.done]:
+            stopped = Event()
+            running = [self._pool.submit(pieces.run, work, stopped) for pieces in left]
+            try:
+                while wait(running, timeout=_POLL).not_done and not is_due(cancelled):
+                    pass
+            finally:
+                stopped.set()
+                wait(running)
+            for done in running:
+                done.result()
+            raise_if_cancelled(cancelled)
 
 
 def hybrid_sums(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> PosteriorSums:

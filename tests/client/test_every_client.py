@@ -1,4 +1,4 @@
-"""What a client does, remote or embedded: the same answers and the same errors."""
+"""What every client does, remote or embedded, synchronous or asyncio: the same answers, the same errors."""
 
 from dataclasses import replace
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lemmse.client import Client, LemmseError, Result, connect
+from lemmse.client import Client, LemmseError, Result, aio, connect
 from lemmse.client.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
+from tests.support.blocking import Blocking
 
 MAPS = ("variance", "ess", "log_density")
 IMAGE = np.random.default_rng(2).random((5, 7))
@@ -335,10 +336,11 @@ def test_the_descriptions_agree(remote, embedded):
     assert remote.list_indexes() == embedded.list_indexes()
 
 
-@pytest.fixture(params=["remote", "embedded"])
-def own_client(request, server, tiny_index) -> Client:
+@pytest.fixture(params=["remote", "embedded", "aio_remote", "aio_embedded"])
+def own_client(request, server, tiny_index, loop) -> Client | Blocking:
     """A client that a test may close."""
-    return connect(f"grpc://{server.address}" if request.param == "remote" else tiny_index)
+    target = f"grpc://{server.address}" if request.param.endswith("remote") else tiny_index
+    return Blocking(loop, lambda: aio.connect(target)) if "aio" in request.param else connect(target)
 
 
 def test_a_closed_client_says_so(own_client):

@@ -1,0 +1,279 @@
+"""What a server does under load: throughput and waiting times, short requests beside a long one, and a soak.
+
+    python -m benchmarks.load --index DIR [--clients C…] [--images N] [--size S] [--sigma S] [--mode MODE]
+        [--large L] [--soak N] [--out DIR] [-- SERVE OPTIONS…]
+
+A server of the index is started for the run, in a process of its own; options after `--` are passed to it.
+All clients are threads of this process, each with one request at a time.
+
+- Throughput: N images of S×S pixels, as one batch by one client, then shared out among each number of
+  clients. `of batch` is the throughput relative to that of the batch just before and after.
+- Beside a long request: a 16×16 image in mode exact, alone and while an L×L image is computed. The request is
+  to wait at most three times as long as alone, plus 100 ms.
+- Overhead: the time of a call for a 2×2 image, without its computation.
+- Soak: N mixed requests, of which many are cancelled, by 8 clients; memory, threads and open files of the
+  server after each tenth.
+"""
+
+import argparse
+import json
+import random
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measures import print_rows, timed
+from benchmarks.memory import resident
+from lemmse.client import Client, LemmseError, Result, connect
+from lemmse.client.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
+from lemmse.client.serving import LEMMSE
+
+CLIENTS = (1, 4, 16, 64)
+SHORT = 16
+"""Side of the image that waits beside a long request, in pixels."""
+REPEATS = 12
+CALLS = 300
+"""Number of calls whose overhead is measured."""
+SOAKERS = 8
+
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The answers to some images, by some clients."""
+
+    clients: str
+    images_per_second: float
+    of_batch: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The times of a short request, in milliseconds."""
+
+    mode: str
+    alone_p50: float
+    alone_most: float
+    beside_p50: float
+    beside_most: float
+    allowed: float
+    """Three times the median alone, plus 100 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Soaked:
+    """The state of the server after so many requests."""
+
+    requests: int
+    resident_mib: float
+    threads: int
+    files: int
+    answered: int
+    cancelled: int
+    refused: int
+
+
+@contextmanager
+def served(index: Path, options: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Run a server of an index, and yield its address and its process id."""
+    command = [*LEMMSE, "serve", str(index), "--listen", "127.0.0.1:0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            yield line.removeprefix("listening on ").strip(), process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def images(count: int, size: int, channels: int, sigma: float) -> list[Image]:
+    """Return smooth images with noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.random((count, -(-size // 4), -(-size // 4), channels))
+    clean = coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :size, :size]
+    noisy = clean + sigma * rng.standard_normal(clean.shape)
+    return list(noisy.astype(np.float32))
+
+
+def shared_out(client: Client, batch: Sequence[Image], clients: int, options: dict[str, Any]) -> Load:
+    """Return the load of a batch whose images are asked for one by one, by some clients at once."""
+
+    def ask(own: Sequence[Image]) -> tuple[list[float], int]:
+        times, refused = [], 0
+        for y in own:
+            try:
+                _, seconds = timed(partial(client.reconstruct, y, **options))
+                times.append(seconds)
+            except ResourceExhausted:
+                refused += 1
+        return times, refused
+
+    with ThreadPoolExecutor(clients) as pool:
+        outcomes, seconds = timed(lambda: list(pool.map(ask, [batch[i::clients] for i in range(clients)])))
+    times = [time for own, _ in outcomes for time in own]
+    p50, p95, p99 = (1e3 * float(np.quantile(times, share)) for share in (0.5, 0.95, 0.99))
+    return Load(
+        str(clients), len(times) / seconds, 0.0, p50, p95, p99, sum(refused for _, refused in outcomes)
+    )
+
+
+def loads(client: Client, arguments: argparse.Namespace, channels: int) -> list[Load]:
+    """Return the load of one batch, and those of the same images by several clients."""
+    batch = images(arguments.images, arguments.size, channels, arguments.sigma)
+    options = {"sigma": arguments.sigma, "mode": arguments.mode}
+
+    def batch_speed() -> float:
+        outcomes, seconds = timed(lambda: list(client.reconstruct_many(batch, **options)))
+        if not all(isinstance(outcome, Result) for outcome in outcomes):
+            raise SystemExit("an image of the batch was not answered")
+        return len(batch) / seconds
+
+    list(client.reconstruct_many(batch[:4], **options))
+    speeds, rows = [batch_speed()], []
+    for clients in arguments.clients:
+        load = shared_out(client, batch, clients, options)
+        speeds.append(batch_speed())
+        rows.append(replace(load, of_batch=load.images_per_second / statistics.mean(speeds[-2:])))
+    speed = statistics.mean(speeds)
+    each = 1e3 / speed
+    return [Load("batch", speed, 1.0, each, each, each, 0), *rows]
+
+
+def beside(address: str, arguments: argparse.Namespace, channels: int) -> Beside:
+    """Return the times of a short request, alone and beside a long one in mode exact."""
+    (short,) = images(1, SHORT, channels, arguments.sigma)
+    (long,) = images(1, arguments.large, channels, arguments.sigma)
+    ended = Event()
+
+    def times(client: Client) -> list[float]:
+        def ask() -> None:
+            client.reconstruct(short, sigma=arguments.sigma, mode="exact")
+
+        return [1e3 * timed(ask)[1] for _ in range(REPEATS)]
+
+    def ask_long(client: Client) -> None:
+        try:
+            client.reconstruct(long, sigma=arguments.sigma, mode="exact")
+        except LemmseError:  # the client was closed
+            pass
+        finally:
+            ended.set()
+
+    with connect(f"grpc://{address}") as client:
+        times(client)
+        alone = times(client)
+        with connect(f"grpc://{address}") as other:
+            Thread(target=ask_long, args=(other,)).start()
+            time.sleep(1.0)  # it has begun
+            together = times(client)
+            if ended.is_set():
+                raise SystemExit("the long request has ended too early: choose a larger --large")
+        ended.wait()
+    p50 = statistics.median(alone)
+    return Beside("exact", p50, max(alone), statistics.median(together), max(together), allowed=3 * p50 + 100)
+
+
+def overhead(client: Client, channels: int) -> dict[str, float]:
+    """Return the time of a call for a tiny image, without its computation, in milliseconds."""
+    y = np.full((2, 2, channels), 0.5, np.float32)
+    times = []
+    for _ in range(CALLS):
+        result, seconds = timed(lambda: client.reconstruct(y, sigma=0.1, mode="topk", k=1, nprobe=1))
+        times.append(1e3 * (seconds - result.diagnostics.seconds))
+    return {
+        f"p{share:.0%}".removesuffix("%"): float(np.quantile(times, share)) for share in (0.5, 0.95, 0.99)
+    }
+
+
+def soak(client: Client, pid: int, requests: int, channels: int) -> list[Soaked]:
+    """Return the state of a server after each tenth of many requests of all kinds."""
+    tiny, small, large = (images(1, size, channels, 0.1)[0] for size in (4, 24, 500))
+    kinds: list[Callable[[], object]] = [
+        lambda: client.reconstruct(tiny, sigma=0.1),
+        lambda: client.reconstruct(small, sigma=0.1, mode="hybrid", timeout=30),
+        lambda: client.reconstruct(large, sigma=0.1, mode="exact", timeout=0.05),
+        lambda: client.reconstruct(large, sigma=0.1, mode="hybrid", maps=["variance"], timeout=0.2),
+        lambda: next(iter(client.reconstruct_many([tiny, large, large], sigma=0.1, mode="exact"))),
+        lambda: client.explain(small, sigma=0.1, pixel=(3, 4), top=5),
+        lambda: client.reconstruct(tiny, sigma=0.1, k=2, mode="topk"),
+        lambda: client.reconstruct(tiny, sigma=-1),
+        client.list_indexes,
+    ]
+    outcomes = {"answered": 0, "cancelled": 0, "refused": 0}
+
+    def ask(kind: Callable[[], object]) -> str:
+        try:
+            kind()
+        except DeadlineExceeded:
+            return "cancelled"
+        except (ResourceExhausted, InvalidArgument):
+            return "refused"
+        return "answered"
+
+    rng, rows, tenth = random.Random(0), [], max(1, requests // 10)
+    with ThreadPoolExecutor(SOAKERS) as pool:
+        for number in range(tenth, requests + 1, tenth):
+            for outcome in pool.map(ask, rng.choices(kinds, k=tenth)):
+                outcomes[outcome] += 1
+            process = Path(f"/proc/{pid}")
+            rows.append(
+                Soaked(
+                    number,
+                    resident("VmRSS", pid) / 2**20,
+                    len(list((process / "task").iterdir())),
+                    len(list((process / "fd").iterdir())),
+                    **outcomes,
+                )
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--index", type=Path, required=True)
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="(default 1 4 16 64)")
+    parser.add_argument("--images", type=int, default=256, help="(default %(default)s)")
+    parser.add_argument("--size", type=int, default=32, help="side, in pixels (default %(default)s)")
+    parser.add_argument("--large", type=int, default=512, help="side, in pixels (default %(default)s)")
+    parser.add_argument("--sigma", type=float, default=0.1, help="(default %(default)s)")
+    parser.add_argument("--mode", default="hybrid", help="of the throughput (default %(default)s)")
+    parser.add_argument("--soak", type=int, metavar="N", help="only soak, with N requests")
+    parser.add_argument("--out", type=Path, help="folder for load.json")
+    parser.add_argument("options", nargs="*", help="options of lemmse serve, after --")
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {}
+    with served(arguments.index, arguments.options) as (address, pid), connect(f"grpc://{address}") as client:
+        channels = client.get_index("").channels
+        if arguments.soak:
+            found["soak"] = [asdict(row) for row in soak(client, pid, arguments.soak, channels)]
+        else:
+            found["throughput"] = [asdict(row) for row in loads(client, arguments, channels)]
+            found["beside a long request, ms"] = [asdict(beside(address, arguments, channels))]
+            found["overhead, ms"] = [overhead(client, channels)]
+    for title, rows in found.items():
+        print_rows(rows, title)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "load.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The asyncio client for servers."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc.aio
+
+from lemmse.client import unary
+from lemmse.client.aio.interface import AsyncClient, Batch, read
+from lemmse.client.aio.stream import AsyncStream
+from lemmse.client.batches import IN_FLIGHT, Item, as_item
+from lemmse.client.channels import Channels
+from lemmse.client.crop import crop
+from lemmse.client.rpc_errors import rpc_errors
+from lemmse.client.targets import Servers
+from lemmse.contract.errors import InvalidArgument, LemmseError, Unavailable
+from lemmse.contract.limits import INLINE_BYTES
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import ExplainOptions, Options
+from lemmse.contract.results import Contributor, IndexInfo, Result
+
+if TYPE_CHECKING:
+    from lemmse.v1.index_pb2_grpc import IndexServiceAsyncStub
+    from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceAsyncStub
+
+__all__ = ["AsyncRemoteClient"]
+
+T = TypeVar("T")
+
+
+class AsyncRemoteClient(AsyncClient):
+    """An asyncio client for servers; as `lemmse.client.remote.RemoteClient`, but for `await`."""
+
+    def __init__(self, servers: Servers) -> None:
+        asyncio.get_running_loop()  # raises outside a coroutine, where the channels could not be used
+        self._servers = servers
+        self._channels: Channels[ReconstructionServiceAsyncStub, IndexServiceAsyncStub] = Channels(
+            grpc.aio, servers
+        )
+
+    def __repr__(self) -> str:
+        return f"<AsyncRemoteClient {self._servers}>"
+
+    async def _close(self) -> None:
+        for channel in self._channels.channels:
+            await channel.close()
+
+    async def _reconstruct(
+        self, index: str, measurement: Measurement, options: Options, timeout: float | None
+    ) -> Result:
+        if unary.fits(measurement, options):
+            return await self._ask(unary.reconstruct(index, measurement, options), timeout)
+        batch = self._reconstruct_many(index, iter([measurement]), options, timeout)
+        (outcome,) = [outcome async for outcome in batch]
+        if isinstance(outcome, LemmseError):
+            raise outcome
+        return outcome
+
+    async def _reconstruct_many(
+        self, index: str, batch: Batch, options: Options, timeout: float | None
+    ) -> AsyncGenerator[Result | LemmseError, None]:
+        attempts = self._channels.attempts(timeout)
+        numbers = count()
+        unanswered: deque[Item | InvalidArgument] = deque()
+        stream: AsyncStream | None = None
+        # Both run at the same time: images may come slowly, and the caller wants the results until then.
+        reading: asyncio.Task[Measurement | InvalidArgument | None] | None = None
+        answering: asyncio.Task[Result | LemmseError] | None = None
+        ended = False
+        try:
+            while True:
+                self._require_open()
+                if stream is None:
+                    stream = AsyncStream(self._channels.next(), index, options, attempts)
+                    stream.send(*unanswered)
+                if reading is None and not ended and len(unanswered) < IN_FLIGHT:
+                    reading = asyncio.create_task(read(batch))
+                if answering is None and unanswered:
+                    answering = asyncio.create_task(stream.answer(unanswered[0]))
+                running = [task for task in (reading, answering) if task is not None]
+                if not running:
+                    break
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                if reading is not None and reading.done():
+                    one, reading = reading.result(), None
+                    if one is None:
+                        ended = True
+                    else:
+                        unanswered.append(as_item(next(numbers), one))
+                        stream.send(unanswered[-1])
+                if answering is not None and answering.done():
+                    done, answering = answering, None
+                    try:
+                        with self._closing():
+                            outcome = done.result()
+                    except LemmseError as error:
+                        stream.close()
+                        stream = None
+                        self._require_open()
+                        await asyncio.sleep(attempts.pause(error))
+                    else:
+                        unanswered.popleft()
+                        yield outcome
+            # All are answered: what happens to the connection now does not matter.
+            with suppress(Unavailable):
+                await stream.finish()
+        finally:
+            running = [task for task in (reading, answering) if task is not None]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            if stream is not None:
+                stream.close()
+
+    async def _explain(
+        self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
+    ) -> list[Contributor]:
+        if measurement.nbytes > INLINE_BYTES:
+            measurement, options = crop(measurement, options, await self._get_index(index, timeout))
+        return await self._ask(unary.explain(index, measurement, options), timeout)
+
+    async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
+        return await self._ask(unary.list_indexes(), timeout)
+
+    async def _get_index(self, name: str, timeout: float | None) -> IndexInfo:
+        return await self._ask(unary.get_index(name), timeout)
+
+    async def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
+        attempts = self._channels.attempts(timeout)
+        while True:
+            server = self._channels.next()
+            try:
+                with self._closing(), rpc_errors(server.address, attempts.request_id):
+                    answer = call.read(
+                        await call.method(server)(
+                            call.request, timeout=attempts.begin(), metadata=attempts.metadata
+                        )
+                    )
+            except LemmseError as error:
+                self._require_open()
+                await asyncio.sleep(attempts.pause(error))
+            else:
+                attempts.succeed()
+                return answer
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Raise FailedPrecondition if the `with` block was cancelled because the client was closed."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                self._require_open()
+            raise

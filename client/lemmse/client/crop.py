@@ -1,0 +1,40 @@
+"""The part of an image that explains a pixel, for images that do not fit into a message."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import INLINE_BYTES
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import ExplainOptions
+from lemmse.contract.results import IndexInfo
+
+__all__ = ["crop"]
+
+
+def crop(
+    measurement: Measurement, options: ExplainOptions, index: IndexInfo
+) -> tuple[Measurement, ExplainOptions]:
+    """Return the part of a measurement that the patch at the pixel covers, and the options for this crop.
+
+    Beyond its border, the crop is continued in the same way as the image.
+    """
+    if index.pre_inverse != "identity":
+        raise InvalidArgument.of(
+            "y",
+            f"expected at most {INLINE_BYTES} bytes, since pre-inverse {index.pre_inverse} needs all of it, "
+            f"got {measurement.nbytes}; explain it where the index is",
+        )
+    reach = index.patch_size // 2
+    spans: list[NDArray[np.int64]] = []
+    pixel: list[int] = []
+    for centre, length in zip(options.pixel, measurement.y.shape, strict=False):
+        span = np.arange(centre - reach, centre + reach + 1)
+        if index.boundary != "circular":
+            # Mirrored pixels are no farther from the edge than the patch extends, so the crop contains them.
+            span = span[(span >= 0) & (span < length)]
+        spans.append(span % length)
+        pixel.append(centre - int(span[0]))
+    return measurement.crop(*spans), replace(options, pixel=(pixel[0], pixel[1]))

@@ -1,0 +1,77 @@
+"""The calls that have one request and one answer. Nothing here connects."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from lemmse.client.channels import Server
+from lemmse.contract.chunks import Incoming, attach
+from lemmse.contract.limits import INLINE_BYTES
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.messages import (
+    explain_request,
+    read_explanation,
+    read_index,
+    read_result,
+    reconstruct_request,
+)
+from lemmse.contract.options import ExplainOptions, Options
+from lemmse.contract.results import Contributor, IndexInfo, Result, result_bytes
+from lemmse.v1 import index_pb2 as pb
+
+__all__ = ["Unary", "explain", "fits", "get_index", "list_indexes", "reconstruct"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Generic[T]):
+    """A call."""
+
+    method: Callable[[Server[Any, Any]], Callable[..., Any]]
+    """Returns the method of a server."""
+    request: Any
+    """The message to send."""
+    read: Callable[[Any], T]
+    """Returns what the answer says; raises MalformedMessage if the answer breaks the contract."""
+
+
+def fits(measurement: Measurement, options: Options) -> bool:
+    """Return whether a measurement and its result fit into a message each."""
+    return max(measurement.nbytes, result_bytes(measurement.y.shape, options.maps)) <= INLINE_BYTES
+
+
+def reconstruct(index: str, measurement: Measurement, options: Options) -> Unary[Result]:
+    """Return the call that reconstructs a measurement that fits into a message."""
+    return Unary(
+        lambda server: server.reconstruction.Reconstruct,
+        attach(reconstruct_request(index, measurement, options), measurement.arrays),
+        lambda answer: read_result(Incoming(answer)).scaled(measurement.white_level),
+    )
+
+
+def explain(index: str, measurement: Measurement, options: ExplainOptions) -> Unary[list[Contributor]]:
+    """Return the call that explains a pixel of a measurement that fits into a message."""
+    return Unary(
+        lambda server: server.reconstruction.Explain,
+        attach(explain_request(index, measurement, options), measurement.arrays),
+        lambda answer: [one.scaled(measurement.white_level) for one in read_explanation(answer).contributors],
+    )
+
+
+def list_indexes() -> Unary[list[IndexInfo]]:
+    """Return the call that lists the indexes."""
+    return Unary(
+        lambda server: server.indexes.ListIndexes,
+        pb.ListIndexesRequest(),
+        lambda answer: [read_index(index) for index in answer.indexes],
+    )
+
+
+def get_index(name: str) -> Unary[IndexInfo]:
+    """Return the call that describes an index."""
+    return Unary(
+        lambda server: server.indexes.GetIndex,
+        pb.GetIndexRequest(name=name),
+        lambda answer: read_index(answer.index),
+    )

@@ -1,0 +1,87 @@
+"""Estimates of the work of a request, before any of it is done.
+
+Work is counted in multiply-adds of the exact sum: one for each coordinate of each pair of a query patch and a
+distinct key. Other work is converted by the time that it takes.
+"""
+
+import math
+
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
+from lemmse.estimator.backend import Backend
+from lemmse.estimator.planning import requested_accuracy
+from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
+
+__all__ = ["exact_work", "request_work"]
+
+_SEARCH = 4.0
+"""Time of mode topk for a key that it visits, relative to that of the exact sum."""
+_UNCALIBRATED = 0.5
+"""Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
+_WEIGHTED = 2.0
+"""Time of products with a precision for each pixel, relative to those with white noise."""
+_TRANSFORM = 8.0
+"""Time of a Fourier transform of n pixels, in units of n log2 n multiply-adds."""
+
+
+def exact_work(backend: Backend, pixels: int, *, weighted: bool = False) -> float:
+    """Return the work of the exact sum for some pixels.
+
+    Parameters
+    ----------
+    backend : Backend
+        The keys.
+    pixels : int
+        Number of query patches.
+    weighted : bool
+        Whether there is a precision for each pixel.
+    """
+    manifest = backend.index.manifest
+    # Of strata that exclude each other, one counts for each query.
+    keys = manifest.distinct / (len(backend.index.strata) if backend.index.strata.exclusive else 1)
+    return pixels * keys * backend.index.patch_length * (_WEIGHTED if weighted else 1.0)
+
+
+def request_work(backend: Backend, measurement: Measurement, options: Options, most_exact: float) -> float:
+    """Return the expected work of a reconstruction.
+
+    Parameters
+    ----------
+    backend : Backend
+        The keys.
+    measurement : Measurement
+        The measurement.
+    options : Options
+        The options.
+    most_exact : float
+        Largest work for which mode auto is exact.
+    """
+    if options.estimator != "le-mmse":
+        return _whole_image_work(backend, measurement, options)
+    height, width = measurement.y.shape[:2]
+    sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
+    weighted = sigma is None or measurement.mask is not None
+    exact = exact_work(backend, height * width, weighted=weighted)
+    if options.mode == "topk":
+        return exact * _topk_share(backend, options)
+    if options.mode == "exact" or (options.mode == "auto" and exact <= most_exact):
+        return exact
+    calibration = backend.index.manifest.calibration
+    if calibration is None or sigma is None or weighted or not sigma > 0:
+        return exact * _UNCALIBRATED
+    return exact * min(1.0, calibration.plan(sigma, requested_accuracy(options)).cost)
+
+
+def _topk_share(backend: Backend, options: Options) -> float:
+    """Return the time of mode topk relative to that of the exact sum."""
+    index = backend.index
+    visited = (options.nprobe or DEFAULT_NPROBE) / index.manifest.cells
+    found = (options.k or DEFAULT_K) / index.manifest.distinct
+    return min(1.0, _SEARCH * max(visited, found))
+
+
+def _whole_image_work(backend: Backend, measurement: Measurement, options: Options) -> float:
+    numbers = backend.index.manifest.images * measurement.y.size
+    if options.estimator == "mmse":
+        return float(numbers)
+    return numbers * _TRANSFORM * math.log2(2 * measurement.y.size)
