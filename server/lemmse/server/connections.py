@@ -14,6 +14,8 @@ _MS = 1000
 _DAY_MS = 86_400 * _MS
 _STREAMS = 256
 """Calls at the same time on one connection; further ones wait in the client."""
+_PENDING = 100_000
+"""Number of calls that have come and are not accepted yet at which gRPC ends some of them."""
 _PINGS_APART_MS = 4 * _MS
 """gRPC ends a connection whose client pings more often than this, by default than every 5 minutes."""
 _OWN_PING_MS = 60 * _MS
@@ -44,6 +46,10 @@ def channel_options(config: ServerConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.max_concurrent_streams", _STREAMS),
         # Otherwise gRPC lowers that number below what it has told the client, and refuses calls of a burst.
         ("grpc.http.overload_protection", 0),
+        # Of calls that come faster than they are accepted, gRPC ends some at random as CANCELLED. Here they
+        # are accepted, and those that are too many are told so.
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
         ("grpc.max_connection_idle_ms", int(config.connection_idle * _MS)),
         ("grpc.max_connection_age_ms", int(config.connection_age * _MS)),
         ("grpc.max_connection_age_grace_ms", _DAY_MS),

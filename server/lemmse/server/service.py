@@ -101,7 +101,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             size = result_bytes(tuple(request.y.shape), options.maps)
             if incoming.complete and size > INLINE_BYTES:
                 raise InvalidArgument.of(
-                    "y", f"the answer takes {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream"
+                    "y",
+                    f"the answer takes {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream",
                 )
             with self._memory.held(nbytes):
                 result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)

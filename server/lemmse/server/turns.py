@@ -2,10 +2,12 @@
 
 Jobs compute in turns of some tens of milliseconds. Clients have equal shares of the time, whatever they ask
 for, and of each client's share the jobs of each magnitude have equal shares. Within a magnitude, jobs of a
-client are done one after the other. A job gives way at once to a much shorter one to which time is due; to
-another only when that is due by as much time as the job takes, up to a second: switching between equals has
-no use, since the first would end later and the last no sooner. A job that takes far longer than expected is
-expected to take longer.
+client are done one after the other. A job gives way at once to a much shorter one whose client has used no
+more time; to another only if its own client is ahead by more than the job takes, up to a second: switching
+between equals has no use, since the first would end later and the last no sooner. A job that takes far longer
+than expected is expected to take longer.
+
+So beside one long job a short one waits, at most, as long as it takes itself, for what its client owes.
 """
 
 import math
@@ -30,8 +32,9 @@ _OVERRUN = 3.0
 """Ratio of the time that a job has used to its expected time from which it is expected to take longer."""
 _MUCH_SHORTER = 0.5
 """Ratio of expected times below which a job does not wait for another."""
-_PATIENCE = 1.0
-"""Largest lead in seconds with which a job keeps its turn."""
+_LEAD, _LONGEST_LEAD = 2.0, 1.0
+"""Time by which the client of a job may be ahead of one that is not much shorter, as a multiple of the job's
+expected time and in seconds, before it gives way."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +49,8 @@ class Job:
     """Whether it has begun."""
     abandoned: bool = False
     """Whether its result is not needed any more."""
+    blocked: bool = field(default=False, init=False)
+    """Whether it could not begin when its turn might have come, because too many had."""
     used: float = field(default=0.0, init=False)
     """Time that it has used, in seconds."""
 
@@ -82,17 +87,20 @@ class Turns(Generic[J]):
 
     def add(self, job: J) -> None:
         """Add a job that has not begun."""
-        self._enter(job).append(job)
+        self._jobs_like(job).append(job)
 
     def begin(self, job: J) -> None:
         """Mark a job as begun."""
         job.begun = True
+        if job.blocked:  # time at which it could not begin is not owed to it
+            self._shares.catch_up(job.client, self._begun_clients())
+            self._clients[job.client].shares.catch_up(job.magnitude, self._begun_magnitudes(job.client))
         self._begun.add(job)
 
     def remove(self, job: J) -> None:
         """Remove a job that is done, or that need not begin."""
         self._begun.discard(job)
-        self._leave(job, job.magnitude)
+        self._take_out(job, job.magnitude)
 
     def charge(self, job: J, seconds: float) -> None:
         """Count the time of a turn."""
@@ -103,8 +111,8 @@ class Turns(Generic[J]):
             before = job.magnitude
             job.expected = _OVERRUN * job.used
             if job.magnitude != before:
-                self._enter(job).appendleft(job)
-                self._leave(job, before)
+                self._jobs_like(job).appendleft(job)
+                self._take_out(job, before)
 
     def next(self, current: J | None = None) -> J | None:
         """Return the job that is to have the next turn; None if it is the current one, or if there is none.
@@ -117,18 +125,25 @@ class Turns(Generic[J]):
         candidates = [job for job in self._candidates() if current is None or self._gives_way(current, job)]
         return min(candidates, key=self._place, default=None)
 
-    def _enter(self, job: J) -> deque[J]:
+    def _jobs_like(self, job: J) -> deque[J]:
         """Return the jobs of the client and magnitude of a job, to which it is to be added."""
         client = self._clients.get(job.client)
         if client is None:
             client = self._clients[job.client] = _Client()
-            self._shares.enter(job.client)
+            self._shares.enter(job.client, self._begun_clients(), debt=job.expected)
         if job.magnitude not in client.jobs:
+            client.shares.enter(job.magnitude, self._begun_magnitudes(job.client), debt=job.expected)
             client.jobs[job.magnitude] = deque()
-            client.shares.enter(job.magnitude)
         return client.jobs[job.magnitude]
 
-    def _leave(self, job: J, magnitude: int) -> None:
+    def _begun_clients(self) -> set[str]:
+        return {job.client for job in self._begun}
+
+    def _begun_magnitudes(self, client: str) -> set[int]:
+        present = self._clients[client].jobs
+        return {job.magnitude for job in self._begun if job.client == client and job.magnitude in present}
+
+    def _take_out(self, job: J, magnitude: int) -> None:
         client = self._clients[job.client]
         jobs = client.jobs[magnitude]
         jobs.remove(job)
@@ -147,6 +162,8 @@ class Turns(Generic[J]):
             for magnitude, (first, *_) in client.jobs.items():
                 if first.begun or (begun[magnitude] < _BEGUN and len(self._begun) < MOST_BEGUN):
                     yield first
+                else:
+                    first.blocked = True
 
     def _place(self, job: J) -> tuple[bool, float, float]:
         """Return what orders the jobs: those that only have to end come first."""
@@ -165,4 +182,4 @@ class Turns(Generic[J]):
             lead = self._shares.used(current.client) - self._shares.used(other.client)
         if other.expected < _MUCH_SHORTER * current.expected:
             return lead >= 0
-        return lead > min(current.expected, _PATIENCE)
+        return lead > min(_LEAD * current.expected, _LONGEST_LEAD)
