@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
 from lemmse.index.storage import pinned
 from tests.support.indexes import few_at_a_time
+from tests.support.processes import run_process
 
 Y = np.random.default_rng(9).random((8, 8)).astype(np.float32)
 WAYS = {
@@ -155,3 +157,44 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         os.mkfifo(folder / name)
         with pytest.raises(DataLoss):
             open_index(folder)
+
+
+SURVIVES = """
+import faulthandler, mmap, os, sys
+import numpy as np
+from lemmse.contract.errors import DataLoss
+from lemmse.index import open_index
+from lemmse.index.storage import lost_pages, pinned
+
+faulthandler.enable()
+lost_pages.survive()
+pinned.IN_MEMORY = 0
+index, other = open_index(sys.argv[1]), open_index(sys.argv[2])
+path = sys.argv[1] + "/1/shards/0000/arrays.zarr/keys/c/0/0/0"
+os.truncate(path, 0)
+os.unlink(path)
+print(index.keys(0, 9).any(), other.keys(0, 9).any())
+try:
+    index.require_unchanged()
+except DataLoss as error:
+    print(error, flush=True)
+other.require_unchanged()
+with open(sys.argv[2] + "/file", "wb+") as file:
+    file.truncate(1 << 20)
+    own = mmap.mmap(file.fileno(), 0)
+    file.truncate(0)
+    print(own[5000])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="for the signals of Linux")
+def test_a_server_survives_a_file_that_is_cut_short_while_it_is_read(tmp_path):
+    one, other = made(tmp_path / "one", seed=1), made(tmp_path / "other", seed=2)
+    done = run_process([sys.executable, "-c", SURVIVES, str(one), str(other)])
+    assert done.stdout.splitlines() == [
+        "False True",
+        "index 'one' version 1: a file was cut short while the index was open; "
+        "restore the index from a copy or build it again",
+    ]
+    assert done.returncode == -signal.SIGBUS  # what is not its own ends the process as before
+    assert "Fatal Python error: Bus error" in done.stderr

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from lemmse.index.storage.lost_pages import survive
 from lemmse.server.admin import AdminServicer
 from lemmse.server.catalogue import Catalogue
 from lemmse.server.compute import Compute
@@ -164,7 +165,8 @@ def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
     ready : callable
         Called with the address, HOST:PORT, once the server answers.
     """
-    faulthandler.enable()  # a fault that nobody can catch is told where it happened
+    faulthandler.enable()  # a fault that nobody can survive is told where it happened
+    survive()
     raise_open_files()
     server = Server(config)
     # Unlike Event.set, put of a SimpleQueue is reentrant, so that a signal handler may call it.

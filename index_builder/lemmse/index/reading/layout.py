@@ -233,6 +233,10 @@ class _Expected:
             if plain != (array.chunk is None):
                 raise DataLoss(f"{path}: expected {'plain' if plain else 'compressed'} numbers; {REMEDY}")
             _require_content(self.files, array)
+            with zarr_store.raise_data_loss(path):  # metadata that is not looked at here
+                opened = zarr_store.shape(zarr_store.open_pinned(self.files, prefix), name)
+            if opened != array.shape:
+                raise DataLoss(f"{path} has damaged metadata; {REMEDY}")
             return array.shape
 
         require.prefix = prefix  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from lemmse.contract.errors import DataLoss
 from lemmse.index.callbacks import Progress, silent
+from lemmse.index.storage.lost_pages import Watched
 from lemmse.index.storage.manifest import REMEDY, FileEntry
 
 __all__ = ["IN_MEMORY", "PinnedFiles"]
@@ -91,6 +92,7 @@ class PinnedFiles:
         # deleted.
         reserved = mmap.mmap(-1, max(1, begins[-1]), flags=_PRIVATE | mmap.MAP_ANONYMOUS)
         self._region = np.frombuffer(reserved, np.uint8)
+        self._watched = Watched(self._region)
         self._mapped: dict[str, _Identity] = {}
         self._lost: str | None = None
         for name in names:
@@ -145,6 +147,8 @@ class PinnedFiles:
         DataLoss
             A file was changed.
         """
+        if self._lost is None and self._watched.lost:
+            self._lost = f"a file was cut short while the index was open; {REMEDY}"
         if self._lost is not None:
             raise DataLoss(self._lost)
         for name, identity in self._mapped.items():

@@ -140,7 +140,8 @@ def open_pinned(files: PinnedFiles, path: str) -> zarr.Group:
         name: cpu.Buffer.from_array_like(content) for name, content in files.contents.items()
     }
     store = MemoryStore(buffers, read_only=True)
-    return zarr.open_group(store=store, path=path, mode="r", zarr_format=3, use_consolidated=False)
+    with raise_data_loss(path):
+        return zarr.open_group(store=store, path=path, mode="r", zarr_format=3, use_consolidated=False)
 
 
 def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
