@@ -5,8 +5,8 @@ of its own (`loop`). `listening` opens the sockets, `receiving` reads and decode
 the servicers, `health` the health service, and `items` assembles the items of a stream. `limits` refuses what
 can never be served, and `admission` holds memory and places for the rest. `compute` runs computations outside
 of the loop, in turns whose order `turns` and `shares` determine; `callers` names the clients. `aside` decodes
-and encodes large messages, and `heap` returns freed memory. `calls` logs each call, `failures` converts errors
-to the messages that clients receive, and `lifecycle` starts and drains the server.
+and encodes large messages, and `heap` returns freed memory. `calls` logs each call, `failures` converts
+errors to the messages that clients receive, and `lifecycle` starts and drains the server.
 
 `config` contains the settings, `settings` what a setting is, and `sources` reads them. Before a call is
 received, `interceptor` identifies, checks, counts and times it, with `request_id`, `access`, `tokens` and
