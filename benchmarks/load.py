@@ -82,7 +82,8 @@ class Soaked:
     """The state of the server after so many requests."""
 
     requests: int
-    resident_mib: float
+    own_mib: float
+    """Resident memory without mapped files."""
     threads: int
     files: int
     answered: int
@@ -236,7 +237,7 @@ def soak(client: Client, pid: int, requests: int, channels: int) -> list[Soaked]
             rows.append(
                 Soaked(
                     number,
-                    resident("VmRSS", pid) / 2**20,
+                    resident("RssAnon", pid) / 2**20,
                     len(list((process / "task").iterdir())),
                     len(list((process / "fd").iterdir())),
                     **outcomes,

@@ -12,6 +12,8 @@ import pytest
 
 from lemmse.client import channels
 from lemmse.client.serving import LEMMSE
+from lemmse.server.config import ServerConfig
+from lemmse.server.lifecycle import Server
 from tests.support.faults import Fault, faulty_proxy
 from tests.support.processes import start_process
 
@@ -78,12 +80,32 @@ def test_a_slow_network(connect_any, loop, server, expected):
         assert_all(list(client.reconstruct_many(IMAGES, sigma=0.2)), expected)
 
 
+def test_a_server_that_is_stopped_and_comes_back(connect_any, tiny_index, expected):
+    def serve(port: int) -> Server:
+        return Server(ServerConfig(indexes=(tiny_index,), listen=f"127.0.0.1:{port}", threads=1))
+
+    server = serve(0)
+    port = port_of(server)
+
+    def images():
+        nonlocal server
+        for number, y in enumerate(IMAGES):
+            if number == 6:
+                server.stop(0.2)
+                server = serve(port)
+            yield y
+
+    with connect_any(f"grpc://127.0.0.1:{port}") as client:
+        assert_all(list(client.reconstruct_many(images(), sigma=0.2)), expected)
+    server.stop(0)
+
+
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back(connect_any, tiny_index, expected):
     with ExitStack() as stack:
 
         def serve(port: int):
-            """A server of its own process, and the port on which it listens."""
+            """A server in a process of its own, and the port on which it listens."""
             command = (*LEMMSE, "serve", tiny_index, "--listen", f"127.0.0.1:{port}")
             process = stack.enter_context(start_process(command, stdout=-1))
             stack.callback(process.kill)

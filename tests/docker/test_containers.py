@@ -1,14 +1,9 @@
 """The files of docker/: what they name exists, and what they start is accepted."""
 
 import json
-import os
 import re
-import shutil
-import stat
-import sys
 import tomllib
 from pathlib import Path
-from subprocess import PIPE
 from urllib.request import urlopen
 
 import kubernetes_validate
@@ -20,7 +15,6 @@ from lemmse.client.health import health
 from lemmse.server.command import serve
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
-from tests.support.processes import run_process, start_process
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -160,43 +154,3 @@ def test_what_the_image_copies_exists():
     assert "protos" in sources
     for source in sources:
         assert (ROOT / source).exists(), source
-
-
-@pytest.mark.slow
-def test_it_starts_warm_with_a_read_only_package_and_without_a_home(tiny_index, tmp_path):
-    """As in a container: kernels that were compiled before are used, and nothing is written."""
-    package, kernels = tmp_path / "package", tmp_path / "kernels"
-    for folder in ("protos", "client", "index_builder", "server"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / folder / "lemmse", package / "lemmse", dirs_exist_ok=True, ignore=ignored)
-    environment = os.environ | {
-        "PYTHONPATH": str(package),
-        "NUMBA_CACHE_DIR": str(kernels),
-        "HOME": "/nonexistent",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    run = {"env": environment, "cwd": tmp_path}
-    done = run_process([sys.executable, "-m", "lemmse.estimator.kernels"], timeout=300, **run)
-    assert done.returncode == 0, done.stderr
-    before = state(kernels)
-    assert before
-    for path in (package, *package.rglob("*")):
-        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-    command = [sys.executable, "-m", "lemmse.client.cli"]
-    serving = [*command, "serve", tiny_index, "--listen", "127.0.0.1:0", "--threads", "1"]
-    with start_process(serving, stdout=PIPE, stderr=PIPE, **run) as process:
-        address = process.stdout.readline().removeprefix("listening on ").strip()
-        done = run_process([*command, "health", "--server", address], **run)
-        assert (done.returncode, done.stdout) == (0, f"{address}: SERVING\n"), done.stderr
-        process.terminate()
-        _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 0, stderr
-    assert state(kernels) == before
-    for path in (package, *package.rglob("*")):
-        if path.is_dir():
-            path.chmod(0o700)  # pytest removes it
-
-
-def state(folder):
-    """The files of a folder with their times."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

@@ -17,7 +17,7 @@ from lemmse.client.interface import Client
 from lemmse.client.rpc_errors import rpc_errors
 from lemmse.client.stream import Stream
 from lemmse.client.targets import Servers
-from lemmse.contract.errors import InvalidArgument, LemmseError, Unavailable
+from lemmse.contract.errors import InvalidArgument, LemmseError, Retryable
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
@@ -94,7 +94,7 @@ class RemoteClient(Client):
                     unanswered.popleft()
                     yield outcome
             # All are answered: what happens to the connection now does not matter.
-            with suppress(Unavailable):
+            with suppress(Retryable):
                 stream.finish()
         finally:
             if stream is not None:

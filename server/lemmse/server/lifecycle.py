@@ -19,6 +19,7 @@ from lemmse.server.compute import Compute
 from lemmse.server.config import ServerConfig
 from lemmse.server.connections import channel_options, raise_open_files
 from lemmse.server.health import Health
+from lemmse.server.heap import keep_trimmed
 from lemmse.server.interceptor import Interceptor
 from lemmse.server.listening import listen
 from lemmse.server.loop import LoopThread
@@ -128,6 +129,7 @@ class Server:
         for service in _SERVICES:
             await self._health.set(service, serving=True)
         await self._catalogue.tell(self._health)
+        self._loop.start(keep_trimmed())
         self._loop.start(watch(self._catalogue, self._health, take_up=config.watch))
         return str(address)
 

@@ -61,19 +61,20 @@ class Receiving(grpc.aio.ServerInterceptor):
             return None
         method = handler_call_details.method
 
-        def requests(received: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-            return self._requests(method, handler.request_deserializer, received)
+        def requests(context: _Context) -> AsyncIterator[Any]:
+            return self._requests(method, handler.request_deserializer, context)
 
-        async def answer(received: AsyncIterator[bytes], context: _Context) -> Any:
+        # Messages are read from the context: gRPC's iterator refers to itself, and to the last message.
+        async def answer(_: AsyncIterator[bytes], context: _Context) -> Any:
             with with_status(context, method), self._counting(method):
-                return await handler.unary_unary(await _first(requests(received)), context)
+                return await handler.unary_unary(await _first(requests(context)), context)
 
-        async def answers(received: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
+        async def answers(_: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
             with with_status(context, method), self._counting(method):
                 if handler.request_streaming:
-                    stream = handler.stream_stream(requests(received), context)
+                    stream = handler.stream_stream(requests(context), context)
                 else:
-                    stream = handler.unary_stream(await _first(requests(received)), context)
+                    stream = handler.unary_stream(await _first(requests(context)), context)
                 async for response in stream:
                     yield response
 
@@ -116,7 +117,7 @@ class Receiving(grpc.aio.ServerInterceptor):
         return True
 
     async def _requests(
-        self, method: str, decode: Callable[[bytes], Any], received: AsyncIterator[bytes]
+        self, method: str, decode: Callable[[bytes], Any], context: _Context
     ) -> AsyncIterator[Any]:
         """Yield the decoded messages of a call.
 
@@ -129,7 +130,7 @@ class Receiving(grpc.aio.ServerInterceptor):
         Ended
             The call was silent, and has to make room.
         """
-        while (data := await self._next(method, received)) is not None:
+        while (data := await self._next(method, context)) is not None:
             try:
                 message = decode(data)
             except DecodeError:
@@ -140,7 +141,7 @@ class Receiving(grpc.aio.ServerInterceptor):
             yield message
             del message
 
-    async def _next(self, method: str, received: AsyncIterator[bytes]) -> bytes | None:
+    async def _next(self, method: str, context: _Context) -> bytes | None:
         """Return the next message, or None if there is no further one."""
         loop, counted = asyncio.get_running_loop(), method.startswith(self._counted)
         since = loop.time()
@@ -149,7 +150,8 @@ class Receiving(grpc.aio.ServerInterceptor):
                 if counted:
                     self._silent[timeout] = since
                 try:
-                    return await anext(received, None)
+                    data = await context.read()
+                    return None if data is grpc.aio.EOF else data
                 finally:
                     self._silent.pop(timeout, None)
         except TimeoutError:

@@ -17,7 +17,7 @@ from lemmse.client.channels import Channels
 from lemmse.client.crop import crop
 from lemmse.client.rpc_errors import rpc_errors
 from lemmse.client.targets import Servers
-from lemmse.contract.errors import InvalidArgument, LemmseError, Unavailable
+from lemmse.contract.errors import InvalidArgument, LemmseError, Retryable
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
@@ -106,7 +106,7 @@ class AsyncRemoteClient(AsyncClient):
                         unanswered.popleft()
                         yield outcome
             # All are answered: what happens to the connection now does not matter.
-            with suppress(Unavailable):
+            with suppress(Retryable):
                 await stream.finish()
         finally:
             running = [task for task in (reading, answering) if task is not None]
