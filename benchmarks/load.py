@@ -12,7 +12,7 @@ All clients are threads of this process, each with one request at a time.
   to wait at most three times as long as alone, plus 100 ms.
 - Overhead: the time of a call for a 2×2 image, without its computation.
 - Soak: N mixed requests, of which many are cancelled, by 8 clients; memory, threads and open files of the
-  server after each tenth.
+  server after each tenth and a rest.
 """
 
 import argparse
@@ -47,6 +47,8 @@ REPEATS = 12
 CALLS = 300
 """Number of calls whose overhead is measured."""
 SOAKERS = 8
+REST = 12.0
+"""Seconds after which a server that has nothing to do has returned freed memory."""
 
 Image = NDArray[np.float32]
 
@@ -233,6 +235,7 @@ def soak(client: Client, pid: int, requests: int, channels: int) -> list[Soaked]
         for number in range(tenth, requests + 1, tenth):
             for outcome in pool.map(ask, rng.choices(kinds, k=tenth)):
                 outcomes[outcome] += 1
+            time.sleep(REST)
             process = Path(f"/proc/{pid}")
             rows.append(
                 Soaked(

@@ -101,8 +101,8 @@ def test_who_leaves_while_waiting_takes_nothing_along(granted):
         memory, queue = Memory(100, patience=60), Queue(1, 1e9, lambda: 1e9)
         first = await memory.take("first", 90, whole=True)
         memory_waits = asyncio.create_task(memory.take("waits", 20, whole=True))
-        async with queue.place(5.0, wait=False):
-            place_waits = asyncio.create_task(queue.place(5.0, wait=True).__aenter__())
+        async with queue.place(5.0, "client", wait=False):
+            place_waits = asyncio.create_task(queue.place(5.0, "client", wait=True).__aenter__())
             await settled()
             if not granted:
                 for task in (memory_waits, place_waits):
@@ -114,7 +114,7 @@ def test_who_leaves_while_waiting_takes_nothing_along(granted):
         await asyncio.wait([memory_waits, place_waits])
         assert memory.used == 0
         assert len(queue) == 0
-        async with queue.place(5.0, wait=False):
+        async with queue.place(5.0, "client", wait=False):
             assert len(queue) == 1
 
     run(scenario())
@@ -123,11 +123,11 @@ def test_who_leaves_while_waiting_takes_nothing_along(granted):
 def test_places_and_when_to_try_again():
     async def scenario():
         queue = Queue(2, 1e12, lambda: 1e9)
-        async with queue.place(4e9, wait=False), queue.place(8e9, wait=False):
+        async with queue.place(4e9, "client", wait=False), queue.place(8e9, "other", wait=False):
             with pytest.raises(ResourceExhausted, match="already has 2 requests") as refused:
-                await queue.place(1.0, wait=False).__aenter__()
+                await queue.place(1.0, "client", wait=False).__aenter__()
             assert refused.value.retry_after == pytest.approx(4)
-            waits = asyncio.create_task(queue.place(1.0, wait=True).__aenter__())
+            waits = asyncio.create_task(queue.place(1.0, "client", wait=True).__aenter__())
             await settled()
             assert not waits.done()
         await waits
@@ -139,11 +139,23 @@ def test_places_and_when_to_try_again():
 def test_a_short_request_is_admitted_beside_a_long_one_and_a_second_long_one_is_not():
     async def scenario():
         queue = Queue(100, 1e9, lambda: 1e9)
-        async with queue.place(5e9, wait=False):
-            async with queue.place(1e6, wait=False):
+        async with queue.place(5e9, "client", wait=False):
+            async with queue.place(1e6, "client", wait=False):
                 assert len(queue) == 2
             with pytest.raises(ResourceExhausted) as refused:
-                await queue.place(3e9, wait=False).__aenter__()
+                await queue.place(3e9, "client", wait=False).__aenter__()
             assert refused.value.retry_after >= 2
+
+    run(scenario())
+
+
+def test_one_client_has_at_most_half_of_the_places():
+    async def scenario():
+        queue = Queue(4, 1e12, lambda: 1e9)
+        async with queue.place(1.0, "greedy", wait=False), queue.place(1.0, "greedy", wait=False):
+            with pytest.raises(ResourceExhausted):
+                await queue.place(1.0, "greedy", wait=False).__aenter__()
+            async with queue.place(1.0, "other", wait=False):
+                assert len(queue) == 3
 
     run(scenario())

@@ -7,7 +7,7 @@ client.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -156,13 +156,21 @@ class Upload:
         self.memory._require_patience(self)
 
 
+@dataclass(eq=False, slots=True)
+class _Request:
+    """A request that waits or computes."""
+
+    client: str
+    work: float
+
+
 class Queue:
     """The requests that wait or compute, and their work, in multiply-adds. Use it in the event loop.
 
     Parameters
     ----------
     places : int
-        Largest number of requests.
+        Largest number of requests; one client may have half of them.
     work : float
         Largest work that may be done before a request is answered. Since short requests do not wait for long
         ones, one of work w waits for the sum of min(w, w') over all others.
@@ -172,26 +180,28 @@ class Queue:
 
     def __init__(self, places: int, work: float, rate: Callable[[], float]) -> None:
         self._places, self._work, self._rate = places, work, rate
-        self._present: Counter[float] = Counter()
-        self._waiting: dict[asyncio.Future[None], float] = {}
+        self._present: set[_Request] = set()
+        self._waiting: dict[_Request, asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
         """Return the number of requests."""
-        return self._present.total()
+        return len(self._present)
 
     @property
     def work(self) -> float:
         """Work of all requests."""
-        return sum(work * count for work, count in self._present.items())
+        return sum(request.work for request in self._present)
 
     @asynccontextmanager
-    async def place(self, work: float, *, wait: bool) -> AsyncIterator[None]:
+    async def place(self, work: float, client: str, *, wait: bool) -> AsyncIterator[None]:
         """Hold a place for a request.
 
         Parameters
         ----------
         work : float
             Its expected work.
+        client : str
+            Name of the client.
         wait : bool
             Whether to wait for a place.
 
@@ -200,49 +210,51 @@ class Queue:
         ResourceExhausted
             There is none, and `wait` is false.
         """
-        if not self._has_room(work):
-            if not wait:
-                raise ResourceExhausted(
-                    f"the server already has {len(self)} requests to answer; try again later",
-                    retry_after=self._seconds_to_room(work),
-                )
-            await self._room(work)
+        request = _Request(client, work)
+        if self._has_room(request):
+            self._present.add(request)
+        elif wait:
+            await self._room(request)
         else:
-            self._present[work] += 1
+            raise ResourceExhausted(
+                f"the server already has {len(self)} requests to answer; try again later",
+                retry_after=self._seconds_to_room(request),
+            )
         try:
             yield
         finally:
-            self._present[work] -= 1
-            self._present += Counter()  # without those that are zero
-            self._grant()
+            self._leave(request)
 
-    async def _room(self, work: float) -> None:
+    async def _room(self, request: _Request) -> None:
         """Wait for a place, which is then taken."""
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[granted] = work
+        self._waiting[request] = granted
         try:
             await granted
         except asyncio.CancelledError:
-            if self._waiting.pop(granted, None) is None:  # it has been granted
-                self._present[work] -= 1
-            self._grant()
+            self._waiting.pop(request, None)
+            self._leave(request)
             raise
 
-    def _grant(self) -> None:
-        for granted, work in list(self._waiting.items()):
-            if self._has_room(work) and not granted.done():
-                del self._waiting[granted]
-                self._present[work] += 1
+    def _leave(self, request: _Request) -> None:
+        self._present.discard(request)
+        for waiting, granted in list(self._waiting.items()):
+            if self._has_room(waiting) and not granted.done():
+                del self._waiting[waiting]
+                self._present.add(waiting)
                 granted.set_result(None)
 
-    def _has_room(self, work: float) -> bool:
-        return len(self) < self._places and self._before(work) <= self._work
+    def _has_room(self, request: _Request) -> bool:
+        own = sum(other.client == request.client for other in self._present)
+        few = len(self) < self._places and own < max(1, self._places // 2)
+        return few and self._before(request) <= self._work
 
-    def _before(self, work: float) -> float:
-        """Return the work that may be done before a request of this work is answered."""
-        return sum(min(work, other) * count for other, count in self._present.items())
+    def _before(self, request: _Request) -> float:
+        """Return the work that may be done before a request is answered."""
+        return sum(min(request.work, other.work) for other in self._present)
 
-    def _seconds_to_room(self, work: float) -> float:
+    def _seconds_to_room(self, request: _Request) -> float:
         """Return the expected time until there is a place."""
-        excess = max(self._before(work) - self._work, min(self._present, default=0.0))
+        least = min((other.work for other in self._present), default=0.0)
+        excess = max(self._before(request) - self._work, least)
         return min(max(excess / self._rate(), _LEAST), _MOST)

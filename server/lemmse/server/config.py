@@ -81,7 +81,7 @@ class ServerConfig:
     queue: Annotated[int, Setting("Requests that may wait or compute.", at_least(1))] = 1024
     queue_work: Annotated[
         float, Setting("Multiply-adds that may have to be done before a request is answered.", at_least(0))
-    ] = 1e16
+    ] = 1e15
     memory: Annotated[
         int, Setting("Bytes of the images and maps of all requests, and of their answers.", at_least(1))
     ] = 2 << 30
@@ -91,7 +91,7 @@ class ServerConfig:
     max_pixels: Annotated[int, Setting("Pixels of one image.", at_least(1))] = 1 << 26
     max_work: Annotated[
         float, Setting("Multiply-adds of one request: pixels x keys x patch length if exact.", at_least(0))
-    ] = 1e15
+    ] = 1e14
     max_seconds: Annotated[
         float, Setting("Seconds of computation of one request.", between(0.001, _DAY, "seconds"))
     ] = 3600.0

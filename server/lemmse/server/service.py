@@ -216,5 +216,5 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         """Return the result of a computation, once it has a place and its turns."""
         require_possible(work, self._config)
         with queued(work) as used:
-            async with self._queue.place(work, wait=wait):
+            async with self._queue.place(work, client, wait=wait):
                 return await self._compute.run(compute, client=client, cost=work, used=used)
