@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.estimator.hybrid.byte_products import near_lanes, nearer_lanes
+from lemmse.estimator.hybrid.byte_products import HALF, first_bit, near_boxes, near_half, nearer_half
+from lemmse.estimator.hybrid.leaf_boxes import ZERO
 from lemmse.estimator.hybrid.numbers import compiled, compiled_to_allocate
 from lemmse.estimator.hybrid.records import Patches
 from lemmse.estimator.hybrid.simd import LANES
@@ -39,9 +40,13 @@ class Scan(NamedTuple):
     """Working memory of a scan: a query in the steps of a cell, and what it has found."""
 
     codes: NDArray[np.int8]
-    """The point a′, rounded, (ALL,)."""
+    """The point a′, rounded, at the first level and at the second, (NEAR + ALL,)."""
     words: NDArray[np.int32]
-    """The same, 4 coordinates in a word, (ALL / 4,)."""
+    """The same, 4 coordinates in a word, ((NEAR + ALL) / 4,)."""
+    corner: NDArray[np.uint16]
+    """The same of the first level, in steps of the cell, plus ZERO, (NEAR,)."""
+    pairs: NDArray[np.int32]
+    """The same, 2 coordinates in a word, (NEAR / 2,)."""
     squares: NDArray[np.float32]
     """Squared distances to the cell, (LANES,)."""
 
@@ -49,8 +54,9 @@ class Scan(NamedTuple):
 @compiled_to_allocate
 def allocate_scan() -> Scan:
     """Return working memory."""
-    codes = np.zeros(ALL, np.int8)
-    return Scan(codes, codes.view(np.int32), np.zeros(LANES, np.float32))
+    codes = np.zeros(NEAR + ALL, np.int8)
+    corner = np.zeros(NEAR, np.uint16)
+    return Scan(codes, codes.view(np.int32), corner, corner.view(np.int32), np.zeros(LANES, np.float32))
 
 
 @compiled
@@ -77,7 +83,7 @@ def cells_within(
 def _limit(
     patches: Patches, q: int, cell: int, end: int, skip: int, level: int, radius: np.float32, shift: int,
     sketches: Sketches, scan: Scan,
-) -> np.int32:  # fmt: skip
+) -> tuple[np.int32, np.int32]:  # fmt: skip
     """Fill the codes of a query, in 2^shift steps, and return the limit of the sums of products of a level.
 
     Level 0 has the coordinates before NEAR, level 1 all except NEAR − 1: `end` and `skip`.
@@ -94,16 +100,21 @@ def _limit(
         error += counts * (inside - c) * (inside - c)
         square += counts * c * c
         total += counts * c
-        scan.codes[i] = np.int8(counts * c)
+        scan.codes[level * NEAR + i] = np.int8(counts * c)
     within = (radius + patches.rounding[q]) * inverse
     room = within * within - outside + _ROUNDING * (within * within + outside)
     if room <= np.float32(0.0):
-        return _UNREACHABLE
-    reach = scale * np.float32(math.sqrt(room) + math.sqrt(error)) + sketches.off[cell, level]
+        return _UNREACHABLE, np.int32(0)
+    reach = scale * np.float32(math.sqrt(room) + math.sqrt(error))
+    of_boxes = min(reach * reach * (np.float32(1.0) + _ROUNDING) + np.float32(1.0), _BELOW_ALL)
+    reach += sketches.off[cell, level]
     reach = min(reach * reach, _BEYOND_ALL * scale * scale)
+    if level == 0:
+        for i in range(NEAR):
+            scan.corner[i] = np.uint16((np.int32(scan.codes[i]) << np.int32(shift)) + np.int32(ZERO))
     limit = np.float32(0.5) * (scale * scale * square - reach) + np.float32(MIDDLE) * scale * total
     limit -= _ROUNDING * (reach + scale * scale * square) + np.float32(2.0)
-    return np.int32(math.floor(max(limit, -_BELOW_ALL)))
+    return np.int32(math.floor(max(limit, -_BELOW_ALL))), np.int32(of_boxes)
 
 
 @compiled
@@ -128,45 +139,52 @@ def scan_cell(
 
     found[row, column] has a word for each block of LANES leaves of the cell.
     """
-    first_leaf, end_leaf = tree.cell_leaves[cell], tree.cell_leaves[cell + 1]
-    for i in range(tree.cell_blocks[cell + 1] - tree.cell_blocks[cell]):
+    first_leaf = tree.cell_leaves[cell]
+    first_block = tree.cell_blocks[cell]
+    for i in range(tree.cell_blocks[cell + 1] - first_block):
         found[row, column, i] = np.uint32(0)
-    shift = _shift(patches, q, cell, sketches)
-    limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan)
+    shift = np.int32(_shift(patches, q, cell, sketches))
+    limit, box_limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan)
     if limit == _UNREACHABLE:
         return False
-    a0, a1, a2, a3 = scan.words[0], scan.words[1], scan.words[2], scan.words[3]
     next_limit = _UNREACHABLE
     ready = False
-    place, more_place, lane = sketches.cell_near[cell], sketches.cell_more[cell], sketches.cell_lane[cell]
-    leaf, first_key = first_leaf, tree.leaf_keys[first_leaf] - lane
-    end_key = tree.leaf_keys[end_leaf]
+    place, more_place = sketches.cell_near[cell], sketches.cell_more[cell]
+    first_key = tree.leaf_keys[first_leaf] - sketches.cell_lane[cell]
     any_found = False
-    while first_key < end_key:
-        lanes = near_lanes(sketches.near, place, a0, a1, a2, a3, np.int32(shift), limit)
-        if lanes != np.uint32(0):
-            if not ready:
-                next_limit = _limit(patches, q, cell, ALL, NEAR - 1, 1, radius, shift, sketches, scan)
-                ready = True
-                if next_limit == _UNREACHABLE:
-                    return False
-            lanes &= nearer_lanes(
-                sketches.near, place, sketches.more, more_place,
-                scan.words[0], scan.words[1], scan.words[2], scan.words[3],
-                scan.words[4], scan.words[5], scan.words[6], scan.words[7], np.int32(shift), next_limit,
-            )  # fmt: skip
-            if lanes != np.uint32(0):
-                while tree.leaf_keys[leaf + 1] <= first_key:
-                    leaf += 1
-                other = leaf
-                while other < end_leaf and tree.leaf_keys[other] < first_key + LANES:
-                    low = max(tree.leaf_keys[other] - first_key, 0)
-                    high = min(tree.leaf_keys[other + 1] - first_key, LANES)
-                    own = ((np.int64(1) << (high - low)) - 1) << low
-                    if np.int64(lanes) & own != 0:
-                        position = other - first_leaf
-                        found[row, column, position // LANES] |= np.uint32(1) << np.uint32(position % LANES)
+    for i in range(tree.cell_blocks[cell + 1] - first_block):
+        b = first_block + i
+        bits = near_boxes(sketches.boxes, b, scan.pairs, 0, box_limit)
+        size = tree.leaves.size[b]
+        if size < LANES:
+            bits &= (np.uint32(1) << np.uint32(size)) - np.uint32(1)
+        while bits != np.uint32(0):
+            k = first_bit(bits)
+            bits &= bits - np.uint32(1)
+            leaf = tree.leaves.first[b] + k
+            key, end = tree.leaf_keys[leaf] - first_key, tree.leaf_keys[leaf + 1] - first_key
+            half = key // HALF
+            lanes = np.uint32(0xFFFF) << np.uint32(key % HALF)
+            while half * HALF < end:
+                own = end - half * HALF
+                if own < HALF:
+                    lanes &= (np.uint32(1) << np.uint32(own)) - np.uint32(1)
+                offset = (half // 2) * (5 * LANES) + (half % 2) * HALF
+                lanes &= near_half(sketches.near, place + offset, scan.words, 0, shift, limit)
+                if lanes != np.uint32(0):
+                    if not ready:
+                        next_limit, _ = _limit(patches, q, cell, ALL, NEAR - 1, 1, radius, shift, sketches, scan)
+                        ready = True
+                        if next_limit == _UNREACHABLE:
+                            return False
+                    lanes &= nearer_half(
+                        sketches.near, place + offset, sketches.more, more_place + offset,
+                        scan.words, NEAR // 4, shift, next_limit,
+                    )  # fmt: skip
+                    if lanes != np.uint32(0):
+                        found[row, column, i] |= np.uint32(1) << np.uint32(k)
                         any_found = True
-                    other += 1
-        place, more_place, first_key = place + 5 * LANES, more_place + 5 * LANES, first_key + LANES
+                        break
+                lanes = np.uint32(0xFFFF)
+                half += 1
     return any_found
