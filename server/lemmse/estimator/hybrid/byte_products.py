@@ -14,10 +14,24 @@ from lemmse.estimator.hybrid.simd import inline
 from lemmse.index.clustering.sketches import NEAR
 from lemmse.index.storage.packing import LANES
 
-__all__ = ["HALF", "INSTRUCTION", "PAIRS", "first_bit", "near_boxes", "near_half", "nearer_half"]
+__all__ = [
+    "HALF",
+    "INSTRUCTION",
+    "LIMIT",
+    "NEXT_LIMIT",
+    "PAIRS",
+    "ROW",
+    "SHIFT",
+    "near_boxes",
+    "near_keys",
+    "nearer_keys",
+]
 
 _WORDS = NEAR // 4
 """Words of coordinates of a level, after the number −½ ‖c‖²."""
+SHIFT, LIMIT, NEXT_LIMIT = (3 * _WORDS + i for i in range(3))
+"""Places in the row of a query, after the words of the first level and those of both."""
+ROW = 4 * _WORDS
 PAIRS = NEAR // 2
 """Words of a point that is compared with boxes, in 16 bits for each coordinate of the first level."""
 HALF = LANES // 2
@@ -121,48 +135,62 @@ def _above(builder: Any, bias: Any, keys: list[Any], queries: list[Any], shift: 
     total = ir.Constant(_Words, None)
     for key, query in zip(keys, queries, strict=True):
         total = _add_products(builder, total, key, query)
-    total = builder.add(builder.shl(total, _splat(builder, shift)), bias)
-    return _bits(builder, builder.icmp_signed(">", total, _splat(builder, limit)))
+    total = builder.add(builder.shl(total, shift), bias)
+    return _bits(builder, builder.icmp_signed(">", total, limit))
 
 
 @inline
-def near_half(typing_context, near, place, words, first, shift, limit):  # type: ignore[no-untyped-def]
-    """Return a bit for each key of half a run: whether  −½ ‖c‖² + 2^shift Σ a c  is above a limit.
+def near_keys(  # type: ignore[no-untyped-def]
+    typing_context, near, place, queries, rows, count, own, hits, lanes
+):
+    """List the queries for which  −½ ‖c‖² + 2^shift Σ a c  is above a limit, for any of some keys of half a run.
 
-    `near` is indexed flat and has the half run at a place; `words` is indexed flat and has those of the query
-    a from `first`.
+    `near` is indexed flat and has the half run at a place; `own` has a bit for each of the keys that count.
+    `queries` has a row for each query: words a of the first level, those of both levels, the shift and the
+    limits of both levels; `rows` has `count` numbers of rows. Numbers of rows are written to `hits`, the bits
+    of their keys to `lanes`, and their count is returned.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        near, place, words, first, shift, limit = arguments
-        near, words = (
-            _data(context, builder, signature.args[i], array) for i, array in ((0, near), (2, words))
+        kinds = signature.args
+        near, queries, rows, hits, lanes = (
+            _data(context, builder, kinds[i], arguments[i]) for i in (0, 2, 3, 6, 7)
         )
-        queries, keys = _words(builder, words, first, 0, _WORDS), _key_words(builder, near, place)
-        return _above(builder, _load(builder, near, place), keys, queries, shift, limit)
+        place, count, own = (arguments[i] for i in (1, 4, 5))
+        bias, keys = _load(builder, near, place), _key_words(builder, near, place)
+        found = cgutils.alloca_once_value(builder, count.type(0))
+        with cgutils.for_range(builder, count) as loop:
+            row = builder.load(builder.gep(rows, [loop.index]))
+            words = _words(builder, queries, builder.mul(row, row.type(ROW)), 0, ROW)
+            bits = _above(builder, bias, keys, words[:_WORDS], words[SHIFT], words[LIMIT])
+            bits = builder.and_(bits, own)
+            at = builder.load(found)
+            builder.store(row, builder.gep(hits, [at]))
+            builder.store(bits, builder.gep(lanes, [at]))
+            hit = builder.zext(builder.icmp_unsigned("!=", bits, _Word(0)), at.type)
+            builder.store(builder.add(at, hit), found)
+        return builder.load(found)
 
-    kinds = near, types.int64, words, types.int64, types.int32, types.int32
-    return types.uint32(*kinds), generate
+    places = types.int64
+    return types.int64(near, places, queries, rows, places, types.uint32, hits, lanes), generate
 
 
 @inline
-def nearer_half(  # type: ignore[no-untyped-def]
-    typing_context, near, place, more, more_place, words, first, shift, limit
+def nearer_keys(  # type: ignore[no-untyped-def]
+    typing_context, near, place, more, more_place, queries, row
 ):
-    """Return bits as `near_half` does, at the second level: the words of the query are those of both."""
+    """Return a bit for each key of half a run: whether the sum of both levels is above the limit of a query."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        near, place, more, more_place, words, first, shift, limit = arguments
-        near, more, words = (
-            _data(context, builder, signature.args[i], array)
-            for i, array in ((0, near), (2, more), (4, words))
-        )
-        queries = _words(builder, words, first, 0, 2 * _WORDS)
+        near, queries, more = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 4, 2))
+        place, more_place, row = (arguments[i] for i in (1, 3, 5))
+        words = _words(builder, queries, builder.mul(row, row.type(ROW)), 0, ROW)
         keys = _key_words(builder, near, place) + _key_words(builder, more, more_place)
-        return _above(builder, _load(builder, more, more_place), keys, queries, shift, limit)
+        bias = _load(builder, more, more_place)
+        return _above(builder, bias, keys, words[_WORDS:SHIFT], words[SHIFT], words[NEXT_LIMIT])
 
-    kinds = near, types.int64, more, types.int64, words, types.int64, types.int32, types.int32
-    return types.uint32(*kinds), generate
+    places = types.int64
+    return types.uint32(near, places, more, places, queries, places), generate
 
 
 @inline
@@ -200,13 +228,3 @@ def near_boxes(typing_context, boxes, number, pairs, first, limit):  # type: ign
         return builder.or_(bits[0], builder.shl(bits[1], _Word(HALF)))
 
     return types.uint32(boxes, types.int64, pairs, types.int64, types.int32), generate
-
-
-@inline
-def first_bit(typing_context, bits):  # type: ignore[no-untyped-def]
-    """Return the place of the lowest bit that is set; there is one."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.zext(builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1)), ir.IntType(64))
-
-    return types.int64(types.uint32), generate

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.index.clustering.groups import interleaved
 from lemmse.index.clustering.sketches import NEAR, Sketch
+from lemmse.index.storage.packing import LANES, aligned
 
 __all__ = ["ZERO", "leaf_boxes"]
 
@@ -47,7 +48,8 @@ def leaf_boxes(sketch: Sketch, tree: Tree) -> NDArray[np.int32]:
         words = np.stack(corners, axis=1).astype(np.int16) + np.int16(ZERO)  # (G, 2, NEAR)
         of_blocks = interleaved(words.view(np.int32), first - first[0], size)  # (B, 2, NEAR / 2, LANES)
         parts.append(of_blocks.swapaxes(1, 2))
-    return np.ascontiguousarray(np.concatenate(parts))
+    boxes = aligned((len(leaves.first), NEAR // 2, 2, LANES)).view(np.int32)
+    return np.concatenate(parts, out=boxes)
 
 
 def _corners(

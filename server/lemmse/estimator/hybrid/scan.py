@@ -13,11 +13,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.estimator.hybrid.byte_products import HALF, first_bit, near_boxes, near_half, nearer_half
+from lemmse.estimator.hybrid.byte_products import (
+    HALF,
+    LIMIT,
+    NEXT_LIMIT,
+    ROW,
+    SHIFT,
+    near_boxes,
+    near_keys,
+    nearer_keys,
+)
 from lemmse.estimator.hybrid.leaf_boxes import ZERO
-from lemmse.estimator.hybrid.numbers import compiled, compiled_to_allocate
+from lemmse.estimator.hybrid.numbers import aligned, compiled, compiled_to_allocate
 from lemmse.estimator.hybrid.records import Patches
-from lemmse.estimator.hybrid.simd import LANES
+from lemmse.estimator.hybrid.simd import LANES, maximum
 from lemmse.estimator.hybrid.sketch_arrays import Sketches
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.index.clustering.sketches import ALL, MIDDLE, NEAR
@@ -34,29 +43,45 @@ _ROUNDING = np.float32(1e-6)
 _BELOW_ALL = np.float32(2e9)
 """Magnitude of a limit that every sum of products exceeds."""
 _UNREACHABLE = np.int32(2**31 - 1)
+_EVERY = np.uint32(2**HALF - 1)
+_UNKNOWN = np.int32(-(2**31))
+"""A limit that was not computed yet."""
 
 
 class Scan(NamedTuple):
-    """Working memory of a scan: a query in the steps of a cell, and what it has found."""
+    """Working memory of a scan of a cell for up to J queries: each in the steps of the cell."""
 
     codes: NDArray[np.int8]
-    """The point a′, rounded, at the first level and at the second, (NEAR + ALL,)."""
-    words: NDArray[np.int32]
-    """The same, 4 coordinates in a word, ((NEAR + ALL) / 4,)."""
+    """The points a′, rounded, at the first level and at the second, (J, 4 ROW)."""
+    rows: NDArray[np.int32]
+    """The same, 4 coordinates in a word, and the shift and the limits of both levels, (J, ROW)."""
     corner: NDArray[np.uint16]
-    """The same of the first level, in steps of the cell, plus ZERO, (NEAR,)."""
+    """The point of the first level, in steps of the cell, plus ZERO, (NEAR,)."""
     pairs: NDArray[np.int32]
     """The same, 2 coordinates in a word, (NEAR / 2,)."""
+    boxes: NDArray[np.uint32]
+    """A bit for each leaf: whether its box is within the radius; a word for each block of leaves, (J, W)."""
+    queries: NDArray[np.int64]
+    """Positions of these queries, (J,)."""
+    some: NDArray[np.int64]
+    """Some of the rows, (J,)."""
+    hits: NDArray[np.int64]
+    """Those with a near key among the keys of half a run, (J,)."""
+    lanes: NDArray[np.uint32]
+    """A bit for each of these keys: whether it is near, (J,)."""
     squares: NDArray[np.float32]
     """Squared distances to the cell, (LANES,)."""
 
 
 @compiled_to_allocate
-def allocate_scan() -> Scan:
-    """Return working memory."""
-    codes = np.zeros(NEAR + ALL, np.int8)
-    corner = np.zeros(NEAR, np.uint16)
-    return Scan(codes, codes.view(np.int32), corner, corner.view(np.int32), np.zeros(LANES, np.float32))
+def allocate_scan(count: int, blocks: int) -> Scan:
+    """Return working memory for a number of queries, and of blocks of leaves in a cell."""
+    rows, corner = aligned(count * ROW).view(np.int32).reshape(count, ROW), np.zeros(NEAR, np.uint16)
+    return Scan(
+        rows.view(np.int8), rows, corner, corner.view(np.int32), np.zeros((count, blocks), np.uint32),
+        np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64),
+        np.zeros(count, np.uint32), aligned(LANES),
+    )  # fmt: skip
 
 
 @compiled
@@ -82,7 +107,7 @@ def cells_within(
 @compiled
 def _limit(
     patches: Patches, q: int, cell: int, end: int, skip: int, level: int, radius: np.float32, shift: int,
-    sketches: Sketches, scan: Scan,
+    sketches: Sketches, scan: Scan, row: int,
 ) -> tuple[np.int32, np.int32]:  # fmt: skip
     """Fill the codes of a query, in 2^shift steps, and return the limit of the sums of products of a level.
 
@@ -100,7 +125,7 @@ def _limit(
         error += counts * (inside - c) * (inside - c)
         square += counts * c * c
         total += counts * c
-        scan.codes[level * NEAR + i] = np.int8(counts * c)
+        scan.codes[row, level * NEAR + i] = np.int8(counts * c)
     within = (radius + patches.rounding[q]) * inverse
     room = within * within - outside + _ROUNDING * (within * within + outside)
     if room <= np.float32(0.0):
@@ -111,80 +136,108 @@ def _limit(
     reach = min(reach * reach, _BEYOND_ALL * scale * scale)
     if level == 0:
         for i in range(NEAR):
-            scan.corner[i] = np.uint16((np.int32(scan.codes[i]) << np.int32(shift)) + np.int32(ZERO))
+            scan.corner[i] = np.uint16((np.int32(scan.codes[row, i]) << np.int32(shift)) + np.int32(ZERO))
     limit = np.float32(0.5) * (scale * scale * square - reach) + np.float32(MIDDLE) * scale * total
     limit -= _ROUNDING * (reach + scale * scale * square) + np.float32(2.0)
     return np.int32(math.floor(max(limit, -_BELOW_ALL))), np.int32(of_boxes)
 
 
 @compiled
-def _shift(patches: Patches, q: int, cell: int, sketches: Sketches) -> int:
+def _shift(patches: Patches, q: int, cell: int, sketches: Sketches, scan: Scan) -> np.int32:
     """Return the least shift for which a query fits into a byte, in 2^shift steps of a cell."""
-    largest = np.float32(0.0)
+    sizes = scan.squares
     for i in range(ALL):
-        largest = max(largest, abs(patches.points[q, i] - sketches.centre[cell, i]))
-    largest /= sketches.step[cell]
-    shift = 0
+        sizes[i] = abs(patches.points[q, i] - sketches.centre[cell, i])
+    largest = maximum(sizes, 0) / sketches.step[cell]
+    shift = np.int32(0)
     while shift < _MOST_SHIFT and largest > _LARGEST * np.float32(1 << shift):
-        shift += 1
+        shift += np.int32(1)
     return shift
 
 
 @compiled
-def scan_cell(
+def _begin(
     radius: np.float32, cell: int, patches: Patches, q: int, tree: Tree, sketches: Sketches, scan: Scan,
-    found: NDArray[np.uint32], row: int, column: int,
+    row: int,
 ) -> bool:  # fmt: skip
-    """Set a bit for each leaf of a cell that may have a key within a radius of a query; return if any has.
-
-    found[row, column] has a word for each block of LANES leaves of the cell.
-    """
-    first_leaf = tree.cell_leaves[cell]
-    first_block = tree.cell_blocks[cell]
-    for i in range(tree.cell_blocks[cell + 1] - first_block):
-        found[row, column, i] = np.uint32(0)
-    shift = np.int32(_shift(patches, q, cell, sketches))
-    limit, box_limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan)
+    """Fill a row of the working memory for a query; return whether the box of any leaf is within the radius."""
+    shift = _shift(patches, q, cell, sketches, scan)
+    limit, box_limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan, row)
     if limit == _UNREACHABLE:
         return False
-    next_limit = _UNREACHABLE
-    ready = False
-    place, more_place = sketches.cell_near[cell], sketches.cell_more[cell]
-    first_key = tree.leaf_keys[first_leaf] - sketches.cell_lane[cell]
-    any_found = False
-    for i in range(tree.cell_blocks[cell + 1] - first_block):
-        b = first_block + i
-        bits = near_boxes(sketches.boxes, b, scan.pairs, 0, box_limit)
-        size = tree.leaves.size[b]
-        if size < LANES:
-            bits &= (np.uint32(1) << np.uint32(size)) - np.uint32(1)
-        while bits != np.uint32(0):
-            k = first_bit(bits)
-            bits &= bits - np.uint32(1)
-            leaf = tree.leaves.first[b] + k
+    any_near = np.uint32(0)
+    first_block = tree.cell_blocks[cell]
+    for b in range(tree.cell_blocks[cell + 1] - first_block):
+        bits = near_boxes(sketches.boxes, first_block + b, scan.pairs, 0, box_limit)
+        scan.boxes[row, b] = bits
+        any_near |= bits
+    scan.rows[row, SHIFT], scan.rows[row, LIMIT], scan.rows[row, NEXT_LIMIT] = shift, limit, _UNKNOWN
+    return any_near != np.uint32(0)
+
+
+@compiled
+def _is_nearer(
+    radius: np.float32, cell: int, patches: Patches, q: int, sketches: Sketches, scan: Scan, row: int,
+    place: int, more_place: int, lanes: np.uint32,
+) -> bool:  # fmt: skip
+    """Return whether any of some keys of half a run is within the radius at the second level, too."""
+    rows = scan.rows
+    if rows[row, NEXT_LIMIT] == _UNKNOWN:
+        rows[row, NEXT_LIMIT], _ = _limit(
+            patches, q, cell, ALL, NEAR - 1, 1, radius, rows[row, SHIFT], sketches, scan, row
+        )
+    return lanes & nearer_keys(sketches.near, place, sketches.more, more_place, rows, row) != np.uint32(0)
+
+
+@compiled
+def scan_cell(
+    radius: NDArray[np.float32], cell: int, patches: Patches, queries: NDArray[np.int32],
+    chosen: NDArray[np.uint32], bit: np.uint32, tree: Tree, sketches: Sketches, scan: Scan,
+    found: NDArray[np.uint32], cells: NDArray[np.uint32],
+) -> None:  # fmt: skip
+    """Set a bit for each leaf of a cell that may have a key within a radius of a query.
+
+    Only queries j with the bit in chosen[j]; it is set in cells[j] if such a leaf is found, and in found[j],
+    which has a word for each block of leaves.
+    """
+    count = 0
+    first_block = tree.cell_blocks[cell]
+    blocks = tree.cell_blocks[cell + 1] - first_block
+    for j in range(len(queries)):
+        if chosen[j] & bit:
+            for b in range(blocks):
+                found[j, b] = np.uint32(0)
+            if _begin(radius[j], cell, patches, queries[j], tree, sketches, scan, count):
+                scan.queries[count] = j
+                count += 1
+    if count == 0:
+        return
+    near, more = sketches.cell_near[cell], sketches.cell_more[cell]
+    first_key = tree.leaf_keys[tree.cell_leaves[cell]] - sketches.cell_lane[cell]
+    for b in range(blocks):
+        for k in range(tree.leaves.size[first_block + b]):
+            of_leaf = np.uint32(1) << np.uint32(k)
+            some = 0
+            for i in range(count):
+                scan.some[some] = i
+                some += np.int64((scan.boxes[i, b] >> np.uint32(k)) & np.uint32(1))
+            if some == 0:
+                continue
+            leaf = tree.leaves.first[first_block + b] + k
             key, end = tree.leaf_keys[leaf] - first_key, tree.leaf_keys[leaf + 1] - first_key
-            half = key // HALF
-            lanes = np.uint32(0xFFFF) << np.uint32(key % HALF)
-            while half * HALF < end:
-                own = end - half * HALF
-                if own < HALF:
-                    lanes &= (np.uint32(1) << np.uint32(own)) - np.uint32(1)
-                offset = (half // 2) * (5 * LANES) + (half % 2) * HALF
-                lanes &= near_half(sketches.near, place + offset, scan.words, 0, shift, limit)
-                if lanes != np.uint32(0):
-                    if not ready:
-                        next_limit, _ = _limit(patches, q, cell, ALL, NEAR - 1, 1, radius, shift, sketches, scan)
-                        ready = True
-                        if next_limit == _UNREACHABLE:
-                            return False
-                    lanes &= nearer_half(
-                        sketches.near, place + offset, sketches.more, more_place + offset,
-                        scan.words, NEAR // 4, shift, next_limit,
-                    )  # fmt: skip
-                    if lanes != np.uint32(0):
-                        found[row, column, i] |= np.uint32(1) << np.uint32(k)
-                        any_found = True
-                        break
-                lanes = np.uint32(0xFFFF)
-                half += 1
-    return any_found
+            for half in range(key // HALF, (end + HALF - 1) // HALF):
+                own = _EVERY << np.uint32(max(key - half * HALF, 0))
+                own &= _EVERY >> np.uint32(max((half + 1) * HALF - end, 0))
+                place = (half // 2) * (5 * LANES) + (half % 2) * HALF
+                hits = near_keys(
+                    sketches.near, near + place, scan.rows, scan.some, some, own, scan.hits, scan.lanes
+                )
+                for hit in range(hits):
+                    row = scan.hits[hit]
+                    j = scan.queries[row]
+                    if found[j, b] & of_leaf == np.uint32(0) and _is_nearer(
+                        radius[j], cell, patches, queries[j], sketches, scan, row, near + place, more + place,
+                        scan.lanes[hit],
+                    ):  # fmt: skip
+                        found[j, b] |= of_leaf
+                        cells[j] |= bit
