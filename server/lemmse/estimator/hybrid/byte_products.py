@@ -36,6 +36,8 @@ PAIRS = NEAR // 2
 """Words of a point that is compared with boxes, in 16 bits for each coordinate of the first level."""
 HALF = LANES // 2
 """Keys that are compared at once: half a run."""
+_AHEAD = 3
+"""Number of runs by which keys are loaded ahead."""
 _Word = ir.IntType(32)
 _Words = ir.VectorType(_Word, HALF)
 _Halves = ir.VectorType(ir.IntType(16), 2 * HALF)
@@ -126,6 +128,16 @@ def _key_words(builder: Any, data: Any, place: Any) -> list[Any]:
     return [_load(builder, data, builder.add(place, place.type((1 + i) * LANES))) for i in range(_WORDS)]
 
 
+def _prefetch(builder: Any, data: Any, place: Any) -> None:
+    """Load the half run that is some runs after that at a place into the cache, since leaves are read in order."""
+    address, hint = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [address, hint, hint, hint])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    for i in range(_AHEAD * (1 + _WORDS), (_AHEAD + 1) * (1 + _WORDS)):
+        at = builder.bitcast(builder.gep(data, [builder.add(place, place.type(i * LANES))]), address)
+        builder.call(function, [at, hint(0), hint(3), hint(1)])
+
+
 def _bits(builder: Any, lanes: Any) -> Any:
     return builder.zext(builder.bitcast(lanes, ir.IntType(HALF)), _Word)
 
@@ -158,6 +170,7 @@ def near_keys(  # type: ignore[no-untyped-def]
         )
         place, count, own = (arguments[i] for i in (1, 4, 5))
         bias, keys = _load(builder, near, place), _key_words(builder, near, place)
+        _prefetch(builder, near, place)
         found = cgutils.alloca_once_value(builder, count.type(0))
         with cgutils.for_range(builder, count) as loop:
             row = builder.load(builder.gep(rows, [loop.index]))

@@ -26,7 +26,7 @@ from lemmse.estimator.hybrid.byte_products import (
 from lemmse.estimator.hybrid.leaf_boxes import ZERO
 from lemmse.estimator.hybrid.numbers import aligned, compiled, compiled_to_allocate
 from lemmse.estimator.hybrid.records import Patches
-from lemmse.estimator.hybrid.simd import LANES, maximum
+from lemmse.estimator.hybrid.simd import LANES, largest_difference
 from lemmse.estimator.hybrid.sketch_arrays import Sketches
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.index.clustering.sketches import ALL, MIDDLE, NEAR
@@ -139,16 +139,13 @@ def _limit(
             scan.corner[i] = np.uint16((np.int32(scan.codes[row, i]) << np.int32(shift)) + np.int32(ZERO))
     limit = np.float32(0.5) * (scale * scale * square - reach) + np.float32(MIDDLE) * scale * total
     limit -= _ROUNDING * (reach + scale * scale * square) + np.float32(2.0)
-    return np.int32(math.floor(max(limit, -_BELOW_ALL))), np.int32(of_boxes)
+    return np.int32(np.floor(max(limit, -_BELOW_ALL))), np.int32(of_boxes)
 
 
 @compiled
-def _shift(patches: Patches, q: int, cell: int, sketches: Sketches, scan: Scan) -> np.int32:
+def _shift(patches: Patches, q: int, cell: int, sketches: Sketches) -> np.int32:
     """Return the least shift for which a query fits into a byte, in 2^shift steps of a cell."""
-    sizes = scan.squares
-    for i in range(ALL):
-        sizes[i] = abs(patches.points[q, i] - sketches.centre[cell, i])
-    largest = maximum(sizes, 0) / sketches.step[cell]
+    largest = largest_difference(patches.points, q * ALL, sketches.centre, cell * ALL) / sketches.step[cell]
     shift = np.int32(0)
     while shift < _MOST_SHIFT and largest > _LARGEST * np.float32(1 << shift):
         shift += np.int32(1)
@@ -161,7 +158,7 @@ def _begin(
     row: int,
 ) -> bool:  # fmt: skip
     """Fill a row of the working memory for a query; return whether the box of any leaf is within the radius."""
-    shift = _shift(patches, q, cell, sketches, scan)
+    shift = _shift(patches, q, cell, sketches)
     limit, box_limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan, row)
     if limit == _UNREACHABLE:
         return False
