@@ -108,8 +108,13 @@ def _pairs(builder: Any, a: Any, b: Any) -> Any:
     return builder.shuffle_vector(*sums, ir.Constant(_Words, list(range(HALF))))
 
 
-def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    return context.make_array(kind)(context, builder, array).data
+def _arrays(context: Any, builder: Any, signature: Any, arguments: Any) -> list[Any]:
+    """Return the addresses of the arrays among the arguments, in order."""
+    return [
+        context.make_array(kind)(context, builder, argument).data
+        for kind, argument in zip(signature.args, arguments, strict=True)
+        if isinstance(kind, types.Array)
+    ]
 
 
 def _load(builder: Any, data: Any, place: Any) -> Any:
@@ -142,13 +147,30 @@ def _bits(builder: Any, lanes: Any) -> Any:
     return builder.zext(builder.bitcast(lanes, ir.IntType(HALF)), _Word)
 
 
-def _above(builder: Any, bias: Any, keys: list[Any], queries: list[Any], shift: Any, limit: Any) -> Any:
-    """Return a bit for each key: whether the sum of products, times 2^shift, and a number is above a limit."""
-    total = ir.Constant(_Words, None)
-    for key, query in zip(keys, queries, strict=True):
-        total = _add_products(builder, total, key, query)
-    total = builder.add(builder.shl(total, shift), bias)
-    return _bits(builder, builder.icmp_signed(">", total, limit))
+def _list_above(  # type: ignore[no-untyped-def]
+    builder, bias, keys, queries, columns, rows, count, own, hits, lanes
+):
+    """List the queries with a sum above their limit for any key of half a run, and return their number.
+
+    `columns` are the first and the last word of the coordinates of a query, and the place of its limit;
+    `own(i)` has a bit for each key that counts for query i of the list.
+    """
+    first, last, limit = columns
+    found = cgutils.alloca_once_value(builder, count.type(0))
+    with cgutils.for_range(builder, count) as loop:
+        row = builder.load(builder.gep(rows, [loop.index]))
+        words = _words(builder, queries, builder.mul(row, row.type(ROW)), 0, ROW)
+        total = ir.Constant(_Words, None)
+        for key, word in zip(keys, words[first:last], strict=True):
+            total = _add_products(builder, total, key, word)
+        total = builder.add(builder.shl(total, words[SHIFT]), bias)
+        bits = builder.and_(_bits(builder, builder.icmp_signed(">", total, words[limit])), own(loop.index))
+        at = builder.load(found)
+        builder.store(row, builder.gep(hits, [at]))
+        builder.store(bits, builder.gep(lanes, [at]))
+        hit = builder.zext(builder.icmp_unsigned("!=", bits, _Word(0)), at.type)
+        builder.store(builder.add(at, hit), found)  # no branch, which would often be mispredicted
+    return builder.load(found)
 
 
 @inline
@@ -164,25 +186,14 @@ def near_keys(  # type: ignore[no-untyped-def]
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kinds = signature.args
-        near, queries, rows, hits, lanes = (
-            _data(context, builder, kinds[i], arguments[i]) for i in (0, 2, 3, 6, 7)
-        )
+        near, queries, rows, hits, lanes = _arrays(context, builder, signature, arguments)
         place, count, own = (arguments[i] for i in (1, 4, 5))
         bias, keys = _load(builder, near, place), _key_words(builder, near, place)
         _prefetch(builder, near, place)
-        found = cgutils.alloca_once_value(builder, count.type(0))
-        with cgutils.for_range(builder, count) as loop:
-            row = builder.load(builder.gep(rows, [loop.index]))
-            words = _words(builder, queries, builder.mul(row, row.type(ROW)), 0, ROW)
-            bits = _above(builder, bias, keys, words[:_WORDS], words[SHIFT], words[LIMIT])
-            bits = builder.and_(bits, own)
-            at = builder.load(found)
-            builder.store(row, builder.gep(hits, [at]))
-            builder.store(bits, builder.gep(lanes, [at]))
-            hit = builder.zext(builder.icmp_unsigned("!=", bits, _Word(0)), at.type)
-            builder.store(builder.add(at, hit), found)
-        return builder.load(found)
+        columns = 0, _WORDS, LIMIT
+        return _list_above(
+            builder, bias, keys, queries, columns, rows, count, lambda _: own, hits, lanes
+        )
 
     places = types.int64
     return types.int64(near, places, queries, rows, places, types.uint32, hits, lanes), generate
@@ -190,20 +201,25 @@ def near_keys(  # type: ignore[no-untyped-def]
 
 @inline
 def nearer_keys(  # type: ignore[no-untyped-def]
-    typing_context, near, place, more, more_place, queries, row
+    typing_context, near, place, more, more_place, queries, hits, count, lanes
 ):
-    """Return a bit for each key of half a run: whether the sum of both levels is above the limit of a query."""
+    """Keep in the lists of `near_keys`, of length `count`, what is above the limit at the second level."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        near, queries, more = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 4, 2))
-        place, more_place, row = (arguments[i] for i in (1, 3, 5))
-        words = _words(builder, queries, builder.mul(row, row.type(ROW)), 0, ROW)
+        near, more, queries, hits, lanes = _arrays(context, builder, signature, arguments)
+        place, more_place, count = (arguments[i] for i in (1, 3, 6))
         keys = _key_words(builder, near, place) + _key_words(builder, more, more_place)
         bias = _load(builder, more, more_place)
-        return _above(builder, bias, keys, words[_WORDS:SHIFT], words[SHIFT], words[NEXT_LIMIT])
+        _prefetch(builder, more, more_place)
+
+        def own(i: Any) -> Any:
+            return builder.load(builder.gep(lanes, [i]))
+
+        columns = _WORDS, SHIFT, NEXT_LIMIT
+        return _list_above(builder, bias, keys, queries, columns, hits, count, own, hits, lanes)
 
     places = types.int64
-    return types.uint32(near, places, more, places, queries, places), generate
+    return types.int64(near, places, more, places, queries, hits, places, lanes), generate
 
 
 @inline
@@ -216,10 +232,8 @@ def near_boxes(typing_context, boxes, number, pairs, first, limit):  # type: ign
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        boxes, number, pairs, first, limit = arguments
-        boxes, pairs = (
-            _data(context, builder, signature.args[i], array) for i, array in ((0, boxes), (2, pairs))
-        )
+        number, first, limit = (arguments[i] for i in (1, 3, 4))
+        boxes, pairs = _arrays(context, builder, signature, arguments)
         point = [builder.bitcast(pair, _Halves) for pair in _words(builder, pairs, first, 0, PAIRS)]
         start = builder.mul(number, number.type(PAIRS * 2 * LANES))
         bits = []

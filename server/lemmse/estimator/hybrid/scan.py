@@ -43,7 +43,6 @@ _ROUNDING = np.float32(1e-6)
 _BELOW_ALL = np.float32(2e9)
 """Magnitude of a limit that every sum of products exceeds."""
 _UNREACHABLE = np.int32(2**31 - 1)
-_EVERY = np.uint32(2**HALF - 1)
 _UNKNOWN = np.int32(-(2**31))
 """A limit that was not computed yet."""
 
@@ -173,17 +172,9 @@ def _begin(
 
 
 @compiled
-def _is_nearer(
-    radius: np.float32, cell: int, patches: Patches, q: int, sketches: Sketches, scan: Scan, row: int,
-    place: int, more_place: int, lanes: np.uint32,
-) -> bool:  # fmt: skip
-    """Return whether any of some keys of half a run is within the radius at the second level, too."""
-    rows = scan.rows
-    if rows[row, NEXT_LIMIT] == _UNKNOWN:
-        rows[row, NEXT_LIMIT], _ = _limit(
-            patches, q, cell, ALL, NEAR - 1, 1, radius, rows[row, SHIFT], sketches, scan, row
-        )
-    return lanes & nearer_keys(sketches.near, place, sketches.more, more_place, rows, row) != np.uint32(0)
+def _bits_from(first: int) -> np.uint32:
+    """Return a word with the bits from `first` on."""
+    return np.uint32(np.int64(-1) << np.int64(first))
 
 
 @compiled
@@ -213,7 +204,6 @@ def scan_cell(
     first_key = tree.leaf_keys[tree.cell_leaves[cell]] - sketches.cell_lane[cell]
     for b in range(blocks):
         for k in range(tree.leaves.size[first_block + b]):
-            of_leaf = np.uint32(1) << np.uint32(k)
             some = 0
             for i in range(count):
                 scan.some[some] = i
@@ -223,18 +213,26 @@ def scan_cell(
             leaf = tree.leaves.first[first_block + b] + k
             key, end = tree.leaf_keys[leaf] - first_key, tree.leaf_keys[leaf + 1] - first_key
             for half in range(key // HALF, (end + HALF - 1) // HALF):
-                own = _EVERY << np.uint32(max(key - half * HALF, 0))
-                own &= _EVERY >> np.uint32(max((half + 1) * HALF - end, 0))
-                place = (half // 2) * (5 * LANES) + (half % 2) * HALF
+                own = _bits_from(max(key - half * HALF, 0)) & ~_bits_from(min(end - half * HALF, HALF))
+                place = half // 2 * (5 * LANES) + half % 2 * HALF
                 hits = near_keys(
                     sketches.near, near + place, scan.rows, scan.some, some, own, scan.hits, scan.lanes
                 )
+                if hits == 0:
+                    continue
                 for hit in range(hits):
                     row = scan.hits[hit]
-                    j = scan.queries[row]
-                    if found[j, b] & of_leaf == np.uint32(0) and _is_nearer(
-                        radius[j], cell, patches, queries[j], sketches, scan, row, near + place, more + place,
-                        scan.lanes[hit],
-                    ):  # fmt: skip
-                        found[j, b] |= of_leaf
-                        cells[j] |= bit
+                    if scan.rows[row, NEXT_LIMIT] == _UNKNOWN:
+                        j = scan.queries[row]
+                        scan.rows[row, NEXT_LIMIT], _ = _limit(
+                            patches, queries[j], cell, ALL, NEAR - 1, 1, radius[j], scan.rows[row, SHIFT],
+                            sketches, scan, row,
+                        )  # fmt: skip
+                hits = nearer_keys(
+                    sketches.near, near + place, sketches.more, more + place, scan.rows, scan.hits, hits,
+                    scan.lanes,
+                )  # fmt: skip
+                for hit in range(hits):
+                    j = scan.queries[scan.hits[hit]]
+                    found[j, b] |= np.uint32(1) << np.uint32(k)
+                    cells[j] |= bit
