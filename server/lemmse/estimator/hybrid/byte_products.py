@@ -134,7 +134,7 @@ def _key_words(builder: Any, data: Any, place: Any) -> list[Any]:
 
 
 def _prefetch(builder: Any, data: Any, place: Any) -> None:
-    """Load the half run that is some runs after that at a place into the cache, since leaves are read in order."""
+    """Load the half run that is some runs after that at a place into the cache: leaves are read in order."""
     address, hint = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address, hint, hint, hint])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
@@ -177,7 +177,7 @@ def _list_above(  # type: ignore[no-untyped-def]
 def near_keys(  # type: ignore[no-untyped-def]
     typing_context, near, place, queries, rows, count, own, hits, lanes
 ):
-    """List the queries for which  −½ ‖c‖² + 2^shift Σ a c  is above a limit, for any of some keys of half a run.
+    """List the queries for which  −½ ‖c‖² + 2^shift Σ a c  is above a limit, for some keys of half a run.
 
     `near` is indexed flat and has the half run at a place; `own` has a bit for each of the keys that count.
     `queries` has a row for each query: words a of the first level, those of both levels, the shift and the
@@ -191,9 +191,7 @@ def near_keys(  # type: ignore[no-untyped-def]
         bias, keys = _load(builder, near, place), _key_words(builder, near, place)
         _prefetch(builder, near, place)
         columns = 0, _WORDS, LIMIT
-        return _list_above(
-            builder, bias, keys, queries, columns, rows, count, lambda _: own, hits, lanes
-        )
+        return _list_above(builder, bias, keys, queries, columns, rows, count, lambda _: own, hits, lanes)
 
     places = types.int64
     return types.int64(near, places, queries, rows, places, types.uint32, hits, lanes), generate
@@ -226,9 +224,9 @@ def nearer_keys(  # type: ignore[no-untyped-def]
 def near_boxes(typing_context, boxes, number, pairs, first, limit):  # type: ignore[no-untyped-def]
     """Return a bit for each box of a block: whether the squared distance of a point is at most a limit.
 
-    `boxes` has blocks, (B, PAIRS, 2, LANES): the lower and the upper corner of LANES boxes, two coordinates in
-    a word, as unsigned numbers of 16 bits. `pairs` is indexed flat and has the words of the point from
-    `first`. Distances along a coordinate may be up to 2^13, so that their squares can be added.
+    `boxes` has blocks, (B, PAIRS, 2, LANES): the lower and the upper corner of LANES boxes, two coordinates
+    in a word, as unsigned numbers of 16 bits. `pairs` is indexed flat and has the words of the point from
+    `first`. Distances along a coordinate may be up to 10 000, so that their squares can be added.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -242,7 +240,9 @@ def near_boxes(typing_context, boxes, number, pairs, first, limit):  # type: ign
             for i in range(PAIRS):
                 low, high = (
                     builder.bitcast(
-                        _load(builder, boxes, builder.add(start, start.type((2 * i + corner) * LANES + half))),
+                        _load(
+                            builder, boxes, builder.add(start, start.type((2 * i + corner) * LANES + half))
+                        ),
                         _Halves,
                     )
                     for corner in (0, 1)

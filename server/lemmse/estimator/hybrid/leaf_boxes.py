@@ -29,12 +29,12 @@ def leaf_boxes(sketch: Sketch, tree: Tree) -> NDArray[np.int32]:
     Returns
     -------
     int32, (B, NEAR / 2, 2, LANES)
-        Lower and upper corner of the leaves of each block, two coordinates in a word, as unsigned numbers of 16
-        bits: steps from the centre of the box of the cell, plus ZERO.
+        Lower and upper corner of the leaves of each block, two coordinates in a word, as unsigned numbers of
+        16 bits: steps from the centre of the box of the cell, plus ZERO.
     """
     leaves = tree.leaves
     cell = np.repeat(np.arange(len(sketch.step)), np.diff(tree.cell_leaves))
-    parts = []
+    boxes = aligned((len(leaves.first), NEAR // 2, 2, LANES)).view(np.int32)
     for start in range(0, len(leaves.first), _BLOCKS):
         first, size = leaves.first[start : start + _BLOCKS], leaves.size[start : start + _BLOCKS]
         some = slice(first[0], first[-1] + size[-1])
@@ -47,9 +47,8 @@ def leaf_boxes(sketch: Sketch, tree: Tree) -> NDArray[np.int32]:
         ]
         words = np.stack(corners, axis=1).astype(np.int16) + np.int16(ZERO)  # (G, 2, NEAR)
         of_blocks = interleaved(words.view(np.int32), first - first[0], size)  # (B, 2, NEAR / 2, LANES)
-        parts.append(of_blocks.swapaxes(1, 2))
-    boxes = aligned((len(leaves.first), NEAR // 2, 2, LANES)).view(np.int32)
-    return np.concatenate(parts, out=boxes)
+        boxes[start : start + _BLOCKS] = of_blocks.swapaxes(1, 2)
+    return boxes
 
 
 def _corners(
@@ -57,7 +56,7 @@ def _corners(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the corners of boxes around the points of sketches, given the extents of groups.
 
-    An extent has LEADING coordinates, or all if there are fewer, and the norm of the others; of them, the first
+    An extent has LEADING coordinates, or all if there are fewer, and the norm of the others. The first
     NEAR − 1 are coordinates of a point, and further ones are part of its norm.
     """
     corners = np.zeros((2, len(low), NEAR), np.float32)

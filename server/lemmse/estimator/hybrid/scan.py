@@ -3,8 +3,11 @@
     ‖u − v‖ ≥ ‖a − c‖ − e,     ‖u − v‖² ≥ ‖a′ − v‖² + ‖a − a′‖²
 
 for the points a and c of the query and the key (see `lemmse.index.clustering.sketches`), the largest rounding
-error e of both, and the point a′ of the box of the cell that is nearest to a. No key within the radius is
-missed; nearly all others are ruled out without being read.
+error e of both, and the point a′ of the box of the cell that is nearest to a. With the nearest point of the
+box of a leaf in place of c, the same bound rules out leaves before their keys are compared. No key within the
+radius is missed; nearly all others are ruled out without being read.
+
+A leaf is compared with all queries that are near its box before the next leaf is: its keys stay in the cache.
 """
 
 import math
@@ -61,11 +64,11 @@ class Scan(NamedTuple):
     boxes: NDArray[np.uint32]
     """A bit for each leaf: whether its box is within the radius; a word for each block of leaves, (J, W)."""
     queries: NDArray[np.int64]
-    """Positions of these queries, (J,)."""
+    """Positions of the queries in their list, (J,)."""
     some: NDArray[np.int64]
-    """Some of the rows, (J,)."""
+    """Rows of the queries that are near the box of a leaf, (J,)."""
     hits: NDArray[np.int64]
-    """Those with a near key among the keys of half a run, (J,)."""
+    """Rows of those that are near a key of half a run, (J,)."""
     lanes: NDArray[np.uint32]
     """A bit for each of these keys: whether it is near, (J,)."""
     squares: NDArray[np.float32]
@@ -105,11 +108,13 @@ def cells_within(
 
 @compiled
 def _limit(
-    patches: Patches, q: int, cell: int, end: int, skip: int, level: int, radius: np.float32, shift: int,
-    sketches: Sketches, scan: Scan, row: int,
+    patches: Patches, q: int, cell: int, end: int, skip: int, level: int, radius: np.float32,
+    shift: np.int32, sketches: Sketches, scan: Scan, row: int,
 ) -> tuple[np.int32, np.int32]:  # fmt: skip
-    """Fill the codes of a query, in 2^shift steps, and return the limit of the sums of products of a level.
+    """Fill the codes of a query, in 2^shift steps, and return two limits.
 
+    A key is farther away than the radius if its sum of products of a level is at most the first limit, and so
+    are the keys in a box if its squared distance from the point of the codes, in steps, is above the second.
     Level 0 has the coordinates before NEAR, level 1 all except NEAR − 1: `end` and `skip`.
     """
     scale = np.float32(1 << shift)
@@ -133,9 +138,6 @@ def _limit(
     of_boxes = min(reach * reach * (np.float32(1.0) + _ROUNDING) + np.float32(1.0), _BELOW_ALL)
     reach += sketches.off[cell, level]
     reach = min(reach * reach, _BEYOND_ALL * scale * scale)
-    if level == 0:
-        for i in range(NEAR):
-            scan.corner[i] = np.uint16((np.int32(scan.codes[row, i]) << np.int32(shift)) + np.int32(ZERO))
     limit = np.float32(0.5) * (scale * scale * square - reach) + np.float32(MIDDLE) * scale * total
     limit -= _ROUNDING * (reach + scale * scale * square) + np.float32(2.0)
     return np.int32(np.floor(max(limit, -_BELOW_ALL))), np.int32(of_boxes)
@@ -156,11 +158,13 @@ def _begin(
     radius: np.float32, cell: int, patches: Patches, q: int, tree: Tree, sketches: Sketches, scan: Scan,
     row: int,
 ) -> bool:  # fmt: skip
-    """Fill a row of the working memory for a query; return whether the box of any leaf is within the radius."""
+    """Fill a row of the working memory for a query; return whether any box of a leaf is within the radius."""
     shift = _shift(patches, q, cell, sketches)
     limit, box_limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan, row)
     if limit == _UNREACHABLE:
         return False
+    for i in range(NEAR):
+        scan.corner[i] = np.uint16((np.int32(scan.codes[row, i]) << shift) + np.int32(ZERO))
     any_near = np.uint32(0)
     first_block = tree.cell_blocks[cell]
     for b in range(tree.cell_blocks[cell + 1] - first_block):
@@ -168,7 +172,7 @@ def _begin(
         scan.boxes[row, b] = bits
         any_near |= bits
     scan.rows[row, SHIFT], scan.rows[row, LIMIT], scan.rows[row, NEXT_LIMIT] = shift, limit, _UNKNOWN
-    return any_near != np.uint32(0)
+    return bool(any_near != np.uint32(0))
 
 
 @compiled
@@ -183,10 +187,10 @@ def scan_cell(
     chosen: NDArray[np.uint32], bit: np.uint32, tree: Tree, sketches: Sketches, scan: Scan,
     found: NDArray[np.uint32], cells: NDArray[np.uint32],
 ) -> None:  # fmt: skip
-    """Set a bit for each leaf of a cell that may have a key within a radius of a query.
+    """Find the leaves of a cell that may have a key within the radius radius[j] of query j.
 
-    Only queries j with the bit in chosen[j]; it is set in cells[j] if such a leaf is found, and in found[j],
-    which has a word for each block of leaves.
+    Only for queries with a given bit in chosen[j]: found[j] gets a bit for each such leaf, in a word for each
+    block of leaves, and if there is any, cells[j] gets the given bit.
     """
     count = 0
     first_block = tree.cell_blocks[cell]
@@ -198,8 +202,6 @@ def scan_cell(
             if _begin(radius[j], cell, patches, queries[j], tree, sketches, scan, count):
                 scan.queries[count] = j
                 count += 1
-    if count == 0:
-        return
     near, more = sketches.cell_near[cell], sketches.cell_more[cell]
     first_key = tree.leaf_keys[tree.cell_leaves[cell]] - sketches.cell_lane[cell]
     for b in range(blocks):
@@ -207,7 +209,7 @@ def scan_cell(
             some = 0
             for i in range(count):
                 scan.some[some] = i
-                some += np.int64((scan.boxes[i, b] >> np.uint32(k)) & np.uint32(1))
+                some += int((scan.boxes[i, b] >> np.uint32(k)) & np.uint32(1))
             if some == 0:
                 continue
             leaf = tree.leaves.first[first_block + b] + k

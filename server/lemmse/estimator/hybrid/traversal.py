@@ -28,7 +28,7 @@ from lemmse.estimator.hybrid.group_sums import (
     score,
 )
 from lemmse.estimator.hybrid.leaf_sums import Scratch, add_keys, allocate_scratch
-from lemmse.estimator.hybrid.numbers import ABSENT, aligned, compiled, compiled_to_allocate, rounded_down
+from lemmse.estimator.hybrid.numbers import ABSENT, compiled, compiled_to_allocate, rounded_down
 from lemmse.estimator.hybrid.records import OutputFlags, SumJob
 from lemmse.estimator.hybrid.scan import Scan, allocate_scan, cells_within, scan_cell
 from lemmse.estimator.hybrid.sharp_sums import add_sharp_keys, begin_at_nearest
@@ -66,8 +66,6 @@ class _Found(NamedTuple):
     """A bit for each cell: whether a key within the radius may be in it, (J,)."""
     leaves: NDArray[np.uint32]
     """A bit for each leaf of these cells; a word for each block of leaves, (LANES, J, W)."""
-    scores: NDArray[np.float32]
-    """The scores LOG_MASS, S and LOG_ERROR of the cells, (J, 3, LANES)."""
 
 
 class _Opened(NamedTuple):
@@ -91,8 +89,10 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     widest = np.max(tree.cell_blocks[1:] - tree.cell_blocks[:-1])
     scan = allocate_scan(count, widest)
     found = _Found(
-        np.zeros(count, np.float32), np.zeros(count, np.uint32), np.zeros(count, np.uint32), np.zeros((LANES, count, widest), np.uint32),
-        aligned(3 * count * LANES).reshape(count, 3, LANES),
+        np.zeros(count, np.float32),
+        np.zeros(count, np.uint32),
+        np.zeros(count, np.uint32),
+        np.zeros((LANES, count, widest), np.uint32),
     )
     opened_cells = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
     opened_leaves = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
@@ -101,11 +101,10 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
         begin_at_nearest(queries, job, scratch)
     for q in queries:  # scores are float32, in which small parts of Σ w vanish
         log_z[q] = rounded_down(log_z[q])
-    known = found.scores if job.scans else found.scores[:0]
     for number in range(tree.strata_blocks[job.stratum], tree.strata_blocks[job.stratum + 1]):
         if job.scans:
             _scan(number, queries, job, block, scan, found)
-        _visit(tree.cells, number, queries, found.cells, job.normalizer.cell, known, job, block, opened_cells)
+        _visit(tree.cells, number, queries, found.cells, job.normalizer.cell, job, block, opened_cells)
         for k in range(tree.cells.size[number]):
             length = opened_cells.length[k]
             if length == 0:
@@ -120,7 +119,7 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
                     near[i] = found.leaves[k, j, b] if found.cells[j] & bit else np.uint32(0)
                 leaf_number = tree.cell_blocks[cell] + b
                 _visit(
-                    tree.leaves, leaf_number, some[:length], near, job.normalizer.leaf, known[:0], job, block,
+                    tree.leaves, leaf_number, some[:length], near, job.normalizer.leaf, job, block,
                     opened_leaves,
                 )  # fmt: skip
                 for lane in range(tree.leaves.size[leaf_number]):
@@ -140,14 +139,11 @@ def _scan(
         q = queries[j]
         radius = found.radius[j] = _radius(q, job)
         found.cells[j] = found.chosen[j] = np.uint32(0)
-        score(patches, q, np.float32(job.results.log_z[q]), tree.cells, number, block)
-        for k in range(LANES):
-            found.scores[j, 0, k], found.scores[j, 1, k] = scores[LOG_MASS, k], scores[S, k]
-            found.scores[j, 2, k] = scores[LOG_ERROR, k]
         if radius > np.float32(0.0):
             within = cells_within(radius, number, patches, q, sketches, scan)
             if within != np.uint32(0):
                 least = job.threshold[q] - _SCAN_MARGIN
+                score(patches, q, np.float32(job.results.log_z[q]), tree.cells, number, block)
                 likely = np.uint32(0)
                 for k in range(LANES):
                     likely |= np.uint32(scores[NEAREST, k] > least) << np.uint32(k)
@@ -187,7 +183,6 @@ def _visit(
     queries: NDArray[np.int32],
     near: NDArray[np.uint32],
     nearest: NDArray[np.int64],
-    known: NDArray[np.float32],
     job: SumJob,
     block: Block,
     opened: _Opened,
@@ -206,12 +201,7 @@ def _visit(
     for j in range(len(queries)):
         q = queries[j]
         z, threshold = np.float32(job.results.log_z[q]), job.threshold[q]
-        if len(known) > 0:
-            for k in range(LANES):
-                scores[LOG_MASS, k], scores[S, k] = known[j, 0, k], known[j, 1, k]
-                scores[LOG_ERROR, k] = known[j, 2, k]
-        else:
-            score(patches, q, z, groups, number, block)
+        score(patches, q, z, groups, number, block)
         if job.scans:
             for k in range(LANES):
                 if scores[S, k] > block.constants[S_MAX, k]:
