@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lemmse.estimator import Queries, SumSpec, exact_sums, hybrid_sums
 from lemmse.estimator.hybrid import byte_products
+from lemmse.estimator.hybrid.leaf_boxes import ZERO, leaf_boxes
 from lemmse.estimator.hybrid.posterior import as_patches
 from lemmse.estimator.hybrid.scan import allocate_scan, cells_within, scan_cell
 from lemmse.estimator.local import LocalBackend
@@ -59,18 +60,19 @@ def distances(local, u: torch.Tensor) -> np.ndarray:
 
 def scanned(local, u: torch.Tensor, distance: float) -> np.ndarray:
     """Leaves in which a scan of all cells finds a key that may be within a distance, (Q, L)."""
-    key_tree = local.key_tree
-    tree, sketches, scan = key_tree.tree, key_tree.sketches, allocate_scan()
-    patches = as_patches(Queries.white(u, 1.0), key_tree)
-    words = np.zeros((1, 1, int(np.diff(tree.cell_blocks).max())), np.uint32)
-    found = np.zeros((len(u), len(tree.leaf_keys) - 1), bool)
-    for q in range(len(u)):
-        for cell, (first, end) in enumerate(pairwise(tree.cell_leaves.tolist())):
-            radius = np.float32(distance)
-            any_found = scan_cell(radius, cell, patches, q, tree, sketches, scan, words, 0, 0)
-            bits = np.unpackbits(words[0, 0].view(np.uint8), bitorder="little")[: end - first]
-            assert any_found == bits.any()
-            found[q, first:end] = bits
+    key_tree, count = local.key_tree, len(u)
+    tree, sketches = key_tree.tree, key_tree.sketches
+    widest = int(np.diff(tree.cell_blocks).max())
+    patches, scan = as_patches(Queries.white(u, 1.0), key_tree), allocate_scan(count, widest)
+    radius, queries = np.full(count, distance, np.float32), np.arange(count, dtype=np.int32)
+    found = np.zeros((count, len(tree.leaf_keys) - 1), bool)
+    for cell, (first, end) in enumerate(pairwise(tree.cell_leaves.tolist())):
+        chosen, cells = np.full(count, 6, np.uint32), np.zeros(count, np.uint32)
+        words = np.full((count, widest), 2**32 - 1, np.uint32)  # of another cell
+        scan_cell(radius, cell, patches, queries, chosen, np.uint32(4), tree, sketches, scan, words, cells)
+        bits = np.unpackbits(words.view(np.uint8), bitorder="little", axis=1)[:, : end - first]
+        np.testing.assert_array_equal(cells, np.where(bits.any(axis=1), 4, 0))
+        found[:, first:end] = bits
     return found
 
 
@@ -93,7 +95,7 @@ def test_no_cell_with_a_nearer_key_is_missed(local, seed, noise, share):
     key_tree, tree = local.key_tree, local.key_tree.tree
     nearest = np.minimum.reduceat(distances(local, u), tree.cell_leaves[:-1], axis=1)
     distance = float(np.quantile(nearest, share)) * (1 + 1e-6)
-    patches, scan = as_patches(Queries.white(u, 1.0), key_tree), allocate_scan()
+    patches, scan = as_patches(Queries.white(u, 1.0), key_tree), allocate_scan(1, 1)
     for q in range(len(u)):
         for number, (first, size) in enumerate(zip(tree.cells.first, tree.cells.size, strict=True)):
             bits = int(cells_within(np.float32(distance), number, patches, q, key_tree.sketches, scan))
@@ -135,34 +137,94 @@ def test_sketches_are_near_their_points(local):
         np.testing.assert_array_equal(half, -np.floor(np.square(steps[:, used]).sum(axis=1) / 2))
 
 
-@pytest.mark.parametrize("instruction", ["avx512vnni", "avx2", "none"])
-def test_products_of_bytes_are_those_of_integers(monkeypatch, instruction):
-    if instruction != "none" and not llvm.get_host_cpu_features().get(instruction):
+def test_boxes_of_leaves_contain_the_points_of_their_keys(local):
+    key_tree = local.key_tree
+    tree, sketch = key_tree.tree, key_tree.sketch
+    points = sketch_points(local.index.basis.rotate(local.keys.coordinates(0, local.keys.count).T.numpy()))
+    boxes = np.ascontiguousarray(leaf_boxes(sketch, tree).transpose(0, 3, 2, 1))  # (B, LANES, 2, NEAR / 2)
+    corners = boxes.view(np.uint16).astype(np.float64) - ZERO
+    low, high = corners[np.arange(LANES) < tree.leaves.size[:, None]].swapaxes(0, 1)  # (L, NEAR)
+    cell = np.repeat(np.arange(len(sketch.step)), np.diff(tree.cell_leaves))
+    for leaf, (first, end) in enumerate(pairwise(tree.leaf_keys.tolist())):
+        own = points[first:end, :NEAR].astype(np.float64) - sketch.centre[cell[leaf], :NEAR]
+        near = 1e-4 / max(sketch.step[cell[leaf], 0], 1e-4 / 2**14)  # rounding of float32, in steps
+        least, most = own.min(axis=0) / sketch.step[cell[leaf]], own.max(axis=0) / sketch.step[cell[leaf]]
+        assert (low[leaf] <= least + near).all()
+        assert (high[leaf] >= most - near).all()
+        leading = slice(0, min(NEAR - 1, local.keys.p_length))
+        assert (low[leaf, leading] >= least[leading] - 1 - near).all()
+        assert (high[leaf, leading] <= most[leading] + 1 + near).all()
+
+
+@pytest.fixture(params=["avx512vnni", "avx2", "none"])
+def instruction(request, monkeypatch):
+    if request.param != "none" and not llvm.get_host_cpu_features().get(request.param):
         pytest.skip("this processor has no such instruction")
-    monkeypatch.setattr(byte_products, "INSTRUCTION", instruction)
+    monkeypatch.setattr(byte_products, "INSTRUCTION", request.param)
+
+
+@pytest.mark.usefixtures("instruction")
+def test_products_of_bytes_are_those_of_integers():
     rng = np.random.default_rng(0)
-    keys, query = rng.integers(0, 256, (2, LANES, 16), np.uint8), rng.integers(-128, 128, 32).astype(np.int8)
+    keys = rng.integers(0, 256, (2, LANES, NEAR), np.uint8)
     bias = rng.integers(-(2**20), 0, (2, LANES, 1)).astype(np.int32)
     near, more = (
         pack(np.hstack([own_bias, own.view(np.int32)])).reshape(-1)
         for own_bias, own in zip(bias, keys, strict=True)
     )
+    codes = rng.integers(-128, 128, (4, 4 * byte_products.ROW)).astype(np.int8)
+    queries, shift = codes.view(np.int32), np.array([0, 3, 0, 1])
+    first, both = codes[:, :NEAR].astype(int), codes[:, NEAR : NEAR + ALL].astype(int)
+    sums = (keys[0] @ first.T).T, (np.concatenate([keys[0], keys[1]], axis=1) @ both.T).T
+    sums = [(own << shift[:, None]) + own_bias[:, 0] for own, own_bias in zip(sums, bias, strict=True)]
+    queries[:, byte_products.SHIFT] = shift
+    queries[:, byte_products.LIMIT] = np.median(sums[0], axis=1)
+    queries[2, byte_products.LIMIT] = sums[0][2].max()
+    queries[:, byte_products.NEXT_LIMIT] = np.median(sums[1], axis=1)
+    own, rows = 0b0111111111111010, np.array([3, 2, 0])
 
     @numba.njit
-    def lanes(near, more, a, shift, limit):
-        first = byte_products.near_lanes(near, 0, a[0], a[1], a[2], a[3], shift, limit)
-        return first, byte_products.nearer_lanes(
-            near, 0, more, 0, a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], shift, limit
+    def lists(near, more, queries, place, hits, lanes, next_hits, next_lanes):
+        count = byte_products.near_keys(near, place, queries, rows, 3, np.uint32(own), hits, lanes)
+        next_hits[:], next_lanes[:] = hits, lanes
+        return count, byte_products.nearer_keys(
+            near, place, more, place, queries, next_hits, count, next_lanes
         )
 
-    products = np.einsum("lkc,lc->lk", keys.astype(int), query.astype(int).reshape(2, 16))
-    for shift in (0, 3):
-        first = (products[0] << shift) + bias[0, :, 0]
-        both = (products.sum(axis=0) << shift) + bias[1, :, 0]
-        for limit in (int(np.median(first)), int(np.median(both)), int(both.max())):
-            found = lanes(near, more, query.view(np.int32), np.int32(shift), np.int32(limit))
-            for bits, total in zip(found, (first, both), strict=True):
-                assert [int(bits) >> k & 1 for k in range(LANES)] == (total > limit).astype(int).tolist()
+    for half in range(2):
+        some = slice(half * LANES // 2, (half + 1) * LANES // 2)
+        counts = np.array([own >> k & 1 for k in range(LANES // 2)], bool)
+        above = counts & (sums[0][:, some] > queries[:, [byte_products.LIMIT]])
+        nearer = above & (sums[1][:, some] > queries[:, [byte_products.NEXT_LIMIT]])
+        arrays = [np.zeros(4, kind) for kind in (np.int64, np.uint32, np.int64, np.uint32)]
+        lengths = lists(near, more, queries, half * LANES // 2, *arrays)
+        for length, hits, lanes, expected in zip(
+            lengths, arrays[::2], arrays[1::2], (above, nearer), strict=True
+        ):
+            assert hits[:length].tolist() == [row for row in rows if expected[row].any()]
+            bits = [[bits >> k & 1 for k in range(LANES // 2)] for bits in lanes[:length].tolist()]
+            assert bits == expected[hits[:length]].astype(int).tolist()
+
+
+@pytest.mark.usefixtures("instruction")
+def test_distances_of_boxes_are_those_of_integers():
+    @numba.njit
+    def bits(boxes, number, pairs, limit):
+        return byte_products.near_boxes(boxes, number, pairs, 0, np.int32(limit))
+
+    rng = np.random.default_rng(0)
+    for largest in (2, 127, 1 << 12):
+        corners = rng.integers(-largest, largest + 1, (2, 3, LANES, NEAR))
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        point = rng.integers(-largest, largest + 1, NEAR)
+        words = np.stack([low, high], axis=1) + ZERO  # (3, 2, LANES, NEAR)
+        boxes = np.ascontiguousarray(words.astype(np.uint16).view(np.int32).transpose(0, 3, 1, 2))
+        pairs = (point + ZERO).astype(np.uint16).view(np.int32)
+        squares = np.square(np.maximum(0, np.maximum(low - point, point - high))).sum(axis=2)
+        for number in range(3):
+            for limit in (*np.quantile(squares[number], [0, 0.5], method="lower"), squares.min() - 1):
+                near = int(bits(boxes, number, pairs, limit))
+                assert [near >> k & 1 for k in range(LANES)] == (squares[number] <= limit).tolist()
 
 
 @pytest.mark.parametrize("sigma", [0.001, 0.01, 0.05])

@@ -6,7 +6,7 @@ padded with empty groups. The arrays are stored in this layout.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,9 +120,7 @@ def leading_count(p: int) -> int:
     return _even(min(p, max(_LEADING[0], round(_LEADING[1] * p))))
 
 
-def interleaved(
-    values: NDArray[np.float32], first: NDArray[np.int64], size: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def interleaved(values: NDArray[Any], first: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[Any]:
     """Return values of groups, (G, …), in blocks, (B, …, LANES), with zeros for absent groups.
 
     Block b has the groups first[b] … first[b] + size[b] − 1.

@@ -7,6 +7,7 @@ The modules, from the top level down:
 - `traversal`: which groups are opened
 - `group_sums`: sums over groups by their summary statistics
 - `scan`: which leaves have a key near a query, by the sketches of all keys of a cell
+- `sketch_arrays`, `leaf_boxes`: these sketches, and boxes around those of each leaf
 - `leaf_sums`: sums over keys
 - `bounds`: bounds on the sums over groups
 - `tree`, `records`: the data structures that these share

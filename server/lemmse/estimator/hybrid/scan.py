@@ -3,8 +3,11 @@
     ‖u − v‖ ≥ ‖a − c‖ − e,     ‖u − v‖² ≥ ‖a′ − v‖² + ‖a − a′‖²
 
 for the points a and c of the query and the key (see `lemmse.index.clustering.sketches`), the largest rounding
-error e of both, and the point a′ of the box of the cell that is nearest to a. No key within the radius is
-missed; nearly all others are ruled out without being read.
+error e of both, and the point a′ of the box of the cell that is nearest to a. With the nearest point of the
+box of a leaf in place of c, the same bound rules out leaves before their keys are compared. No key within the
+radius is missed; nearly all others are ruled out without being read.
+
+A leaf is compared with all queries that are near its box before the next leaf is: its keys stay in the cache.
 """
 
 import math
@@ -13,10 +16,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.estimator.hybrid.byte_products import near_lanes, nearer_lanes
-from lemmse.estimator.hybrid.numbers import compiled, compiled_to_allocate
+from lemmse.estimator.hybrid.byte_products import (
+    HALF,
+    LIMIT,
+    NEXT_LIMIT,
+    ROW,
+    SHIFT,
+    near_boxes,
+    near_keys,
+    nearer_keys,
+)
+from lemmse.estimator.hybrid.leaf_boxes import ZERO
+from lemmse.estimator.hybrid.numbers import aligned, compiled, compiled_to_allocate
 from lemmse.estimator.hybrid.records import Patches
-from lemmse.estimator.hybrid.simd import LANES
+from lemmse.estimator.hybrid.simd import LANES, largest_difference
 from lemmse.estimator.hybrid.sketch_arrays import Sketches
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.index.clustering.sketches import ALL, MIDDLE, NEAR
@@ -33,24 +46,44 @@ _ROUNDING = np.float32(1e-6)
 _BELOW_ALL = np.float32(2e9)
 """Magnitude of a limit that every sum of products exceeds."""
 _UNREACHABLE = np.int32(2**31 - 1)
+_UNKNOWN = np.int32(-(2**31))
+"""A limit that was not computed yet."""
 
 
 class Scan(NamedTuple):
-    """Working memory of a scan: a query in the steps of a cell, and what it has found."""
+    """Working memory of a scan of a cell for up to J queries: each in the steps of the cell."""
 
     codes: NDArray[np.int8]
-    """The point a′, rounded, (ALL,)."""
-    words: NDArray[np.int32]
-    """The same, 4 coordinates in a word, (ALL / 4,)."""
+    """The points a′, rounded, at the first level and at the second, (J, 4 ROW)."""
+    rows: NDArray[np.int32]
+    """The same, 4 coordinates in a word, and the shift and the limits of both levels, (J, ROW)."""
+    corner: NDArray[np.uint16]
+    """The point of the first level, in steps of the cell, plus ZERO, (NEAR,)."""
+    pairs: NDArray[np.int32]
+    """The same, 2 coordinates in a word, (NEAR / 2,)."""
+    boxes: NDArray[np.uint32]
+    """A bit for each leaf: whether its box is within the radius; a word for each block of leaves, (J, W)."""
+    queries: NDArray[np.int64]
+    """Positions of the queries in their list, (J,)."""
+    some: NDArray[np.int64]
+    """Rows of the queries that are near the box of a leaf, (J,)."""
+    hits: NDArray[np.int64]
+    """Rows of those that are near a key of half a run, (J,)."""
+    lanes: NDArray[np.uint32]
+    """A bit for each of these keys: whether it is near, (J,)."""
     squares: NDArray[np.float32]
     """Squared distances to the cell, (LANES,)."""
 
 
 @compiled_to_allocate
-def allocate_scan() -> Scan:
-    """Return working memory."""
-    codes = np.zeros(ALL, np.int8)
-    return Scan(codes, codes.view(np.int32), np.zeros(LANES, np.float32))
+def allocate_scan(count: int, blocks: int) -> Scan:
+    """Return working memory for a number of queries, and of blocks of leaves in a cell."""
+    rows, corner = aligned(count * ROW).view(np.int32).reshape(count, ROW), np.zeros(NEAR, np.uint16)
+    return Scan(
+        rows.view(np.int8), rows, corner, corner.view(np.int32), np.zeros((count, blocks), np.uint32),
+        np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, np.int64),
+        np.zeros(count, np.uint32), aligned(LANES),
+    )  # fmt: skip
 
 
 @compiled
@@ -75,11 +108,13 @@ def cells_within(
 
 @compiled
 def _limit(
-    patches: Patches, q: int, cell: int, end: int, skip: int, level: int, radius: np.float32, shift: int,
-    sketches: Sketches, scan: Scan,
-) -> np.int32:  # fmt: skip
-    """Fill the codes of a query, in 2^shift steps, and return the limit of the sums of products of a level.
+    patches: Patches, q: int, cell: int, end: int, skip: int, level: int, radius: np.float32,
+    shift: np.int32, sketches: Sketches, scan: Scan, row: int,
+) -> tuple[np.int32, np.int32]:  # fmt: skip
+    """Fill the codes of a query, in 2^shift steps, and return two limits.
 
+    A key is farther away than the radius if its sum of products of a level is at most the first limit, and so
+    are the keys in a box if its squared distance from the point of the codes, in steps, is above the second.
     Level 0 has the coordinates before NEAR, level 1 all except NEAR − 1: `end` and `skip`.
     """
     scale = np.float32(1 << shift)
@@ -94,79 +129,112 @@ def _limit(
         error += counts * (inside - c) * (inside - c)
         square += counts * c * c
         total += counts * c
-        scan.codes[i] = np.int8(counts * c)
+        scan.codes[row, level * NEAR + i] = np.int8(counts * c)
     within = (radius + patches.rounding[q]) * inverse
     room = within * within - outside + _ROUNDING * (within * within + outside)
     if room <= np.float32(0.0):
-        return _UNREACHABLE
-    reach = scale * np.float32(math.sqrt(room) + math.sqrt(error)) + sketches.off[cell, level]
+        return _UNREACHABLE, np.int32(0)
+    reach = scale * np.float32(math.sqrt(room) + math.sqrt(error))
+    of_boxes = min(reach * reach * (np.float32(1.0) + _ROUNDING) + np.float32(1.0), _BELOW_ALL)
+    reach += sketches.off[cell, level]
     reach = min(reach * reach, _BEYOND_ALL * scale * scale)
     limit = np.float32(0.5) * (scale * scale * square - reach) + np.float32(MIDDLE) * scale * total
     limit -= _ROUNDING * (reach + scale * scale * square) + np.float32(2.0)
-    return np.int32(math.floor(max(limit, -_BELOW_ALL)))
+    return np.int32(np.floor(max(limit, -_BELOW_ALL))), np.int32(of_boxes)
 
 
 @compiled
-def _shift(patches: Patches, q: int, cell: int, sketches: Sketches) -> int:
+def _shift(patches: Patches, q: int, cell: int, sketches: Sketches) -> np.int32:
     """Return the least shift for which a query fits into a byte, in 2^shift steps of a cell."""
-    largest = np.float32(0.0)
-    for i in range(ALL):
-        largest = max(largest, abs(patches.points[q, i] - sketches.centre[cell, i]))
-    largest /= sketches.step[cell]
-    shift = 0
+    largest = largest_difference(patches.points, q * ALL, sketches.centre, cell * ALL) / sketches.step[cell]
+    shift = np.int32(0)
     while shift < _MOST_SHIFT and largest > _LARGEST * np.float32(1 << shift):
-        shift += 1
+        shift += np.int32(1)
     return shift
 
 
 @compiled
-def scan_cell(
+def _begin(
     radius: np.float32, cell: int, patches: Patches, q: int, tree: Tree, sketches: Sketches, scan: Scan,
-    found: NDArray[np.uint32], row: int, column: int,
+    row: int,
 ) -> bool:  # fmt: skip
-    """Set a bit for each leaf of a cell that may have a key within a radius of a query; return if any has.
-
-    found[row, column] has a word for each block of LANES leaves of the cell.
-    """
-    first_leaf, end_leaf = tree.cell_leaves[cell], tree.cell_leaves[cell + 1]
-    for i in range(tree.cell_blocks[cell + 1] - tree.cell_blocks[cell]):
-        found[row, column, i] = np.uint32(0)
+    """Fill a row of the working memory for a query; return whether any box of a leaf is within the radius."""
     shift = _shift(patches, q, cell, sketches)
-    limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan)
+    limit, box_limit = _limit(patches, q, cell, NEAR, -1, 0, radius, shift, sketches, scan, row)
     if limit == _UNREACHABLE:
         return False
-    a0, a1, a2, a3 = scan.words[0], scan.words[1], scan.words[2], scan.words[3]
-    next_limit = _UNREACHABLE
-    ready = False
-    place, more_place, lane = sketches.cell_near[cell], sketches.cell_more[cell], sketches.cell_lane[cell]
-    leaf, first_key = first_leaf, tree.leaf_keys[first_leaf] - lane
-    end_key = tree.leaf_keys[end_leaf]
-    any_found = False
-    while first_key < end_key:
-        lanes = near_lanes(sketches.near, place, a0, a1, a2, a3, np.int32(shift), limit)
-        if lanes != np.uint32(0):
-            if not ready:
-                next_limit = _limit(patches, q, cell, ALL, NEAR - 1, 1, radius, shift, sketches, scan)
-                ready = True
-                if next_limit == _UNREACHABLE:
-                    return False
-            lanes &= nearer_lanes(
-                sketches.near, place, sketches.more, more_place,
-                scan.words[0], scan.words[1], scan.words[2], scan.words[3],
-                scan.words[4], scan.words[5], scan.words[6], scan.words[7], np.int32(shift), next_limit,
-            )  # fmt: skip
-            if lanes != np.uint32(0):
-                while tree.leaf_keys[leaf + 1] <= first_key:
-                    leaf += 1
-                other = leaf
-                while other < end_leaf and tree.leaf_keys[other] < first_key + LANES:
-                    low = max(tree.leaf_keys[other] - first_key, 0)
-                    high = min(tree.leaf_keys[other + 1] - first_key, LANES)
-                    own = ((np.int64(1) << (high - low)) - 1) << low
-                    if np.int64(lanes) & own != 0:
-                        position = other - first_leaf
-                        found[row, column, position // LANES] |= np.uint32(1) << np.uint32(position % LANES)
-                        any_found = True
-                    other += 1
-        place, more_place, first_key = place + 5 * LANES, more_place + 5 * LANES, first_key + LANES
-    return any_found
+    for i in range(NEAR):
+        scan.corner[i] = np.uint16((np.int32(scan.codes[row, i]) << shift) + np.int32(ZERO))
+    any_near = np.uint32(0)
+    first_block = tree.cell_blocks[cell]
+    for b in range(tree.cell_blocks[cell + 1] - first_block):
+        bits = near_boxes(sketches.boxes, first_block + b, scan.pairs, 0, box_limit)
+        scan.boxes[row, b] = bits
+        any_near |= bits
+    scan.rows[row, SHIFT], scan.rows[row, LIMIT], scan.rows[row, NEXT_LIMIT] = shift, limit, _UNKNOWN
+    return bool(any_near != np.uint32(0))
+
+
+@compiled
+def _bits_from(first: int) -> np.uint32:
+    """Return a word with the bits from `first` on."""
+    return np.uint32(np.int64(-1) << np.int64(first))
+
+
+@compiled
+def scan_cell(
+    radius: NDArray[np.float32], cell: int, patches: Patches, queries: NDArray[np.int32],
+    chosen: NDArray[np.uint32], bit: np.uint32, tree: Tree, sketches: Sketches, scan: Scan,
+    found: NDArray[np.uint32], cells: NDArray[np.uint32],
+) -> None:  # fmt: skip
+    """Find the leaves of a cell that may have a key within the radius radius[j] of query j.
+
+    Only for queries with a given bit in chosen[j]: found[j] gets a bit for each such leaf, in a word for each
+    block of leaves, and if there is any, cells[j] gets the given bit.
+    """
+    count = 0
+    first_block = tree.cell_blocks[cell]
+    blocks = tree.cell_blocks[cell + 1] - first_block
+    for j in range(len(queries)):
+        if chosen[j] & bit:
+            for b in range(blocks):
+                found[j, b] = np.uint32(0)
+            if _begin(radius[j], cell, patches, queries[j], tree, sketches, scan, count):
+                scan.queries[count] = j
+                count += 1
+    near, more = sketches.cell_near[cell], sketches.cell_more[cell]
+    first_key = tree.leaf_keys[tree.cell_leaves[cell]] - sketches.cell_lane[cell]
+    for b in range(blocks):
+        for k in range(tree.leaves.size[first_block + b]):
+            some = 0
+            for i in range(count):
+                scan.some[some] = i
+                some += int((scan.boxes[i, b] >> np.uint32(k)) & np.uint32(1))
+            if some == 0:
+                continue
+            leaf = tree.leaves.first[first_block + b] + k
+            key, end = tree.leaf_keys[leaf] - first_key, tree.leaf_keys[leaf + 1] - first_key
+            for half in range(key // HALF, (end + HALF - 1) // HALF):
+                own = _bits_from(max(key - half * HALF, 0)) & ~_bits_from(min(end - half * HALF, HALF))
+                place = half // 2 * (5 * LANES) + half % 2 * HALF
+                hits = near_keys(
+                    sketches.near, near + place, scan.rows, scan.some, some, own, scan.hits, scan.lanes
+                )
+                if hits == 0:
+                    continue
+                for hit in range(hits):
+                    row = scan.hits[hit]
+                    if scan.rows[row, NEXT_LIMIT] == _UNKNOWN:
+                        j = scan.queries[row]
+                        scan.rows[row, NEXT_LIMIT], _ = _limit(
+                            patches, queries[j], cell, ALL, NEAR - 1, 1, radius[j], scan.rows[row, SHIFT],
+                            sketches, scan, row,
+                        )  # fmt: skip
+                hits = nearer_keys(
+                    sketches.near, near + place, sketches.more, more + place, scan.rows, scan.hits, hits,
+                    scan.lanes,
+                )  # fmt: skip
+                for hit in range(hits):
+                    j = scan.queries[scan.hits[hit]]
+                    found[j, b] |= np.uint32(1) << np.uint32(k)
+                    cells[j] |= bit

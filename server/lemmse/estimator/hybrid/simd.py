@@ -24,6 +24,7 @@ __all__ = [
     "add_weighted_squares",
     "dot",
     "inline",
+    "largest_difference",
     "maximum",
     "posterior_means",
 ]
@@ -325,3 +326,17 @@ def maximum(typing_context, a, first):  # type: ignore[no-untyped-def]
         return _reduced(builder, "fmax", columns.load(0, columns.data(1)))
 
     return types.float32(a, types.int64), generate
+
+
+@inline
+def largest_difference(typing_context, a, a_first, b, b_first):  # type: ignore[no-untyped-def]
+    """Return the largest |a − b| over LANES columns of two arrays, indexed flat from given places."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        columns = _Columns(context, builder, signature, arguments)
+        a, b = (columns.load(i, columns.data(i + 1)) for i in (0, 2))
+        kind = ir.FunctionType(_Vector, [_Vector])
+        absolute = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fabs.v{LANES}f32")
+        return _reduced(builder, "fmax", builder.call(absolute, [builder.fsub(a, b, flags=_FLAGS)]))
+
+    return types.float32(a, types.int64, b, types.int64), generate

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.estimator.hybrid.leaf_boxes import leaf_boxes
 from lemmse.estimator.hybrid.tree import Tree
 from lemmse.index.clustering.groups import interleaved
 from lemmse.index.clustering.sketches import Sketch
@@ -31,6 +32,8 @@ class Sketches(NamedTuple):
     """The same in `more`, (G,)."""
     cell_lane: NDArray[np.int64]
     """Place of each cell's first key in its run, (G,)."""
+    boxes: NDArray[np.int32]
+    """Boxes of the points of the keys of leaves; see `leaf_boxes`, (B, PAIRS, 2, LANES)."""
     extent: NDArray[np.float32]
     """Smallest and largest value of each coordinate of the extents of cells, (B, 2, E, LANES)."""
 
@@ -50,6 +53,7 @@ def sketch_arrays(sketch: Sketch, tree: Tree) -> Sketches:
         cell_near=near,
         cell_more=more,
         cell_lane=lane,
+        boxes=leaf_boxes(sketch, tree),
         extent=np.ascontiguousarray(
             np.stack(
                 [interleaved(bound, cells.first, cells.size) for bound in (cells.low, cells.high)], axis=1

@@ -58,6 +58,8 @@ _NO_MASS = np.float32(20.0)
 class _Found(NamedTuple):
     """What the scans of a block of LANES cells have found for J queries."""
 
+    radius: NDArray[np.float32]
+    """The distance within which a key may count, (J,)."""
     chosen: NDArray[np.uint32]
     """A bit for each cell: whether to scan it, (J,)."""
     cells: NDArray[np.uint32]
@@ -83,10 +85,14 @@ def traverse(queries: NDArray[np.int32], job: SumJob) -> None:
     bounded.
     """
     tree, log_z, count = job.tree, job.results.log_z, len(queries)
-    block, scratch, scan = allocate_block(tree.cells), allocate_scratch(job.keys), allocate_scan()
+    block, scratch = allocate_block(tree.cells), allocate_scratch(job.keys)
     widest = np.max(tree.cell_blocks[1:] - tree.cell_blocks[:-1])
+    scan = allocate_scan(count, widest)
     found = _Found(
-        np.zeros(count, np.uint32), np.zeros(count, np.uint32), np.zeros((LANES, count, widest), np.uint32)
+        np.zeros(count, np.float32),
+        np.zeros(count, np.uint32),
+        np.zeros(count, np.uint32),
+        np.zeros((LANES, count, widest), np.uint32),
     )
     opened_cells = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
     opened_leaves = _Opened(np.empty((LANES, count), np.int32), np.empty(LANES, np.int64))
@@ -131,7 +137,7 @@ def _scan(
     load(block, tree.cells, number, patches.precision)
     for j in range(len(queries)):
         q = queries[j]
-        radius = _radius(q, job)
+        radius = found.radius[j] = _radius(q, job)
         found.cells[j] = found.chosen[j] = np.uint32(0)
         if radius > np.float32(0.0):
             within = cells_within(radius, number, patches, q, sketches, scan)
@@ -144,11 +150,10 @@ def _scan(
                 found.chosen[j] = within & likely
     for k in range(tree.cells.size[number]):
         bit, cell = np.uint32(1) << np.uint32(k), tree.cells.first[number] + k
-        for j in range(len(queries)):
-            if found.chosen[j] & bit:
-                q = queries[j]
-                if scan_cell(_radius(q, job), cell, patches, q, tree, sketches, scan, found.leaves, k, j):
-                    found.cells[j] |= bit
+        scan_cell(
+            found.radius, cell, patches, queries, found.chosen, bit, tree, sketches, scan,
+            found.leaves[k], found.cells,
+        )  # fmt: skip
 
 
 @compiled
