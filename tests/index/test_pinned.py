@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from lemmse.contract.errors import DataLoss
+from lemmse.calibration import calibrate_index
+from lemmse.contract.errors import Aborted, DataLoss
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
 from lemmse.index.storage import pinned
@@ -159,10 +160,28 @@ def test_a_pipe_is_not_waited_for(tmp_path):
             open_index(folder)
 
 
+@pytest.mark.slow
+def test_calibration_leaves_an_index_alone_that_took_the_place_of_its_own(tmp_path):
+    folder = made(tmp_path / "index", seed=1)
+    index = open_index(folder)
+    replaced = []
+
+    def progress(stage, done, total):
+        if not replaced:
+            replaced.append(replace(folder, tmp_path))
+
+    with pytest.raises(Aborted, match="another took its place"):
+        calibrate_index(index, progress=progress)
+    other = open_index(folder)
+    assert other.manifest.calibration is None
+    assert other.manifest.digest != index.manifest.digest
+
+
 SURVIVES = """
 import faulthandler, mmap, os, sys
 import numpy as np
-from lemmse.contract.errors import DataLoss
+from lemmse.calibration import calibrate_index
+from lemmse.contract.errors import Aborted, DataLoss
 from lemmse.index import open_index
 from lemmse.index.storage import lost_pages, pinned
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 from lemmse.calibration.hybrid import calibrate
 from lemmse.calibration.pictures import measure_pictures
+from lemmse.contract.errors import Aborted
 from lemmse.index import Index
 from lemmse.index.callbacks import Progress, silent
-from lemmse.index.storage import Calibration, Pictures
+from lemmse.index.storage import Calibration, Manifest, Pictures
+from lemmse.index.storage.folder import about_index
 
 __all__ = ["calibrate_index"]
 
@@ -36,10 +38,17 @@ def calibrate_index(
     ------
     TooFewImages
         The index has too few images to hold one out.
+    Aborted
+        Another index has taken its place in its folder.
+    DataLoss
+        Its manifest is no longer there.
     """
     calibration = calibrate(index, seed=seed, progress=progress)
     pictures = None
     if index.problem.denoises:
         pictures = measure_pictures(index, calibration, seed=seed, progress=progress)
+    with about_index(index.name, index.version):
+        if Manifest.read(index.folder).files != index.manifest.files:
+            raise Aborted(f"index {index.name!r}: another took its place while it was calibrated; try again")
     replace(index.manifest, calibration=calibration, pictures=pictures).write(index.folder)
     return calibration, pictures

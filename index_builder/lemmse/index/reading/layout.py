@@ -15,6 +15,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import DataLoss
@@ -119,7 +120,7 @@ class _Expected:
         n, f4, f8 = None, "float32", "float64"
         group = self._group(ARRAYS)
         (pixels, _) = group("images/pixels", manifest.dtype, (n, c))
-        sizes = self._values(group, "images/sizes", (manifest.images, 2))
+        sizes = group.values("images/sizes", (manifest.images, 2))
         if sizes.min() < 1 or sizes.max() > 1 << 24 or int(sizes.prod(axis=1).sum()) != pixels:
             raise DataLoss(f"{ARRAYS}/images/sizes does not fit the pixels; {REMEDY}")
         group("strata/scale", f8, (manifest.strata, p))
@@ -129,7 +130,7 @@ class _Expected:
             group("strata/constants", f8, (p, c))
         (cells, _) = group("cells/centroids", f4, (n, p))
         # The manifest of some shards counts their cells only.
-        self._offsets(group, "strata/cells", manifest.strata, cells)
+        group.offsets("strata/cells", manifest.strata, cells)
         if cells < manifest.cells:
             raise DataLoss(f"{ARRAYS}/cells/centroids has too few rows; {REMEDY}")
         group("basis/mean", f4, (p,))
@@ -158,12 +159,12 @@ class _Expected:
         group = self._group(f"{folder}/{ARRAYS}")
         (u,) = group("counts", i4, (n,))
         (m, _) = group("ids", i4, (n, 3))
-        cell_keys = self._offsets(group, "cells/keys", n, u)
+        cell_keys = group.offsets("cells/keys", n, u)
         cells = len(cell_keys) - 1
-        cell_leaves = self._offsets(group, "cells/leaves", cells, n)
+        cell_leaves = group.offsets("cells/leaves", cells, n)
         leaves = int(cell_leaves[-1])
-        leaf_keys = self._offsets(group, "leaves/keys", leaves, u, least=1)
-        self._offsets(group, "leaves/patches", leaves, m, least=1)
+        leaf_keys = group.offsets("leaves/keys", leaves, u, least=1)
+        group.offsets("leaves/patches", leaves, m, least=1)
         if not (cell_keys == leaf_keys[cell_leaves]).all():
             raise DataLoss(f"{folder}: its cells do not begin with a leaf; {REMEDY}")
         nonempty = int(np.count_nonzero(np.diff(cell_leaves)))
@@ -211,51 +212,10 @@ class _Expected:
     def _p(self) -> int:
         return self.manifest.patch_size**2 * self.manifest.channels
 
-    def _group(self, prefix: str) -> Any:
-        """Return a function that checks an array of a group, and returns its shape."""
+    def _group(self, prefix: str) -> "_Group":
         if prefix not in self.groups:
             raise DataLoss(f"{prefix} is not a group of Zarr format 3; {REMEDY}")
-
-        def require(
-            name: str, dtype: str, shape: Sequence[int | None], *, plain: bool = False
-        ) -> tuple[int, ...]:
-            path = f"{prefix}/{name}"
-            array = self.arrays.pop(path, None)
-            if array is None:
-                raise DataLoss(f"{path} is missing; {REMEDY}")
-            fits = len(array.shape) == len(shape) and all(
-                own == other or other is None for own, other in zip(array.shape, shape, strict=True)
-            )
-            if array.dtype != dtype or not fits or 0 in array.shape:
-                expected = " × ".join("any" if length is None else str(length) for length in shape)
-                found = " × ".join(map(str, array.shape))
-                raise DataLoss(f"{path}: expected {dtype} {expected}, got {array.dtype} {found}; {REMEDY}")
-            if plain != (array.chunk is None):
-                raise DataLoss(f"{path}: expected {'plain' if plain else 'compressed'} numbers; {REMEDY}")
-            _require_content(self.files, array)
-            with zarr_store.raise_data_loss(path):  # metadata that is not looked at here
-                opened = zarr_store.shape(zarr_store.open_pinned(self.files, prefix), name)
-            if opened != array.shape:
-                raise DataLoss(f"{path} has damaged metadata; {REMEDY}")
-            return array.shape
-
-        require.prefix = prefix  # type: ignore[attr-defined]
-        return require
-
-    def _values(self, group: Any, name: str, shape: Sequence[int | None]) -> NDArray[np.int64]:
-        """Return the numbers of a small array of int64."""
-        group(name, "int64", shape)
-        return zarr_store.read_all(zarr_store.open_pinned(self.files, group.prefix), name)
-
-    def _offsets(
-        self, group: Any, name: str, count: int | None, end: int | None, least: int = 0
-    ) -> NDArray[np.int64]:
-        """Return the offsets of `count` groups of at least `least` items, of which there are `end`."""
-        offsets = self._values(group, name, (None if count is None else count + 1,))
-        ends_right = end is None or offsets[-1] == end
-        if offsets[0] != 0 or not ends_right or offsets[-1] < 1 or (np.diff(offsets) < least).any():
-            raise DataLoss(f"{group.prefix}/{name} leads nowhere; {REMEDY}")
-        return offsets
+        return _Group(self.files, self.arrays, prefix, zarr_store.open_pinned(self.files, prefix))
 
     def _neighbours(self, name: str, keys: int) -> None:
         """Check that the FAISS index of a shard is long enough for its inverted lists."""
@@ -266,6 +226,53 @@ class _Expected:
             raise DataLoss(f"{name} is missing; {REMEDY}")
         if (found := len(self.files[name])) < least:
             raise DataLoss(f"{name}: expected {least} bytes or more for {keys} keys, got {found}; {REMEDY}")
+
+
+@dataclass
+class _Group:
+    """The arrays that one of the groups has to have; those that were checked are removed from `arrays`."""
+
+    files: PinnedFiles
+    arrays: dict[str, _Array]
+    path: str
+    opened: zarr.Group
+
+    def __call__(
+        self, name: str, dtype: str, shape: Sequence[int | None], *, plain: bool = False
+    ) -> tuple[int, ...]:
+        """Check an array, whose lengths may be given as None if they are not known, and return its shape."""
+        path = f"{self.path}/{name}"
+        array = self.arrays.pop(path, None)
+        if array is None:
+            raise DataLoss(f"{path} is missing; {REMEDY}")
+        fits = len(array.shape) == len(shape) and all(
+            own == other or other is None for own, other in zip(array.shape, shape, strict=True)
+        )
+        if array.dtype != dtype or not fits or 0 in array.shape:
+            expected = " × ".join("any" if length is None else str(length) for length in shape)
+            found = " × ".join(map(str, array.shape))
+            raise DataLoss(f"{path}: expected {dtype} {expected}, got {array.dtype} {found}; {REMEDY}")
+        if plain != (array.chunk is None):
+            raise DataLoss(f"{path}: expected {'plain' if plain else 'compressed'} numbers; {REMEDY}")
+        _require_content(self.files, array)
+        with zarr_store.raise_data_loss(path):  # for metadata that is not looked at here
+            opened = zarr_store.shape(self.opened, name)
+        if opened != array.shape:
+            raise DataLoss(f"{path} has damaged metadata; {REMEDY}")
+        return array.shape
+
+    def values(self, name: str, shape: Sequence[int | None]) -> NDArray[np.int64]:
+        """Return the numbers of an array of int64."""
+        self(name, "int64", shape)
+        return zarr_store.read_all(self.opened, name)
+
+    def offsets(self, name: str, count: int | None, end: int | None, least: int = 0) -> NDArray[np.int64]:
+        """Return the offsets of `count` groups of at least `least` items, of which there are `end`."""
+        offsets = self.values(name, (None if count is None else count + 1,))
+        ends_right = end is None or offsets[-1] == end
+        if offsets[0] != 0 or not ends_right or offsets[-1] < 1 or (np.diff(offsets) < least).any():
+            raise DataLoss(f"{self.path}/{name} leads nowhere; {REMEDY}")
+        return offsets
 
 
 def _read_arrays(files: PinnedFiles) -> tuple[dict[str, _Array], set[str]]:

@@ -137,7 +137,9 @@ def open_arrays(path: Path, *, writing: bool = False) -> zarr.Group:
 def open_pinned(files: PinnedFiles, path: str) -> zarr.Group:
     """Open a group in the files of a version for reading; `layout` says what may be read."""
     buffers: dict[str, Any] = {
-        name: cpu.Buffer.from_array_like(content) for name, content in files.contents.items()
+        name: cpu.Buffer.from_array_like(content)
+        for name, content in files.contents.items()
+        if name.startswith(f"{path}/")
     }
     store = MemoryStore(buffers, read_only=True)
     with raise_data_loss(path):
