@@ -7,7 +7,8 @@ A server of the index is started for the run, in a process of its own; options a
 All clients are threads of this process, each with one request at a time.
 
 - Throughput: N images of S×S pixels, as one batch by one client, then shared out among each number of
-  clients. `of batch` is the throughput relative to that of the batch just before and after.
+  clients. `of batch` is the throughput relative to that of the batch just before and after, and
+  `processor ms` the processor time of the server for an image.
 - Beside a long request: a 16×16 image in mode exact, alone and while an L×L image is computed. The request is
   to wait at most three times as long as alone, plus 100 ms.
 - Overhead: the time of a call for a 2×2 image, without its computation.
@@ -17,6 +18,7 @@ All clients are threads of this process, each with one request at a time.
 
 import argparse
 import json
+import os
 import random
 import signal
 import statistics
@@ -60,6 +62,8 @@ class Load:
     clients: str
     images_per_second: float
     of_batch: float
+    processor_ms: float
+    """Processor time of the server for an image, which depends less on other work of the machine."""
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -115,8 +119,17 @@ def images(count: int, size: int, channels: int, sigma: float) -> list[Image]:
     return list(noisy.astype(np.float32))
 
 
-def shared_out(client: Client, batch: Sequence[Image], clients: int, options: dict[str, Any]) -> Load:
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def shared_out(
+    client: Client, pid: int, batch: Sequence[Image], clients: int, options: dict[str, Any]
+) -> Load:
     """Return the load of a batch whose images are asked for one by one, by some clients at once."""
+    before = processor_seconds(pid)
 
     def ask(own: Sequence[Image]) -> tuple[list[float], int]:
         times, refused = [], 0
@@ -132,12 +145,12 @@ def shared_out(client: Client, batch: Sequence[Image], clients: int, options: di
         outcomes, seconds = timed(lambda: list(pool.map(ask, [batch[i::clients] for i in range(clients)])))
     times = [time for own, _ in outcomes for time in own]
     p50, p95, p99 = (1e3 * float(np.quantile(times, share)) for share in (0.5, 0.95, 0.99))
-    return Load(
-        str(clients), len(times) / seconds, 0.0, p50, p95, p99, sum(refused for _, refused in outcomes)
-    )
+    used = 1e3 * (processor_seconds(pid) - before) / len(batch)
+    refused = sum(refused for _, refused in outcomes)
+    return Load(str(clients), len(times) / seconds, 0.0, used, p50, p95, p99, refused)
 
 
-def loads(client: Client, arguments: argparse.Namespace, channels: int) -> list[Load]:
+def loads(client: Client, pid: int, arguments: argparse.Namespace, channels: int) -> list[Load]:
     """Return the load of one batch, and those of the same images by several clients."""
     batch = images(arguments.images, arguments.size, channels, arguments.sigma)
     options = {"sigma": arguments.sigma, "mode": arguments.mode}
@@ -149,14 +162,16 @@ def loads(client: Client, arguments: argparse.Namespace, channels: int) -> list[
         return len(batch) / seconds
 
     list(client.reconstruct_many(batch[:4], **options))
+    before = processor_seconds(pid)
     speeds, rows = [batch_speed()], []
+    used = 1e3 * (processor_seconds(pid) - before) / len(batch)
     for clients in arguments.clients:
-        load = shared_out(client, batch, clients, options)
+        load = shared_out(client, pid, batch, clients, options)
         speeds.append(batch_speed())
         rows.append(replace(load, of_batch=load.images_per_second / statistics.mean(speeds[-2:])))
     speed = statistics.mean(speeds)
     each = 1e3 / speed
-    return [Load("batch", speed, 1.0, each, each, each, 0), *rows]
+    return [Load("batch", speed, 1.0, used, each, each, each, 0), *rows]
 
 
 def beside(address: str, arguments: argparse.Namespace, channels: int) -> Beside:
@@ -269,7 +284,7 @@ def main() -> None:
         if arguments.soak:
             found["soak"] = [asdict(row) for row in soak(client, pid, arguments.soak, channels)]
         else:
-            found["throughput"] = [asdict(row) for row in loads(client, arguments, channels)]
+            found["throughput"] = [asdict(row) for row in loads(client, pid, arguments, channels)]
             found["beside a long request, ms"] = [asdict(beside(address, arguments, channels))]
             found["overhead, ms"] = [overhead(client, channels)]
     for title, rows in found.items():
