@@ -78,7 +78,7 @@ class Client(Closable, ABC):
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measurement.
+            The measurement. Pixels that a masked array of NumPy masks were not observed.
         sigma : float or array
             Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C).
         mask : array, optional
