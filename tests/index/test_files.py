@@ -677,6 +677,39 @@ def peak(path: Path, kind: str = "file") -> tuple[int, str]:
     return int(kib) >> 10, said
 
 
+COPY = """
+import resource, sys
+from pathlib import Path
+from lemmse.index.files import create_output, open_stack
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open_stack(Path(sys.argv[1]), axes="TYX") as stack:
+    output = create_output(Path(sys.argv[2]), stack.layout, stack.scale, stack.metadata)
+    for k in range(len(stack)):
+        output.put(k, stack.numbers(k))
+    output.commit()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+@pytest.mark.parametrize("kind", ["tif", "npy", "truncated.tif", "zarr"])
+def test_a_stack_takes_the_memory_of_a_plane(tmp_path, kind):
+    path, target = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
+    shape = (96, 1024, 1024)
+    if kind == "npy":
+        np.lib.format.open_memmap(path, "w+", np.uint8, shape)[:] = 7
+    elif kind == "zarr":
+        zarr.create_array(store=path, shape=shape, dtype="u1", chunks=(1, 1024, 1024))[:] = 7
+    else:
+        planes = np.full(shape, 7, np.uint8)
+        tifffile.imwrite(path, planes, photometric=1, imagej=kind != "tif", truncate=kind != "tif")
+    done = run_process([sys.executable, "-W", "ignore::ResourceWarning", "-c", COPY, str(path), str(target)])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 48  # MiB; the stack has 96
+    with open_stack(target, axes="TYX") as stack:
+        assert len(stack) == 96
+        assert (stack.numbers(95) == 7).all()
+
+
 class TestBombs:
     """Small files of many pixels are refused before they are decoded."""
 

@@ -48,6 +48,7 @@ def plan(
     *,
     overwrite: bool,
     done: Collection[Job] = (),
+    replaceable: Collection[Path] = (),
 ) -> Plan:
     """Return a job for each image file.
 
@@ -66,6 +67,8 @@ def plan(
         Whether existing files may be replaced.
     done : collection of Job
         Jobs whose outputs exist and stay: they are not among those returned.
+    replaceable : collection of path
+        Existing files that may be replaced in any case.
 
     Raises
     ------
@@ -96,9 +99,10 @@ def plan(
     for folder in {path.parent: None for job in jobs for path in job.outputs}:
         check_writable("--out", folder)
     existing = [path for job in jobs for path in job.outputs if path.exists()]
-    if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise AlreadyExists(f"--out: {existing[0]}{more} exists already; choose another or pass --overwrite")
+    kept = [] if overwrite else [path for path in existing if path not in replaceable]
+    if kept:
+        more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+        raise AlreadyExists(f"--out: {kept[0]}{more} exists already; choose another or pass --overwrite")
     for path in existing:
         if path.is_dir() and not is_zarr(path):
             raise InvalidArgument.of("--out", f"expected a place for a file, got the folder {path}")

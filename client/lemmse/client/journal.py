@@ -1,7 +1,8 @@
 """The journal of a batch of files: what is finished, so that a stopped batch goes on where it was.
 
-A journal is a text file of JSON lines. The first has the settings of the batch; each other names an input,
-its size and time of change, and its outputs. A line that was cut short by a crash counts as not written.
+A journal is a text file of JSON lines. The first has the settings of the batch; each other names an input and
+its outputs, once before they get their names, and once after, with size and time of change of the input. A
+line that was cut short by a crash counts as not written.
 """
 
 import json
@@ -45,13 +46,21 @@ class Journal:
             raise InvalidArgument.of("--journal", f"expected a journal or no file, got {path}") from error
 
     def done(self) -> list[Job]:
-        """Return the jobs that are finished: their inputs are unchanged, and their outputs exist."""
+        """Return the jobs that are finished: their inputs are as they were, and their outputs exist."""
         jobs = []
         for source, state, (image, maps) in self._entries:
             job = Job(Path(source), Path(image), {name: Path(path) for name, path in maps.items()})
-            if _state(job.source) == state and all(path.exists() for path in job.outputs):
+            if (
+                state is not None
+                and _state(job.source) == state
+                and all(path.exists() for path in job.outputs)
+            ):
                 jobs.append(job)
         return jobs
+
+    def outputs(self) -> set[Path]:
+        """Return the outputs that the batch has written, or was about to write."""
+        return {Path(path) for _, _, (image, maps) in self._entries for path in (image, *maps.values())}
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Start to write; the settings must be those of the part that is finished.
@@ -71,11 +80,11 @@ class Journal:
         if self._settings is None:
             self._append({"settings": settings})
 
-    def add(self, job: Job) -> None:
-        """Note that a job is finished."""
-        maps = {name: str(path) for name, path in job.maps.items()}
-        outputs = [str(job.image), maps]
-        self._append({"input": str(job.source), "state": _state(job.source), "outputs": outputs})
+    def add(self, job: Job, *, done: bool) -> None:
+        """Note that a job is finished, or that its outputs are about to get their names."""
+        outputs = [str(job.image), {name: str(path) for name, path in job.maps.items()}]
+        state = _state(job.source) if done else None
+        self._append({"input": str(job.source), "state": state, "outputs": outputs})
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with self._path.open("a", encoding="ascii") as file:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,8 @@ def reconstruct(
             check_writable(argument, path.parent)
     journal = None if journal_file is None else Journal(journal_file)
     finished = [] if journal is None else journal.done()
-    planned = plan(inputs, out, maps, overwrite=overwrite, done=finished)
+    replaceable = set() if journal is None else journal.outputs()
+    planned = plan(inputs, out, maps, overwrite=overwrite, done=finished, replaceable=replaceable)
     jobs = planned.jobs
     for note in planned.notes:
         report(note, "note")
@@ -228,13 +230,15 @@ def reconstruct(
             )
             progress("reconstruct", 0, len(jobs))
             asked = options | {"index": index_name, "maps": maps, "progress": progress}
+            if journal is not None:
+                asked["begin"] = partial(journal.add, done=False)
             for job, outcome in run(client, jobs, reading, **asked):
                 outcomes.append((job, outcome))
                 progress("reconstruct", len(outcomes), len(jobs))
                 if isinstance(outcome, Exception):
                     report(f"{job.source}: {outcome}")
                 elif journal is not None:
-                    journal.add(job)
+                    journal.add(job, done=True)
                 if as_json:
                     click.echo(json.dumps(_description(job, outcome)))
                 elif isinstance(outcome, Done):

@@ -5,7 +5,7 @@ outputs of a file get their names when all of its planes are written.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -165,6 +165,7 @@ def run(
     *,
     maps: Collection[str],
     progress: Progress,
+    begin: Callable[[Job], None] = lambda job: None,
     **options: Any,
 ) -> Iterator[tuple[Job, Done | Exception]]:
     """Process jobs, and yield each with its outcome, after its files are written or with its error.
@@ -183,6 +184,8 @@ def run(
         The maps that the jobs write.
     progress : callable
         Told of the planes of a stack.
+    begin : callable
+        Told of a job before its outputs get their names.
     **options
         Further arguments of `Client.reconstruct_many`.
 
@@ -198,6 +201,8 @@ def run(
     def settle(work: _Work) -> None:
         if work.over and work in working:
             working.remove(work)
+            if work.error is None:
+                begin(work.job)
             over.append((work.job, work.finish()))
 
     def images() -> Iterator[NDArray[Any]]:

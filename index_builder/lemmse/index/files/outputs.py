@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.files.layout import Layout
+from lemmse.index.files.mapped import forget
 from lemmse.index.files.pngs import write_png
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata
@@ -42,7 +43,8 @@ def check_output(suffix: str, layout: Layout, scale: Scale) -> None:
         )
     if layout.channels not in (1, 3) or scale.dtype not in (np.bool_, np.uint8, np.uint16):
         raise InvalidArgument(
-            f"PNG has 1 or 3 channels, bool, uint8, uint16, got {layout.channels} of {scale.dtype}: use TIFF"
+            f"PNG holds 1 or 3 channels of bool, uint8 or uint16, got {layout.channels} of {scale.dtype}; "
+            "use TIFF"
         )
 
 
@@ -121,6 +123,7 @@ class _ArrayOutput(Output):
 
     def put(self, k: int, plane: NDArray[Any]) -> None:
         self.array[self.layout.index(k)] = self.layout.from_plane(plane)
+        forget(self.array)
 
     def _finish(self) -> None:
         self.array.flush()

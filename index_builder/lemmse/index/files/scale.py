@@ -77,7 +77,8 @@ class Scale:
         if dtype.kind == "u" and bits <= 16:
             return cls(dtype, bits, 0.0, 2.0**bits - 1)
         raise InvalidArgument(
-            f"expected uint8, uint16 or float in [0, 1], got {dtype}, in which white may be any number"
+            f"expected uint8, uint16 or float in [0, 1], got {dtype}, in which white may be any number; "
+            "state its range, or convert it"
         )
 
     @property

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.files.layout import Layout
+from lemmse.index.files.mapped import forget
 from lemmse.index.files.readable import readable
 from lemmse.index.files.scale import Scale
 
@@ -80,8 +81,10 @@ class Stack:
     def numbers(self, k: int) -> NDArray[Any]:
         """Return plane k, (H, W) or (H, W, C), in the numbers of the file."""
         with readable():
-            plane = self.layout.to_plane(np.asarray(self.array[self.layout.index(k)]))
-        return plane.astype(plane.dtype.newbyteorder("="), copy=False)
+            plane = self.layout.to_plane(np.asanyarray(self.array[self.layout.index(k)]))
+            numbers = plane.astype(plane.dtype.newbyteorder("="), copy=isinstance(plane, np.memmap))
+        forget(self.array)
+        return numbers
 
     def missing(self, numbers: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Return where a plane was not observed; None if it was observed everywhere."""

@@ -27,6 +27,7 @@ from lemmse.index.files.alpha import drop_alpha
 from lemmse.index.files.codecs import missing_codec
 from lemmse.index.files.layout import Layout
 from lemmse.index.files.limits import MAX_SAMPLES, check_size
+from lemmse.index.files.mapped import forget
 from lemmse.index.files.ome import ome_details
 from lemmse.index.files.orientation import swapped, upright
 from lemmse.index.files.scale import Scale
@@ -286,7 +287,9 @@ class _Mapped:
         self._numbers = np.memmap(path, dtype, "r", offset=series.dataoffset, shape=series.shape)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        return np.array(self._numbers[index])
+        numbers = np.array(self._numbers[index])
+        forget(self._numbers)
+        return numbers
 
 
 def _value(page: Any, code: int, otherwise: Any) -> Any:
