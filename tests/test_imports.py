@@ -75,7 +75,7 @@ def test_no_relative_imports():
             assert not [n for n in nodes if isinstance(n, ast.ImportFrom) and n.level], path
 
 
-@pytest.mark.parametrize("module", ["", ".cli", ".demo", ".reconstruct", ".remote"])
+@pytest.mark.parametrize("module", ["", ".aio.remote", ".cli", ".demo", ".reconstruct", ".remote"])
 def test_the_client_is_light(module):
     code = f"import sys, lemmse.client{module}; print(*sys.modules)"
     done = run_process([sys.executable, "-c", code])

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
@@ -43,6 +44,40 @@ def test_what_waiting_does_not_help_is_raised_at_once(connect_any, error, timeou
         assert caught.value.message == error.message
         assert getattr(caught.value, "retry_after", None) == getattr(error, "retry_after", None)
         assert len(server.calls) == 1
+
+
+def test_an_image_of_a_batch_is_sent_again_when_the_server_says(connect_any):
+    images = [np.full((3, 3), number, np.float32) for number in range(6)]
+    with (
+        standing_in(in_turn(None, BUSY, None, BUSY)) as server,
+        connect_any(f"grpc://127.0.0.1:{server.port}") as client,
+    ):
+        start = time.monotonic()
+        outcomes = list(client.reconstruct_many(images, sigma=1, timeout=30))
+        assert time.monotonic() - start >= BUSY.retry_after
+    np.testing.assert_array_equal([outcome.image for outcome in outcomes], images)
+    assert len(server.calls) > len(images)
+    assert len({metadata["x-request-id"] for metadata in server.calls}) == 1
+
+
+def test_an_image_of_a_batch_that_failed_is_not_sent_again(connect_any):
+    with (
+        standing_in(in_turn(DataLoss("damaged"))) as server,
+        connect_any(f"grpc://127.0.0.1:{server.port}") as client,
+    ):
+        failed, done = client.reconstruct_many([np.zeros((3, 3)), np.ones((3, 3))], sigma=1, timeout=30)
+    assert str(failed) == f"damaged (request {server.calls[0]['x-request-id']})"
+    np.testing.assert_array_equal(done.image, np.ones((3, 3)))
+    assert len(server.calls) == 2
+
+
+def test_a_batch_that_the_server_cannot_take_in_time(connect_any):
+    with (
+        standing_in(lambda metadata: ResourceExhausted("busy", retry_after=60)) as server,
+        connect_any(f"grpc://127.0.0.1:{server.port}") as client,
+        pytest.raises(ResourceExhausted, match="busy"),
+    ):
+        list(client.reconstruct_many([np.zeros((3, 3))], sigma=1, timeout=20))
 
 
 def test_an_error_names_the_request(connect_any):

@@ -180,7 +180,9 @@ def test_a_server_and_a_folder_are_not_asked_together(server, tiny_index):
     for targets in ((address, tiny_index), (tiny_index, address), (address, address)):
         with pytest.raises(InvalidArgument, match="target: expected one server, or index folders only"):
             connect(*targets)
-    with pytest.raises(InvalidArgument, match="target: expected grpc://HOST:PORT or an index folder"):
+    with pytest.raises(
+        InvalidArgument, match="target: expected grpc://HOST:PORT, grpcs://HOST:PORT or an index folder"
+    ):
         connect(tiny_index, "")
 
 

@@ -299,7 +299,7 @@ def test_a_target_that_is_none(folder, where):
     status, stdout, stderr = run("in", "--out", "out", *where)
     assert (status, stdout) == (2, "")
     (line,) = stderr.splitlines()
-    assert "or an index folder, got" in line
+    assert "expected grpc://HOST:PORT, grpcs://HOST:PORT or an index folder, got" in line
 
 
 @pytest.mark.slow

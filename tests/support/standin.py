@@ -1,4 +1,7 @@
-"""A gRPC server that answers ListIndexes as a test decides, for what the real one does only at bad times."""
+"""A gRPC server that answers as a test decides, for what the real one does only at bad times.
+
+It lists no indexes, and reconstructs an image as it is.
+"""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,20 +16,21 @@ from grpc_status import rpc_status
 
 from lemmse.contract.errors import LemmseError
 from lemmse.contract.status import to_status
-from lemmse.v1 import index_pb2, index_pb2_grpc
+from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
+from lemmse.v1 import reconstruction_pb2 as pb
 
 Metadata = dict[str, Any]
 
 
 @dataclass
-class StandIn(index_pb2_grpc.IndexServiceServicer):
+class StandIn(index_pb2_grpc.IndexServiceServicer, reconstruction_pb2_grpc.ReconstructionServiceServicer):
     """A running server."""
 
     answer: Callable[[Metadata], LemmseError | None]
-    """Returns the error for a call with some metadata, or None to answer with an empty list."""
+    """Returns the error for a call, or an image of a stream, with some metadata; None for an answer."""
     port: int = 0
     calls: list[Metadata] = field(default_factory=list)
-    """The metadata of each call."""
+    """The metadata of each call and of each image of a stream."""
     health: HealthServicer = field(default_factory=HealthServicer)
     stop: Callable[[], None] = lambda: None
     """Ends the server, and the calls that it has not answered."""
@@ -41,6 +45,17 @@ class StandIn(index_pb2_grpc.IndexServiceServicer):
             context.abort_with_status(status._replace(trailing_metadata=(*status.trailing_metadata, *named)))
         return index_pb2.ListIndexesResponse()
 
+    def ReconstructStream(self, requests: Any, context: Any) -> Iterator[pb.ReconstructStreamResponse]:  # noqa: N802
+        for part in requests:
+            metadata = dict(context.invocation_metadata())
+            self.calls.append(metadata)
+            error = self.answer(metadata)
+            if error is None:
+                response = pb.ReconstructResponse(image=part.request.y)
+                yield pb.ReconstructStreamResponse(item=part.item, response=response)
+            else:
+                yield pb.ReconstructStreamResponse(item=part.item, error=to_status(error).SerializeToString())
+
 
 @contextmanager
 def standing_in(
@@ -53,6 +68,7 @@ def standing_in(
     own = StandIn(answer)
     server = grpc.server(ThreadPoolExecutor(4), options=(("grpc.so_reuseport", 0),))
     index_pb2_grpc.add_IndexServiceServicer_to_server(own, server)
+    reconstruction_pb2_grpc.add_ReconstructionServiceServicer_to_server(own, server)
     health_pb2_grpc.add_HealthServicer_to_server(own.health, server)
     address = f"127.0.0.1:{port}"
     if credentials is None:

@@ -23,8 +23,7 @@ _UNKNOWN, _AWAY, _BUSY = 5.0, 60.0, 600.0
 one that is busy."""
 
 _CHARGED = 10.0
-"""Seconds of these that an attempt costs at most: a call that fails after a long time was not long without a
-server."""
+"""Seconds of these that an attempt costs at most: while a call runs for longer, the server is there."""
 
 
 class Contact:
@@ -74,6 +73,7 @@ class Attempts:
     def succeed(self) -> None:
         """Forget the failures: a server has answered."""
         self._contact.made = True
+        self._began = time.monotonic()
         self._failures = 0
         self._spent = 0.0
 

@@ -21,10 +21,12 @@ I = TypeVar("I", bound=IndexServiceStub)  # noqa: E741
 
 _OPTIONS = {
     "grpc.max_receive_message_length": MESSAGE_BYTES,
-    # A connection that freezes during a call is noticed. lemmse's servers take a ping every 10 s; others may
-    # take one in 5 minutes, which is why the pings stop, or become rare, while nothing else is sent.
+    # A connection that freezes during a call is noticed. lemmse's servers allow such pings. Others end a
+    # connection with too many, so gRPC's limit stays: two, then one a minute, while nothing else is sent.
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_timeout_ms": 10_000,
+    # gRPC sends no keepalive ping while one of its own, which measure the bandwidth, is not answered.
+    "grpc.http2.ping_timeout_ms": 10_000,
     # The time limit of an attempt to connect, and the pauses between attempts: a server that comes back is
     # found within about a second. gRPC's own pauses grow to two minutes.
     "grpc.min_reconnect_backoff_ms": 3000,

@@ -29,8 +29,10 @@ class Closable:
 class Client(Closable, ABC):
     """A connection to indexes, returned by `connect`. Close it, or use it in a `with` statement.
 
-    Clients are thread-safe. Methods raise the errors of `lemmse.client.errors`; `timeout` is the number of
-    seconds after which a method raises DeadlineExceeded.
+    Clients are thread-safe, and can be pickled: the copy connects to the same servers, or opens the same
+    folders. After an answer from a folder, processes that are started by fork cannot use folders. Methods
+    raise the errors of `lemmse.client.errors`; `timeout` is the number of seconds after which a method raises
+    DeadlineExceeded.
 
     Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
     1/255 (uint8) or 1/65535 (uint16). Results are float32 in the range of the image: for a uint8 image, image

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -17,7 +17,7 @@ from lemmse.client.interface import Client
 from lemmse.client.rpc_errors import rpc_errors
 from lemmse.client.stream import Stream
 from lemmse.client.targets import Servers
-from lemmse.contract.errors import InvalidArgument, LemmseError, Unavailable
+from lemmse.contract.errors import InvalidArgument, LemmseError, Retryable
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
@@ -42,6 +42,11 @@ class RemoteClient(Client):
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
         self._channels: Channels[ReconstructionServiceStub, IndexServiceStub] = Channels(grpc, servers)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the servers and what to show them, token and key included: the copy connects again."""
+        self._require_open()
+        return RemoteClient, (self._servers,)
 
     def __repr__(self) -> str:
         return f"<RemoteClient {self._servers}>"
@@ -94,7 +99,7 @@ class RemoteClient(Client):
                     unanswered.popleft()
                     yield outcome
             # All are answered: what happens to the connection now does not matter.
-            with suppress(Unavailable):
+            with suppress(Retryable):
                 stream.finish()
         finally:
             if stream is not None:

@@ -110,8 +110,11 @@ def resolve(
         names = [fspath(one) for one in (_default() if target is None else target, *others)]
     except TypeError as error:
         raise InvalidArgument.of("target", f"expected addresses or paths, got {error}") from error
-    if not all(names):
-        raise _not_a_target(names[0])
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise _not_a_target(name)
+        if Address.parse(name) is not None and not Path(name).exists():
+            raise InvalidArgument.of("target", f"expected {as_server(name)} for a server, got {name!r}")
     if not any(map(_scheme, names)):
         for name, value in {"token": token, **pems}.items():
             if value is not None:
@@ -129,7 +132,7 @@ def _scheme(target: str) -> str:
     return next((scheme for scheme in _ENCRYPTED if target.startswith(scheme)), "")
 
 
-def _not_a_target(got: str) -> InvalidArgument:
+def _not_a_target(got: object) -> InvalidArgument:
     return InvalidArgument.of(
         "target", f"expected grpc://HOST:PORT, grpcs://HOST:PORT or an index folder, got {got!r}"
     )

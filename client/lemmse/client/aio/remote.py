@@ -17,7 +17,7 @@ from lemmse.client.channels import Channels
 from lemmse.client.crop import crop
 from lemmse.client.rpc_errors import rpc_errors
 from lemmse.client.targets import Servers
-from lemmse.contract.errors import InvalidArgument, LemmseError, Unavailable
+from lemmse.contract.errors import InvalidArgument, LemmseError, Retryable
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
@@ -67,32 +67,52 @@ class AsyncRemoteClient(AsyncClient):
         numbers = count()
         unanswered: deque[Item | InvalidArgument] = deque()
         stream: AsyncStream | None = None
+        # Both run at the same time: images may come slowly, and the caller wants the results until then.
+        reading: asyncio.Task[Measurement | InvalidArgument | None] | None = None
+        answering: asyncio.Task[Result | LemmseError] | None = None
+        ended = False
         try:
             while True:
                 self._require_open()
                 if stream is None:
                     stream = AsyncStream(self._channels.next(), index, options, attempts)
                     stream.send(*unanswered)
-                while len(unanswered) < IN_FLIGHT and (one := await read(batch)) is not None:
-                    unanswered.append(as_item(next(numbers), one))
-                    stream.send(unanswered[-1])
-                if not unanswered:
+                if reading is None and not ended and len(unanswered) < IN_FLIGHT:
+                    reading = asyncio.create_task(read(batch))
+                if answering is None and unanswered:
+                    answering = asyncio.create_task(stream.answer(unanswered[0]))
+                running = [task for task in (reading, answering) if task is not None]
+                if not running:
                     break
-                try:
-                    with self._closing():
-                        outcome = await stream.answer(unanswered[0])
-                except LemmseError as error:
-                    stream.close()
-                    stream = None
-                    self._require_open()
-                    await asyncio.sleep(attempts.pause(error))
-                else:
-                    unanswered.popleft()
-                    yield outcome
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                if reading is not None and reading.done():
+                    one, reading = reading.result(), None
+                    if one is None:
+                        ended = True
+                    else:
+                        unanswered.append(as_item(next(numbers), one))
+                        stream.send(unanswered[-1])
+                if answering is not None and answering.done():
+                    done, answering = answering, None
+                    try:
+                        with self._closing():
+                            outcome = done.result()
+                    except LemmseError as error:
+                        stream.close()
+                        stream = None
+                        self._require_open()
+                        await asyncio.sleep(attempts.pause(error))
+                    else:
+                        unanswered.popleft()
+                        yield outcome
             # All are answered: what happens to the connection now does not matter.
-            with suppress(Unavailable):
+            with suppress(Retryable):
                 await stream.finish()
         finally:
+            running = [task for task in (reading, answering) if task is not None]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
             if stream is not None:
                 stream.close()
 
