@@ -77,13 +77,21 @@ class RemoteClient(Client):
         numbers = count()
         unanswered: deque[Item | InvalidArgument] = deque()
         stream: Stream | None = None
+        broken: Exception | None = None  # an exception of the batch waits for the results before it
         try:
             while True:
                 self._require_open()
                 if stream is None:
                     stream = Stream(self._channels.next(), index, options, attempts)
                     stream.send(*unanswered)
-                while len(unanswered) < IN_FLIGHT and (one := next(batch, None)) is not None:
+                while len(unanswered) < IN_FLIGHT and broken is None:
+                    try:
+                        one = next(batch, None)
+                    except Exception as error:
+                        broken = error
+                        break
+                    if one is None:
+                        break
                     unanswered.append(as_item(next(numbers), one))
                     stream.send(unanswered[-1])
                 if not unanswered:
@@ -101,6 +109,8 @@ class RemoteClient(Client):
             # All are answered: what happens to the connection now does not matter.
             with suppress(Retryable):
                 stream.finish()
+            if broken is not None:
+                raise broken
         finally:
             if stream is not None:
                 stream.close()
