@@ -2,13 +2,16 @@
 
 import gzip
 import io
+import lzma
 import os
 import struct
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
 import hypothesis.extra.numpy as hnp
+import imagecodecs
 import imageio.v3 as iio
 import numpy as np
 import PIL.Image
@@ -498,8 +501,6 @@ class TestPictures:
                 photometric = "rgb" if channels == 3 else "minisblack"
                 tifffile.imwrite(path, stored, photometric=photometric, extrasamples=["unassalpha"])
             else:
-                import imagecodecs
-
                 path.write_bytes(imagecodecs.png_encode(stored))
             if alpha == white:
                 expected = stored[..., :3] if channels == 3 else stored[..., 0]
@@ -731,6 +732,38 @@ class TestBombs:
         assert "expected at most 134217728 pixels" in said
         assert used < 64
 
+    @pytest.mark.parametrize("codec", ["zlib", "lzma", "zstd", "lzw", "jpeg8", "jpeg2k", "jpegxl", "png"])
+    def test_a_part_of_a_tiff(self, tmp_path, codec):
+        """A page of 64 × 64 in which a part decodes to 64 million pixels."""
+        zeros = np.zeros((8000, 8000), np.uint8)
+        number = {
+            "zlib": 8,
+            "lzma": 34925,
+            "zstd": 50000,
+            "lzw": 5,
+            "jpeg8": 7,
+            "jpeg2k": 34712,
+            "jpegxl": 50002,
+            "png": 34933,
+        }[codec]
+        part = (
+            lzma.compress(zeros, preset=0)
+            if codec == "lzma"
+            else (getattr(imagecodecs, f"{codec}_encode")(zeros))
+        )
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            iter([part]),
+            shape=(64, 64),
+            dtype=np.uint8,
+            compression=number,
+            photometric=1,
+            rowsperstrip=64,
+        )
+        used, said = peak(tmp_path / "a.tif")
+        assert used < 40
+        assert said.startswith("read") == (codec in ("lzma", "lzw"))  # these stop where the part ends
+
     def test_png(self, tmp_path):
         (tmp_path / "a.png").write_bytes(png(8, 0, 1, size=14000))
         used, said = peak(tmp_path / "a.png")
@@ -743,8 +776,6 @@ class TestBombs:
         np.lib.format.write_array_header_1_0(
             header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 16, 1 << 16)}
         )
-        import zipfile
-
         with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("images.npy", header.getvalue() + bytes(1 << 20))
         used, said = peak(tmp_path / "a.npz")

@@ -37,9 +37,10 @@ class Journal:
             content = path.read_bytes() if path.exists() else b""
         except OSError as error:
             raise InvalidArgument.of("--journal", f"cannot read {path}: {error.strerror}") from error
-        self._complete = content[: content.rfind(b"\n") + 1]
+        self._length = content.rfind(b"\n") + 1
+        """Length of the complete lines, in bytes."""
         try:
-            lines = [json.loads(line) for line in self._complete.splitlines()]
+            lines = [json.loads(line) for line in content[: self._length].splitlines()]
             self._settings: Any = lines[0]["settings"] if lines else None
             self._entries = [(line["input"], line["state"], line["outputs"]) for line in lines[1:]]
         except (ValueError, LookupError, TypeError) as error:
@@ -76,7 +77,8 @@ class Journal:
                 "--journal",
                 f"{self._path} is of a batch with another {other}; name another file or remove it",
             )
-        self._path.write_bytes(self._complete)
+        if self._path.exists():
+            os.truncate(self._path, self._length)
         if self._settings is None:
             self._append({"settings": settings})
 

@@ -5,12 +5,9 @@ follows `lemmse.index.files.alpha`. One exception: in a file of single bits that
 min-is-white, 1 is white, since tifffile writes booleans so without inverting them, and 1 stands for True.
 """
 
-import importlib.util
 import logging
-import lzma
 import threading
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -32,6 +29,7 @@ from lemmse.index.files.ome import ome_details
 from lemmse.index.files.orientation import swapped, upright
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata, Stack
+from lemmse.index.files.tiff_parts import JPEG, check_parts
 
 __all__ = ["TIFF", "open_tiff"]
 
@@ -40,8 +38,6 @@ TIFF = (".tif", ".tiff")
 
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
 _SHOWN = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE, _PHOTOMETRIC.RGB, _PHOTOMETRIC.PALETTE)
-_JPEG = (6, 7, 33007, 34892)
-"""Compressions whose decoder returns RGB for YCbCr."""
 _ALPHA = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 """TIFF's names for transparency; channels without a name count as image channels."""
 _NODATA = 42113
@@ -49,13 +45,6 @@ _KEPT_TAGS = (
     *(269, 271, 272, 306, 315, 33432),  # document, maker, model, date and time, artist, copyright
     *(33550, 33922, 34264, 34735, 34736, 34737),  # georeference
 )
-_UNBOUNDED: dict[int, tuple[Callable[[], Any], int]] = {
-    8: (zlib.decompressobj, 1032),
-    32946: (zlib.decompressobj, 1032),
-    34925: (lzma.LZMADecompressor, 8000),
-}
-"""Compressions that tifffile decodes to whatever length where imagecodecs is not installed: a decoder and the
-largest ratio of lengths."""
 
 
 def open_tiff(path: Path, stated: tuple[float, float] | None = None) -> Stack:
@@ -164,24 +153,6 @@ def _check_page(page: Any) -> None:
     check_size(depth * sizes.get("Y", 1), sizes.get("X", 1), sizes.get("S", 1))
     if page.is_tiled and prod(page.chunks) > MAX_SAMPLES:
         raise InvalidArgument(f"expected tiles of at most {MAX_SAMPLES} values, got {page.chunks}")
-    if page.compression in _UNBOUNDED and importlib.util.find_spec("imagecodecs") is None:
-        _check_lengths(page)
-
-
-def _check_lengths(page: Any) -> None:
-    """Raise InvalidArgument if a part of a page decodes to more than its size."""
-    make, ratio = _UNBOUNDED[page.compression]
-    expected = prod(page.chunks) * page.dtype.itemsize
-    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-        if count * ratio <= MAX_SAMPLES:
-            continue
-        page.parent.filehandle.seek(offset)
-        decoder, rest, length = make(), page.parent.filehandle.read(count), 0
-        while length <= expected and (part := decoder.decompress(rest, 1 << 20)):
-            length += len(part)
-            rest = getattr(decoder, "unconsumed_tail", b"")
-        if length > expected:
-            raise InvalidArgument(f"expected parts of {expected} bytes, got longer ones; it is damaged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +174,7 @@ class _Meaning:
             raise InvalidArgument(f"expected channels of one number of bits, got {bits}")
         if dtype == np.bool_ and page.samplesperpixel > 1:  # tifffile decodes no such rows
             raise InvalidArgument("expected one channel of single bits, got several; convert it first")
-        shown = photometric in _SHOWN or (photometric == _PHOTOMETRIC.YCBCR and page.compression in _JPEG)
+        shown = photometric in _SHOWN or (photometric == _PHOTOMETRIC.YCBCR and page.compression in JPEG)
         if not shown:
             name = _PHOTOMETRIC(photometric).name
             raise InvalidArgument(f"expected a grey or RGB image, got {name}; convert it first")
@@ -268,6 +239,7 @@ class _Pages:
         if page is None:
             raise InvalidArgument(f"expected all planes, got none at {index[: self.lead]}")
         with decoding_tiff():
+            check_parts(page)
             numbers = page.asarray()
         inner = [letter for letter in self.page_axes if letter not in "YXS"]
         if inner:  # a page of several planes: those axes come first, as in the layout
