@@ -12,10 +12,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+import zarr
 from click.testing import CliRunner
 
+from lemmse.client import connect
 from lemmse.client.cli import main
 from lemmse.client.serving import LEMMSE
+from lemmse.index import build
 from tests.support.commands import apart
 from tests.support.processes import start_process
 
@@ -77,6 +80,38 @@ class TestFormats:
         assert found.dtype == np.float64
         for plane, y in zip(found, stack, strict=True):
             np.testing.assert_array_equal(plane, embedded.reconstruct(y, sigma=0.1).image)
+
+    def test_colour_indexes_take_channels_together(self, folder, tmp_path):
+        np.save("colours.npy", RNG.random((2, 6, 6, 3)))
+        index = build(["colours.npy"], tmp_path / "colours", patch_size=3)
+        stack = RNG.random((2, 3, 6, 5), np.float32)
+        image = {
+            "axes": [{"name": name} for name in "tcyx"],
+            "datasets": [
+                {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [5.0, 1.0, 0.2, 0.2]}]}
+            ],
+        }
+        attributes = {"ome": {"version": "0.5", "multiscales": [image]}}
+        group = zarr.open_group("in/a.zarr", mode="w", attributes=attributes)
+        group.create_array("0", data=stack)
+        words = f"reconstruct in --out out --sigma 0.1 --maps ess,variance --index {index}"
+        result = CliRunner().invoke(main, words.split())
+        assert (result.exit_code, result.stdout) == (0, "out/a.zarr\n")
+        found = {name: zarr.open_group(f"out/a{name}.zarr", mode="r") for name in ("", ".ess", ".variance")}
+        with connect(index) as client:
+            for t in range(2):
+                y = np.moveaxis(stack[t], 0, -1)
+                expected = client.reconstruct(y, sigma=0.1, maps=["ess", "variance"])
+                np.testing.assert_array_equal(found[""]["0"][t], np.moveaxis(expected.image, -1, 0))
+                np.testing.assert_array_equal(found[".ess"]["0"][t], expected.ess)
+                np.testing.assert_array_equal(
+                    found[".variance"]["0"][t], np.moveaxis(expected.variance, -1, 0)
+                )
+        (described,) = found[".ess"].attrs["ome"]["multiscales"]
+        assert [axis["name"] for axis in described["axes"]] == ["t", "y", "x"]
+        assert described["datasets"][0]["coordinateTransformations"] == [
+            {"type": "scale", "scale": [5.0, 0.2, 0.2]}
+        ]
 
     def test_range_and_dtype(self, folder, run, embedded):
         y = grey(6, 5, dtype=np.uint16) >> 4

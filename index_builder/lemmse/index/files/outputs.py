@@ -205,7 +205,7 @@ class _ZarrOutput(_ArrayOutput):
         if image is None:
             self.array = zarr.create_array(store=self.temporary, attributes=attributes, **kind, **options)
         else:
-            full = image | {"datasets": image["datasets"][:1], "axes": _ome_axes(image, layout)}
+            full = _full_resolution(image, layout)
             place = attributes.get("ome", attributes)
             kept = {"multiscales": [full]} | {key: place[key] for key in ("omero", "version") if key in place}
             attributes = {"ome": kept} if "ome" in attributes else kept
@@ -230,10 +230,18 @@ class _ZarrOutput(_ArrayOutput):
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
-def _ome_axes(image: dict[str, Any], layout: Layout) -> list[Any]:
-    """Return the axes of an image of OME-Zarr that the layout has; a map may lack one."""
-    named = {
-        (axis["name"] if isinstance(axis, dict) else axis).upper(): axis
-        for axis in image.get("axes") or layout.axes.lower()
-    }
-    return [named[letter] for letter in layout.axes if letter in named]
+def _full_resolution(image: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """Return the description of an OME-Zarr image with its first resolution and the axes that are left."""
+    axes = list(image.get("axes") or layout.axes.lower())
+    names = [(axis["name"] if isinstance(axis, dict) else axis).upper() for axis in axes]
+    left = [names.index(letter) for letter in layout.axes if letter in names]
+    dataset = dict(image["datasets"][0])
+    if steps := dataset.get("coordinateTransformations"):
+        dataset["coordinateTransformations"] = [
+            {
+                key: [value[i] for i in left] if isinstance(value, list) else value
+                for key, value in step.items()
+            }
+            for step in steps
+        ]
+    return image | {"axes": [axes[i] for i in left], "datasets": [dataset]}
