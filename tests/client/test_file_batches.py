@@ -165,6 +165,9 @@ class TestFormats:
         assert "expected floats in [0, 1], up to noise, got" in stderr
         assert "divide by 255, or state --range" in stderr
         assert run("in", "--out", "out", "--range", "0,255")[::2] == (0, "")
+        iio.imwrite("mask.png", np.eye(6, 5, dtype=bool))
+        np.save("in/a.npy", np.where(np.eye(6, 5), 0.5, 1e9))
+        assert run("in", "--out", "masked", "--mask", "mask.png")[::2] == (0, "")
         np.save("in/a.npy", np.float64([[1.0000001, 0.5], [-0.3, 1.2]]).repeat(3, 0).repeat(3, 1))
         assert run("in", "--out", "noisy")[::2] == (0, "")
 

@@ -4,6 +4,7 @@ import gzip
 import io
 import lzma
 import os
+import resource
 import struct
 import sys
 import zipfile
@@ -618,6 +619,18 @@ class TestOutputs:
         output.commit()
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tiff"), values)
         np.testing.assert_array_equal(read(tmp_path / "a.tiff")[0], values)
+
+    @pytest.mark.parametrize("suffix", ["npy", "tif"])
+    def test_a_stack_for_which_there_is_no_space(self, tmp_path, suffix):
+        layout, scale = Layout.checked("TYX", (4, 1000, 1000)), Scale.of(np.dtype(np.uint8))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                create_output(tmp_path / f"a.{suffix}", layout, scale, Metadata())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list(tmp_path.iterdir()) == []
 
     def test_what_png_cannot_hold(self, tmp_path):
         for axes, shape, dtype in [("YX", (4, 5), "f4"), ("YXS", (4, 5, 2), "u1"), ("TYX", (2, 4, 5), "u1")]:

@@ -226,6 +226,7 @@ def reconstruct(
                 stated=stated,
                 dtype=None if dtype is None else np.dtype(dtype),
                 channels=channels.pop() if len(channels) == 1 else None,
+                mask=options["mask"],
                 sigma=float(np.max(options["sigma"])),
             )
             progress("reconstruct", 0, len(jobs))

@@ -39,6 +39,8 @@ class Reading:
     """Element type of the outputs, or None for that of the inputs."""
     channels: int | None
     """Number of channels of the index, or None where indexes differ in it."""
+    mask: NDArray[Any] | None
+    """Nonzero where pixels were observed, or None for all: what other pixels hold does not matter."""
     sigma: float
     """Largest standard deviation of the noise, in intensities."""
 
@@ -70,7 +72,8 @@ class _Work:
     def __init__(self, job: Job, reading: Reading) -> None:
         self.job = job
         self.error: Exception | None = None
-        self.sent = 0
+        self.sent = self.answered = 0
+        """Numbers of planes."""
         self.sending = True
         """Whether planes may follow."""
         self.diagnostics: list[Diagnostics] = []
@@ -90,27 +93,28 @@ class _Work:
     @property
     def over(self) -> bool:
         """Whether all planes that were sent are answered, and none follows."""
-        return not self.sending and self.sent == len(self.diagnostics)
+        return not self.sending and self.sent == self.answered
 
     def plane(self, k: int) -> NDArray[Any]:
         """Return plane k in intensities; masked where it was not observed."""
         numbers = self.stack.numbers(k)
         missing = self.stack.missing(numbers)
         y = self.stack.scale.intensities(numbers)
-        observed = y if missing is None else y[~missing]
-        if self._reading.stated is None and y.dtype.kind == "f":
-            _check_measured(observed, self._reading.sigma)
+        if self._reading.stated is None and self.stack.scale.dtype.kind == "f":
+            observed = np.ones(y.shape, bool) if missing is None else ~missing
+            if (mask := self._reading.mask) is not None and mask.shape[:2] == y.shape[:2]:
+                observed &= (mask[..., None] if mask.ndim < y.ndim else mask) != 0
+            _check_measured(y[observed], self._reading.sigma)
         return y if missing is None else np.ma.masked_array(y, missing)
 
     def take(self, k: int, outcome: Result | LemmseError) -> None:
         """Write the result of plane k; its error, and that of writing, is the error of the file."""
-        if isinstance(outcome, Result):
-            self.diagnostics.append(outcome.diagnostics)
-        else:
-            self.sent -= 1
+        self.answered += 1
+        if not isinstance(outcome, Result):
             self.error = self.error or outcome
         if self.error is not None or not isinstance(outcome, Result):
             return
+        self.diagnostics.append(outcome.diagnostics)
         try:
             outputs = self._outputs or self._create()
             outputs["image"].put(k, self._scale.numbers(outcome.image))
@@ -122,17 +126,17 @@ class _Work:
 
     def finish(self) -> Done | Exception:
         """Give the outputs their names, or discard them; return the outcome of the file."""
-        self.stack.close()
+        outcome: Done | Exception = self.error or Done(self.diagnostics)
         try:
             if self.error is None:
                 for name in [*self.job.maps, "image"]:  # the image last: where it is, its maps are
                     self._outputs[name].commit()
-                return Done(self.diagnostics)
-        except Exception as error:
-            self.error = error
-        self.discard()
-        assert self.error is not None
-        return self.error
+        except Exception as error:  # writers raise exceptions of any class
+            outcome = error
+        if isinstance(outcome, Exception):
+            self.discard()
+        self.stack.close()
+        return outcome
 
     def discard(self) -> None:
         """Close the input, and remove what was written."""

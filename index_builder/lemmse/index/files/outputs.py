@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.files.layout import Layout
-from lemmse.index.files.mapped import forget
+from lemmse.index.files.mapped import forget, reserve
 from lemmse.index.files.pngs import write_png
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata
@@ -70,6 +70,14 @@ def create_output(path: Path, layout: Layout, scale: Scale, metadata: Metadata) 
     suffix = path.suffix.lower()
     check_output(suffix, layout, scale)
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _create(suffix, path, layout, scale, metadata)
+    except BaseException:
+        _remove(_temporary(path))
+        raise
+
+
+def _create(suffix: str, path: Path, layout: Layout, scale: Scale, metadata: Metadata) -> "Output":
     if suffix == ".zarr":
         return _ZarrOutput(path, layout, scale, metadata)
     if suffix == ".npy":
@@ -85,6 +93,18 @@ def create_output(path: Path, layout: Layout, scale: Scale, metadata: Metadata) 
     return (_PackedOutput if packed else _TiffOutput)(path, layout, scale, metadata)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or the folder of a Zarr array, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _write_npz(metadata: Metadata, file: BinaryIO, array: NDArray[Any]) -> None:
     arrays: dict[str, Any] = {str(metadata.details.get("name", "images")): array}
     np.savez(file, **arrays)
@@ -96,7 +116,7 @@ class Output(ABC):
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path = path
         self.layout = layout
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.temporary = _temporary(path)
 
     @abstractmethod
     def put(self, k: int, plane: NDArray[Any]) -> None:
@@ -113,7 +133,7 @@ class Output(ABC):
 
     def discard(self) -> None:
         """Remove what was written."""
-        self.temporary.unlink(missing_ok=True)
+        _remove(self.temporary)
 
 
 class _ArrayOutput(Output):
@@ -134,6 +154,7 @@ class _NpyOutput(_ArrayOutput):
     def __init__(self, path: Path, layout: Layout, scale: Scale) -> None:
         super().__init__(path, layout)
         self.array = npy.open_memmap(self.temporary, "w+", scale.dtype, layout.shape)
+        reserve(self.temporary)
 
 
 class _TiffOutput(_ArrayOutput):
@@ -143,6 +164,7 @@ class _TiffOutput(_ArrayOutput):
         super().__init__(path, layout)
         options = tiff_options(layout, scale, metadata) | {"compression": None}
         self.array = tifffile.memmap(self.temporary, shape=layout.shape, dtype=scale.dtype, **options)
+        reserve(self.temporary)
 
 
 class _HeldOutput(_ArrayOutput):
@@ -225,9 +247,6 @@ class _ZarrOutput(_ArrayOutput):
             self.path.replace(old)
         self.temporary.replace(self.path)
         shutil.rmtree(old, ignore_errors=True)
-
-    def discard(self) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def _full_resolution(image: dict[str, Any], layout: Layout) -> dict[str, Any]:
