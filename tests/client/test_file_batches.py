@@ -330,7 +330,7 @@ class TestJournal:
         assert Path("j").read_bytes().splitlines()[-1] == content.splitlines()[-1]
 
     def test_a_batch_that_is_killed(self, folder, run, tiny_index):
-        for k in range(400):
+        for k in range(120):
             np.save(f"in/{k:03}.npy", RNG.random((24, 24)))
         how = ["in", "--out", "out", "--journal", "j", "--sigma", "0.1", "--index", str(tiny_index)]
         with start_process([*LEMMSE, "reconstruct", *how], stdout=PIPE) as process:
@@ -342,11 +342,11 @@ class TestJournal:
             process.send_signal(signal.SIGKILL)
             process.wait()
         finished = Path("j").read_bytes().count(b'"state": [')
-        assert 0 < finished < 400
+        assert 0 < finished < 120
         status, stdout, stderr = run("in", "--out", "out", "--journal", "j")
         assert (status, stderr) == (0, "")
-        assert len(stdout.split()) == 400 - finished
-        assert len([path for path in Path("out").iterdir() if not path.name.startswith(".")]) == 400
+        assert len(stdout.split()) == 120 - finished
+        assert len([path for path in Path("out").iterdir() if not path.name.startswith(".")]) == 120
         assert run("in", "--out", "whole")[0] == 0
         for path in Path("whole").iterdir():
             assert path.read_bytes() == (Path("out") / path.name).read_bytes()

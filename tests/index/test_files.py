@@ -237,6 +237,11 @@ class TestTiff:
         with pytest.raises(InvalidArgument, match=f"got {photometric.upper()}; convert it first"):
             read(tmp_path / "a.tif")
 
+    def test_a_compression_whose_size_cannot_be_checked(self, tmp_path):
+        tifffile.imwrite(tmp_path / "a.tif", numbers(16, 16), compression="jpegxl", photometric=1)
+        with pytest.raises(InvalidArgument, match="got JPEGXL; convert it first"):
+            read(tmp_path / "a.tif")
+
     def test_jpeg_in_tiff(self, tmp_path):
         image = np.full((16, 16, 3), (200, 100, 50), np.uint8)
         tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg")
@@ -745,7 +750,7 @@ class TestBombs:
         assert "expected at most 134217728 pixels" in said
         assert used < 64
 
-    @pytest.mark.parametrize("codec", ["zlib", "lzma", "zstd", "lzw", "jpeg8", "jpeg2k", "jpegxl", "png"])
+    @pytest.mark.parametrize("codec", ["zlib", "lzma", "zstd", "lzw", "jpeg8", "jpeg2k", "png"])
     def test_a_part_of_a_tiff(self, tmp_path, codec):
         """A page of 64 × 64 in which a part decodes to 64 million pixels."""
         zeros = np.zeros((8000, 8000), np.uint8)
@@ -756,13 +761,12 @@ class TestBombs:
             "lzw": 5,
             "jpeg8": 7,
             "jpeg2k": 34712,
-            "jpegxl": 50002,
             "png": 34933,
         }[codec]
         part = (
             lzma.compress(zeros, preset=0)
             if codec == "lzma"
-            else (getattr(imagecodecs, f"{codec}_encode")(zeros))
+            else getattr(imagecodecs, f"{codec}_encode")(zeros)
         )
         tifffile.imwrite(
             tmp_path / "a.tif",

@@ -17,6 +17,7 @@ from lemmse.client.interface import Client
 from lemmse.client.jobs import Job
 from lemmse.client.progress import Progress
 from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.lines import one_line
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Result
 from lemmse.index.files import Output, Scale, create_output, divisor_hint, open_stack
 from lemmse.index.files.outputs import check_output
@@ -237,7 +238,7 @@ def run(
                 work, k = sent.popleft()
                 work.take(k, outcome)
                 if len(work.stack) > 1:
-                    progress(str(work.job.source), k + 1, len(work.stack))
+                    progress(one_line(work.job.source), k + 1, len(work.stack))
                 settle(work)
                 while over:
                     yield over.popleft()
