@@ -336,6 +336,30 @@ class TestStacks:
             assert file.series[0].axes == "ZCYX"
             np.testing.assert_array_equal(file.asarray(), stack)
 
+    @pytest.mark.parametrize(
+        ("shape", "axes", "options"),
+        [
+            ((5, 8, 9), None, {"description": "a cell", "metadata": None}),
+            ((5, 8, 9, 3), None, {"description": "a cell", "metadata": None, "photometric": "rgb"}),
+            ((5, 8, 9), "ZYX", {"metadata": None}),
+            ((3, 8, 9), "SYX", {"metadata": None}),
+            ((2, 5, 8, 9), None, {"metadata": {"axes": "TZYX"}}),
+            ((2, 3, 16, 16), None, {"volumetric": True, "tile": (16, 16, 16)}),
+        ],
+    )
+    def test_stacks_of_tiff_come_out_as_they_went_in(self, tmp_path, shape, axes, options):
+        tifffile.imwrite(tmp_path / "a.tif", numbers(*shape), **{"photometric": "minisblack"} | options)
+        copy(tmp_path / "a.tif", tmp_path / "b.tif", axes=axes)
+        np.testing.assert_array_equal(
+            read(tmp_path / "b.tif", axes=axes), read(tmp_path / "a.tif", axes=axes)
+        )
+        np.testing.assert_array_equal(
+            tifffile.imread(tmp_path / "b.tif"), tifffile.imread(tmp_path / "a.tif")
+        )
+        with tifffile.TiffFile(tmp_path / "b.tif") as file:
+            if "description" in options:
+                assert file.pages.first.description == "a cell"
+
     def test_stated_axes(self, tmp_path):
         stack = numbers(5, 8, 9)
         np.save(tmp_path / "a.npy", stack)

@@ -123,13 +123,14 @@ def _open(file: tifffile.TiffFile, path: Path, stated: tuple[float, float] | Non
         array = _Pages(series, len(lead), in_page, meaning, orientation)
     sizes = dict(zip(series.axes, series.shape, strict=True))
     height, width = sizes["Y"], sizes["X"]
-    check_size(height, width, sizes.get("S", 1))
+    samples = sizes["S"] if "S" in in_page else 0
+    check_size(height, width, samples or 1)
     if swapped(orientation):
         height, width = width, height
     inner = "".join(letter for letter in in_page if letter not in "YXS")
     axes = lead + inner + "YX"
     shape = (*(sizes[letter] for letter in lead + inner), height, width)
-    if (channels := meaning.channels(sizes.get("S", 0))) > 0:
+    if (channels := meaning.channels(samples)) > 0:
         axes, shape = axes + "S", (*shape, channels)
     return Stack(
         layout=Layout.checked(axes, shape),
