@@ -29,6 +29,7 @@ ON_DEMAND = {
     # Image files, whose module is light.
     "client/lemmse/client/jobs.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},
+    "client/lemmse/client/running.py": {"index"},
 }
 
 HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {

@@ -15,12 +15,16 @@ def tree(tmp_path):
     return tmp_path
 
 
+def plan_jobs(*args, **options):
+    return plan(*args, **options).jobs
+
+
 def written(jobs, root):
     return [[str(path.relative_to(root)) for path in job.outputs] for job in jobs]
 
 
 def test_a_folder_keeps_its_tree(tree):
-    jobs = plan([tree / "in"], tree / "out", ["ess"], overwrite=False)
+    jobs = plan_jobs([tree / "in"], tree / "out", ["ess"], overwrite=False)
     assert written(jobs, tree) == [
         ["out/a.png", "out/a.ess.tiff"],
         ["out/sub/c.TIFF", "out/sub/c.ess.tiff"],
@@ -29,7 +33,7 @@ def test_a_folder_keeps_its_tree(tree):
 
 
 def test_a_single_file_to_a_file(tree):
-    jobs = plan([tree / "in/a.png"], tree / "result.png", ["variance", "ess"], overwrite=False)
+    jobs = plan_jobs([tree / "in/a.png"], tree / "result.png", ["variance", "ess"], overwrite=False)
     assert written(jobs, tree) == [["result.png", "result.ess.tiff", "result.variance.tiff"]]
 
 
@@ -37,16 +41,17 @@ def test_a_single_file_to_a_file_of_a_format_that_is_not_written(tree):
     with pytest.raises(InvalidArgument, match=r"--out: expected a name in \.png like INPUT, got .*b\.jpg"):
         plan([tree / "in/a.png"], tree / "b.jpg", [], overwrite=False)
     (tree / "b.jpg").mkdir()
-    assert written(plan([tree / "in/a.png"], tree / "b.jpg", [], overwrite=False), tree) == [["b.jpg/a.png"]]
+    jobs = plan_jobs([tree / "in/a.png"], tree / "b.jpg", [], overwrite=False)
+    assert written(jobs, tree) == [["b.jpg/a.png"]]
 
 
 def test_a_single_file_to_a_folder(tree):
-    assert written(plan([tree / "in/a.png"], tree / "out", [], overwrite=False), tree) == [["out/a.png"]]
+    assert written(plan_jobs([tree / "in/a.png"], tree / "out", [], overwrite=False), tree) == [["out/a.png"]]
 
 
 def test_several_files_go_to_a_folder_whatever_its_name(tree):
     files = [tree / "in/a.png", tree / "in/sub/d.npy"]
-    jobs = plan(files, tree / "out.png", [], overwrite=False)
+    jobs = plan_jobs(files, tree / "out.png", [], overwrite=False)
     assert written(jobs, tree) == [["out.png/a.png"], ["out.png/d.npy"]]
 
 
@@ -72,5 +77,5 @@ def test_refusals(tree):
     refused(AlreadyExists, "pass --overwrite", ["in/a.png"], out="in/a.png")
     refused(InvalidArgument, "would both be written", ["in/a.png", "in"], overwrite=True)
     refused(InvalidArgument, "would both be written", ["in/a.png", "in/a.tiff"], maps=["ess"])
-    assert len(plan([tree / "in"], tree / "in", [], overwrite=True)) == 4
+    assert len(plan_jobs([tree / "in"], tree / "in", [], overwrite=True)) == 4
     assert not (tree / "out").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import sys
 from itertools import pairwise
 from subprocess import PIPE
 
@@ -26,6 +27,30 @@ def at(monkeypatch):
         monkeypatch.setattr("lemmse.client.progress.monotonic", lambda: 1000.0 + seconds)
 
     return set_to
+
+
+def test_names_of_files_are_no_markup():
+    """A stage may have the name of a file."""
+    master, slave = pty.openpty()
+    code = (
+        "from lemmse.client.progress import report_progress\n"
+        "with report_progress(as_json=False) as progress: progress('[/b].tif', 1, 2)"
+    )
+    with start_process([sys.executable, "-c", code], stderr=slave) as process:
+        os.close(slave)
+        shown = b""
+        while part := _read(master):
+            shown += part
+    os.close(master)
+    assert process.returncode == 0
+    assert b"[/b].tif" in shown
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the other end is closed
+        return b""
 
 
 def test_lines_for_programs(at, capsys):

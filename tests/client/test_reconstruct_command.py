@@ -65,7 +65,7 @@ def test_a_folder(folder, where, embedded):
         assert np.abs(written - result.image).max() <= 0.5
         for kind in ("ess", "variance"):
             np.testing.assert_array_equal(tifffile.imread(f"out/{name}.{kind}.tiff"), getattr(result, kind))
-    assert np.load("out/sub/d.npy").dtype == np.float32
+    assert np.load("out/sub/d.npy").dtype == np.float64
 
 
 def test_one_file_to_one_file_and_json(folder, where):

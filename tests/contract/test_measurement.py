@@ -167,3 +167,32 @@ def test_a_batch_is_read_one_at_a_time():
     assert pulled == []
     next(outcomes)
     assert pulled == [("y", 1), ("sigma", 1)]
+
+
+class TestMaskedArrays:
+    @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
+    @pytest.mark.parametrize("also", [None, (4, 5), (4, 5, 1), "shape"])
+    def test_masked_pixels_were_not_observed(self, shape, also):
+        rng = np.random.default_rng(4)
+        y, hidden = rng.random(shape), rng.random(shape) < 0.3
+        mask = None if also is None else rng.random(shape if also == "shape" else also) < 0.6
+        found = Measurement.checked(np.ma.masked_array(y, hidden), sigma=0.1, mask=mask)
+        np.testing.assert_array_equal(found.y, y)
+        seen = np.ones(shape, bool) if mask is None else mask
+        if seen.ndim < len(shape):
+            seen = seen[..., None]
+        np.testing.assert_array_equal(
+            found.mask,
+            np.broadcast_to(seen.reshape(*shape[:2], *seen.shape[2 : len(shape)]), shape) & ~hidden,
+        )
+
+    def test_nothing_masked(self):
+        assert Measurement.checked(np.ma.masked_array(np.ones((4, 5))), sigma=0.1, mask=None).mask is None
+
+    @pytest.mark.parametrize("argument", ["sigma", "mask"])
+    def test_other_arguments_are_not_masked(self, argument):
+        values = {"sigma": 0.1, "mask": None} | {argument: np.ma.masked_equal(np.ones((4, 5)), 1)}
+        with pytest.raises(
+            InvalidArgument, match=f"{argument}: expected an array, got one with masked values"
+        ):
+            Measurement.checked(np.ones((4, 5)), **values)

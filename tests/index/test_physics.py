@@ -474,12 +474,12 @@ def test_every_form_is_parsed(files):
             "physics: expected a kernel of shape (h, w) with a sum > 0, found shape (2, 2, 2)",
         ),
         ("blur", np.zeros((2, 2)), "physics: expected a kernel of shape (h, w) with a sum > 0, found"),
-        ("blur", np.ones(3), "found shape (3,), sum 3, got"),
+        ("blur", np.ones(3), "expected an image (H, W) or (H, W, C), got (3,)"),
         ("blur", np.array([[np.nan]]), "physics: expected finite real numbers in"),
-        ("blur", np.array([[1j]]), "physics: expected finite real numbers in"),
-        ("blur", np.empty((0, 3)), "physics: expected finite real numbers in"),
+        ("blur", np.array([[1j]]), "expected integers or floats, got complex128"),
+        ("blur", np.empty((0, 3)), "expected an image, got shape (0, 3)"),
         ("blur", np.array([[{}]], dtype=object), "physics: expected a readable .npy or .png, got"),
-        ("inpaint", np.ones(3), "physics: expected a mask of shape (H, W) or (H, W, C), found shape (3,)"),
+        ("inpaint", np.ones(3), "expected an image (H, W) or (H, W, C), got (3,)"),
     ],
 )
 def test_files_that_hold_something_else_are_refused(tmp_path, kind, array, message):

@@ -11,10 +11,10 @@ from tests.support.processes import run_process
 
 ROOT = Path(lemmse.index.__file__).parent
 
-ORDER = ("images", "sources", "physics", "patches", "storage", "clustering", "reading", "building")
+ORDER = ("images", "files", "sources", "physics", "patches", "storage", "clustering", "reading", "building")
 """Each subpackage may import those before it, and the modules of `lemmse.index` that no list names."""
 
-LIGHT = ("", ".images", ".images.files", ".sources", ".physics", ".patches")
+LIGHT = ("", ".images", ".files", ".sources", ".physics", ".patches")
 HEAVY = ("dask", "distributed", "faiss", "numba", "torch", "zarr")
 
 

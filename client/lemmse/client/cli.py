@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -63,7 +64,7 @@ class _LazyGroup(click.Group):
         _prepare_streams()
         keep_threads_from_spinning()
         try:
-            with _signals_as_exceptions(), required("this command"):
+            with _signals_as_exceptions(), _warnings_as_lines(), required("this command"):
                 status = super().main(*args, **extra | {"standalone_mode": False})
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "lemmse"
@@ -90,6 +91,17 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open to the end
         elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Write warnings of Python as one line each to stderr."""
+    before = warnings.showwarning
+    warnings.showwarning = lambda message, *details, **more: report(message, "warning")
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 @contextmanager

@@ -1,14 +1,23 @@
 """The client for index folders that are loaded into this process."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
+from typing import Any
 
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
-from lemmse.contract.errors import Cancelled, DeadlineExceeded, InvalidArgument, LemmseError
+from lemmse.contract.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    LemmseError,
+)
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, Result
@@ -36,7 +45,15 @@ class EmbeddedClient(Client):
     """
 
     def __init__(self, *folders: str | PathLike[str], scheduler: str | None = None) -> None:
+        _require_threads()
+        self._folders = [os.path.abspath(folder) for folder in folders]
+        self._scheduler = scheduler
         self._registry = Registry.load(folders, scheduler=scheduler)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where the indexes are, instead of what is in them: the copy opens them again."""
+        self._require_open()
+        return partial(EmbeddedClient, scheduler=self._scheduler), tuple(self._folders)
 
     def _close(self) -> None:
         self._registry.close()
@@ -83,7 +100,7 @@ class EmbeddedClient(Client):
         self, index: str, measurement: Measurement, options: Options, expired: Callable[[], bool]
     ) -> Result:
         """Return the reconstruction of a measurement; stop once `expired` returns True."""
-        with _deadline():
+        with _computation():
             reconstructor = self._registry.choose(index, options.quality, measurement)
             return reconstructor.answer(measurement, options, expired)
 
@@ -91,7 +108,7 @@ class EmbeddedClient(Client):
         self, index: str, measurement: Measurement, options: ExplainOptions, expired: Callable[[], bool]
     ) -> list[Contributor]:
         """Return the contributors to a pixel; stop once `expired` returns True."""
-        with _deadline():
+        with _computation():
             explanation = self._registry.get(index).explain_pixel(measurement, options, expired)
         return list(explanation.contributors)
 
@@ -102,9 +119,28 @@ def expiry(timeout: float | None) -> Callable[[], bool]:
     return lambda: time.monotonic() > end
 
 
+_computing: int | None = None
+"""The process that computed first, which has OpenMP's threads."""
+
+
+def _require_threads() -> None:
+    """Raise FailedPrecondition in a child that was forked after its parent computed.
+
+    OpenMP's threads are not copied to a child, and it would wait for them for ever.
+    """
+    if _computing not in (None, os.getpid()):
+        raise FailedPrecondition(
+            "an index cannot be used in a process that was forked after an answer was computed; start "
+            "processes with 'spawn' or 'forkserver', or use a server"
+        )
+
+
 @contextmanager
-def _deadline() -> Iterator[None]:
+def _computation() -> Iterator[None]:
     """Raise DeadlineExceeded in place of Cancelled, since here only a timeout cancels."""
+    global _computing
+    _require_threads()
+    _computing = os.getpid()
     try:
         yield
     except Cancelled as error:

@@ -33,6 +33,6 @@ def exit_status(error: Exception) -> int | None:
     return FAILED if isinstance(error, OSError) else None
 
 
-def report(message: object) -> None:
-    """Write an error message as one line to stderr."""
-    click.echo(f"lemmse: error: {one_line(message)}", err=True)
+def report(message: object, kind: str = "error") -> None:
+    """Write an error, a warning or a note as one line to stderr."""
+    click.echo(f"lemmse: {kind}: {one_line(message)}", err=True)

@@ -29,8 +29,10 @@ class Closable:
 class Client(Closable, ABC):
     """A connection to indexes, returned by `connect`. Close it, or use it in a `with` statement.
 
-    Clients are thread-safe. Methods raise the errors of `lemmse.client.errors`; `timeout` is the number of
-    seconds after which a method raises DeadlineExceeded.
+    Clients are thread-safe, and can be pickled: the copy connects to the same servers, or opens the same
+    folders. After an answer from a folder, processes that are started by fork cannot use folders. Methods
+    raise the errors of `lemmse.client.errors`; `timeout` is the number of seconds after which a method raises
+    DeadlineExceeded.
 
     Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
     1/255 (uint8) or 1/65535 (uint16). Results are float32 in the range of the image: for a uint8 image, image
@@ -78,7 +80,7 @@ class Client(Closable, ABC):
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measurement.
+            The measurement. Pixels that a masked array of NumPy masks were not observed.
         sigma : float or array
             Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C).
         mask : array, optional

@@ -62,7 +62,7 @@ def report_progress(*, as_json: bool, unit: Literal["items", "bytes"] = "items")
         yield _lines()
         return
     amounts = (column() for column in _AMOUNTS[unit])
-    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amounts, TimeRemainingColumn())
     with Bars(
         *columns,
         console=Console(stderr=True),

@@ -1,13 +1,13 @@
 """The command `lemmse reconstruct`."""
 
+import hashlib
 import json
 import math
 import os
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
-from lemmse.client.jobs import Job, plan
+from lemmse.client.jobs import Job, check_writable, plan
+from lemmse.client.journal import Journal
 from lemmse.client.progress import report_progress
+from lemmse.client.reports import failure, write_report
+from lemmse.client.running import Done, Reading, run
 from lemmse.client.server_flags import server_flags
-from lemmse.contract.errors import InvalidArgument, LemmseError
-from lemmse.contract.results import Result
-from lemmse.index.images.files import as_stored, read, read_array, write
+from lemmse.contract.errors import LemmseError
+from lemmse.contract.results import Diagnostics, IndexInfo
+from lemmse.index.files import read_map, read_mask
 
 __all__ = ["reconstruct"]
 
@@ -42,22 +45,44 @@ def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float |
 
 def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[np.float32]:
     try:
-        stored = read(path)
-        if stored.dtype.kind != "f":
-            raise InvalidArgument(f"expected floats, in intensities of [0, 1], got {stored.dtype}")
+        return read_map(path)
     except LemmseError as error:
         raise click.BadParameter(
             f"expected a number > 0 or a map of them; {path}: {error}", ctx, param
         ) from error
-    return stored
 
 
 def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
     """Return the mask in a file, or None if no file is given."""
     try:
-        return None if value is None else read_array(value)
+        return None if value is None else read_mask(value)
     except LemmseError as error:
         raise click.BadParameter(f"{value}: {error}", ctx, param) from error
+
+
+def _as_range(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """Return the two numbers of LOW,HIGH, or None if none are given."""
+    if value is None:
+        return None
+    try:
+        low, high = map(float, value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected LOW,HIGH, such as 0,4095, got {value!r}", ctx, param) from error
+    if not -math.inf < low < high < math.inf:
+        raise click.BadParameter(f"expected finite LOW < HIGH, got {value}", ctx, param)
+    return low, high
+
+
+def _as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return the letters of axes, or None if none are given."""
+    if value is None:
+        return None
+    axes = value.upper()
+    if not set(axes) <= set("TCZYXS") or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
+        raise click.BadParameter(
+            f"expected Y, X and others of T, C, Z, S, once each, got {value}", ctx, param
+        )
+    return axes
 
 
 @click.command
@@ -92,9 +117,44 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
     metavar="FILE",
     type=click.Path(path_type=Path),
     callback=_as_mask,
-    help="Observed pixels, for all inputs: PNG, TIFF or npy, 0 where a pixel is to be ignored.",
+    help="Observed pixels, for all planes: PNG, TIFF or npy, 0 where a pixel is to be ignored.",
+)
+@click.option(
+    "--axes",
+    metavar="LETTERS",
+    callback=_as_axes,
+    help="Axes of the inputs, such as TZCYX, instead of those that the files state: planes YX are "
+    "reconstructed one by one, S are the channels of a pixel.",
+)
+@click.option(
+    "--range",
+    "stated",
+    metavar="LOW,HIGH",
+    callback=_as_range,
+    help="Numbers of the inputs that stand for black and white; by default 0 and the largest of their "
+    "bits, or 0 and 1 for floats.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["uint8", "uint16", "float16", "float32", "float64"]),
+    help="Element type of the outputs, from black to white in all of its range; by default that of each "
+    "input, in its range.",
 )
 @option_flags
+@click.option(
+    "--journal",
+    "journal_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Note finished files here: with the same file, a stopped command goes on where it was.",
+)
+@click.option(
+    "--report",
+    "report_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the failures to this file in the end, as JSON.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option(
     "--json",
@@ -111,16 +171,22 @@ def reconstruct(
     scheduler: str | None,
     index_name: str | None,
     maps: frozenset[str],
+    axes: str | None,
+    stated: tuple[float, float] | None,
+    dtype: str | None,
+    journal_file: Path | None,
+    report_file: Path | None,
     overwrite: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Reconstruct image files (PNG, TIFF, npy) and folders of them.
+    """Reconstruct images, stacks of them (TIFF, PNG, JPEG, npy, npz, Zarr), and folders.
 
-    Each output has the format and bit depth of its input, and maps are in its range: for 8-bit images the
-    error is in steps of 1/255 and the variance in squared steps. Maps of sigma and masks need an index of
-    physics identity, pre-inverse identity and equivariance none. If a file fails, the others are still
-    processed: the exit status is 1 if some files failed, and 2 if all failures are bad input.
+    Each output has the format, element type, range and axes of its input (JPEG and others that lose become
+    PNG), and maps are in its range: for 8-bit images the error is in steps of 1/255 and the variance in
+    squared steps. Maps of sigma and masks need an index of physics identity, pre-inverse identity and
+    equivariance none. If a file fails, the others are still processed: the exit status is 1 if some files
+    failed, and 2 if all failures are bad input.
     """
     if server is not None and folders:
         raise click.UsageError("expected either --server or --index, got both")
@@ -128,83 +194,119 @@ def reconstruct(
         raise click.UsageError("expected either --server or --index, got neither, and no LEMMSE_SERVER")
     if not folders and scheduler is not None:
         raise click.UsageError("expected --scheduler with --index only")
-    jobs = plan(inputs, out, maps, overwrite=overwrite)
+    for argument, path in (("--report", report_file), ("--journal", journal_file)):
+        if path is not None:
+            check_writable(argument, path.parent)
+    journal = None if journal_file is None else Journal(journal_file)
+    finished = [] if journal is None else journal.done()
+    replaceable = set() if journal is None else journal.outputs()
+    planned = plan(inputs, out, maps, overwrite=overwrite, done=finished, replaceable=replaceable)
+    jobs = planned.jobs
+    for note in planned.notes:
+        report(note, "note")
+    if (sigma := float(np.mean(options["sigma"]))) > 1:
+        report(
+            f"--sigma is in intensities of [0, 1], and {sigma:.6g} drowns an image; {sigma:.6g} of 255 is "
+            f"{sigma / 255:.6g}",
+            "warning",
+        )
     targets = (server,) if server is not None else folders
-    failures: list[Exception] = []
-    with (
-        connect(*targets, scheduler=scheduler, **secrets) as client,
-        report_progress(as_json=as_json) as progress,
-    ):
-        if index_name is None and options["quality"] == "best":
-            client.list_indexes()  # any of them may be the best
-        else:
-            client.get_index(index_name or "")
-        progress("reconstruct", 0, len(jobs))
-        outcomes = _outcomes(client, jobs, index=index_name, maps=maps, **options)
-        for done, (job, outcome) in enumerate(outcomes, 1):
-            progress("reconstruct", done, len(jobs))
-            if isinstance(outcome, Exception):
-                failures.append(outcome)
-                report(f"{job.source}: {outcome}")
-            if as_json:
-                click.echo(json.dumps(_description(job, outcome)))
-            elif not isinstance(outcome, Exception):
-                click.echo(job.image)
+    outcomes: list[tuple[Job, Done | Exception]] = []
+    try:
+        with (
+            connect(*targets, scheduler=scheduler, **secrets) as client,
+            report_progress(as_json=as_json) as progress,
+        ):
+            indexes = _indexes(client, index_name, options["quality"])
+            if journal is not None:
+                journal.begin(_settings(indexes, axes, stated, dtype, maps, options))
+            channels = {index.channels for index in indexes}
+            reading = Reading(
+                axes=axes,
+                stated=stated,
+                dtype=None if dtype is None else np.dtype(dtype),
+                channels=channels.pop() if len(channels) == 1 else None,
+                mask=options["mask"],
+                sigma=float(np.max(options["sigma"])),
+            )
+            progress("reconstruct", 0, len(jobs))
+            asked = options | {"index": index_name, "maps": maps, "progress": progress}
+            if journal is not None:
+                asked["begin"] = partial(journal.add, done=False)
+            for job, outcome in run(client, jobs, reading, **asked):
+                outcomes.append((job, outcome))
+                progress("reconstruct", len(outcomes), len(jobs))
+                if isinstance(outcome, Exception):
+                    report(f"{job.source}: {outcome}")
+                elif journal is not None:
+                    journal.add(job, done=True)
+                if as_json:
+                    click.echo(json.dumps(_description(job, outcome)))
+                elif isinstance(outcome, Done):
+                    click.echo(job.image)
+    finally:
+        if report_file is not None:
+            write_report(report_file, jobs, outcomes, already=len(finished))
+    failures = [outcome for _, outcome in outcomes if isinstance(outcome, Exception)]
     if failures:
         nothing_done = len(failures) == len(jobs)
         only_bad_input = all(exit_status(error) == BAD_INPUT for error in failures)
         sys.exit(BAD_INPUT if nothing_done and only_bad_input else FAILED)
 
 
-def _outcomes(
-    client: Client, jobs: Sequence[Job], *, maps: frozenset[str], **options: Any
-) -> Iterator[tuple[Job, Result | Exception]]:
-    """Process the jobs, and yield each with its result, after its files are written, or with its error.
-
-    Results are in the order of the jobs; errors of files that cannot be read are yielded as soon as they
-    occur.
-    """
-    unreadable: deque[tuple[Job, LemmseError]] = deque()
-    sent: deque[tuple[Job, np.dtype[Any]]] = deque()
-
-    def images() -> Iterator[NDArray[Any]]:
-        for job in jobs:
-            try:
-                stored = read(job.source)
-            except LemmseError as error:
-                unreadable.append((job, error))
-            else:
-                sent.append((job, stored.dtype))
-                yield stored
-
-    with closing(client.reconstruct_many(images(), maps=maps, **options)) as outcomes:
-        for outcome in outcomes:
-            while unreadable:
-                yield unreadable.popleft()
-            job, dtype = sent.popleft()
-            try:
-                if isinstance(outcome, Result):
-                    _write(job, outcome, dtype)
-            except OSError as error:
-                yield job, error
-            else:
-                yield job, outcome
-    yield from unreadable
+def _indexes(client: Client, name: str | None, quality: str) -> list[IndexInfo]:
+    """Return the indexes that may answer."""
+    if name is None and quality == "best":
+        return client.list_indexes()
+    return [client.get_index(name or "")]
 
 
-def _write(job: Job, result: Result, dtype: np.dtype[Any]) -> None:
-    for name, path in job.maps.items():
-        write(path, getattr(result, name))
-    write(job.image, as_stored(result.image, dtype))
+def _settings(
+    indexes: Sequence[IndexInfo],
+    axes: str | None,
+    stated: tuple[float, float] | None,
+    dtype: str | None,
+    maps: frozenset[str],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what the numbers in the outputs depend on beside the inputs, for the journal."""
+    given = {name: _digest(value) for name, value in options.items()}
+    return given | {
+        "indexes": sorted(index.digest for index in indexes),
+        "axes": axes,
+        "range": None if stated is None else list(stated),
+        "dtype": dtype,
+        "maps": sorted(maps),
+    }
 
 
-def _description(job: Job, outcome: Result | Exception) -> dict[str, Any]:
+def _digest(value: Any) -> Any:
+    """Return a value as JSON can store it; an array by its SHA-256."""
+    if isinstance(value, np.ndarray):
+        shape = f"{value.dtype} {value.shape} ".encode()
+        return hashlib.sha256(shape + np.ascontiguousarray(value).tobytes()).hexdigest()
+    return value
+
+
+def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:
     """Return the JSON object that describes the outcome of a job."""
     if isinstance(outcome, Exception):
-        return {"input": str(job.source), "error": str(outcome), "code": getattr(outcome, "code", "UNKNOWN")}
+        return failure(job, outcome)
     return {
         "input": str(job.source),
         "output": str(job.image),
         "maps": {name: str(path) for name, path in job.maps.items()},
-        **asdict(outcome.diagnostics),
+        "planes": len(outcome.diagnostics),
+        **_summary(outcome.diagnostics),
     }
+
+
+def _summary(planes: Sequence[Diagnostics]) -> dict[str, Any]:
+    """Return the diagnostics of a file: of its first plane, but all seconds, and the least accuracies."""
+    summary = asdict(planes[0])
+    summary["seconds"] = sum(plane.seconds for plane in planes)
+    summary["keys_touched"] = sum(plane.keys_touched for plane in planes) / len(planes)
+    for name in ("expected_accuracy_db", "estimated_accuracy_db", "certified"):
+        known = [value for plane in planes if (value := getattr(plane, name)) is not None]
+        summary[name] = min(known, default=None)
+    return summary

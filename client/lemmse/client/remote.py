@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -43,6 +43,11 @@ class RemoteClient(Client):
         self._servers = servers
         self._channels: Channels[ReconstructionServiceStub, IndexServiceStub] = Channels(grpc, servers)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the servers and what to show them, token and key included: the copy connects again."""
+        self._require_open()
+        return RemoteClient, (self._servers,)
+
     def __repr__(self) -> str:
         return f"<RemoteClient {self._servers}>"
 
@@ -72,13 +77,21 @@ class RemoteClient(Client):
         numbers = count()
         unanswered: deque[Item | InvalidArgument] = deque()
         stream: Stream | None = None
+        broken: Exception | None = None  # an exception of the batch waits for the results before it
         try:
             while True:
                 self._require_open()
                 if stream is None:
                     stream = Stream(self._channels.next(), index, options, attempts)
                     stream.send(*unanswered)
-                while len(unanswered) < IN_FLIGHT and (one := next(batch, None)) is not None:
+                while len(unanswered) < IN_FLIGHT and broken is None:
+                    try:
+                        one = next(batch, None)
+                    except Exception as error:
+                        broken = error
+                        break
+                    if one is None:
+                        break
                     unanswered.append(as_item(next(numbers), one))
                     stream.send(unanswered[-1])
                 if not unanswered:
@@ -96,6 +109,8 @@ class RemoteClient(Client):
             # All are answered: what happens to the connection now does not matter.
             with suppress(Retryable):
                 stream.finish()
+            if broken is not None:
+                raise broken
         finally:
             if stream is not None:
                 stream.close()

@@ -52,7 +52,7 @@ class Measurement:
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measured image.
+            The measured image. Pixels that a masked array masks were not observed.
         sigma : float or array, (H, W) or (H, W, C)
             Noise standard deviation, in intensities of [0, 1].
         mask : array, (H, W) or (H, W, C), or None
@@ -64,12 +64,10 @@ class Measurement:
             An argument has the wrong type or shape.
         """
         image, white_level = _as_image(y)
-        return cls(
-            y=image,
-            white_level=white_level,
-            sigma=_as_sigma(sigma, image.shape),
-            mask=_as_mask(mask, image.shape),
-        )
+        observed = _as_mask(mask, image.shape)
+        if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
+            observed = _both(observed, ~np.ma.getmaskarray(y))
+        return cls(y=image, white_level=white_level, sigma=_as_sigma(sigma, image.shape), mask=observed)
 
     @property
     def arrays(self) -> dict[str, WireArray]:
@@ -205,6 +203,15 @@ def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     return array.astype(np.bool_)
 
 
+def _both(mask: NDArray[np.bool_] | None, other: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where both masks are True, the second of which has the shape of the image."""
+    if mask is None:
+        return other
+    if mask.ndim == 2 < other.ndim:
+        mask = mask[..., None]
+    return mask.reshape(*other.shape[:2], *mask.shape[2 : other.ndim]) & other
+
+
 def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
     """Raise InvalidArgument unless a map has the shape of the image, or one value for each pixel."""
     if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
@@ -213,6 +220,8 @@ def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> 
 
 
 def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:
+    if argument != "y" and np.ma.is_masked(value):
+        raise InvalidArgument.of(argument, "expected an array, got one with masked values; fill them")
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -71,6 +71,7 @@ class AsyncRemoteClient(AsyncClient):
         reading: asyncio.Task[Measurement | InvalidArgument | None] | None = None
         answering: asyncio.Task[Result | LemmseError] | None = None
         ended = False
+        broken: BaseException | None = None  # an exception of the batch waits for the results before it
         try:
             while True:
                 self._require_open()
@@ -86,7 +87,9 @@ class AsyncRemoteClient(AsyncClient):
                     break
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 if reading is not None and reading.done():
-                    one, reading = reading.result(), None
+                    broken = reading.exception()
+                    one = None if broken is not None else reading.result()
+                    reading = None
                     if one is None:
                         ended = True
                     else:
@@ -108,6 +111,8 @@ class AsyncRemoteClient(AsyncClient):
             # All are answered: what happens to the connection now does not matter.
             with suppress(Retryable):
                 await stream.finish()
+            if broken is not None:
+                raise broken
         finally:
             running = [task for task in (reading, answering) if task is not None]
             for task in running:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.contract.errors import InvalidArgument, LemmseError, NotFound
 from lemmse.contract.lines import one_line
-from lemmse.index.images.files import decode
+from lemmse.index.files import open_stack
 from lemmse.index.physics._operators import Operator
 
 __all__ = ["PhysicsKind", "PreInverseKind", "Read", "Spec", "is_file", "read_file"]
@@ -102,15 +102,16 @@ def read_file(path: str) -> NDArray[np.float64]:
         The file does not contain finite real numbers.
     """
     try:
-        array = decode(Path(path))
-    except FileNotFoundError as error:
+        with open_stack(Path(path), stated=(0, 1)) as stack:
+            array = stack.only()
+    except NotFound as error:
         raise NotFound(f"physics: expected a file, got nothing at {path}") from error
-    except Exception as error:  # decoders raise exceptions of any class
+    except LemmseError as error:
         reason = one_line(error, type(error).__name__)
         raise InvalidArgument.of(
             "physics", f"expected a readable .npy or .png, got {path} ({reason})"
         ) from error
-    if array.dtype.kind not in "buif" or array.size == 0 or not np.isfinite(array).all():
+    if not np.isfinite(array).all():
         raise InvalidArgument.of(
             "physics", f"expected finite real numbers in {path}, got {array.dtype} of shape {array.shape}"
         )

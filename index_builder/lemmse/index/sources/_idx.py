@@ -1,7 +1,9 @@
 """idx-ubyte files as a source, plain or gzipped: the format of MNIST and FashionMNIST."""
 
 import gzip
+import tempfile
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -15,6 +17,8 @@ __all__ = ["KIND"]
 
 _MAGIC = 0x00000803
 """Magic number for unsigned bytes with three axes: images, rows, columns."""
+_STEP = 1 << 20
+"""Number of bytes to decode at a time."""
 _HEADER = 16
 """Length of the header in bytes: magic number and three axis lengths, as big-endian 32-bit integers."""
 
@@ -45,13 +49,18 @@ def _stream(path: Path) -> BinaryIO:
 
 
 def _load(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    with decoding(str(path)), _stream(path) as file:
+    expected = prod(shape)
+    with decoding(str(path)), _stream(path) as file, tempfile.TemporaryFile() as unpacked:
         file.seek(_HEADER)
-        pixels = np.frombuffer(file.read(), np.uint8)
-    expected = shape[0] * shape[1] * shape[2]
-    if pixels.size != expected:
-        raise bad_source(f"expected {expected} pixels after the header, got {pixels.size} in {path}")
-    return pixels.reshape(shape)
+        # No more than the header says is decoded, and to disk: a small file may decode to terabytes.
+        size = 0
+        while part := file.read(min(_STEP, expected + 1 - size)):
+            size += unpacked.write(part)
+        if size != expected:
+            more = " or more" if size > expected else ""
+            raise bad_source(f"expected {expected} pixels after the header, got {size}{more} in {path}")
+        unpacked.flush()
+        return np.memmap(unpacked, np.uint8, "r", shape=shape)
 
 
 KIND = SourceKind("idx-ubyte[.gz]", _matches, _open)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.lines import one_line
+from lemmse.index.files import ROUNDING, divisor_hint
 
 __all__ = [
     "Image",
@@ -76,7 +77,7 @@ def decoding(path: str) -> Iterator[None]:
 
 def check_dtype(dtype: np.dtype[Any], label: str) -> None:
     """Raise InvalidArgument unless this is a valid dtype of images."""
-    if dtype.kind == "f" or (dtype.kind == "u" and dtype.itemsize <= 2):
+    if dtype.kind in "bf" or (dtype.kind == "u" and dtype.itemsize <= 2):
         return
     raise bad_source(
         f"expected uint8, uint16 or float in [0, 1], got {dtype.name} in {label}; convert it first"
@@ -89,16 +90,19 @@ def checked(pixels: NDArray[Any], label: str) -> Image:
     image = pixels[..., None] if pixels.ndim == 2 else pixels
     if image.ndim != 3 or image.size == 0:
         raise bad_source(f"expected one image (H, W) or (H, W, C), got shape {pixels.shape} in {label}")
+    if image.dtype.kind == "b":
+        return np.where(image, np.uint8(255), np.uint8(0))
     if image.dtype.kind == "u":
         return np.ascontiguousarray(image, dtype=np.uint8 if image.dtype.itemsize == 1 else np.uint16)
     if not np.isfinite(image).all():
         raise bad_source(f"expected finite intensities, got NaN or infinity in {label}; repair or remove it")
     low, high = image.min(), image.max()
-    if low < 0 or high > 1:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise bad_source(
-            f"expected float intensities in [0, 1], got {low:.4g} to {high:.4g} in {label}; rescale them"
+            f"expected float intensities in [0, 1], got {low:.9g} to {high:.9g} in {label}; "
+            f"{divisor_hint(high)}"
         )
-    return np.ascontiguousarray(image, dtype=np.float32)
+    return np.ascontiguousarray(np.clip(image, 0, 1), dtype=np.float32)
 
 
 def intensities(image: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,71 +1,121 @@
-"""Image files as a source: one file, or all files in a folder and its subfolders."""
+"""Image files as a source: one file, or all files in a folder and its subfolders.
+
+A stack, such as a TIFF of several pages, has an image for each plane.
+"""
 
 import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
-from lemmse.contract.errors import InvalidArgument
-from lemmse.index.images.files import PICTURE_SUFFIXES, decode
+from lemmse.contract.errors import LemmseError
+from lemmse.index.files import IMAGES, Stack, find_files, open_stack
+from lemmse.index.files.tiff import TIFF
 from lemmse.index.sources._image import Image, SourceKind, bad_source, checked, decoding
 
 __all__ = ["FILE", "FOLDER"]
 
 
 class _Files:
-    """The image files below a folder, one image each, of any size."""
+    """The image files below a folder, an image for each plane, of any size."""
 
-    def __init__(self, spec: str, folder: Path, names: list[str]) -> None:
+    def __init__(self, spec: str, folder: Path, names: list[Path]) -> None:
         self.spec = spec
         self._folder = folder
         self._names = names
+        self._last: tuple[Path, Stack] | None = None
+        """The file that was read last, which is kept open for its next plane."""
+        # Only TIFF holds stacks: other files need not be opened to count their images.
+        counts = (self._count(name) if name.suffix.lower() in TIFF else 1 for name in names)
+        self._starts = list(accumulate(counts, initial=0))
 
     def __len__(self) -> int:
-        """Return the number of files."""
-        return len(self._names)
+        """Return the number of images."""
+        return self._starts[-1]
 
     def __getitem__(self, k: int) -> Image:
-        """Return the image in file k, decoded."""
-        path = self._folder / self._names[range(len(self))[k]]
-        with decoding(str(path)):
-            try:
-                pixels = decode(path, f" in {path}")
-            except InvalidArgument as error:
-                raise bad_source(error.expected) from error
-        return checked(pixels, str(path))
+        """Return image k, decoded."""
+        name, plane = self._find(k)
+        path = self._folder / name
+        with _reading(path):
+            stack = self._open(path)
+            numbers = stack.numbers(plane)
+            if stack.missing(numbers) is not None:
+                raise bad_source(f"expected all pixels in {path}, got some marked as nodata; crop it")
+            same = stack.scale.native or stack.scale.dtype.kind == "b"
+            return checked(numbers if same else stack.scale.intensities(numbers), str(path))
 
     def label(self, k: int) -> str:
-        """Return the path of file k relative to the folder."""
-        return self._names[k]
+        """Return the path of the file of image k relative to the folder, and the number of its plane."""
+        name, plane = self._find(k)
+        number = bisect_right(self._starts, range(len(self))[k]) - 1
+        several = self._starts[number + 1] - self._starts[number] > 1
+        # A label is a text: bytes of a name that are not UTF-8 are escaped.
+        text = os.fsencode(name.as_posix()).decode("utf-8", "backslashreplace")
+        return f"{text}[{plane}]" if several else text
+
+    def __del__(self) -> None:
+        if self._last is not None:
+            self._last[1].close()
+
+    def _open(self, path: Path) -> Stack:
+        if self._last is not None and self._last[0] == path:
+            return self._last[1]
+        if self._last is not None:
+            self._last[1].close()
+            self._last = None
+        stack = open_stack(path)
+        self._last = path, stack
+        return stack
+
+    def _find(self, k: int) -> tuple[Path, int]:
+        k = range(len(self))[k]
+        number = bisect_right(self._starts, k) - 1
+        return self._names[number], k - self._starts[number]
+
+    def _count(self, name: Path) -> int:
+        try:
+            with open_stack(self._folder / name) as stack:
+                return len(stack)
+        except LemmseError:
+            return 1  # reading its image gives the error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in errors."""
+    try:
+        with decoding(str(path)):
+            yield
+    except LemmseError as error:
+        if str(path) in str(error):
+            raise
+        raise bad_source(f"{path}: {error}") from error
 
 
 def _open_file(spec: str) -> _Files:
     path = Path(spec)
-    return _Files(spec, path.parent, [path.name])
+    return _Files(spec, path.parent, [Path(path.name)])
 
 
 def _open_folder(spec: str) -> _Files:
     folder = Path(spec)
-    names = []
     with decoding(spec):
-        for place, folders, files in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            below = Path(place).relative_to(folder)
-            names += [(below / name).as_posix() for name in files if _is_image(name)]
-    if not names:
-        raise bad_source(f"expected images in {folder}, got none (of {' '.join(PICTURE_SUFFIXES)})")
-    return _Files(spec, folder, sorted(names))
+        found = find_files(folder, _is_image)
+    if not found.files:
+        raise bad_source(f"expected images in {folder}, got none (of {' '.join(IMAGES)})")
+    return _Files(spec, folder, found.files)
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(PICTURE_SUFFIXES)
+def _is_image(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix.lower() in IMAGES
 
 
 FILE = SourceKind(
-    f"an image ({' '.join(PICTURE_SUFFIXES)})",
-    lambda spec: _is_image(Path(spec).name) and Path(spec).is_file(),
+    f"an image ({' '.join(IMAGES)})",
+    lambda spec: _is_image(Path(spec)) and Path(spec).is_file(),
     _open_file,
 )
 FOLDER = SourceKind("a folder of images", lambda spec: Path(spec).is_dir(), _open_folder)

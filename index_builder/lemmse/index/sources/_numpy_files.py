@@ -1,15 +1,15 @@
 """NumPy files as a source: a memory-mapped .npy, or one array of an .npz."""
 
-import zipfile
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.index.files.arrays import npz_headers, read_header
 from lemmse.index.sources._array_source import ArraySource
 from lemmse.index.sources._image import SourceKind, bad_source, decoding
 
@@ -17,14 +17,6 @@ __all__ = ["KIND"]
 
 _PREFERRED = ("images", "train", "x_train", "data")
 """Names of the array of images in an .npz, in order of preference."""
-
-
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __str__(self) -> str:
-        return f"{self.shape} {self.dtype.name}"
 
 
 def _matches(spec: str) -> bool:
@@ -39,17 +31,13 @@ def _open(spec: str) -> ArraySource:
 
 def _open_npy(spec: str, path: Path) -> ArraySource:
     with decoding(spec), path.open("rb") as file:
-        header = _read_header(file)
+        header = read_header(file)
     return ArraySource(spec, path, shape=header.shape, dtype=header.dtype, load=partial(_map, path))
 
 
 def _open_npz(spec: str, path: Path) -> ArraySource:
-    with decoding(spec), zipfile.ZipFile(path) as archive:
-        headers = {}
-        for member in archive.namelist():
-            if member.endswith(".npy"):
-                with archive.open(member) as file:
-                    headers[member.removesuffix(".npy")] = _read_header(file)
+    with decoding(spec):
+        headers = npz_headers(path)
     stacks, problems = {}, []
     for name, header in headers.items():
         try:
@@ -69,13 +57,6 @@ def _open_npz(spec: str, path: Path) -> ArraySource:
     raise bad_source(
         f"expected one array of images, or one named {', '.join(_PREFERRED)}, got {listing} in {path}"
     )
-
-
-def _read_header(file: IO[bytes]) -> _Header:
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return _Header(shape, dtype)
 
 
 def _map(path: Path) -> NDArray[Any]:

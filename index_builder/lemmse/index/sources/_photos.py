@@ -8,8 +8,8 @@ compression artefacts are removed.
 from functools import cache
 from importlib import resources
 
-import imageio.v3 as iio
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import NotFound
@@ -69,8 +69,12 @@ def _read(name: str) -> NDArray[np.uint8]:
         raise NotFound(
             "the photographs come with scikit-image, which is not installed: pip install 'lemmse[demo]'"
         ) from exc
-    with decoding(_FILES[name]), resources.as_file(folder / _FILES[name]) as path:
-        pixels: NDArray[np.uint8] = iio.imread(path, plugin="pillow")
+    with (
+        decoding(_FILES[name]),
+        resources.as_file(folder / _FILES[name]) as path,
+        PIL.Image.open(path) as image,
+    ):
+        pixels: NDArray[np.uint8] = np.asarray(image)
     rows, columns = pixels.shape[0] // _SHRINK, pixels.shape[1] // _SHRINK
     blocks = pixels[: rows * _SHRINK, : columns * _SHRINK].reshape(rows, _SHRINK, columns, _SHRINK, 3)
     averaged: NDArray[np.float64] = np.rint(blocks.mean(axis=(1, 3)))

@@ -1,12 +1,13 @@
 """Zarr arrays, of format 2 or 3, as a source."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.contract.errors import InvalidArgument
+from lemmse.index.files.zarrs import check_codecs, import_zarr, is_zarr
 from lemmse.index.sources._array_source import ArraySource
 from lemmse.index.sources._image import SourceKind, bad_source, decoding
 
@@ -15,46 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["KIND"]
 
-_CODECS = frozenset(
-    (
-        *("adler32", "bitround", "blosc", "bytes", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset"),
-        *("fletcher32", "gzip", "lz4", "lzma", "sharding_indexed", "shuffle", "transpose", "zlib", "zstd"),
-    )
-)
-"""Codecs for numbers. Other codecs, such as pickle, may run code from the array's author."""
-
-
-def _matches(spec: str) -> bool:
-    folder = Path(spec)
-    return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
-
 
 def _open(spec: str) -> ArraySource:
-    import zarr
-
+    zarr = import_zarr()
     path = Path(spec)
     with decoding(spec):
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Group):
             arrays = ", ".join(sorted(name for name, _ in node.arrays())) or "no array"
             raise bad_source(f"expected a Zarr array, got a group with {arrays} in {path}; name the array")
-        if unknown := sorted(set(_codec_names(node.metadata.to_dict())) - _CODECS):
-            raise bad_source(f"expected codecs of numbers, got {', '.join(unknown)} in {path}; store it anew")
+        try:
+            check_codecs(node)
+        except InvalidArgument as error:
+            raise bad_source(f"{path}: {error}") from error
         dtype = np.dtype(node.dtype)
     return ArraySource(spec, path, shape=node.shape, dtype=dtype, load=lambda: _Chunked(path, node))
-
-
-def _codec_names(metadata: Any) -> Iterable[str]:
-    """Return the names of all codecs in the metadata of an array: ids in format 2, names in format 3."""
-    codecs = [metadata.get("compressor"), *(metadata.get("filters") or ()), *(metadata.get("codecs") or ())]
-    for codec in codecs:
-        if codec is None:
-            continue
-        content = codec if isinstance(codec, dict) else codec.get_config()
-        yield str(content.get("name", content.get("id"))).removeprefix("numcodecs.")
-        inner = content.get("configuration") or {}
-        for name in ("codecs", "index_codecs"):
-            yield from _codec_names({"codecs": inner.get(name)})
 
 
 class _Chunked:
@@ -77,4 +53,4 @@ class _Chunked:
         return image
 
 
-KIND = SourceKind("a Zarr array (N, H, W) or (N, H, W, C)", _matches, _open)
+KIND = SourceKind("a Zarr array (N, H, W) or (N, H, W, C)", lambda spec: is_zarr(Path(spec)), _open)

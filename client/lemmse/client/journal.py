@@ -1,0 +1,104 @@
+"""The journal of a batch of files: what is finished, so that a stopped batch goes on where it was.
+
+A journal is a text file of JSON lines. The first has the settings of the batch; each other names an input and
+its outputs, once before they get their names, and once after, with size and time of change of the input. A
+line that was cut short by a crash counts as not written.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lemmse.client.jobs import Job
+from lemmse.contract.errors import InvalidArgument
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The journal in a file, which need not exist yet.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not a journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            content = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise InvalidArgument.of("--journal", f"cannot read {path}: {error.strerror}") from error
+        self._length = content.rfind(b"\n") + 1
+        """Length of the complete lines, in bytes."""
+        try:
+            lines = [json.loads(line) for line in content[: self._length].splitlines()]
+            self._settings: Any = lines[0]["settings"] if lines else None
+            self._entries = [(line["input"], line["state"], line["outputs"]) for line in lines[1:]]
+        except (ValueError, LookupError, TypeError) as error:
+            raise InvalidArgument.of("--journal", f"expected a journal or no file, got {path}") from error
+
+    def done(self) -> list[Job]:
+        """Return the jobs that are finished: their inputs are as they were, and their outputs exist."""
+        jobs = []
+        for source, state, (image, maps) in self._entries:
+            job = Job(Path(source), Path(image), {name: Path(path) for name, path in maps.items()})
+            if (
+                state is not None
+                and _state(job.source) == state
+                and all(path.exists() for path in job.outputs)
+            ):
+                jobs.append(job)
+        return jobs
+
+    def outputs(self) -> set[Path]:
+        """Return the outputs that the batch has written, or was about to write."""
+        return {Path(path) for _, _, (image, maps) in self._entries for path in (image, *maps.values())}
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Start to write; the settings must be those of the part that is finished.
+
+        Raises
+        ------
+        InvalidArgument
+            The settings are others.
+        """
+        if self._settings is not None and self._settings != settings:
+            other = next(key for key in settings if self._settings.get(key) != settings[key])
+            raise InvalidArgument.of(
+                "--journal",
+                f"{self._path} is of a batch with another {other}; name another file or remove it",
+            )
+        if self._path.exists():
+            os.truncate(self._path, self._length)
+        if self._settings is None:
+            self._append({"settings": settings})
+
+    def add(self, job: Job, *, done: bool) -> None:
+        """Note that a job is finished, or that its outputs are about to get their names."""
+        outputs = [str(job.image), {name: str(path) for name, path in job.maps.items()}]
+        state = _state(job.source) if done else None
+        self._append({"input": str(job.source), "state": state, "outputs": outputs})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self._path.open("a", encoding="ascii") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _state(path: Path) -> list[int] | None:
+    """Return size and time of change of a file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

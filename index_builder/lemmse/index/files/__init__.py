@@ -1,0 +1,39 @@
+"""Files of images: what their numbers mean, and reading and writing them plane by plane.
+
+    scale          how numbers encode intensities
+    layout         axes, and the planes that they divide a file into
+    stack          an opened file
+    pictures       PNG, JPEG and others, by Pillow
+    tiff           TIFF, ImageJ and OME-TIFF, by tifffile
+    arrays, zarrs  NumPy files, Zarr and OME-Zarr
+    outputs        writing, complete or not at all
+    walk           the files of a folder
+
+Builder and client read files by the same rules, which docs/files.md states.
+"""
+
+from lemmse.index.files.layout import Layout
+from lemmse.index.files.open import IMAGES, READ, open_stack, read_map, read_mask
+from lemmse.index.files.outputs import WRITTEN, Output, create_output
+from lemmse.index.files.scale import ROUNDING, Scale, divisor_hint
+from lemmse.index.files.stack import Metadata, Stack
+from lemmse.index.files.walk import Found, find_files
+
+__all__ = [
+    "IMAGES",
+    "READ",
+    "ROUNDING",
+    "WRITTEN",
+    "Found",
+    "Layout",
+    "Metadata",
+    "Output",
+    "Scale",
+    "Stack",
+    "create_output",
+    "divisor_hint",
+    "find_files",
+    "open_stack",
+    "read_map",
+    "read_mask",
+]

@@ -1,0 +1,96 @@
+"""NumPy files: .npy, mapped into memory, and .npz with one array.
+
+An array with two axes is an image (Y, X), one with three an image with channels (Y, X, S); others need axes.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from lemmse.contract.errors import InvalidArgument
+from lemmse.index.files.layout import Layout
+from lemmse.index.files.limits import MAX_SAMPLES, check_size
+from lemmse.index.files.scale import Scale
+from lemmse.index.files.stack import Metadata, Stack
+
+__all__ = ["ARRAYS", "Header", "array_axes", "npz_headers", "open_array", "read_header"]
+
+ARRAYS = (".npy", ".npz")
+"""Suffixes of NumPy files, in lower case."""
+
+
+class Header(NamedTuple):
+    """What a NumPy file says about its array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.dtype.name}"
+
+
+def open_array(path: Path, axes: str | None = None, stated: tuple[float, float] | None = None) -> Stack:
+    """Open a NumPy file.
+
+    Raises
+    ------
+    InvalidArgument
+        It has several arrays, or its axes are not known.
+    """
+    if path.suffix.lower() == ".npy":
+        array: NDArray[Any] = npy.open_memmap(path, mode="r")
+        return _stack(array, Header(array.shape, array.dtype), axes, stated, Metadata())
+    headers = npz_headers(path)
+    if len(headers) != 1:
+        listing = ", ".join(f"{name} {header}" for name, header in headers.items()) or "none"
+        raise InvalidArgument(f"expected one array, got {listing}")
+    ((name, header),) = headers.items()
+    if np.prod(header.shape, dtype=object) > MAX_SAMPLES:
+        raise InvalidArgument(f"expected at most {MAX_SAMPLES} values in .npz, got {header}; save it as .npy")
+    with np.load(path, allow_pickle=False) as archive:
+        array = archive[name]
+    return _stack(array, header, axes, stated, Metadata(details={"name": name}))
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """Return the header of an array in a NumPy file."""
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return Header(shape, dtype)
+
+
+def npz_headers(path: Path) -> dict[str, Header]:
+    """Return the headers of the arrays in an .npz file, by name."""
+    headers = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with archive.open(member) as file:
+                    headers[member.removesuffix(".npy")] = read_header(file)
+    return headers
+
+
+def array_axes(shape: tuple[int, ...], axes: str | None) -> str:
+    """Return the letters of the axes of an array, by default those of one image."""
+    if axes is not None:
+        return axes
+    if len(shape) not in (2, 3):
+        raise InvalidArgument(f"expected an image (H, W) or (H, W, C), got {shape}; state axes, such as TYX")
+    return "YX" if len(shape) == 2 else "YXS"
+
+
+def _stack(
+    array: NDArray[Any],
+    header: Header,
+    axes: str | None,
+    stated: tuple[float, float] | None,
+    metadata: Metadata,
+) -> Stack:
+    layout = Layout.checked(array_axes(header.shape, axes), header.shape)
+    check_size(*layout.plane_shape)
+    return Stack(layout=layout, scale=Scale.of(header.dtype, stated=stated), array=array, metadata=metadata)
