@@ -75,6 +75,14 @@ def test_no_relative_imports():
             assert not [n for n in nodes if isinstance(n, ast.ImportFrom) and n.level], path
 
 
+@pytest.mark.parametrize(
+    "stub", sorted((ROOT / "protos/lemmse/v1").glob("*_pb2*.py")), ids=lambda path: path.stem
+)
+def test_each_generated_module_can_be_imported_first(stub):
+    done = run_process([sys.executable, "-c", f"import lemmse.v1.{stub.stem}"])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("module", ["", ".aio.remote", ".cli", ".demo", ".reconstruct", ".remote"])
 def test_the_client_is_light(module):
     code = f"import sys, lemmse.client{module}; print(*sys.modules)"
