@@ -1,5 +1,8 @@
 """The metrics of a real server, as Prometheus reads them."""
 
+import socket
+import struct
+from contextlib import ExitStack
 from urllib.request import urlopen
 
 import grpc
@@ -98,3 +101,19 @@ def test_a_taken_port_is_refused(measured, tiny_index):
                 metrics_listen=measured.metrics_address,
             )
         )
+
+
+def test_idle_and_rude_connections_leave_the_metrics_readable(measured, capfd):
+    host, _, port = measured.metrics_address.rpartition(":")
+    with ExitStack() as opened:
+        connections = [
+            opened.enter_context(socket.create_connection((host, int(port)), timeout=30)) for _ in range(60)
+        ]
+        for idle in connections[:40]:
+            assert idle.recv(1) == b""  # ended by the server, for the later ones
+        for rude in connections[50:]:
+            rude.sendall(b"GET /metrics")
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            rude.close()  # by a reset
+        assert samples(measured)
+    assert capfd.readouterr().err == ""

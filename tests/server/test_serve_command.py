@@ -1,5 +1,7 @@
 """`lemmse serve` as a process."""
 
+import ctypes
+import os
 import re
 import shutil
 import signal
@@ -87,3 +89,16 @@ def test_sighup_loads_the_indexes_again(tiny_index, tmp_path):
             assert answered.diagnostics.version == "2"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are listed in /proc")
+def test_a_signal_that_another_thread_receives_is_not_lost(tiny_index):
+    # The system hands a signal to any thread while the main thread has yet to handle an earlier one.
+    with serving(tiny_index, "--threads", 1) as (process, _):
+        another = max(int(thread) for thread in os.listdir(f"/proc/{process.pid}/task"))
+        assert another != process.pid
+        for number, expected in [(signal.SIGHUP, "loading all indexes again"), (signal.SIGTERM, "stopping")]:
+            assert ctypes.CDLL(None).tgkill(process.pid, another, number) == 0
+            assert any(expected in line for line in process.stderr)
+        process.communicate(timeout=30)
+    assert process.returncode == 0

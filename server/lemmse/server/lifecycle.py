@@ -3,10 +3,10 @@
 import asyncio
 import faulthandler
 import logging
+import os
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack, closing
-from queue import SimpleQueue
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -74,6 +74,8 @@ class Server:
         self._compute = Compute(threads=config.threads, max_seconds=config.max_seconds)
         self._reconstruction = ReconstructionServicer(self._catalogue.registry, self._compute, config)
         self._loop = LoopThread("call-loop")
+        self._reloading = asyncio.Lock()
+        self._reload_waits = False
         self._resources = ExitStack()
         self.metrics_address: str | None = None
         """Where the metrics are served, HOST:PORT; None if they are not."""
@@ -101,12 +103,20 @@ class Server:
         self._close()
 
     def reload(self) -> None:
-        """Begin to load all indexes again, and return at once; those that cannot be loaded stay."""
+        """Begin to load all indexes again, and return at once; those that cannot be loaded stay.
+
+        One that has yet to begin does for all that are asked for meanwhile.
+        """
         self._loop.start(self._reload())
 
     async def _reload(self) -> None:
-        await asyncio.to_thread(self._catalogue.reload)
-        await self._catalogue.tell(self._health)
+        if self._reload_waits:
+            return
+        self._reload_waits = True
+        async with self._reloading:
+            self._reload_waits = False
+            await asyncio.to_thread(self._catalogue.reload)
+            await self._catalogue.tell(self._health)
 
     async def _start(self, config: ServerConfig) -> str:
         self._server = grpc.aio.server(
@@ -168,18 +178,45 @@ def serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
     faulthandler.enable()  # a fault that nobody can survive is told where it happened
     survive()
     raise_open_files()
-    server = Server(config)
-    # Unlike Event.set, put of a SimpleQueue is reentrant, so that a signal handler may call it.
-    signals: SimpleQueue[signal.Signals] = SimpleQueue()
-    for number in (*_STOPPING, signal.SIGHUP):
-        signal.signal(number, lambda caught, _frame: signals.put(signal.Signals(caught)))
-    ready(server.address)
-    while (caught := signals.get()) is signal.SIGHUP:
-        _LOG.info("SIGHUP: loading all indexes again")
-        server.reload()
+    with _caught() as signals:
+        _catch(signal.SIGHUP)  # while the server starts, too
+        server = Server(config)
+        for number in _STOPPING:
+            _catch(number)
+        ready(server.address)
+        while (caught := next(signals)) is signal.SIGHUP:
+            _LOG.info("SIGHUP: loading all indexes again")
+            server.reload()
     # A second signal ends the process at once.
     for number in _STOPPING:
         signal.signal(number, signal.SIG_DFL)
     _LOG.info("%s: stopping; running calls have %g s to finish", caught.name, config.grace)
     server.stop(config.grace)
     _LOG.info("stopped")
+
+
+@contextmanager
+def _caught() -> Iterator[Iterator[signal.Signals]]:
+    """Yield an iterator over the caught signals, which waits for the next one.
+
+    The system may hand a signal to any thread, and Python then runs its handler only when the main thread
+    next runs, which a wait for a lock or a queue would prevent; what it writes to a descriptor ends a read.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield map(signal.Signals, _bytes(reader))
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(reader)
+        os.close(writer)
+
+
+def _bytes(descriptor: int) -> Iterator[int]:
+    while data := os.read(descriptor, 1):
+        yield data[0]
+
+
+def _catch(number: signal.Signals) -> None:
+    signal.signal(number, lambda *_: None)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 from lemmse.contract.errors import Unavailable
 from lemmse.contract.results import Diagnostics
+from lemmse.server.metrics_server import MetricsServer
 
 __all__ = [
     "HANDLED",
@@ -170,7 +171,7 @@ class Metrics:
     def __init__(self, listen: str) -> None:
         host, _, port = listen.rpartition(":")
         try:
-            self._server, self._thread = start_http_server(int(port), host.strip("[]"))
+            self._server = MetricsServer(host.strip("[]"), int(port))
         except OSError as error:
             raise Unavailable(f"metrics-listen: cannot listen on {listen}: {error.strerror}") from error
         self.address = f"{host}:{self._server.server_port}"
@@ -178,6 +179,4 @@ class Metrics:
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
