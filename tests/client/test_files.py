@@ -90,6 +90,7 @@ def test_damaged_files(tmp_path, suffix):
         with pytest.raises(InvalidArgument, match="expected an image, but it cannot be read") as caught:
             read(path)
         assert "\n" not in str(caught.value)
+        assert "uri" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,13 @@ def _decode_with_pillow(path: Path, where: str) -> NDArray[Any]:
         raise InvalidArgument(
             f"expected 8 bits a channel or 16-bit grey, got a 16-bit colour PNG{where}; save it as TIFF"
         )
-    with iio.imopen(path, "r", plugin="pillow") as file:
+    try:
+        opened = iio.imopen(path, "r", plugin="pillow")
+    except OSError as error:
+        raise InvalidArgument(
+            f"expected an image, but it cannot be read: its content is of no known format{where}"
+        ) from error
+    with opened as file:
         mode = file.metadata()["mode"]
         if mode not in _MODES:
             raise InvalidArgument(f"expected a grey or RGB image, got mode {mode}{where}; convert it first")
