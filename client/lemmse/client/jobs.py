@@ -75,8 +75,8 @@ def plan(inputs: Sequence[Path], out: Path, maps: Collection[str], *, overwrite:
         _check_writable(folder)
     existing = [path for job in jobs for path in job.outputs if path.exists()]
     if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise AlreadyExists(f"--out: {existing[0]}{more} exists already; choose another or pass --overwrite")
+        are = f" and {len(existing) - 1} more exist" if len(existing) > 1 else " exists"
+        raise AlreadyExists(f"--out: {existing[0]}{are} already; choose another or pass --overwrite")
     for path in existing:
         if path.is_dir():
             raise InvalidArgument.of("--out", f"expected a place for a file, got the folder {path}")
