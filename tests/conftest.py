@@ -96,3 +96,9 @@ def connect_any(
 def client(request: pytest.FixtureRequest) -> Client | Blocking:
     """All kinds of client, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def topk_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let mode topk search for the nearest keys even if it is asked for all of them."""
+    monkeypatch.setattr("lemmse.estimator.planning._FEW", 0)

@@ -100,7 +100,7 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
 
 WITHOUT_EXTRAS = """
 import sys
-sys.modules.update(dict.fromkeys(["torch", "faiss", "zarr", "matplotlib", "skimage", "grpc_health"]))
+sys.modules.update(dict.fromkeys(["torch", "faiss", "zarr", "matplotlib", "skimage", "grpc_reflection"]))
 from lemmse.client.cli import main
 main(prog_name="lemmse")
 """

@@ -174,7 +174,7 @@ def test_existing_files_are_kept_unless_told_otherwise(folder, where):
     iio.imwrite("in/a.png", np.zeros((6, 5), np.uint8))
     status, _, stderr = run("in", "--out", "out", *where)
     assert status == 2
-    assert "out/a.png and 3 more exists already" in stderr
+    assert "out/a.png and 3 more exist already" in stderr
     assert (folder / "out/a.png").read_bytes() == before
     assert run("in", "--out", "out", "--overwrite", *where)[0] == 0
     assert (folder / "out/a.png").read_bytes() != before

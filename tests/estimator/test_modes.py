@@ -20,11 +20,7 @@ MODES = {
 # As near as hybrid gets. Its maps are tested in test_hybrid.py, where every key is summed.
 HYBRID = {"hybrid": {"mode": "hybrid", "accuracy_db": 120}}
 
-
-@pytest.fixture(autouse=True)
-def topk_is_searched(monkeypatch):
-    """Let mode topk search for the nearest keys even if it is asked for all of them."""
-    monkeypatch.setattr("lemmse.estimator.planning._FEW", 0)
+pytestmark = pytest.mark.usefixtures("topk_is_searched")
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name, scope="module")

@@ -14,11 +14,7 @@ from tests.support.problems import PROBLEMS, P, Problem, centred_square, mosaic
 MODES = {"exact": {"mode": "exact"}, "topk of all": {"mode": "topk", "k": 10**6}}
 MAPS = ("variance", "ess", "log_density")
 
-
-@pytest.fixture(autouse=True)
-def topk_is_searched(monkeypatch):
-    """Let mode topk search for the nearest keys even if it is asked for all of them."""
-    monkeypatch.setattr("lemmse.estimator.planning._FEW", 0)
+pytestmark = pytest.mark.usefixtures("topk_is_searched")
 
 
 @pytest.fixture(params=PROBLEMS, ids=lambda problem: problem.name, scope="module")

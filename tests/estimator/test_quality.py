@@ -39,10 +39,7 @@ def case(request) -> Case:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def topk_is_searched(monkeypatch):
-    """Let mode topk search for the nearest keys even if it is asked for all of them."""
-    monkeypatch.setattr("lemmse.estimator.planning._FEW", 0)
+pytestmark = pytest.mark.usefixtures("topk_is_searched")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from lemmse.contract import errors as engine
 from lemmse.contract.errors import MalformedMessage
+from lemmse.server.calls import logged
 from lemmse.server.failures import Failure
 
 
@@ -59,3 +60,13 @@ def test_names_the_field(kind):
     assert detail.Unpack(request)
     (violation,) = request.field_violations
     assert (violation.field, violation.description) == ("k", "expected a whole number >= 1, got 0")
+
+
+def test_a_line_about_a_call_has_its_facts_as_they_are_and_quotes_them_in_its_text(caplog):
+    with caplog.at_level(logging.INFO), logged("LoadIndex") as facts:
+        facts |= {"index": "photos", "folder": "a b\nc", "version": "", "shape": (2, 3)}
+    (record,) = caplog.records
+    assert record.message.startswith(
+        "LoadIndex index=photos folder='a b\\nc' version='' shape=(2, 3) seconds="
+    )
+    assert record.facts["folder"] == "a b\nc"

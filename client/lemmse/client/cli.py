@@ -63,6 +63,8 @@ class _LazyGroup(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         _prepare_streams()
         keep_threads_from_spinning()
+        # gRPC's core would write lines of its own to stderr, as of a certificate that is not trusted.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             with _signals_as_exceptions(), _warnings_as_lines(), required("this command"):
                 status = super().main(*args, **extra | {"standalone_mode": False})

@@ -9,7 +9,6 @@ __all__ = ["required"]
 
 _EXTRAS = {
     "faiss": "server",
-    "grpc_health": "server",
     "grpc_reflection": "server",
     "matplotlib": "demo",
     "numba": "server",

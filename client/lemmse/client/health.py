@@ -1,5 +1,6 @@
 """The command `lemmse health`, for probes of containers and scripts."""
 
+import os
 from typing import Any
 
 import click
@@ -10,8 +11,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from lemmse.client.channels import Channels
 from lemmse.client.rpc_errors import rpc_errors
 from lemmse.client.server_flags import server_flags
-from lemmse.client.targets import Servers, resolve
-from lemmse.contract.errors import InvalidArgument, Unavailable
+from lemmse.client.targets import Servers, as_server
+from lemmse.contract.errors import Unavailable
 
 __all__ = ["health"]
 
@@ -28,11 +29,12 @@ __all__ = ["health"]
 def health(server: str | None, secrets: dict[str, Any], service: str, timeout: float) -> None:
     """Ask servers whether they can answer.
 
-    Exit status: 0 if all of them can, otherwise 1. Needs no token.
+    Exit status: 0 if all of them can, 1 if one cannot, 2 if it has no service of that name. Needs no token.
     """
-    servers = resolve(server, (), scheduler=None, **secrets)
-    if not isinstance(servers, Servers):
-        raise InvalidArgument.of("server", f"expected HOST:PORT, got the folder {servers[0]}")
+    target = server or os.environ.get("LEMMSE_SERVER")
+    if not target:
+        raise click.UsageError("expected --server, got none, and no LEMMSE_SERVER")
+    servers = Servers.checked(as_server(target), **secrets)
     for address, channel in zip(servers.addresses, Channels(grpc, servers).channels, strict=True):
         with rpc_errors(address, ""), channel:
             reply = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=timeout)

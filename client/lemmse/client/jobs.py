@@ -101,8 +101,8 @@ def plan(
     existing = [path for job in jobs for path in job.outputs if path.exists()]
     kept = [] if overwrite else [path for path in existing if path not in replaceable]
     if kept:
-        more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
-        raise AlreadyExists(f"--out: {kept[0]}{more} exists already; choose another or pass --overwrite")
+        are = f" and {len(kept) - 1} more exist" if len(kept) > 1 else " exists"
+        raise AlreadyExists(f"--out: {kept[0]}{are} already; choose another or pass --overwrite")
     for path in existing:
         if path.is_dir() and not is_zarr(path):
             raise InvalidArgument.of("--out", f"expected a place for a file, got the folder {path}")

@@ -110,7 +110,7 @@ class Registry:
         if name or not reconstructors:
             raise _not_found(reconstructors, name)
         if len(reconstructors) > 1:
-            raise InvalidArgument.of("index", f"expected one of {', '.join(reconstructors)}, got no name")
+            raise _no_name(reconstructors)
         return next(iter(reconstructors.values()))
 
     def choose(self, name: str, quality: str, measurement: Measurement) -> Reconstructor:
@@ -138,9 +138,16 @@ class Registry:
         loaded = list(self)
         manifests = [one.index.manifest for one in loaded]
         same = len({(one.digest, one.physics, one.pre_inverse) for one in manifests}) == 1
-        if name or quality != "best" or not same or not all(one.pictures for one in manifests):
+        if name or quality != "best" or len(loaded) < 2:
             return self.get(name)
+        if not same or not all(one.pictures for one in manifests):
+            why = "; best chooses only among calibrated indexes of the same images and inverse problem"
+            raise _no_name([one.index.name for one in loaded], why)
         return max(loaded, key=lambda one: one.expected_db(measurement))
+
+
+def _no_name(names: Iterable[str], why: str = "") -> InvalidArgument:
+    return InvalidArgument.of("index", f"expected one of {', '.join(names)}, got no name{why}")
 
 
 def _not_found(reconstructors: Mapping[str, Reconstructor], name: str) -> NotFound:

@@ -8,6 +8,9 @@ outside of the loop, in turns whose order `turns` and `shares` determine; `calle
 decodes and encodes large messages, and `heap` returns freed memory. `calls` logs each call, `failures`
 converts errors to the messages that clients receive, and `lifecycle` starts and drains the server.
 
+`catalogue` contains the loaded indexes, `watch` follows their folders, and `admin` is the servicer that
+changes them. `command` and `token_command` are the commands serve and token.
+
 `config` contains the settings, `settings` what a setting is, and `sources` reads them. Before a call is
 received, `interceptor` identifies, checks, counts and times it, with `request_id`, `access`, `tokens` and
 `metrics`; `tracing` makes it a span. `tls` and `changing` read certificates and tokens again when their files

@@ -28,7 +28,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.LoadIndexRequest, context: _Context
     ) -> pb.LoadIndexResponse:
         with logged("LoadIndex") as facts:
-            facts["folder"] = repr(request.folder[:100])
+            facts["folder"] = request.folder[:100]
             info = await asyncio.to_thread(self._catalogue.load, request.folder)
             await self._catalogue.tell(self._health)
             return pb.LoadIndexResponse(index=index_message(info))
@@ -37,7 +37,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.UnloadIndexRequest, context: _Context
     ) -> pb.UnloadIndexResponse:
         with logged("UnloadIndex") as facts:
-            facts["index"] = repr(request.name[:100])
+            facts["index"] = request.name[:100]
             await asyncio.to_thread(self._catalogue.unload, request.name)
             await self._catalogue.tell(self._health)
             return pb.UnloadIndexResponse()
@@ -46,7 +46,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: pb.SetCurrentVersionRequest, context: _Context
     ) -> pb.SetCurrentVersionResponse:
         with logged("SetCurrentVersion") as facts:
-            facts |= {"index": repr(request.name[:100]), "version": repr(request.version[:20])}
+            facts |= {"index": request.name[:100], "version": request.version[:20]}
             info = await asyncio.to_thread(self._catalogue.set_current, request.name, request.version)
             await self._catalogue.tell(self._health)
             return pb.SetCurrentVersionResponse(index=index_message(info))

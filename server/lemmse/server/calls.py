@@ -53,9 +53,15 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
             del failure  # it refers to this frame, which would keep what the block refers to
     finally:
         seconds = time.perf_counter() - start
-        listed = "".join(f" {name}={value}" for name, value in facts.items())
+        listed = "".join(f" {name}={_shown(value)}" for name, value in facts.items())
         said = {"method": what, **facts, "seconds": round(seconds, 6), "outcome": outcome}
         _LOG.info("%s%s seconds=%.3f %s", what, listed, seconds, outcome, extra={"facts": said})
+
+
+def _shown(fact: Any) -> Any:
+    """Return a fact for the text of a line, in which quotes keep what a client sent in one piece."""
+    plain = not isinstance(fact, str) or (fact.isprintable() and fact and " " not in fact)
+    return fact if plain else repr(fact)
 
 
 @contextmanager

@@ -31,10 +31,8 @@ def _serve(print_config: bool, **values: Any) -> None:
     if print_config:
         click.echo(as_toml(config), nl=False)
         return
-    # OpenMP reads its variable when torch and FAISS are imported, as the next import does. gRPC's core would
-    # log lines of its own if it cannot listen.
+    # OpenMP reads its variable when torch and FAISS are imported, as the next import does.
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from lemmse.server import lifecycle
 
     log = Log(config.log_format)

@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from lemmse.contract.errors import NotFound
+
 __all__ = ["Health", "health_name"]
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -60,11 +62,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Check(  # noqa: N802, D102
         self, request: health_pb2.HealthCheckRequest, context: _Context
-    ) -> health_pb2.HealthCheckResponse | None:
+    ) -> health_pb2.HealthCheckResponse:
         status = self._statuses.get(request.service)
         if status is None:
-            context.set_code(grpc.StatusCode.NOT_FOUND)
-            return None
+            raise NotFound(f"service: expected a service, or index/NAME, got {request.service!r}")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(  # noqa: N802, D102
