@@ -82,7 +82,7 @@ class _Job(Job):
     """Its share of the time of these turns."""
 
     @property
-    def all(self) -> "list[_Job]":
+    def together(self) -> "list[_Job]":
         """Itself and its companions."""
         return [self, *self.companions]
 
@@ -184,7 +184,7 @@ class Compute:
             failed = isinstance(outcomes[0], BaseException)
             if alone and not failed and not job.abandoned and job.used > _MEASURABLE:
                 self._rate *= (job.cost / job.used / self._rate) ** _SHARE_OF_LAST
-            ended, job.companions = job.all, []
+            ended, job.companions = job.together, []
             for each in ended:
                 each.lead, each.ended = None, True
                 self._turns.remove(each)
@@ -198,7 +198,7 @@ class Compute:
 
     def _outcomes(self, job: _Job) -> list[Any]:
         """Return the result of a job and of each of its companions, or the error."""
-        turn, several = _Turn(self, job), job.all
+        turn, several = _Turn(self, job), job.together
         try:
             if job.abandoned:
                 return [None] * len(several)
@@ -228,14 +228,14 @@ class Compute:
             return job.abandoned
         with self._lock:
             self._charge(job)
-            return self._turns.next(job) is not None or any(self._is_late(each) for each in job.all)
+            return self._turns.next(job) is not None or any(self._is_late(each) for each in job.together)
 
     def _is_late(self, job: _Job) -> bool:
         return not job.left and job.used > self._max_seconds
 
     def _end_late(self, job: _Job) -> None:
         """Have those leave a job who have had their time."""
-        for each in job.all:
+        for each in job.together:
             if self._is_late(each) and each.done is not None:
                 error = DeadlineExceeded(
                     f"the computation took longer than {self._max_seconds:g} seconds, the most that this "
@@ -258,11 +258,11 @@ class Compute:
             self._turns.remove(job)
         else:
             lead = job.lead or job
-            lead.abandoned = all(each.left for each in lead.all)
+            lead.abandoned = all(each.left for each in lead.together)
 
     def _charge(self, job: _Job) -> None:
         now = time.perf_counter()
-        for each in job.all:
+        for each in job.together:
             self._turns.charge(each, each.share * (now - job.since))
         job.since = now
 
@@ -291,7 +291,7 @@ class Compute:
                 total += other.joint.queries
                 other.lead = job
                 job.companions.append(other)
-        for each in job.all:
+        for each in job.together:
             if each.joint is not None:
                 each.share = each.joint.queries / total
 

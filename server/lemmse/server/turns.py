@@ -169,16 +169,18 @@ class Turns(Generic[J]):
             self._shares.leave(job.client)
 
     def _candidates(self) -> Iterator[J]:
-        """Yield the first job of each magnitude of each client, unless it cannot begin yet."""
+        """Yield the first job of each magnitude of each client, unless it cannot begin yet.
+
+        Those that are computed together with another one are passed over.
+        """
         yield from (job for job in self._begun if job.abandoned)
         begun = Counter(job.magnitude for job in self._begun)
         for client in self._clients.values():
-            for magnitude, (first, *_) in client.jobs.items():
-                if first in self._begun:
-                    yield first
-                elif first.begun:  # together with another one
+            for magnitude, jobs in client.jobs.items():
+                first = next((job for job in jobs if job in self._begun or not job.begun), None)
+                if first is None:
                     continue
-                elif begun[magnitude] < _BEGUN and len(self._begun) < MOST_BEGUN:
+                if first.begun or (begun[magnitude] < _BEGUN and len(self._begun) < MOST_BEGUN):
                     yield first
                 else:
                     first.blocked = True
