@@ -147,3 +147,34 @@ def test_leaving_gains_nothing():
     for member in ("new", "comes"):
         shares.enter(member, ["stays"], debt=10)
         assert shares.used(member) == shares.used("stays")
+
+
+def test_who_waits_in_the_order_of_fair_shares(simulation):
+    begun = simulation.come("begun", 0.05)
+    for client in ("many", "many", "many", "one"):
+        simulation.come(client, 0.05)
+    simulation.step()
+    assert begun.begun
+    waiting = simulation.turns.waiting()
+    assert [task.client for task in waiting][:2] in (["many", "one"], ["one", "many"])
+    assert [task.client for task in waiting][2:] == ["many", "many"]
+
+
+def test_jobs_together_with_another_have_no_turn_of_their_own(simulation):
+    """They are charged when it is, and keep nobody behind them from a turn."""
+    clients = "lead", "other", "other", "third"
+    lead, other, behind, third = (simulation.come(client, 0.05) for client in clients)
+    turns = simulation.turns
+    turns.begin(lead, [other])
+    assert turns.next(lead) is None
+    assert turns.next() is lead
+    turns.charge(lead, 0.01)
+    turns.charge(other, 0.03)
+    assert (lead.used, other.used) == (0.01, 0.03)
+    turns.remove(lead)
+    assert turns.next() is third  # the client of other has used more
+    turns.remove(third)
+    assert turns.next() is behind
+    for job in (behind, other):
+        turns.remove(job)
+    assert turns.next() is None

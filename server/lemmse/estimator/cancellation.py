@@ -7,7 +7,10 @@ import torch
 
 from lemmse.contract.errors import Cancelled
 
-__all__ = ["Cancel", "Turn", "is_due", "never", "query_block", "raise_if_cancelled"]
+__all__ = ["QUERIES_OF_THREAD", "Cancel", "Turn", "is_due", "never", "query_block", "raise_if_cancelled"]
+
+QUERIES_OF_THREAD = 512
+"""Number of queries that a thread of a CPU sums at once."""
 
 Cancel = Callable[[], bool]
 """A callable that is polled between tiles of work, and returns True once the answer is not needed."""
@@ -44,4 +47,4 @@ def raise_if_cancelled(cancelled: Cancel) -> None:
 
 def query_block(device: torch.device) -> int:
     """Return the number of queries to process at once: enough for all cores, or multiprocessors of a GPU."""
-    return 512 * torch.get_num_threads() if device.type == "cpu" else 16_384
+    return QUERIES_OF_THREAD * torch.get_num_threads() if device.type == "cpu" else 16_384

@@ -5,7 +5,7 @@ whiten; and noise with a precision for each pixel, which needs clean keys (A = B
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from lemmse.estimator.sums import Posterior, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["ImageQueries", "WhitenedQueries", "cut_queries"]
+__all__ = ["ImageQueries", "WhitenedQueries", "cut_queries", "joint_sums"]
 
 _WHITENESS = 1e-2
 """Largest deviation from the identity, in any entry, of the covariance of the whitened noise of an image that
@@ -81,12 +81,9 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
     InvalidArgument
         The observation does not fit the inverse problem of the index, or the size of its images.
     """
-    if refinement.bandwidth:
-        backend.require_clean_keys("bandwidth", "a bandwidth")
-    if refinement.gaussian_share:
-        backend.require_clean_keys("gaussian_share", "a share of Gaussians")
     if observation.is_white:
         return WhitenedQueries(backend, observation, refinement)
+    _require_refinable(backend, refinement)
     argument = "sigma" if np.isfinite(observation.sigma).all() else "mask"
     backend.require_clean_keys(argument, "a noise map or a mask per request")
     if backend.index.strata.constants is not None:
@@ -94,6 +91,23 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
             argument, "a noise map or a mask per request needs an index of equivariance none, got offset"
         )
     return _WeightedQueries(backend, observation, refinement)
+
+
+def joint_sums(images: Sequence["WhitenedQueries"], spec: SumSpec) -> list[PosteriorSums]:
+    """Return the posterior sums for all pixels of each of several images, by one sum over keys and Gaussians.
+
+    The images have one σ and one prior.
+    """
+    parts = [image.queries(np.arange(image.pixels)) for image in images]
+    return images[0].sums_of(ColouredQueries.join(parts), spec).split([len(part) for part in parts])
+
+
+def _require_refinable(backend: Backend, refinement: Refinement) -> None:
+    """Raise InvalidArgument unless the keys are those that a refinement needs."""
+    if refinement.bandwidth:
+        backend.require_clean_keys("bandwidth", "a bandwidth")
+    if refinement.gaussian_share:
+        backend.require_clean_keys("gaussian_share", "a share of Gaussians")
 
 
 class WhitenedQueries:
@@ -111,10 +125,12 @@ class WhitenedQueries:
     Raises
     ------
     InvalidArgument
-        For an image of this size, B yields noise or patterns other than those of the index.
+        For an image of this size, B yields noise or patterns other than those of the index; or the index has
+        no such prior.
     """
 
     def __init__(self, backend: Backend, observation: Observation, refinement: Refinement = PAPER) -> None:
+        _require_refinable(backend, refinement)
         self._backend = backend
         self._variance = float(observation.sigma) ** 2
         tau2 = refinement.bandwidth**2
@@ -125,6 +141,11 @@ class WhitenedQueries:
         _require_same_noise(backend.index, observation.y.shape)
         self._z = backend.index.problem.pre_invert(observation.y)
         self._stratum = _strata_of(backend, observation.y.shape)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels, H·W."""
+        return len(self._stratum)
 
     @property
     def work(self) -> int:
@@ -139,24 +160,32 @@ class WhitenedQueries:
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
+        return self.sums_of(self.queries(n), spec)
+
+    def sums_of(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
+        """Return the sums for queries that may be of other images, of the same σ and the same prior."""
         backend = self._backend
 
         def key_sums() -> PosteriorSums:
-            queries = self.queries(n)
             log_keys = torch.from_numpy(np.log(backend.keys_that_count(queries.stratum)))
             return backend.sums(queries, spec).shift(-log_keys.to(backend.device))
 
-        return _mixed(self.gaussian_share, key_sums, lambda: self._gaussian_sums(n, spec))
+        return _mixed(self.gaussian_share, key_sums, lambda: self._gaussian_sums(queries, spec))
 
-    def _gaussian_sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
+    def _gaussian_sums(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
         backend = self._backend
-        white = backend.index.strata.whiten_precisely(self.queries(n).u, 0)
+        white = backend.index.strata.whiten_precisely(queries.u, 0)
         precision = torch.tensor(self._precision, dtype=torch.float64, device=backend.device)
         return backend.gaussians.sums(Queries(torch.from_numpy(white).to(backend.device), precision), spec)
 
     def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the least and the greatest mean of the targets, see `ImageQueries`."""
-        return _range(self._backend, self.gaussian_share, len(n), lambda: self._gaussian_sums(n, EXACT))
+        return _range(
+            self._backend,
+            self.gaussian_share,
+            len(n),
+            lambda: self._gaussian_sums(self.queries(n), EXACT),
+        )
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """Return the posterior of the clean pixels, see `ImageQueries`.

@@ -1,7 +1,7 @@
 """The posteriors of the pixels of an image, computed by a plan, with their estimated or certified errors."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.closed_loop import sums_to_accuracy
-from lemmse.estimator.image_queries import ImageQueries
+from lemmse.estimator.image_queries import ImageQueries, WhitenedQueries, joint_sums
 from lemmse.estimator.planning import SumPlan
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, Posterior
 
-__all__ = ["ROUNDING", "PixelPosteriors", "pixel_posteriors"]
+__all__ = ["ROUNDING", "PixelPosteriors", "joint_posteriors", "pixel_posteriors"]
 
 _BLOCK = 16_384
 """Number of query patches extracted at once."""
@@ -69,6 +69,26 @@ def pixel_posteriors(
             posterior, more = _with_error(backend, queries, plan, n, posterior, scale)
             evaluated = evaluated + more
         yield PixelPosteriors(n, queries.clean(posterior, n), evaluated, square)
+
+
+def joint_posteriors(
+    backend: Backend, images: Sequence[WhitenedQueries], spec: SumSpec
+) -> Iterator[PixelPosteriors]:
+    """Yield the posteriors of all pixels of each of several images, computed by one sum over all keys.
+
+    Parameters
+    ----------
+    backend : Backend
+        The keys.
+    images : sequence of WhitenedQueries
+        The query patches of the images, of one σ and one prior. They are few: all are summed at once.
+    spec : SumSpec
+        The specification of the sums, of mode exact.
+    """
+    for queries, sums in zip(images, joint_sums(images, spec), strict=True):
+        n = np.arange(queries.pixels)
+        posterior = sums.posterior(backend.index.manifest.channels)
+        yield PixelPosteriors(n, queries.clean(posterior, n), sums.keys_evaluated)
 
 
 def _with_error(

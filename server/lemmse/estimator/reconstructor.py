@@ -3,8 +3,9 @@
 import math
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -22,10 +23,15 @@ from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.costs import exact_work, request_work
 from lemmse.estimator.distributed import DistributedBackend
-from lemmse.estimator.image_queries import cut_queries
+from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.observation import Observation, as_observation
-from lemmse.estimator.pixel_posteriors import ROUNDING, PixelPosteriors, pixel_posteriors
+from lemmse.estimator.pixel_posteriors import (
+    ROUNDING,
+    PixelPosteriors,
+    joint_posteriors,
+    pixel_posteriors,
+)
 from lemmse.estimator.planning import (
     SumPlan,
     plan_sums,
@@ -171,13 +177,79 @@ class Reconstructor:
             image = Centres(self.index.manifest.channels, options.maps)
             plan = plan_whole_images(options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
-        keys_evaluated, estimated = _collect(posteriors, image)
-        arrays = image.arrays()
-        certified = None
-        if options.certified:
-            certified = float((arrays["error"] <= 10 ** (-requested_accuracy(options) / 20)).mean())
-        diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
-        return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
+        return self._collected(measurement, options, plan, refinement, image, posteriors, start)
+
+    def answer_together(
+        self, measurements: Sequence[Measurement], options: Options, cancelled: Cancel = never
+    ) -> list[Result | InvalidArgument]:
+        """Return the reconstructions of several small images in mode exact, by one sum over the keys.
+
+        It takes up to a fifth of the time of one sum for each of them. Each result is that of `answer`; the
+        time in its diagnostics is its share, in proportion to the pixels.
+
+        Parameters
+        ----------
+        measurements : sequence of Measurement
+            Images of any sizes with white noise of one σ. Arrays for all of their patches are held at once.
+        options : Options
+            As returned by `joint_options` for each of them.
+        cancelled : callable
+            As in `reconstruct`.
+
+        Returns
+        -------
+        the result of each measurement, or the error if it does not fit the index
+        """
+        with self._unchanged():
+            return self._answer_together(measurements, options, cancelled)
+
+    def _answer_together(
+        self, measurements: Sequence[Measurement], options: Options, cancelled: Cancel
+    ) -> list[Result | InvalidArgument]:
+        start = time.perf_counter()
+        found = [self._prepared(measurement, options) for measurement in measurements]
+        small = [one for one in found if not isinstance(one, InvalidArgument)]
+        results = []
+        if small:
+            images = [one.queries for one in small]
+            refinement = small[0].refinement
+            plan = plan_sums(self._backend, images[0], options, refinement, self.exact_work, cancelled)
+            posteriors = joint_posteriors(self._backend, images, plan.spec)
+            results = [
+                self._collected(one.measurement, options, plan, refinement, one.image, [posterior], start)
+                for one, posterior in zip(small, posteriors, strict=True)
+            ]
+        each = (time.perf_counter() - start) / max(1, sum(one.queries.pixels for one in small))
+        answers = (
+            replace(result, diagnostics=replace(result.diagnostics, seconds=each * one.queries.pixels))
+            for one, result in zip(small, results, strict=True)
+        )
+        return [one if isinstance(one, InvalidArgument) else next(answers) for one in found]
+
+    def _prepared(self, measurement: Measurement, options: Options) -> "_Prepared | InvalidArgument":
+        """Return what the reconstruction of a small image begins with, or the error if it does not fit."""
+        try:
+            observation = self._observe(measurement)
+            refinement = resolve_refinement(self.index, observation, options)
+            queries = WhitenedQueries(self._backend, observation, refinement)
+            image = self._aggregate(observation, options, refinement)
+        except InvalidArgument as error:
+            return error.with_traceback(None)  # it would refer to this frame, and that to the image
+        return _Prepared(measurement, refinement, queries, image)
+
+    def joint_options(self, measurement: Measurement, options: Options) -> Options | None:
+        """Return the options with which `answer_together` answers a measurement as `answer` does.
+
+        It is None for what it does not answer: other estimators and modes, noise maps and masks.
+        """
+        if options.estimator != "le-mmse" or options.mode not in ("auto", "exact"):
+            return None
+        if measurement.mask is not None or not isinstance(measurement.sigma, float):
+            return None
+        height, width = measurement.y.shape[:2]
+        if options.mode == "auto" and exact_work(self._backend, height * width) > self.exact_work:
+            return None
+        return replace(options, mode="exact")
 
     def work(self, measurement: Measurement, options: Options) -> float:
         """Return the expected work of `answer`, in multiply-adds of the exact sum."""
@@ -301,6 +373,25 @@ class Reconstructor:
         scale = None if problem.stationary else problem.scale(clean[0].shape)
         return WholeImages(clean, measured, self._backend.device, scale=scale)
 
+    def _collected(
+        self,
+        measurement: Measurement,
+        options: Options,
+        plan: SumPlan,
+        refinement: Refinement,
+        image: Aggregate,
+        posteriors: Iterable[PixelPosteriors],
+        start: float,
+    ) -> Result:
+        """Return the result made from the posteriors of a measurement."""
+        keys_evaluated, estimated = _collect(posteriors, image)
+        arrays = image.arrays()
+        certified = None
+        if options.certified:
+            certified = float((arrays["error"] <= 10 ** (-requested_accuracy(options) / 20)).mean())
+        diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
+        return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
+
     def _whole_image_posterior(
         self, observation: Observation, options: Options, plan: SumPlan
     ) -> Iterator[PixelPosteriors]:
@@ -348,6 +439,16 @@ class Reconstructor:
             bandwidth=refinement.bandwidth,
             gaussian_share=refinement.gaussian_share,
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    """What the reconstruction of a small image by LE-MMSE begins with."""
+
+    measurement: Measurement
+    refinement: Refinement
+    queries: WhitenedQueries
+    image: Aggregate
 
 
 def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[float, float | None]:

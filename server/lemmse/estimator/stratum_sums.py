@@ -8,7 +8,7 @@ density on a larger one: these are the keys of the query's own stratum.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,12 @@ class ColouredQueries:
     """Stratum of each query, (Q,); used if strata are exclusive."""
     precision: float
     """Precision λ = 1/σ² of the noise of y, > 0."""
+
+    @classmethod
+    def join(cls, parts: Sequence["ColouredQueries"]) -> "ColouredQueries":
+        """Return several blocks of queries of one precision, concatenated."""
+        u, stratum = (np.concatenate([getattr(part, name) for part in parts]) for name in ("u", "stratum"))
+        return cls(u, stratum, parts[0].precision)
 
     def __len__(self) -> int:
         """Return the number of queries, Q."""

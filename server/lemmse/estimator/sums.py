@@ -98,6 +98,11 @@ class PosteriorSums:
         """Return the sums for several blocks of queries, concatenated."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    def split(self, lengths: Sequence[int]) -> list["PosteriorSums"]:
+        """Return the sums of blocks of queries of these lengths, from those of all; the inverse of `join`."""
+        columns = (getattr(self, field.name).split(list(lengths)) for field in fields(self))
+        return [PosteriorSums(*block) for block in zip(*columns, strict=True)]
+
     @classmethod
     def gather(cls, parts: Sequence[tuple[Tensor, "PosteriorSums"]]) -> "PosteriorSums":
         """Return the sums for all queries, in order, from those for subsets with the given numbers."""

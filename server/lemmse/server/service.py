@@ -27,7 +27,7 @@ from lemmse.server.admission import Memory, Queue, Upload
 from lemmse.server.aside import Aside
 from lemmse.server.callers import caller
 from lemmse.server.calls import logged
-from lemmse.server.compute import Compute
+from lemmse.server.compute import Compute, Joint
 from lemmse.server.config import ServerConfig
 from lemmse.server.failures import Ended, Failure
 from lemmse.server.items import items
@@ -207,14 +207,39 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             "shape": measurement.y.shape,
         }
         result = await self._computed(
-            lambda cancelled: reconstructor.answer(measurement, options, cancelled), work, client, wait=wait
+            lambda cancelled: reconstructor.answer(measurement, options, cancelled),
+            work,
+            client,
+            wait=wait,
+            joint=_joint(reconstructor, measurement, options),
         )
         answered(result.diagnostics, math.prod(measurement.y.shape[:2]), options.accuracy_db)
         return result
 
-    async def _computed(self, compute: Callable[[Cancel], T], work: float, client: str, *, wait: bool) -> T:
+    async def _computed(
+        self,
+        compute: Callable[[Cancel], T],
+        work: float,
+        client: str,
+        *,
+        wait: bool,
+        joint: Joint[T] | None = None,
+    ) -> T:
         """Return the result of a computation, once it has a place and its turns."""
         require_possible(work, self._config)
         with queued(work) as used:
             async with self._queue.place(work, client, wait=wait):
-                return await self._compute.run(compute, client=client, cost=work, used=used)
+                return await self._compute.run(compute, client=client, cost=work, joint=joint, used=used)
+
+
+def _joint(reconstructor: Reconstructor, measurement: Measurement, options: Options) -> Joint[Result] | None:
+    """Return how to answer a request together with others of one index, one σ and the same options."""
+    shared = reconstructor.joint_options(measurement, options)
+    if shared is None:
+        return None
+    return Joint(
+        key=(reconstructor, measurement.sigma, shared),
+        argument=measurement,
+        queries=math.prod(measurement.y.shape[:2]),
+        work=lambda measurements, cancelled: reconstructor.answer_together(measurements, shared, cancelled),
+    )

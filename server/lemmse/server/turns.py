@@ -5,15 +5,17 @@ for, and of each client's share the jobs of each magnitude have equal shares. Wi
 client are done one after the other. A job gives way at once to a much shorter one whose client has used no
 more time; to another only if its own client is ahead by more than the job takes, up to a second: switching
 between equals has no use, since the first would end later and the last no sooner. A job that takes far longer
-than expected is expected to take longer.
+than expected is expected to take longer. A job that is computed together with another one has no turns of its
+own, and its client is charged for its part of the time.
 
 So beside one long job a short one waits, at most, as long as it takes itself, for what its client owes.
 """
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from lemmse.server.shares import Shares
@@ -89,12 +91,24 @@ class Turns(Generic[J]):
         """Add a job that has not begun."""
         self._jobs_like(job).append(job)
 
-    def begin(self, job: J) -> None:
-        """Mark a job as begun."""
-        job.begun = True
-        if job.blocked:  # time at which it could not begin is not owed to it
-            self._shares.catch_up(job.client, self._begun_clients())
-            self._clients[job.client].shares.catch_up(job.magnitude, self._begun_magnitudes(job.client))
+    def waiting(self) -> list[J]:
+        """Return the jobs that have not begun: the first of each client, then the second, and so on."""
+        ranked = [
+            (rank, self._shares.used(name), job)
+            for name, client in self._clients.items()
+            for rank, job in enumerate(job for jobs in client.jobs.values() for job in jobs if not job.begun)
+        ]
+        return [job for *_, job in sorted(ranked, key=itemgetter(0, 1))]
+
+    def begin(self, job: J, companions: Sequence[J] = ()) -> None:
+        """Mark a job as begun, and others that are computed together with it."""
+        for each in (job, *companions):
+            each.begun = True
+            if each.blocked:  # time at which it could not begin is not owed to it
+                self._shares.catch_up(each.client, self._begun_clients())
+                self._clients[each.client].shares.catch_up(
+                    each.magnitude, self._begun_magnitudes(each.client)
+                )
         self._begun.add(job)
 
     def remove(self, job: J) -> None:
@@ -155,11 +169,17 @@ class Turns(Generic[J]):
             self._shares.leave(job.client)
 
     def _candidates(self) -> Iterator[J]:
-        """Yield the first job of each magnitude of each client, unless it cannot begin yet."""
+        """Yield the first job of each magnitude of each client, unless it cannot begin yet.
+
+        Those that are computed together with another one are passed over.
+        """
         yield from (job for job in self._begun if job.abandoned)
         begun = Counter(job.magnitude for job in self._begun)
         for client in self._clients.values():
-            for magnitude, (first, *_) in client.jobs.items():
+            for magnitude, jobs in client.jobs.items():
+                first = next((job for job in jobs if job in self._begun or not job.begun), None)
+                if first is None:
+                    continue
                 if first.begun or (begun[magnitude] < _BEGUN and len(self._begun) < MOST_BEGUN):
                     yield first
                 else:
