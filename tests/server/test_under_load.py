@@ -31,14 +31,20 @@ RECONSTRUCTION = "/lemmse.v1.ReconstructionService/"
 
 
 @contextmanager
-def serving(*indexes, **settings):
-    """The address of a server, and a channel to it."""
+def started(*indexes, **settings):
+    """A server."""
     server = Server(ServerConfig(indexes=indexes, listen="127.0.0.1:0", threads=1, **settings))
     try:
-        with grpc.insecure_channel(server.address) as channel:
-            yield channel
+        yield server
     finally:
         server.stop(0)
+
+
+@contextmanager
+def serving(*indexes, **settings):
+    """A channel to a server."""
+    with started(*indexes, **settings) as server, grpc.insecure_channel(server.address) as channel:
+        yield channel
 
 
 def image(height, width, data=None):
@@ -111,6 +117,39 @@ def test_a_silent_stream_ends_and_says_that_another_may_be_opened(tiny_index):
             assert code is grpc.StatusCode.UNAVAILABLE
             assert "silent" in message
             assert details[RetryInfo].retry_delay.ToTimedelta().total_seconds() == 0
+
+
+def test_answers_that_are_not_taken_give_their_memory_back(tiny_index):
+    """The windows of both streams are full, and their requests have all of the memory."""
+    large = request(y=image(600, 600))
+    settings = {"idle_timeout": 1.0, "memory": 4 * 4 * 600**2, "max_bytes": 2 * 4 * 600**2}
+    fixed_window = (("grpc.http2.bdp_probe", 0),)
+    with (
+        started(tiny_index, **settings) as server,
+        grpc.insecure_channel(server.address, options=fixed_window) as channel,
+    ):
+        stub = ReconstructionServiceStub(channel)
+        items = [pb.ReconstructStreamRequest(item=number, request=large) for number in (1, 2)]
+        streams = [Silent(stub.ReconstructStream, *items) for _ in range(2)]
+        deadline = time.monotonic() + 30
+        for held in (True, False):  # until both have arrived, and until their memory is free
+            while refused(stub, large) != held:
+                assert time.monotonic() < deadline
+        reasons = []
+        for stream in streams:
+            assert next(stream.call).HasField("response")
+            code, details, extra = stream.end()
+            assert code is grpc.StatusCode.UNAVAILABLE
+            reasons.append("took no answer for 1 seconds" in details)
+            assert extra[RetryInfo].retry_delay.ToTimedelta().total_seconds() == 0
+        assert any(reasons)  # the other may have had its first answer taken by gRPC, and have been silent
+
+
+def refused(stub, message):
+    """Whether there is no room for a request."""
+    error = stub.Reconstruct.future(message).exception()
+    assert error is None or error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return error is not None
 
 
 def test_what_is_half_sent_ends(tiny_index):

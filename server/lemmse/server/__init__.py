@@ -1,7 +1,7 @@
 """The gRPC server: it decodes a request, calls the estimator once and encodes the answer.
 
 All numerical work is in `lemmse.estimator`. The server is asynchronous, and its event loop runs in a thread
-of its own (`loop`). `listening` opens the sockets, `receiving` reads and decodes requests, `service` contains
+of its own (`loop`). `listening` opens the sockets, `receiving` reads and decodes requests, `sending` sends answers, `service` contains
 the servicers, `health` the health service, and `items` assembles the items of a stream. `limits` refuses what
 can never be served, and `admission` holds memory and places for the rest. `compute` runs computations
 outside of the loop, in turns whose order `turns` and `shares` determine; `callers` names the clients. `aside`

@@ -76,8 +76,12 @@ class ServerConfig:
     ] = None
     calls: Annotated[
         int,
-        Setting("Open calls; a new one ends the one that has been silent for longest.", at_least(1)),
-    ] = 4096
+        Setting(
+            "Open calls, each with up to 4 MiB while a message arrives; a new one ends the one that has been "
+            "silent for longest.",
+            at_least(1),
+        ),
+    ] = 1024
     queue: Annotated[int, Setting("Requests that may wait or compute.", at_least(1))] = 1024
     queue_work: Annotated[
         float, Setting("Multiply-adds that may have to be done before a request is answered.", at_least(0))
@@ -103,7 +107,10 @@ class ServerConfig:
     max_items: Annotated[int, Setting("Images of one stream.", at_least(1))] = 1_000_000
     idle_timeout: Annotated[
         float,
-        Setting("Seconds within which a client must send its next message.", between(0.001, _DAY, "seconds")),
+        Setting(
+            "Seconds within which a client must send its next message, or take its next answer of a stream.",
+            between(0.001, _DAY, "seconds"),
+        ),
     ] = 60.0
     grace: Annotated[
         float,

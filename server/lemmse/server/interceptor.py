@@ -26,7 +26,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class Interceptor(grpc.aio.ServerInterceptor):
     """Identifies each call, refuses it without reading it if its caller may not make it, counts and times it.
 
-    It is the first interceptor. `Receiving` is behind it, so that it sees every request as a stream.
+    It stands behind `Sending` and before `Receiving`, so that it sees every request as a stream.
 
     Parameters
     ----------

@@ -25,6 +25,7 @@ from lemmse.server.listening import listen
 from lemmse.server.loop import LoopThread
 from lemmse.server.metrics import Metrics
 from lemmse.server.receiving import Receiving
+from lemmse.server.sending import Sending
 from lemmse.server.service import IndexServicer, ReconstructionServicer
 from lemmse.server.tokens import Tokens
 from lemmse.server.watch import watch
@@ -146,14 +147,14 @@ class Server:
     def _interceptors(self, config: ServerConfig) -> tuple[grpc.aio.ServerInterceptor, ...]:
         """Return what every call passes, from the outside to the inside."""
         tokens = None if config.tokens is None else Tokens(config.tokens)
-        observed: list[grpc.aio.ServerInterceptor] = [Interceptor(tokens)]
+        observed: list[grpc.aio.ServerInterceptor] = [Sending(config.idle_timeout), Interceptor(tokens)]
         if config.tracing:
             # Imported here because it needs an extra of its own.
             from lemmse.server.tracing import Tracing
 
             observed.append(self._resources.enter_context(closing(Tracing())))
-        counted = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
-        return (*observed, Receiving(idle_timeout=config.idle_timeout, calls=config.calls, counted=counted))
+        main = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
+        return (*observed, Receiving(idle_timeout=config.idle_timeout, calls=config.calls, main=main))
 
     def _close(self) -> None:
         self._loop.close()

@@ -36,19 +36,17 @@ class Receiving(grpc.aio.ServerInterceptor):
     idle_timeout : float
         Time in seconds within which each message must arrive.
     calls : int
-        Largest number of calls of the counted service. If there are as many, the one that has been silent
-        for longest makes room for a new one.
-    counted : str
-        Full name of the service whose calls are counted.
+        Largest number of calls of the main service, and of all other services together. If there are as many,
+        the one that has been silent for longest makes room for a new one. Each may hold as much memory as a
+        message, while that arrives.
+    main : str
+        Full name of the main service.
     """
 
-    def __init__(self, *, idle_timeout: float, calls: int, counted: str) -> None:
+    def __init__(self, *, idle_timeout: float, calls: int, main: str) -> None:
         self._idle_timeout = idle_timeout
-        self._most = calls
-        self._counted = f"/{counted}/"
-        self._calls = 0
-        self._silent: dict[asyncio.Timeout, float] = {}
-        """The calls that wait for a message, with the time since when, longest first."""
+        self._main = f"/{main}/"
+        self._main_calls, self._other_calls = _Calls(calls), _Calls(calls)
 
     async def intercept_service(
         self,
@@ -66,11 +64,11 @@ class Receiving(grpc.aio.ServerInterceptor):
 
         # Messages are read from the context: gRPC's iterator refers to itself, and to the last message.
         async def answer(_: AsyncIterator[bytes], context: _Context) -> Any:
-            with with_status(context, method), self._counting(method):
+            with with_status(context, method), self._calls(method).counting():
                 return await handler.unary_unary(await _first(requests(context)), context)
 
         async def answers(_: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Any]:
-            with with_status(context, method), self._counting(method):
+            with with_status(context, method), self._calls(method).counting():
                 if handler.request_streaming:
                     stream = handler.stream_stream(requests(context), context)
                 else:
@@ -84,37 +82,9 @@ class Receiving(grpc.aio.ServerInterceptor):
             )
         return grpc.stream_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
 
-    @contextmanager
-    def _counting(self, method: str) -> Iterator[None]:
-        """Count a call, if it is one of the counted service.
-
-        Raises
-        ------
-        ResourceExhausted
-            There are too many.
-        """
-        if not method.startswith(self._counted):
-            yield
-            return
-        if self._calls >= self._most and not self._end_silent():
-            raise ResourceExhausted(
-                f"the server already has {self._calls} open calls; try again later", retry_after=_RETRY
-            )
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-
-    def _end_silent(self) -> bool:
-        """End the call that has been silent for longest, if it was for a while, and return whether it was."""
-        now = asyncio.get_running_loop().time()
-        timeout, since = next(iter(self._silent.items()), (None, now))
-        if timeout is None or now - since < _SILENT:
-            return False
-        del self._silent[timeout]
-        timeout.reschedule(now)
-        return True
+    def _calls(self, method: str) -> "_Calls":
+        """Return the calls among which one of a method is counted: others must not keep health checks out."""
+        return self._main_calls if method.startswith(self._main) else self._other_calls
 
     async def _requests(
         self, method: str, decode: Callable[[bytes], Any], context: _Context
@@ -143,17 +113,13 @@ class Receiving(grpc.aio.ServerInterceptor):
 
     async def _next(self, method: str, context: _Context) -> bytes | None:
         """Return the next message, or None if there is no further one."""
-        loop, counted = asyncio.get_running_loop(), method.startswith(self._counted)
+        loop = asyncio.get_running_loop()
         since = loop.time()
         try:
             async with asyncio.timeout(self._idle_timeout) as timeout:
-                if counted:
-                    self._silent[timeout] = since
-                try:
+                with self._calls(method).silent(timeout):
                     data = await context.read()
                     return None if data is grpc.aio.EOF else data
-                finally:
-                    self._silent.pop(timeout, None)
         except TimeoutError:
             silent = loop.time() - since
             if silent < self._idle_timeout:
@@ -164,6 +130,60 @@ class Receiving(grpc.aio.ServerInterceptor):
             raise DeadlineExceeded(
                 f"expected a message within {self._idle_timeout:g} seconds, got none"
             ) from None
+
+
+class _Calls:
+    """The open calls of some services.
+
+    Parameters
+    ----------
+    most : int
+        Largest number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._silent: dict[asyncio.Timeout, float] = {}
+        """The calls that wait for a message, with the time since when, longest first."""
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count a call.
+
+        Raises
+        ------
+        ResourceExhausted
+            There are too many.
+        """
+        if self._count >= self._most and not self._end_silent():
+            raise ResourceExhausted(
+                f"the server already has {self._count} open calls; try again later", retry_after=_RETRY
+            )
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+    @contextmanager
+    def silent(self, timeout: asyncio.Timeout) -> Iterator[None]:
+        """Note that a call waits for a message, and may be ended by its timeout to make room."""
+        self._silent[timeout] = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._silent.pop(timeout, None)
+
+    def _end_silent(self) -> bool:
+        """End the call that has been silent for longest, if it was for a while, and return whether it was."""
+        now = asyncio.get_running_loop().time()
+        timeout, since = next(iter(self._silent.items()), (None, now))
+        if timeout is None or now - since < _SILENT:
+            return False
+        del self._silent[timeout]
+        timeout.reschedule(now)
+        return True
 
 
 async def _first(requests: AsyncIterator[Any]) -> Any:
