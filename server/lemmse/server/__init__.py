@@ -1,12 +1,13 @@
 """The gRPC server: it decodes a request, calls the estimator once and encodes the answer.
 
 All numerical work is in `lemmse.estimator`. The server is asynchronous, and its event loop runs in a thread
-of its own (`loop`). `listening` opens the sockets, `receiving` reads and decodes requests, `sending` sends answers, `service` contains
-the servicers, `health` the health service, and `items` assembles the items of a stream. `limits` refuses what
-can never be served, and `admission` holds memory and places for the rest. `compute` runs computations
-outside of the loop, in turns whose order `turns` and `shares` determine; `callers` names the clients. `aside`
-decodes and encodes large messages, and `heap` returns freed memory. `calls` logs each call, `failures`
-converts errors to the messages that clients receive, and `lifecycle` starts and drains the server.
+of its own (`loop`). `listening` opens the sockets, `receiving` reads and decodes requests, `sending` sends
+answers, `service` contains the servicers, `health` the health service, and `items` assembles the items of a
+stream. `limits` refuses what can never be served, and `admission` holds memory and places for the rest.
+`compute` runs computations outside of the loop, in turns whose order `turns` and `shares` determine;
+`callers` names the clients. `aside` decodes and encodes large messages, and `heap` returns freed memory.
+`calls` logs each call, `failures` converts errors to the messages that clients receive, and `lifecycle`
+starts and drains the server.
 
 `catalogue` contains the loaded indexes, `watch` follows their folders, and `admin` is the servicer that
 changes them. `command` and `token_command` are the commands serve and token.
