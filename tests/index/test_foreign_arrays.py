@@ -157,9 +157,7 @@ def test_consolidated_metadata_is_not_used(index):
 
 def test_a_source_does_not_unpickle(tmp_path):
     pickled_array(tmp_path / "array", tmp_path / "ran")
-    with pytest.raises(
-        InvalidArgument, match="SOURCE: .*array: expected codecs of numbers, got pickle, vlen-utf8;"
-    ):
+    with pytest.raises(InvalidArgument, match=r"expected codecs of numbers, got pickle, vlen-utf8;"):
         open_source(tmp_path / "array")
     assert not (tmp_path / "ran").exists()
 
