@@ -14,8 +14,8 @@ changes them. `command` and `token_command` are the commands serve and token.
 
 `config` contains the settings, `settings` what a setting is, and `sources` reads them. Before a call is
 received, `interceptor` identifies, checks, counts and times it, with `request_id`, `access`, `tokens` and
-`metrics`; `tracing` makes it a span. `tls` and `changing` read certificates and tokens again when their files
-change, `connections` limits connections, and `logs` writes the log.
+`metrics`; `tracing` makes it a span. `around` is what both share. `tls` and `changing` read certificates and
+tokens again when their files change, `connections` limits connections, and `logs` writes the log.
 
 This module imports nothing, because the command sets OMP_NUM_THREADS before it imports torch and FAISS, which
 read the variable only once. Programs start a server with `lemmse.server.lifecycle.Server`.

@@ -1,8 +1,8 @@
 """What happens to every call: an interceptor that identifies, admits, counts and times it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ import grpc
 from google.protobuf import descriptor_pool
 
 from lemmse.server.access import check_access
+from lemmse.server.around import around
 from lemmse.server.callers import CALLER
 from lemmse.server.calls import with_status
 from lemmse.server.metrics import HANDLED, HANDLING_SECONDS, STARTED
@@ -54,23 +55,15 @@ class Interceptor(grpc.aio.ServerInterceptor):
         service, _, method = name.strip("/").partition("/")
         labels = (_kind(service, method), service, method)
 
-        async def answer(requests: Any, context: _Context) -> Any:
+        @contextmanager
+        def block(context: _Context) -> Iterator[None]:
             with _counted(labels, context), with_status(context, name):
-                CALLER.set(check_access(self._tokens, service, metadata))
-                return await handler.stream_unary(requests, context)
+                yield
 
-        async def answers(requests: Any, context: _Context) -> AsyncIterator[Any]:
-            with _counted(labels, context), with_status(context, name):
-                CALLER.set(check_access(self._tokens, service, metadata))
-                async with aclosing(handler.stream_stream(requests, context)) as parts:
-                    async for part in parts:
-                        yield part
+        def begin() -> None:
+            CALLER.set(check_access(self._tokens, service, metadata))
 
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                answers, response_serializer=handler.response_serializer
-            )
-        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+        return around(handler, block, begin)
 
 
 @cache

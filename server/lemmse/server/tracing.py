@@ -4,8 +4,8 @@ The standard variables OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME and others
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from lemmse.server.around import around
 from lemmse.server.request_id import REQUEST_ID
 
 __all__ = ["Tracing"]
@@ -52,9 +53,10 @@ class Tracing(grpc.aio.ServerInterceptor):
             if isinstance(value, str)
         }
 
-        def span() -> AbstractContextManager[trace.Span]:
+        @contextmanager
+        def span(context: _Context) -> Iterator[None]:
             service, _, method = name.partition("/")
-            return self._tracer.start_as_current_span(
+            with self._tracer.start_as_current_span(
                 name,
                 context=propagate.extract(metadata),
                 kind=trace.SpanKind.SERVER,
@@ -64,26 +66,11 @@ class Tracing(grpc.aio.ServerInterceptor):
                     "rpc.method": method,
                     "lemmse.request_id": REQUEST_ID.get(),
                 },
-            )
-
-        async def answer(requests: Any, context: _Context) -> Any:
-            with span() as current:
-                answer = await handler.stream_unary(requests, context)
-                _record(current, context)
-                return answer
-
-        async def answers(requests: Any, context: _Context) -> AsyncIterator[Any]:
-            with span() as current:
-                async with aclosing(handler.stream_stream(requests, context)) as parts:
-                    async for part in parts:
-                        yield part
+            ) as current:
+                yield
                 _record(current, context)
 
-        if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                answers, response_serializer=handler.response_serializer
-            )
-        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+        return around(handler, span)
 
     def close(self) -> None:
         """Send the spans that are left, unless the collector does not answer."""
