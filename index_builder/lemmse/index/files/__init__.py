@@ -15,6 +15,7 @@ Builder and client read files by the same rules, which docs/files.md states.
 from lemmse.index.files.layout import Layout
 from lemmse.index.files.open import IMAGES, READ, open_stack, read_map, read_mask
 from lemmse.index.files.outputs import WRITTEN, Output, create_output
+from lemmse.index.files.readable import readable
 from lemmse.index.files.scale import ROUNDING, Scale, divisor_hint
 from lemmse.index.files.stack import Metadata, Stack
 from lemmse.index.files.walk import Found, find_files
@@ -36,4 +37,5 @@ __all__ = [
     "open_stack",
     "read_map",
     "read_mask",
+    "readable",
 ]

@@ -1,15 +1,14 @@
 """The types of images and sources, and the validation that all kinds of source share."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.contract.errors import InvalidArgument, LemmseError
-from lemmse.contract.lines import one_line
-from lemmse.index.files import ROUNDING, divisor_hint
+from lemmse.contract.errors import InvalidArgument
+from lemmse.index.files import ROUNDING, divisor_hint, readable
 
 __all__ = [
     "Image",
@@ -63,16 +62,11 @@ def bad_source(expected: str) -> InvalidArgument:
     return InvalidArgument.of("SOURCE", expected)
 
 
-@contextmanager
-def decoding(path: str) -> Iterator[None]:
+def decoding(path: str) -> AbstractContextManager[None]:
     """Raise InvalidArgument, naming the file, in place of any exception of a decoder in the `with` block."""
-    try:
-        yield
-    except (LemmseError, MemoryError):
-        raise
-    except Exception as exc:  # decoders raise ValueError, SyntaxError, struct.error, …
-        reason = one_line(exc, type(exc).__name__)
-        raise bad_source(f"expected a readable file, got {path} ({reason}); repair or remove it") from exc
+    return readable(
+        lambda reason: bad_source(f"expected a readable file, got {path} ({reason}); repair or remove it")
+    )
 
 
 def check_dtype(dtype: np.dtype[Any], label: str) -> None:
