@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
+from lemmse.client.file_flags import as_axes, as_range
 from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, check_writable, plan
@@ -60,31 +61,6 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
         raise click.BadParameter(f"{value}: {error}", ctx, param) from error
 
 
-def _as_range(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
-    """Return the two numbers of LOW,HIGH, or None if none are given."""
-    if value is None:
-        return None
-    try:
-        low, high = map(float, value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"expected LOW,HIGH, such as 0,4095, got {value!r}", ctx, param) from error
-    if not -math.inf < low < high < math.inf:
-        raise click.BadParameter(f"expected finite LOW < HIGH, got {value}", ctx, param)
-    return low, high
-
-
-def _as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the letters of axes, or None if none are given."""
-    if value is None:
-        return None
-    axes = value.upper()
-    if not set(axes) <= set("TCZYXS") or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
-        raise click.BadParameter(
-            f"expected Y, X and others of T, C, Z, S, once each, got {value}", ctx, param
-        )
-    return axes
-
-
 @click.command
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
@@ -122,7 +98,7 @@ def _as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option(
     "--axes",
     metavar="LETTERS",
-    callback=_as_axes,
+    callback=as_axes,
     help="Axes of the inputs, such as TZCYX, instead of those that the files state: planes YX are "
     "reconstructed one by one, S are the channels of a pixel.",
 )
@@ -130,7 +106,7 @@ def _as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     "--range",
     "stated",
     metavar="LOW,HIGH",
-    callback=_as_range,
+    callback=as_range,
     help="Numbers of the inputs that stand for black and white; by default 0 and the largest of their "
     "bits, or 0 and 1 for floats.",
 )

@@ -135,6 +135,7 @@ class BuildState:
             boundary=plan.boundary,
             equivariance=plan.equivariance,
             augment=plan.augment,
+            stride=plan.stride,
             block=min(_BLOCK_MAX, self._capacity(channels)),
         )
 

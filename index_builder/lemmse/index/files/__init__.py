@@ -13,6 +13,7 @@ Builder and client read files by the same rules, which docs/files.md states.
 """
 
 from lemmse.index.files.layout import Layout
+from lemmse.index.files.limits import check_size
 from lemmse.index.files.open import IMAGES, READ, open_stack, read_map, read_mask
 from lemmse.index.files.outputs import WRITTEN, Output, create_output
 from lemmse.index.files.readable import readable
@@ -31,6 +32,7 @@ __all__ = [
     "Output",
     "Scale",
     "Stack",
+    "check_size",
     "create_output",
     "divisor_hint",
     "find_files",

@@ -28,6 +28,8 @@ class Header(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    fortran: bool
+    """Whether the first axis varies fastest."""
 
     def __str__(self) -> str:
         return f"{self.shape} {self.dtype.name}"
@@ -43,7 +45,7 @@ def open_array(path: Path, axes: str | None = None, stated: tuple[float, float] 
     """
     if path.suffix.lower() == ".npy":
         array: NDArray[Any] = npy.open_memmap(path, mode="r")
-        return _stack(array, Header(array.shape, array.dtype), axes, stated, Metadata())
+        return _stack(array, Header(array.shape, array.dtype, array.flags.fnc), axes, stated, Metadata())
     headers = npz_headers(path)
     if len(headers) != 1:
         listing = ", ".join(f"{name} {header}" for name, header in headers.items()) or "none"
@@ -60,8 +62,8 @@ def read_header(file: IO[bytes]) -> Header:
     """Return the header of an array in a NumPy file."""
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return Header(shape, dtype)
+    shape, fortran, dtype = read(file)
+    return Header(shape, dtype, fortran)
 
 
 def npz_headers(path: Path) -> dict[str, Header]:

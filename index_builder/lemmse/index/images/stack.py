@@ -92,17 +92,22 @@ class Images(Generic[Pixel]):
         return cut
 
 
-def centres(height: int, width: int, p: int, boundary: str = "circular") -> NDArray[np.int64]:
+def centres(
+    height: int, width: int, p: int, boundary: str = "circular", stride: int = 1
+) -> NDArray[np.int64]:
     """Return the positions in an image on which training patches of side p are centred, ascending, int64.
+
+    They are in every `stride`-th of the rows and columns that have centres, from the first.
 
     Examples
     --------
     >>> centres(3, 4, 3, "valid")
     array([5, 6])
+    >>> centres(3, 4, 3, stride=2)
+    array([ 0,  2,  8, 10])
     """
-    if boundary != "valid":
-        return np.arange(height * width)
-    row, column = (p // 2 + np.arange(max(0, length - p + 1)) for length in (height, width))
+    border, outside = (p // 2, p - 1) if boundary == "valid" else (0, 0)
+    row, column = (border + np.arange(0, length - outside, stride) for length in (height, width))
     return (row[:, None] * width + column).ravel()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.images.stack import Images, centres
+from lemmse.index.images.stack import Images
 from lemmse.index.images.symmetries import apply, origin
 from lemmse.index.patches.strata import Strata, TrainingStrata
 from lemmse.index.physics import InverseProblem
@@ -51,13 +51,14 @@ class PatchBlock:
         if symmetries > 1:
             clean = Images.stack(apply(images[k], s) for k in range(len(images)) for s in range(symmetries))
         sizes = [(height, width) for height, width in clean.sizes.tolist()]
-        own = {size: centres(*size, p, boundary) for size in dict.fromkeys(sizes)}
         return cls(
             first_image=first_image,
             clean=clean,
             symmetries=symmetries,
             measured=Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean))),
-            n=np.concatenate([first + own[size] for first, size in zip(clean.first, sizes, strict=False)]),
+            n=np.concatenate(
+                [first + strata.centres[size] for first, size in zip(clean.first, sizes, strict=False)]
+            ),
             strata=strata.strata,
             stratum=np.concatenate([strata.by_size[size] for size in sizes]),
             p=p,

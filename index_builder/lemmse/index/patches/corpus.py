@@ -46,9 +46,12 @@ class Corpus:
         boundary: str,
         equivariance: str,
         augment: str,
+        stride: int,
         block: int,
     ) -> "Corpus":
-        """Return the training patches of images, in blocks of one image or of at most `block` patches.
+        """Return the training patches of images, in blocks of one image or of at most `block` pixels.
+
+        Symmetric copies count; without a stride there is a patch for each pixel, or fewer.
 
         Raises
         ------
@@ -60,9 +63,9 @@ class Corpus:
         if symmetries > 1:
             unique = np.unique(np.concatenate([unique, unique[:, ::-1]]), axis=0)
         all_sizes = [(height, width) for height, width in unique.tolist()]
-        strata = training_strata(problem, all_sizes, channels, patch_size, boundary, equivariance)
-        counts = [symmetries * len(strata.by_size[height, width]) for height, width in sizes.tolist()]
-        blocks = [0, *(end for _, end in split_ranges(np.cumsum([0, *counts]), block))]
+        strata = training_strata(problem, all_sizes, channels, patch_size, boundary, equivariance, stride)
+        pixels = np.concatenate([[0], np.cumsum(symmetries * sizes.prod(axis=1))])
+        blocks = [0, *(end for _, end in split_ranges(pixels, block))]
         return cls(problem, read, sizes, strata, symmetries, patch_size, boundary, np.array(blocks))
 
     @property

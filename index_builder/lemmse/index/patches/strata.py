@@ -172,6 +172,8 @@ class TrainingStrata:
     """Number of channels of the images, C."""
     by_size: Mapping[tuple[int, int], NDArray[np.int64]]
     """Stratum of each training patch of an image, by height and width of the image."""
+    centres: Mapping[tuple[int, int], NDArray[np.int64]]
+    """Position of the centre of each training patch in its image, by height and width of the image."""
     condition: float
     """Condition number of the noise covariance S; 1 unless B is a convolution."""
 
@@ -183,6 +185,7 @@ def training_strata(
     p: int,
     boundary: str,
     equivariance: str,
+    stride: int,
 ) -> TrainingStrata:
     """Return the strata of the training patches of images with these sizes.
 
@@ -190,23 +193,24 @@ def training_strata(
     ------
     InvalidArgument
         A is not defined for a size, or no image has a patch; B is a convolution and the images differ in
-        size or the noise cannot be whitened; or `equivariance` is offset and B A x is not constant for a
-        constant x.
+        size or the noise cannot be whitened; `equivariance` is offset and B A x is not constant for a
+        constant x; or patches of a mask are compared only with those of the same pattern, and there are
+        patterns that no training patch has.
     """
     shapes = [(height, width, channels) for height, width in sizes]
     for shape in shapes:
         problem.check(shape)
-    own = [centres(height, width, p, boundary) for height, width in sizes]
-    if not sum(map(len, own)):
+    own = {(height, width): centres(height, width, p, boundary, stride) for height, width in sizes}
+    if not sum(map(len, own.values())):
         height, width = np.max(sizes, axis=0)
         raise InvalidArgument.of(
             "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
         )
     constants = _constants(problem, shapes[0], p) if equivariance == "offset" else None
     ones = np.ones((1, p * p * channels))
-    one_stratum = {size: np.zeros(len(n), np.int64) for size, n in zip(sizes, own, strict=True)}
+    one_stratum = {size: np.zeros(len(n), np.int64) for size, n in own.items()}
     if problem.white:
-        return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, 1.0)
+        return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, own, 1.0)
     if problem.stationary:
         if len(shapes) > 1:
             raise InvalidArgument.of(
@@ -215,33 +219,42 @@ def training_strata(
             )
         white = problem.whitening(shapes[0], p)
         constants = None if constants is None else white.matrix @ constants
-        return TrainingStrata(Strata(ones, white.matrix, constants), channels, one_stratum, white.condition)
+        strata = Strata(ones, white.matrix, constants)
+        return TrainingStrata(strata, channels, one_stratum, own, white.condition)
     # Each position of each size has a pattern; positions with equal patterns are one stratum.
     patterns = [
         Images.stack([problem.scale(shape)]).patches(n, p, boundary)
-        for shape, n in zip(shapes, own, strict=True)
+        for shape, n in zip(shapes, own.values(), strict=True)
     ]
     scale, number = np.unique(np.concatenate(patterns), axis=0, return_inverse=True)
-    parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own])[:-1])
+    parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own.values()])[:-1])
     strata = Strata(scale, None, None)
-    if boundary == "valid" and strata.exclusive:
-        _require_inside(problem, shapes, p, strata)
-    return TrainingStrata(strata, channels, dict(zip(sizes, parts, strict=True)), 1.0)
+    if strata.exclusive and (boundary == "valid" or stride > 1):
+        _require_all(problem, shapes, p, boundary, stride, strata)
+    return TrainingStrata(strata, channels, dict(zip(sizes, parts, strict=True)), own, 1.0)
 
 
-def _require_inside(
-    problem: InverseProblem, shapes: Sequence[tuple[int, int, int]], p: int, strata: Strata
+def _require_all(
+    problem: InverseProblem,
+    shapes: Sequence[tuple[int, int, int]],
+    p: int,
+    boundary: str,
+    stride: int,
+    strata: Strata,
 ) -> None:
-    """Raise InvalidArgument if a mask has patterns at the border that no patch inside has keys for."""
+    """Raise InvalidArgument if a mask has patterns, at some position, that no training patch has."""
     for shape in shapes:
         everywhere = np.arange(shape[0] * shape[1])
-        found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, "valid"))
+        found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, boundary))
         if (found < 0).any():
             row, column = divmod(int(np.argmin(found)), shape[1])
+            argument, expected, got, where = "boundary", "circular or reflect", "'valid'", "inside"
+            if stride > 1:
+                argument, expected, got, where = "stride", "1", str(stride), "of the training patches"
             raise InvalidArgument.of(
-                "boundary",
-                f"expected circular or reflect for physics {problem.physics!r} and pre-inverse "
-                f"{problem.pre_inverse!r}, got 'valid': in images of {shape[0]}x{shape[1]} no patch inside "
+                argument,
+                f"expected {expected} for physics {problem.physics!r} and pre-inverse "
+                f"{problem.pre_inverse!r}, got {got}: in images of {shape[0]}x{shape[1]} no patch {where} "
                 f"misses the pixels that the one around ({row}, {column}) does",
             )
 

@@ -195,6 +195,7 @@ class Index:
             boundary=manifest.boundary,
             equivariance=manifest.equivariance,
             augment=manifest.augment,
+            stride=manifest.stride,
             block=block,
         )
 

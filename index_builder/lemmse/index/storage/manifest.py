@@ -83,6 +83,8 @@ class Manifest:
     """Equivariance in addition to translations: none or offset."""
     augment: str
     """Symmetric copies that are added to the training images: none or dihedral."""
+    stride: int
+    """Distance of the rows, and of the columns, with centres of training patches, in pixels."""
     patch_size: int
     """Side of the patches in pixels, p."""
     keys: int
@@ -143,7 +145,9 @@ class Manifest:
         if isinstance(found, int) and found != FORMAT:
             remedy = "update lemmse to read it" if found > FORMAT else "build it again"
             raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
-        if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
+        unaltered = _self_checksum(content) == expected
+        content.setdefault("stride", 1)  # manifests that were written before there was one
+        if not unaltered or set(content) != {f.name for f in fields(cls)}:
             raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}")
         try:
             content["sources"] = tuple(content["sources"])
