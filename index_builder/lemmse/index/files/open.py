@@ -68,7 +68,13 @@ def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, floa
         if suffix in ARRAYS:
             return open_array(path, axes, stated)
         stack = open_tiff(path, stated) if suffix in TIFF else open_picture(path, stated)
-        return stack if axes is None else replace(stack, layout=_relabelled(stack, axes))
+        if axes is None:
+            return stack
+        try:
+            return replace(stack, layout=_relabelled(stack, axes))
+        except BaseException:
+            stack.close()
+            raise
 
 
 def _require_file(path: Path) -> None:

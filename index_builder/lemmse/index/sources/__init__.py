@@ -1,7 +1,7 @@
 """Sources of training images: a protocol, and one module for each kind of source.
 
-`open_source` determines the kind and opens the source, which is read as a `Reading` states; `concatenate` joins
-sources; `iterate` reads a source once, and requires all images to have the same number of channels;
+`open_source` determines the kind and opens the source, which is read as a `Reading` states; `concatenate`
+joins sources; `iterate` reads a source once, and requires all images to have the same number of channels;
 `intensities` scales images to [0, 1].
 """
 

@@ -40,7 +40,7 @@ def _open_npy(spec: str, path: Path, reading: Reading) -> ArraySource:
 def _open_npz(spec: str, path: Path, reading: Reading) -> ArraySource:
     with decoding(spec):
         headers = npz_headers(path)
-    stacks, problems = {}, []
+    stacks, problems = {}, {}
     for name, header in headers.items():
         try:
             stacks[name] = ArraySource(
@@ -52,14 +52,15 @@ def _open_npz(spec: str, path: Path, reading: Reading) -> ArraySource:
                 load=partial(_unpack, path, name, header),
             )
         except InvalidArgument as exc:
-            problems.append(exc)
+            problems[name] = exc
     for name in _PREFERRED:
         if name in stacks:
             return stacks[name]
     if len(stacks) == 1:
         return next(iter(stacks.values()))
-    if len(headers) == 1:
-        raise problems[0]
+    for name in headers if len(headers) == 1 else _PREFERRED:
+        if name in problems:
+            raise problems[name]
     listing = ", ".join(f"{name} {header}" for name, header in headers.items()) or "no array"
     raise bad_source(
         f"expected one array of images, or one named {', '.join(_PREFERRED)}, got {listing} in {path}"
