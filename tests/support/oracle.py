@@ -67,11 +67,16 @@ def log_weights(u, keys, precision):
     return relative.astype(float), float(-0.5 * (precision * (u - keys[0]) ** 2).sum())
 
 
-def oracle(training, y, sigma, p) -> Oracle:
-    """Reconstruct y (H, W, C) from training images, each (H_k, W_k, C)."""
+def oracle(training, y, sigma, p, stride=1) -> Oracle:
+    """Reconstruct y (H, W, C) from training images, each (H_k, W_k, C): every stride-th row and column."""
     training = [np.asarray(x, np.float64) for x in training]
     y = np.asarray(y, np.float64)
-    ids = [(k, i, j) for k, x in enumerate(training) for i in range(x.shape[0]) for j in range(x.shape[1])]
+    ids = [
+        (k, i, j)
+        for k, x in enumerate(training)
+        for i in range(0, x.shape[0], stride)
+        for j in range(0, x.shape[1], stride)
+    ]
     keys = np.array([patch(training[k], i, j, p) for k, i, j in ids])
     targets = np.array([training[k][i, j] for k, i, j in ids])
 

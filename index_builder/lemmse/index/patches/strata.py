@@ -250,7 +250,7 @@ def _require_all(
             row, column = divmod(int(np.argmin(found)), shape[1])
             argument, expected, got, where = "boundary", "circular or reflect", "'valid'", "inside"
             if stride > 1:
-                argument, expected, got, where = "stride", "1", str(stride), "of the training patches"
+                argument, expected, got, where = "stride", "1", str(stride), "at that stride"
             raise InvalidArgument.of(
                 argument,
                 f"expected {expected} for physics {problem.physics!r} and pre-inverse "
