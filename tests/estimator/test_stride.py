@@ -77,8 +77,7 @@ def test_contributors_have_their_place_in_the_training_image(problem, lemmse):
 
 @pytest.mark.parametrize("boundary", ["circular", "valid"])
 @pytest.mark.parametrize("augment", ["none", "dihedral"])
-@pytest.mark.parametrize("p", [3, 4])
-@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize(("p", "stride"), [(3, 2), (4, 3)])
 def test_an_index_holds_every_patch_of_the_grid_once(tmp_path, boundary, augment, p, stride):
     images = [np.rint(255 * smooth(seed, *size, 1)).astype(np.uint8) for seed, size in enumerate(SIZES)]
     index = index_of(tmp_path, images, patch_size=p, boundary=boundary, augment=augment, stride=stride)
@@ -166,7 +165,7 @@ def test_a_view_without_an_image_has_the_stride(tmp_path):
     [
         (Problem("", "inpaint:center:3", "mask", (8, 8, 1), stride=2), r"\(\d, \d\)"),
         (Problem("", "inpaint:FILE", "mask", mask=grid((6, 6, 1)), stride=2), r"\(0, 1\)"),
-        (Problem("", "inpaint:FILE", "mask", mask=grid((6, 6, 1)), stride=4, boundary="valid"), r"\(0, 1\)"),
+        (Problem("", "inpaint:FILE", "mask", mask=grid((6, 6, 1)), stride=4, boundary="valid"), r"\(0, 0\)"),
     ],
 )
 def test_a_mask_with_patterns_beside_the_grid_is_refused(tmp_path, problem, where):
