@@ -389,6 +389,13 @@ class TestHdf5:
             file.create_dataset("x", (2, 6, 6), "uint8", external=[(str(tmp_path / "secret"), 0, 72)])
         with pytest.raises(InvalidArgument, match=r"a\.h5: expected numbers in the file itself"):
             open_source(tmp_path / "a.h5")
+        hdf5(tmp_path, images(2, 6, 6))
+        layout = h5py.VirtualLayout((2, 6, 6), "uint8")
+        layout[:] = h5py.VirtualSource(tmp_path / "a.h5", "images", (2, 6, 6))
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            file.create_virtual_dataset("x", layout)
+        with pytest.raises(InvalidArgument, match=r"b\.h5: expected numbers in the file itself"):
+            open_source(tmp_path / "b.h5")
 
     def test_a_filter_that_h5py_lacks_is_named(self, tmp_path: Path) -> None:
         with h5py.File(tmp_path / "a.h5", "w") as file:

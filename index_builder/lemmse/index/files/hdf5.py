@@ -51,8 +51,10 @@ class Dataset:
         self.shape: tuple[int, ...] = found.shape or ()
         self.dtype = found.dtype
         self.chunks: tuple[int, ...] | None = found.chunks
-        if found.external:
-            raise InvalidArgument("expected numbers in the file itself, got a dataset of external files")
+        if found.external or found.is_virtual:
+            raise InvalidArgument(
+                "expected numbers in the file itself, got those of other files; store it anew"
+            )
         plan = found.id.get_create_plist()
         filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
         compressions = [code for code in filters if code not in (_SHUFFLE, _CHECKSUM)]
