@@ -225,8 +225,10 @@ def _names(sources: _Sources) -> tuple[str, ...]:
 
 def _reading(axes: str | None, range: tuple[float, float] | None, roi: str | None) -> dict[str, Any]:
     """Return what a plan says about reading the sources."""
-    if range is not None and not -math.inf < range[0] < range[1] < math.inf:
-        raise InvalidArgument.of("range", f"expected finite LOW < HIGH, got {range[0]:g} and {range[1]:g}")
+    if range is not None:
+        low, high = range = float(range[0]), float(range[1])
+        if not -math.inf < low < high < math.inf:
+            raise InvalidArgument.of("range", f"expected finite LOW < HIGH, got {low:g} and {high:g}")
     if roi is not None:
         Region.parse(roi)
     return {"axes": axes, "range": range, "roi": roi}
