@@ -15,6 +15,7 @@ ALLOWED = {
     "v1": {"v1"},
     "contract": {"v1"},
     "client": {"contract", "v1"},
+    "integrations": {"client", "contract"},
     "index": {"contract"},
     "estimator": {"contract", "index"},
     "calibration": {"estimator", "index", "contract"},

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,8 @@ class Result:
     error: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=1))
     """Bound on |image − sum over all keys|, for 95 % of the pixels (estimated) or for all (certified), in the
     unit and shape of y."""
+    white_level: float = 1.0
+    """The value of intensity 1 in the image: 1, or 255 or 65535 if y was of uint8 or uint16."""
 
     def scaled(self, white_level: float) -> "Result":
         """Return a result that is in intensities, rescaled so that intensity 1 is `white_level`."""
@@ -97,7 +100,34 @@ class Result:
             for name, info in RESULT_MAPS.items()
             if (values := getattr(self, name)) is not None and info.power
         }
-        return replace(self, image=self.image * np.float32(white_level), **maps)
+        image = self.image * np.float32(white_level)
+        return replace(self, image=image, white_level=self.white_level * white_level, **maps)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the image to a file, in the format of the name's ending: as a whole, or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            ".png" has 8 bits, or 16 if y was of uint16; values beyond black and white are clipped. ".tif",
+            ".tiff" and ".npy" have the float32 of `image`, ".npz" also the maps, by their names.
+
+        Raises
+        ------
+        InvalidArgument
+            The ending is another one, or PNG cannot hold the image's channels.
+        OSError
+            The file cannot be written.
+        """
+        from lemmse.contract.pictures import save
+
+        save(self, path)
+
+    def _repr_html_(self) -> str:
+        """Return the picture with its maps and numbers, which notebooks show."""
+        from lemmse.contract.pictures import as_html
+
+        return as_html(self)
 
     @property
     def arrays(self) -> dict[str, NDArray[np.float32]]:
