@@ -7,20 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract.errors import DataLoss, InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Explanation, Result
+from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, Result
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
-from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.estimator.cancellation import Cancel, never
+from lemmse.estimator.contributors import contributors
 from lemmse.estimator.costs import exact_work, request_work
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
@@ -43,9 +43,7 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
-from lemmse.index.images.symmetries import SYMMETRIES
 from lemmse.index.sources import intensities
-from lemmse.index.storage.manifest import REMEDY
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
@@ -335,15 +333,10 @@ class Reconstructor:
         n = np.array([row * observation.y.shape[1] + column])
         sums = cut_queries(self._backend, observation).sums(n, spec)
         posterior = sums.posterior(manifest.channels)
-        heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
-        contributors = (
-            contributor
-            for key, weight in heaviest
-            if key >= 0
-            for contributor in self._contributors(key, weight, top, cancelled)
-        )
+        keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
+        heaviest = contributors(self.index, keys, weights, top, cancelled)
         return Explanation(
-            contributors=tuple(one.scaled(measurement.white_level) for one in islice(contributors, top)),
+            contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
             diagnostics=self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start),
         )
 
@@ -401,20 +394,6 @@ class Reconstructor:
         sums = self._whole_images.sums(y, observation.precision, plan.spec, equivariant=equivariant)
         n = np.arange(y.shape[0] * y.shape[1])
         yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
-
-    def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
-        """Yield at most `most` training patches that equal a key, each with this weight."""
-        start, stop = self.index.patch_range(key)
-        patches = start, min(stop, start + most)
-        symmetries = self.index.symmetries(*patches).tolist()
-        for (image, row, column), symmetry in zip(self.index.ids(*patches).tolist(), symmetries, strict=True):
-            raise_if_cancelled(cancelled)
-            if symmetry >= len(SYMMETRIES):
-                raise DataLoss(f"a patch is of symmetry {symmetry}, which does not exist; {REMEDY}")
-            value = tuple(self.index.pixel(image, row, column).tolist())
-            yield Contributor(
-                image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]
-            )
 
     def _diagnostics(
         self,
