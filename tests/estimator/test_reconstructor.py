@@ -174,3 +174,15 @@ def test_more_contributors_than_there_are_name_all(lemmse, index):
 def test_unknown_device_is_named(index):
     with pytest.raises(InvalidArgument, match=r"device: expected auto, cpu or a GPU .*, got 'abacus'"):
         Reconstructor(index, device="abacus")
+
+
+def test_cancelling_ends_the_validation_of_a_large_image(lemmse):
+    y = np.zeros((1024, 1024, X[0].shape[2]), np.float32)
+    y[-1, -1] = np.nan
+    with pytest.raises(InvalidArgument, match="expected finite numbers"):
+        lemmse.reconstruct(y, sigma=0.1)
+    polls = itertools.count()
+    for call in (lemmse.reconstruct, lambda y, **options: lemmse.explain(y, pixel=(0, 0), **options)):
+        with pytest.raises(Cancelled):
+            call(y, sigma=0.1, cancelled=lambda: next(polls) % 4 == 3)
+    assert next(polls) == 8

@@ -163,7 +163,7 @@ class Reconstructor:
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
             queries = cut_queries(self._backend, observation, refinement)
@@ -326,7 +326,7 @@ class Reconstructor:
     ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
         row, column = options.pixel
@@ -340,8 +340,8 @@ class Reconstructor:
             diagnostics=self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start),
         )
 
-    def _observe(self, measurement: Measurement) -> Observation:
-        return as_observation(measurement, self.index.manifest.channels)
+    def _observe(self, measurement: Measurement, cancelled: Cancel = never) -> Observation:
+        return as_observation(measurement, self.index.manifest.channels, cancelled)
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
         """Return the collector that makes an image from the posteriors of patches."""

@@ -194,6 +194,8 @@ class Catalogue:
             raise InvalidArgument.of("folder", "expected the path of a folder") from None
         if base not in path.parents:
             raise PermissionDenied(f"folder: expected one below --admin-root, got {folder[:100]!r}")
+        if not os.path.isdir(path):  # nor are links in a circle, or names that are too long
+            raise NotFound(f"folder: expected an index folder, got {folder[:100]!r}")
         return path
 
     def _put(self, path: Path, version: str | None = None) -> IndexInfo:

@@ -156,7 +156,10 @@ class Server:
 
             observed.append(self._resources.enter_context(closing(Tracing())))
         main = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
-        return (*observed, Receiving(idle_timeout=config.idle_timeout, calls=config.calls, main=main))
+        receiving = Receiving(
+            idle_timeout=config.idle_timeout, calls=config.calls, memory=config.memory, main=main
+        )
+        return (*observed, receiving)
 
     def _close(self) -> None:
         self._loop.close()
