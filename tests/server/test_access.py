@@ -144,6 +144,15 @@ def test_a_file_that_is_being_written_changes_nothing(tmp_path):
     assert tokens.find("secret") is None
 
 
+def test_a_file_that_is_missing_at_the_start(tmp_path):
+    with pytest.raises(
+        InvalidArgument, match=r"^tokens: cannot read .*: No such file.*`lemmse token` makes it"
+    ):
+        Tokens(tmp_path / "tokens")
+    with pytest.raises(InvalidArgument, match=r"^tokens: cannot read .*: Is a directory$"):
+        Tokens(tmp_path)
+
+
 def test_admin_calls():
     check = "lemmse.v1.AdminService"
     with pytest.raises(PermissionDenied, match="without --tokens"):
