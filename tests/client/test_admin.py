@@ -1,6 +1,8 @@
 """`client.admin`: the indexes of a server, changed by the synchronous and the asyncio client."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,3 +140,16 @@ def test_a_closed_client_says_so(made):
     for call in (lambda: client.admin, lambda: admin.unload_index("photos")):
         with pytest.raises(FailedPrecondition, match="closed"):
             call()
+
+
+def test_the_example_of_the_documentation(made):
+    folder, target, tokens = made
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    (example,) = [
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if ".admin." in block
+    ]
+    example = example.replace("grpcs://gpu1:50051", target).replace('"faces"', '"more"')
+    names = {"token": tokens["admin"]}
+    exec(example, names)
+    assert (names["index"].name, names["index"].version) == ("photos", "1")
+    assert (folder / "photos/CURRENT").read_text() == "1\n"
