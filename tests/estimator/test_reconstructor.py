@@ -101,10 +101,12 @@ def test_cancelling_ends_the_naming_of_patches(lemmse):
     calls = itertools.count()
     named = lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=lambda: next(calls) < 0)
     assert len(named.contributors) == 100
-    needed, calls = next(calls), itertools.count()
-    with pytest.raises(Cancelled):
-        lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=lambda: next(calls) > needed - 50)
-    assert next(calls) == needed - 48
+    needed = next(calls)
+    for last in range(needed - 4, needed):  # before each of the four reads
+        polls = iter([False] * last + [True])
+        with pytest.raises(Cancelled):
+            lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=polls.__next__)
+        assert not list(polls)
 
 
 NAN, INF = X[0].copy(), X[0].copy()
@@ -172,3 +174,15 @@ def test_more_contributors_than_there_are_name_all(lemmse, index):
 def test_unknown_device_is_named(index):
     with pytest.raises(InvalidArgument, match=r"device: expected auto, cpu or a GPU .*, got 'abacus'"):
         Reconstructor(index, device="abacus")
+
+
+def test_cancelling_ends_the_validation_of_a_large_image(lemmse):
+    y = np.zeros((1024, 1024, X[0].shape[2]), np.float32)
+    y[-1, -1] = np.nan
+    with pytest.raises(InvalidArgument, match="expected finite numbers"):
+        lemmse.reconstruct(y, sigma=0.1)
+    polls = itertools.count()
+    for call in (lemmse.reconstruct, lambda y, **options: lemmse.explain(y, pixel=(0, 0), **options)):
+        with pytest.raises(Cancelled):
+            call(y, sigma=0.1, cancelled=lambda: next(polls) % 4 == 3)
+    assert next(polls) == 8

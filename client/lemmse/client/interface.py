@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from numpy.typing import ArrayLike
 
@@ -13,7 +13,10 @@ from lemmse.contract.measurement import Mask, Measurement, Sigma, measurements
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, Result
 
-__all__ = ["Client", "Closable"]
+if TYPE_CHECKING:
+    from lemmse.client.admin import Admin
+
+__all__ = ["Client", "Closable", "without_server"]
 
 
 class Closable:
@@ -267,6 +270,17 @@ class Client(Closable, ABC):
         self._require_open()
         return self._get_index(as_name(name), as_timeout(timeout))
 
+    @property
+    def admin(self) -> "Admin":
+        """Changes of the indexes of the server.
+
+        Raises
+        ------
+        FailedPrecondition
+            The client has index folders, or several servers: each has indexes of its own.
+        """
+        raise without_server("admin")
+
     @abstractmethod
     def _close(self) -> None: ...
 
@@ -294,3 +308,8 @@ class Client(Closable, ABC):
 
     @abstractmethod
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo: ...
+
+
+def without_server(what: str) -> FailedPrecondition:
+    """Return the error for what only the client of a server has."""
+    return FailedPrecondition(f"{what}: expected a client of a server; this one has index folders")

@@ -153,4 +153,6 @@ class Backend(ABC):
     def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:
         """Return the patches of an image, (H, W, C), at positions n, as an array of shape (len(n), P)."""
         manifest = self.index.manifest
-        return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)
+        # Without a copy of the image, which may be large: this is called for each block of positions.
+        alone = Images(image.reshape(-1, image.shape[-1]), np.array([image.shape[:2]], np.int64))
+        return alone.patches(n, manifest.patch_size, manifest.boundary)

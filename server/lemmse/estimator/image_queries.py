@@ -252,7 +252,8 @@ class _WeightedQueries:
         self._y = observation.y
         self.gaussian_share = refinement.gaussian_share
         tau2 = refinement.bandwidth**2
-        self._precision = observation.precision / (1 + tau2 * observation.precision)  # (H, W, C)
+        precision = observation.precision
+        self._precision = precision / (1 + tau2 * precision)  # (H, W, C)
         self._share = tau2 * self._precision
         self._variance = tau2 * (1 - self._share)
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.tensors import FloatArray
+from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.index.ranges import row_slices
 
 __all__ = ["Observation", "as_observation"]
 
@@ -18,6 +20,8 @@ SIGMA_RANGE = (1e-6, 1e6)
 """Range of σ: below it, float32 cannot represent the noise in [0, 1]; above it, all weights are equal."""
 Y_MAX = 1e6
 """Largest |y|, multiplied by σ if σ > 1; beyond it, even float64 would not tell near keys from far ones."""
+_BLOCK = 1 << 17
+"""Numbers that are validated between two polls: they fit into the cache of a core."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,30 +53,45 @@ class Observation:
         return float(np.sqrt(np.square(observed).mean())) if observed.size else 1.0
 
 
-def as_observation(measurement: Measurement, channels: int) -> Observation:
+def as_observation(measurement: Measurement, channels: int, cancelled: Cancel = never) -> Observation:
     """Return the observation of a measurement, for an index of images with `channels` channels.
+
+    Parameters
+    ----------
+    measurement : Measurement
+        The measurement.
+    channels : int
+        Number of channels of the images of the index.
+    cancelled : callable
+        Polled between blocks of rows.
 
     Raises
     ------
     InvalidArgument
         The number of channels differs, or a value of y or sigma is out of range.
+    Cancelled
+        `cancelled()` was true.
     """
-    image = _with_channels(measurement.y, channels)
-    s: float | NDArray[np.float64]
-    if isinstance(measurement.sigma, float):
-        s = measurement.sigma
-    else:
-        s = _broadcast(measurement.sigma, image.shape).astype(np.float64)
+    y, sigma, mask = _with_channels(measurement.y, channels), measurement.sigma, measurement.mask
+    s: float | NDArray[np.float64] = sigma if isinstance(sigma, float) else sigma.astype(np.float64)
     low, high = SIGMA_RANGE
     valid = np.less_equal(low, s) & np.less_equal(s, high)  # NaN is not valid
     if not valid.all():
         wrong = np.extract(~valid, s)[0]
         raise InvalidArgument.of("sigma", f"expected a number in [{low:g}, {high:g}], got {wrong:g}")
-    observed = None if measurement.mask is None else _broadcast(measurement.mask, image.shape)
-    _check_range(image, observed, Y_MAX * max(1.0, float(np.max(s))))
-    if observed is not None:
-        image, s = np.where(observed, image, 0.0), np.where(observed, s, np.inf)
-    return Observation(image, s, measurement.y.shape)
+    limit = Y_MAX * max(1.0, float(np.max(s)))
+    if not isinstance(s, float):
+        s = _broadcast(s, y.shape)
+    observed = None if mask is None else _broadcast(mask, y.shape)
+    image = np.empty(y.shape)
+    for rows in row_slices(len(y), max(1, _BLOCK // y[0].size)):
+        raise_if_cancelled(cancelled)
+        block, seen = image[rows], None if observed is None else observed[rows]
+        block[...] = y[rows]
+        _check_range(block, seen, limit)
+        if seen is not None:
+            block[~seen] = 0.0
+    return Observation(image, s if observed is None else np.where(observed, s, np.inf), measurement.y.shape)
 
 
 def _check_range(image: NDArray[np.float64], observed: NDArray[np.bool_] | None, limit: float) -> None:
@@ -86,13 +105,13 @@ def _check_range(image: NDArray[np.float64], observed: NDArray[np.bool_] | None,
         raise InvalidArgument.of("y", f"expected {what}, got {image[wrong][0]}")
 
 
-def _with_channels(y: FloatArray, channels: int) -> NDArray[np.float64]:
+def _with_channels(y: FloatArray, channels: int) -> FloatArray:
     """Return an image (H, W) or (H, W, C) as (H, W, C)."""
     image = y[..., None] if y.ndim == 2 else y
     if image.shape[2] != channels:
         expected = "(H, W) or (H, W, 1)" if channels == 1 else f"(H, W, {channels})"
         raise InvalidArgument.of("y", f"expected an image of shape {expected}, got {y.shape}")
-    return image.astype(np.float64)
+    return image
 
 
 def _broadcast(values: NDArray[T], shape: tuple[int, ...]) -> NDArray[T]:

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract.errors import DataLoss, InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Explanation, Result
+from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, Result
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
-from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.estimator.cancellation import Cancel, never
+from lemmse.estimator.contributors import contributors
 from lemmse.estimator.costs import exact_work, request_work
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
@@ -43,9 +43,7 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
-from lemmse.index.images.symmetries import SYMMETRIES
 from lemmse.index.sources import intensities
-from lemmse.index.storage.manifest import REMEDY
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
@@ -165,7 +163,7 @@ class Reconstructor:
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
             queries = cut_queries(self._backend, observation, refinement)
@@ -328,27 +326,22 @@ class Reconstructor:
     ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
         row, column = options.pixel
         n = np.array([row * observation.y.shape[1] + column])
         sums = cut_queries(self._backend, observation).sums(n, spec)
         posterior = sums.posterior(manifest.channels)
-        heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
-        contributors = (
-            contributor
-            for key, weight in heaviest
-            if key >= 0
-            for contributor in self._contributors(key, weight, top, cancelled)
-        )
+        keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
+        heaviest = contributors(self.index, keys, weights, top, cancelled)
         return Explanation(
-            contributors=tuple(one.scaled(measurement.white_level) for one in islice(contributors, top)),
+            contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
             diagnostics=self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start),
         )
 
-    def _observe(self, measurement: Measurement) -> Observation:
-        return as_observation(measurement, self.index.manifest.channels)
+    def _observe(self, measurement: Measurement, cancelled: Cancel = never) -> Observation:
+        return as_observation(measurement, self.index.manifest.channels, cancelled)
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
         """Return the collector that makes an image from the posteriors of patches."""
@@ -401,20 +394,6 @@ class Reconstructor:
         sums = self._whole_images.sums(y, observation.precision, plan.spec, equivariant=equivariant)
         n = np.arange(y.shape[0] * y.shape[1])
         yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
-
-    def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
-        """Yield at most `most` training patches that equal a key, each with this weight."""
-        start, stop = self.index.patch_range(key)
-        patches = start, min(stop, start + most)
-        symmetries = self.index.symmetries(*patches).tolist()
-        for (image, row, column), symmetry in zip(self.index.ids(*patches).tolist(), symmetries, strict=True):
-            raise_if_cancelled(cancelled)
-            if symmetry >= len(SYMMETRIES):
-                raise DataLoss(f"a patch is of symmetry {symmetry}, which does not exist; {REMEDY}")
-            value = tuple(self.index.pixel(image, row, column).tolist())
-            yield Contributor(
-                image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]
-            )
 
     def _diagnostics(
         self,

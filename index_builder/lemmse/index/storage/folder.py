@@ -188,7 +188,8 @@ def set_current_version(path: Path, version: str) -> None:
 def _require_free(out: Path) -> None:
     if out.exists() or out.is_symlink():
         raise AlreadyExists(
-            f"out: expected a new folder, got {out}, which is there; remove it or choose another"
+            f"out: expected a new folder, got {out}, which is there; remove it, choose another, or add to an "
+            f"index that is there by --update"
         )
 
 
