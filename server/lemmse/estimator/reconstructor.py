@@ -454,7 +454,7 @@ def _result(
     arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], diagnostics: Diagnostics
 ) -> Result:
     """Return the result made from arrays with a row for each pixel, for a measurement of shape (H, W, …)."""
-    maps = {
+    maps: dict[str, Any] = {
         name: arrays[name].reshape(shape if info.per_channel else shape[:2])
         for name, info in RESULT_MAPS.items()
         if name in arrays

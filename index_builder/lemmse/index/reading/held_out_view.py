@@ -81,11 +81,11 @@ class HeldOutView(Index):
         """Return the symmetries of the copies that have patches start … stop − 1, (stop − start,)."""
         return _kept_rows(self.kept_patches, self.whole.symmetries, start, stop)
 
-    def ids_of(self, patches: NDArray[np.integer]) -> NDArray[np.int32]:
+    def ids_of(self, patches: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return training image, row and column of some patches, (N, 3)."""
         return self.whole.ids_of(self.kept_patches[patches])
 
-    def symmetries_of(self, patches: NDArray[np.integer]) -> NDArray[np.uint8]:
+    def symmetries_of(self, patches: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the symmetries of the copies that have some patches, (N,)."""
         return self.whole.symmetries_of(self.kept_patches[patches])
 

@@ -292,11 +292,11 @@ class Index:
             return np.zeros(stop - start, np.uint8)
         return self._shards.read("symmetries", start, stop)
 
-    def ids_of(self, patches: NDArray[np.integer]) -> NDArray[np.int32]:
+    def ids_of(self, patches: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return training image, row and column of some patches, (N, 3)."""
         return self._shards.take("ids", patches)
 
-    def symmetries_of(self, patches: NDArray[np.integer]) -> NDArray[np.uint8]:
+    def symmetries_of(self, patches: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the symmetries of the copies that have some patches, (N,)."""
         if self.manifest.augment == "none":
             return np.zeros(len(patches), np.uint8)
@@ -325,7 +325,7 @@ class Index:
             raise DataLoss(f"a patch of image {k}, row {i}, column {j} does not exist; {REMEDY}")
         return np.asarray(self._first_pixels[image] + row * sizes[:, 1] + column)
 
-    def pixels(self, numbers: NDArray[np.integer]) -> NDArray[np.float32]:
+    def pixels(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return pixels of the training images, in intensities, (N, C)."""
         return intensities(zarr_store.take(self._arrays, "images/pixels", numbers))
 
