@@ -33,6 +33,7 @@ def build(
     out: str | os.PathLike[str],
     *,
     patch_size: int = 5,
+    patch_depth: int = 1,
     physics: str = "identity",
     pre_inverse: str = "identity",
     boundary: str = "circular",
@@ -57,6 +58,10 @@ def build(
         The folder to create; its name is the name of the index.
     patch_size : int
         Side p of the patches in pixels, 1 to 64, odd or even; see `lemmse.index.images.stack` for the centre.
+    patch_depth : int
+        Number of planes p_z of the patches, odd. If it is more than 1, the sources are volumes, see
+        `lemmse.index.sources.open_volumes`, and the images of the index are their planes. p_z·p² is at most
+        4096.
     physics, pre_inverse : str
         Specifications of A and B; see `lemmse.index.physics`.
     boundary : str
@@ -68,7 +73,7 @@ def build(
         "none", or "dihedral": add all rotations by 90° and reflections of the training images; see
         `lemmse.index.images.symmetries`.
     limit : int, optional
-        Use only the first `limit` images.
+        Use only the first `limit` images, or volumes.
     seed : int
         Seed of the clustering and the samples; the same arguments and seed give the same index.
     memory : int
@@ -103,6 +108,7 @@ def build(
     """
     problem = InverseProblem.parse(physics, pre_inverse)
     _require_in("patch-size", patch_size, 1, PATCH_SIZE_MAX)
+    _require_depth(patch_depth, patch_size)
     if limit is not None:
         _require_in("limit", limit, 1)
     _require_in("seed", seed, 0, _SEED_MAX)
@@ -117,6 +123,7 @@ def build(
     plan = BuildPlan(
         sources=_names(sources),
         patch_size=patch_size,
+        patch_depth=patch_depth,
         physics=physics,
         pre_inverse=pre_inverse,
         boundary=boundary,
@@ -173,6 +180,7 @@ def update(
         base_version=index.version,
         sources=_names(sources),
         patch_size=manifest.patch_size,
+        patch_depth=manifest.patch_depth,
         physics=manifest.physics,
         pre_inverse=manifest.pre_inverse,
         boundary=manifest.boundary,
@@ -193,6 +201,17 @@ def _absolute(out: str | os.PathLike[str]) -> Path:
     if not os.fspath(out):
         raise InvalidArgument.of("out", "expected the name of a new folder, got an empty one")
     return Path(os.path.abspath(out))
+
+
+def _require_depth(patch_depth: int, patch_size: int) -> None:
+    if patch_depth < 1 or patch_depth % 2 == 0:
+        raise InvalidArgument.of("patch-size", f"expected an odd number of planes, got {patch_depth}")
+    if patch_depth * patch_size**2 > PATCH_SIZE_MAX**2:
+        raise InvalidArgument.of(
+            "patch-size",
+            f"expected patches of at most {PATCH_SIZE_MAX**2} pixels, got {patch_depth}x{patch_size}x"
+            f"{patch_size}",
+        )
 
 
 def _require_in(argument: str, value: int, least: int, most: int | None = None) -> None:

@@ -42,7 +42,13 @@ def is_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
-def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] | None = None) -> Stack:
+def open_zarr(
+    path: Path,
+    axes: str | None = None,
+    stated: tuple[float, float] | None = None,
+    *,
+    volumes: bool = False,
+) -> Stack:
     """Open a Zarr array, or the image of an OME-Zarr group.
 
     Raises
@@ -70,7 +76,7 @@ def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] |
     check_codecs(array)
     if prod(array.chunks) > MAX_SAMPLES:
         raise InvalidArgument(f"expected chunks of at most {MAX_SAMPLES} values, got {array.chunks}")
-    layout = Layout.checked(array_axes(array.shape, axes), array.shape)
+    layout = Layout.checked(array_axes(array.shape, axes, volumes=volumes), array.shape)
     check_size(*layout.plane_shape)
     details = {
         "attributes": attributes,

@@ -183,8 +183,9 @@ def training_strata(
     p: int,
     boundary: str,
     equivariance: str,
+    p_z: int,
 ) -> TrainingStrata:
-    """Return the strata of the training patches of images with these sizes.
+    """Return the strata of the training patches of images with these sizes, patches of p_z planes.
 
     Raises
     ------
@@ -202,8 +203,8 @@ def training_strata(
         raise InvalidArgument.of(
             "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
         )
-    constants = _constants(problem, shapes[0], p) if equivariance == "offset" else None
-    ones = np.ones((1, p * p * channels))
+    constants = _constants(problem, shapes[0], p_z * p * p) if equivariance == "offset" else None
+    ones = np.ones((1, p_z * p * p * channels))
     one_stratum = {size: np.zeros(len(n), np.int64) for size, n in zip(sizes, own, strict=True)}
     if problem.white:
         return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, 1.0)
@@ -213,29 +214,29 @@ def training_strata(
                 "pre-inverse",
                 f"expected images of one size for {problem.pre_inverse}, got {len(shapes)} sizes; crop them",
             )
-        white = problem.whitening(shapes[0], p)
+        white = problem.whitening(shapes[0], p, p_z)
         constants = None if constants is None else white.matrix @ constants
         return TrainingStrata(Strata(ones, white.matrix, constants), channels, one_stratum, white.condition)
     # Each position of each size has a pattern; positions with equal patterns are one stratum.
     patterns = [
-        Images.stack([problem.scale(shape)]).patches(n, p, boundary)
+        _scale(problem, shape, p_z).patches(n, p, boundary)
         for shape, n in zip(shapes, own, strict=True)
     ]
     scale, number = np.unique(np.concatenate(patterns), axis=0, return_inverse=True)
     parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own])[:-1])
     strata = Strata(scale, None, None)
     if boundary == "valid" and strata.exclusive:
-        _require_inside(problem, shapes, p, strata)
+        _require_inside(problem, shapes, p, p_z, strata)
     return TrainingStrata(strata, channels, dict(zip(sizes, parts, strict=True)), 1.0)
 
 
 def _require_inside(
-    problem: InverseProblem, shapes: Sequence[tuple[int, int, int]], p: int, strata: Strata
+    problem: InverseProblem, shapes: Sequence[tuple[int, int, int]], p: int, p_z: int, strata: Strata
 ) -> None:
     """Raise InvalidArgument if a mask has patterns at the border that no patch inside has keys for."""
     for shape in shapes:
         everywhere = np.arange(shape[0] * shape[1])
-        found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, "valid"))
+        found = strata.of(_scale(problem, shape, p_z).patches(everywhere, p, "valid"))
         if (found < 0).any():
             row, column = divmod(int(np.argmin(found)), shape[1])
             raise InvalidArgument.of(
@@ -246,7 +247,12 @@ def _require_inside(
             )
 
 
-def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
+def _scale(problem: InverseProblem, shape: tuple[int, int, int], p_z: int) -> Images[np.float64]:
+    """Return the diagonal of B as an image, the patches of which are the same in each of p_z planes."""
+    return Images.stack([problem.scale(shape)], np.zeros((1, p_z), np.int64))
+
+
+def _constants(problem: InverseProblem, shape: tuple[int, int, int], pixels: int) -> NDArray[np.float64]:
     """Return the patches of B A x for images x that are 1 in one channel, for each channel, (P, C)."""
     if problem.physics.partition(":")[0] == "inpaint" or not problem.stationary:
         raise InvalidArgument.of(
@@ -260,4 +266,4 @@ def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> 
             f"expected physics that keeps a constant image constant, and not 0, for offset, got a mean of "
             f"{level:g} and deviations of {np.abs(seen - level).max():g} for an image of ones",
         )
-    return np.tile(level * np.eye(shape[2]), (p * p, 1))
+    return np.tile(level * np.eye(shape[2]), (pixels, 1))

@@ -15,7 +15,7 @@ from lemmse.index.files import IMAGES, Stack, find_files, open_stack
 from lemmse.index.files.tiff import TIFF
 from lemmse.index.sources._image import Image, SourceKind, bad_source, checked, decoding
 
-__all__ = ["FILE", "FOLDER"]
+__all__ = ["FILE", "FOLDER", "as_text", "read_plane", "reading"]
 
 
 class _Files:
@@ -39,21 +39,15 @@ class _Files:
         """Return image k, decoded."""
         name, plane = self._find(k)
         path = self._folder / name
-        with _reading(path):
-            stack = self._open(path)
-            numbers = stack.numbers(plane)
-            if stack.missing(numbers) is not None:
-                raise bad_source(f"expected all pixels in {path}, got some marked as nodata; crop it")
-            same = stack.scale.native or stack.scale.dtype.kind == "b"
-            return checked(numbers if same else stack.scale.intensities(numbers), str(path))
+        with reading(path):
+            return read_plane(self._open(path), plane, path)
 
     def label(self, k: int) -> str:
         """Return the path of the file of image k relative to the folder, and the number of its plane."""
         name, plane = self._find(k)
         number = bisect_right(self._starts, range(len(self))[k]) - 1
         several = self._starts[number + 1] - self._starts[number] > 1
-        # A label is a text: bytes of a name that are not UTF-8 are escaped.
-        text = os.fsencode(name.as_posix()).decode("utf-8", "backslashreplace")
+        text = as_text(name)
         return f"{text}[{plane}]" if several else text
 
     def __del__(self) -> None:
@@ -83,8 +77,22 @@ class _Files:
             return 1  # reading its image gives the error
 
 
+def as_text(name: Path) -> str:
+    """Return the name of a file for a label: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def read_plane(stack: Stack, plane: int, path: Path) -> Image:
+    """Return a plane of a file as an image."""
+    numbers = stack.numbers(plane)
+    if stack.missing(numbers) is not None:
+        raise bad_source(f"expected all pixels in {path}, got some marked as nodata; crop it")
+    same = stack.scale.native or stack.scale.dtype.kind == "b"
+    return checked(numbers if same else stack.scale.intensities(numbers), str(path))
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Name the file in errors."""
     try:
         with decoding(str(path)):
