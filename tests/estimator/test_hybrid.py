@@ -111,7 +111,8 @@ def nearest_targets(index, y, mask, sigma) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest target of the keys that may be heaviest at each pixel, for all float32 can tell."""
     local = LocalBackend(index, torch.device("cpu"))
     u, seen = (
-        local.patches(np.broadcast_to(x, y.shape)[None].astype(float), np.arange(y[..., 0].size)) for x in (y, mask)
+        local.patches(np.broadcast_to(x, y.shape)[None].astype(float), np.arange(y[..., 0].size))
+        for x in (y, mask)
     )
     v, t = index.keys(0, index.manifest.distinct).astype(float), index.targets(0, index.manifest.keys)
     t_low, t_high = (

@@ -1,7 +1,8 @@
 """Reconstruct files part by part, many at a time: an error of one file is the outcome of that file.
 
-A part is a plane, or a slab of a volume where the index is of volumes. Parts of all files go through one call of `reconstruct_many`, so that a client reads ahead across files. The
-outputs of a file get their names when all of its planes are written.
+A part is a plane, or a slab of a volume where the index is of volumes. Parts of all files go through one call
+of `reconstruct_many`, so that a client reads ahead across files. The outputs of a file get their names when
+all of its parts are written.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""The parts of a file that are reconstructed one by one: its planes, or slabs of the planes of its volumes."""
+"""The parts of a file that are reconstructed one by one: its planes, or slabs of its volumes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """A measurement: the image y, the standard deviation σ of its noise, and the mask of observed pixels.
 
 An image has the axes (H, W) or (H, W, C), a volume (D, H, W) or (D, H, W, C). An array with three axes may be
-either: the index that answers decides. Both are floats in intensities, [0, 1], or integers that encode them in
-steps of 1/255 (uint8) or 1/65535 (uint16). Integers are converted to intensities here; results are scaled back by `Measurement.white_level`.
+either: the index that answers decides. Both are floats in intensities, [0, 1], or integers that encode them
+in steps of 1/255 (uint8) or 1/65535 (uint16). Integers are converted to intensities here; results are scaled
+back by `Measurement.white_level`.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
@@ -23,7 +24,7 @@ Sigma = float | ArrayLike
 """Noise standard deviation in intensities: a number, or a map (H, W) or (H, W, C), or of a volume."""
 
 Mask = ArrayLike | None
-"""Mask, (H, W) or (H, W, C), or of a volume, nonzero where a pixel was observed; None if all were observed."""
+"""Mask, of the same shapes, nonzero where a pixel was observed; None if all pixels were observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,7 +45,7 @@ class Measurement:
     sigma: float | FloatArray
     """Noise standard deviation in intensities: one number, or a map of y's shape, or without channels."""
     mask: NDArray[np.bool_] | None
-    """Bool, of y's shape or without channels, True where a pixel was observed; None if all pixels were observed."""
+    """Bool, of y's shape or without channels, True where a pixel was observed; None if all were observed."""
 
     @classmethod
     def checked(cls, y: ArrayLike, *, sigma: Any, mask: Any) -> "Measurement":

@@ -216,9 +216,7 @@ def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
     except InvalidArgument as error:
         raise InvalidArgument.of("y", error.expected) from error
     if index.problem.stationary and not index.problem.white:
-        covariance = index.problem.covariance(
-            shape, index.manifest.patch_size, index.manifest.patch_depth
-        )
+        covariance = index.problem.covariance(shape, index.manifest.patch_size, index.manifest.patch_depth)
         if index.strata.whiteness_error(covariance) > _WHITENESS:
             raise InvalidArgument.of(
                 "y",

@@ -101,7 +101,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             if incoming.complete and size > INLINE_BYTES:
                 raise InvalidArgument.of(
                     "y",
-                    f"the answer may take {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream",
+                    f"the answer may take {size} bytes, one message holds {INLINE_BYTES}; use "
+                    f"ReconstructStream",
                 )
             with self._memory.held(nbytes):
                 result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)

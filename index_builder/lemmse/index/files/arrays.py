@@ -90,10 +90,7 @@ def array_axes(shape: tuple[int, ...], axes: str | None, *, volumes: bool = Fals
         return axes
     if volumes:
         if len(shape) not in (3, 4, 5):
-            raise InvalidArgument(
-                f"expected volumes (D, H, W), (N, D, H, W) or (N, D, H, W, C), got {shape}; state axes, such "
-                f"as ZYXS"
-            )
+            raise InvalidArgument(f"expected volumes (D, H, W), (N, D, H, W) or (N, D, H, W, C), got {shape}")
         return ("ZYX", "TZYX", "TZYXS")[len(shape) - 3]
     if len(shape) not in (2, 3):
         raise InvalidArgument(f"expected an image (H, W) or (H, W, C), got {shape}; state axes, such as TYX")

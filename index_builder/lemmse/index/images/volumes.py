@@ -1,8 +1,8 @@
 """Volumes: planes that follow each other, in z or t, each of which is one of a stack of images.
 
-A patch of p_z planes, p_z odd, is centred in a plane, and has the same rows and columns in ⌊p_z/2⌋ planes on
-either side of it. Beyond the first and the last plane, the planes of the volume repeat or are mirrored, as
-rows and columns are (see `lemmse.index.images.stack`); with "valid", training patches lie inside their volume.
+A patch of p_z planes, p_z odd, is centred in a plane, and has the same rows and columns in ⌊p_z/2⌋ planes
+on either side of it. Beyond the first and the last plane, the planes of the volume repeat or are mirrored,
+as rows and columns are (see `lemmse.index.images.stack`); with "valid", training patches lie inside their volume.
 """
 
 from collections.abc import Sequence
@@ -53,6 +53,6 @@ def _places(
     depths: Sequence[int] | NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return, for each plane, the first plane of its volume, its place in it, and the volume's depth."""
-    depth = np.repeat(np.asarray(depths, np.int64), depths)
-    first = np.repeat(np.cumsum(depths) - depths, depths)
+    own = np.asarray(depths, np.int64)
+    depth, first = np.repeat(own, own), np.repeat(np.cumsum(own) - own, own)
     return first, np.arange(len(depth)) - first, depth

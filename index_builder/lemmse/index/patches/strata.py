@@ -219,8 +219,7 @@ def training_strata(
         return TrainingStrata(Strata(ones, white.matrix, constants), channels, one_stratum, white.condition)
     # Each position of each size has a pattern; positions with equal patterns are one stratum.
     patterns = [
-        _scale(problem, shape, p_z).patches(n, p, boundary)
-        for shape, n in zip(shapes, own, strict=True)
+        _scale(problem, shape, p_z).patches(n, p, boundary) for shape, n in zip(shapes, own, strict=True)
     ]
     scale, number = np.unique(np.concatenate(patterns), axis=0, return_inverse=True)
     parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own])[:-1])

@@ -83,7 +83,8 @@ def patch_covariance(
     correlation = (correlation + np.roll(correlation[::-1, ::-1], 1, axis=(0, 1))) / 2
     lags = np.arange(p)[:, None] - np.arange(p)
     plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p)
-    return np.kron(np.eye(p_z), np.kron(plane, np.eye(channels)))
+    covariance: NDArray[np.float64] = np.kron(np.eye(p_z), np.kron(plane, np.eye(channels)))
+    return covariance
 
 
 def condition_number(covariance: NDArray[np.float64]) -> float:
