@@ -4,16 +4,17 @@
 
 The last volume is held out and reconstructed with the others as training volumes. By default the volumes are
 made: nuclei, which are ellipsoids of any size and direction with a membrane and a spotted inside. Indexes are
-built and calibrated in a temporary folder. BM4D (Maggioni et al. 2013) is compared if the package bm4d is
-installed; it is free for non-commercial use only.
+built in a temporary folder, and hybrid is calibrated on them. BM4D (Maggioni et al. 2013) is compared if the
+package bm4d is installed; it is free for non-commercial use only.
 """
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from benchmarks.measures import decibels, print_rows, timed
-from lemmse.calibration import calibrate_index
+from lemmse.calibration import calibrate
 from lemmse.client import Client, connect
 from lemmse.contract.errors import LemmseError
 from lemmse.index import build, open_index
@@ -31,6 +32,11 @@ COUNT, SHAPE = 4, (20, 40, 40)
 """Number of the volumes that are made, and their planes, rows and columns."""
 NUCLEI = 14
 """Nuclei in each."""
+
+QUALITIES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "overlap": {"aggregate": "overlap", "gaussian_share": 0.01},
+}
 
 Volume = NDArray[np.floating]
 Method = Callable[[Volume, float], Volume]
@@ -58,7 +64,8 @@ def nuclei(rng: np.random.Generator) -> NDArray[np.uint8]:
         inside = 1 / (1 + np.exp((distance - 1) * 20))
         filled = rng.uniform(0.3, 0.55) + 1.2 * spots
         x = x * (1 - inside) + filled * inside + 0.35 * np.exp(-(((distance - 1) / 0.1) ** 2))
-    return np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
+    shown: NDArray[np.uint8] = np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
+    return shown
 
 
 def read_volumes(path: Path | None, seed: int) -> NDArray[np.uint8]:
@@ -72,16 +79,16 @@ def read_volumes(path: Path | None, seed: int) -> NDArray[np.uint8]:
     return np.stack([nuclei(rng) for _ in range(COUNT)])
 
 
-def plane_by_plane(client: Client, quality: str) -> Method:
+def plane_by_plane(client: Client, options: Mapping[str, Any]) -> Method:
     def reconstruct(y: Volume, sigma: float) -> Volume:
-        results = client.reconstruct_many(list(y), sigma=sigma, quality=quality)
+        results = client.reconstruct_many(list(y), sigma=sigma, **options)
         return np.stack([result.image for result in results if not isinstance(result, LemmseError)])
 
     return reconstruct
 
 
-def as_volume(client: Client, quality: str) -> Method:
-    return lambda y, sigma: client.reconstruct(y, sigma=sigma, quality=quality).image
+def as_volume(client: Client, options: Mapping[str, Any]) -> Method:
+    return lambda y, sigma: client.reconstruct(y, sigma=sigma, **options).image
 
 
 def bm4d_methods() -> Iterator[tuple[str, Method]]:
@@ -103,12 +110,14 @@ def run(arguments: argparse.Namespace) -> None:
         for kind, p_z in (("volumes", depth), ("planes", 1)):
             source = [folder / f"{kind}.npy"]
             path = build(source, folder / kind, patch_size=side, patch_depth=p_z, boundary="reflect")
-            calibrate_index(open_index(path))
+            index = open_index(path)
+            calibration = calibrate(index, seed=arguments.seed, sigmas=sorted(arguments.sigmas))
+            replace(index.manifest, calibration=calibration).write(index.folder)
         with connect(folder / "volumes") as whole, connect(folder / "planes") as planes:
             methods: dict[str, Method] = {"noisy": lambda y, sigma: y}
-            for quality in ("paper", "best"):
-                methods[f"{side}x{side}, {quality}"] = plane_by_plane(planes, quality)
-                methods[f"{depth}x{side}x{side}, {quality}"] = as_volume(whole, quality)
+            for what, options in QUALITIES.items():
+                methods[f"{side}x{side}, {what}"] = plane_by_plane(planes, options)
+                methods[f"{depth}x{side}x{side}, {what}"] = as_volume(whole, options)
             methods |= bm4d_methods()
             for method in methods.values():  # compiles, and reads what is read at first
                 method(clean[:depth, :16, :16], arguments.sigmas[0])

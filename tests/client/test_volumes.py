@@ -90,14 +90,19 @@ def test_a_crop_explains_a_volume_larger_than_a_message(clients, monkeypatch):
             with monkeypatch.context() as patched:
                 patched.setattr("lemmse.client.remote.INLINE_BYTES", 0)
                 cropped = remote.explain(y, sigma=1e-3, pixel=pixel, top=2, index=index)
-            assert [(c.image, c.row, c.column) for c in cropped] == [(c.image, c.row, c.column) for c in whole]
+            assert [(c.image, c.row, c.column) for c in cropped] == [
+                (c.image, c.row, c.column) for c in whole
+            ]
 
 
 @pytest.mark.parametrize(
     ("y", "message"),
     [
         (np.zeros((6, 7)), r"y: expected a volume of shape \(D, H, W\) or \(D, H, W, 1\), got \(6, 7\)"),
-        (np.zeros((2, 2, 2, 2, 1)), r"y: expected an image of shape .*, or a volume .*, got \(2, 2, 2, 2, 1\)"),
+        (
+            np.zeros((2, 2, 2, 2, 1)),
+            r"y: expected an image of shape .*, or a volume .*, got \(2, 2, 2, 2, 1\)",
+        ),
     ],
 )
 def test_all_clients_refuse(clients, y, message):
@@ -134,8 +139,10 @@ def test_a_file_in_slabs_equals_the_volume(tmp_path, folders, monkeypatch, index
     np.save(tmp_path / "mask.npy", mask)
     flags = [f"--{name}={value}" for name, value in options.items()]
     told = command(
-        [tmp_path / "stack.tif", "--out", tmp_path / "out.tif", "--index", folders[index], "--maps", "ess"]
-        + ["--mask", tmp_path / "mask.npy", *flags]
+        [
+            *(tmp_path / "stack.tif", "--out", tmp_path / "out.tif", "--index", folders[index]),
+            *("--maps", "ess", "--mask", tmp_path / "mask.npy", *flags),
+        ]
     )
     with connect(folders[index]) as client:
         whole = np.broadcast_to(mask, volume.shape)

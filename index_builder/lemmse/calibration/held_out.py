@@ -25,9 +25,9 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOut
     """Return a view of an index without some scenes, and the numbers of at most `most` images of them.
 
     Images of one file (tiles of a photograph, poses of a person) count as one scene and are held out
-    together, since they resemble each other. In volumes, a scene is a volume, or some consecutive planes of a deep one;
-    with it, all planes are left out whose patches have planes in common with its own. At most half of all
-    images are left out, and every stratum keeps keys.
+    together, since they resemble each other. In volumes, a scene is a volume, or some consecutive planes of a
+    deep one; with it, all planes are left out whose patches have planes in common with its own. At most half
+    of all images are left out, and every stratum keeps keys.
 
     Raises
     ------

@@ -63,10 +63,10 @@ def read_options(request: pb.ReconstructRequest) -> Options:
 
 def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
     """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
-    *plane, row, column = options.pixel
+    *planes, row, column = options.pixel
     request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
-    if plane:
-        request.plane = plane[0]
+    if planes:
+        request.plane = planes[0]
     _put_sigma(request, measurement)
     return request
 

@@ -2,7 +2,8 @@
 
 A patch of p_z planes, p_z odd, is centred in a plane, and has the same rows and columns in ⌊p_z/2⌋ planes
 on either side of it. Beyond the first and the last plane, the planes of the volume repeat or are mirrored,
-as rows and columns are (see `lemmse.index.images.stack`); with "valid", training patches lie inside their volume.
+as rows and columns are (see `lemmse.index.images.stack`); with "valid", training patches lie inside their
+volume.
 """
 
 from collections.abc import Sequence

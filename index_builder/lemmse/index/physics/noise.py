@@ -83,8 +83,7 @@ def patch_covariance(
     correlation = (correlation + np.roll(correlation[::-1, ::-1], 1, axis=(0, 1))) / 2
     lags = np.arange(p)[:, None] - np.arange(p)
     plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p)
-    covariance: NDArray[np.float64] = np.kron(np.eye(p_z), np.kron(plane, np.eye(channels)))
-    return covariance
+    return np.kron(np.eye(p_z), np.kron(plane, np.eye(channels))).astype(np.float64, copy=False)
 
 
 def condition_number(covariance: NDArray[np.float64]) -> float:
