@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
                 methods[f"{depth}x{side}x{side}, {what}"] = as_volume(whole, options)
             methods |= bm4d_methods()
             for method in methods.values():  # compiles, and reads what is read at first
-                method(clean[:depth, :16, :16], arguments.sigmas[0])
+                method(clean[:8, :16, :16], arguments.sigmas[0])
             rows = []
             for sigma in arguments.sigmas:
                 y = clean + sigma * rng.standard_normal(clean.shape)

@@ -266,18 +266,19 @@ def _indexes(client: Client, name: str | None, quality: str) -> list[IndexInfo]:
 
 def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | None:
     """Return how volumes are cut into slabs; None if the indexes are of images."""
-    kinds = {(index.patch_depth, index.boundary == "circular") for index in indexes}
-    if len(kinds) > 1 and any(depth > 1 for depth, _ in kinds):
-        raise InvalidArgument.of(
-            "--index-name", "expected one of the indexes, since they differ in the planes of their patches"
-        )
-    depth, circular = min(kinds)
-    if depth == 1:
+    depths = {index.patch_depth for index in indexes}
+    if depths <= {1}:
         return None
+    circular = {index.boundary == "circular" for index in indexes}
+    if 1 in depths or len(circular) > 1:
+        raise InvalidArgument.of(
+            "--index-name",
+            "expected one of the indexes, since they differ in whether they are of volumes, or circular",
+        )
     overlap = options["aggregate"] == "overlap" or (
         options["aggregate"] is None and options["quality"] == "best"
     )
-    return Slabs((2 if overlap else 1) * (depth // 2), circular)
+    return Slabs((2 if overlap else 1) * (max(depths) // 2), circular.pop())
 
 
 def _settings(
