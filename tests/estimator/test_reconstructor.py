@@ -115,7 +115,7 @@ BAD = [
     ({"y": X[0][..., :2]}, r"y: expected an image of shape \(H, W, 3\), got \(9, 8, 2\)"),
     ({"y": X[0][..., 0]}, r"y: expected an image of shape \(H, W, 3\), got \(9, 8\)"),
     ({"y": X}, r"y: expected an image of shape \(H, W, 3\), got \(6, 9, 8, 3\)"),
-    ({"y": X[0][:0]}, r"y: expected an image of shape \(H, W\) or \(H, W, C\), or a volume .*, got \(0, 8, 3\)"),
+    ({"y": X[0][:0]}, r"y: expected an image of shape \(H, W\) or .*, or a volume .*, got \(0, 8, 3\)"),
     ({"y": np.zeros((9, 8, 3), np.int32)}, r"y: expected floats in \[0, 1\], uint8 or uint16, got int32"),
     ({"y": X[0] + 0j}, r"y: expected floats .*, got complex"),
     ({"y": "image"}, r"y: expected floats .*, got <U5"),
