@@ -1,7 +1,7 @@
 """The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -83,11 +83,13 @@ class Client(Closable, ABC):
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measurement. Pixels that a masked array of NumPy masks were not observed.
+            The measurement. Pixels that a masked array of NumPy masks were not observed. For an index of
+            volumes (`IndexInfo.patch_depth` > 1), a volume (D, H, W) or (D, H, W, C).
         sigma : float or array
-            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C).
+            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C);
+            for a volume (D, H, W) or (D, H, W, C).
         mask : array, optional
-            Mask of shape (H, W) or (H, W, C), 0 or False where y was not observed. The values of y there are
+            Mask of the same shapes, 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
             identity and equivariance none.
         index : str, optional
@@ -181,7 +183,7 @@ class Client(Closable, ABC):
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, mask
-            As in `reconstruct`. A number, None or an array with two or three axes applies to all; a list,
+            As in `reconstruct`. A number, None or an array with two or more axes applies to all; a list,
             an array with one axis or any other iterable has one value for each image, in order.
         index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
         gaussian_share, quality
@@ -221,7 +223,7 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma,
         mask: Mask = None,
-        pixel: tuple[int, int],
+        pixel: Sequence[int],
         top: int = 16,
         index: str | None = None,
         timeout: float | None = None,
@@ -232,8 +234,8 @@ class Client(Closable, ABC):
         ----------
         y, sigma, mask, index, timeout
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of patches to return, 1 to 4096.
 

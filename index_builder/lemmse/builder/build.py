@@ -30,12 +30,35 @@ _OF_UPDATES = {"axes", "memory", "range", "roi"}
 """Options of an update: those that the index does not determine."""
 
 
+def _as_patch_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """Return the number of planes and the side of patches, given as P or PZxPxP."""
+    try:
+        match [int(word) for word in value.lower().split("x")]:
+            case [side]:
+                return 1, side
+            case [depth, side, other] if side == other:
+                return depth, side
+    except ValueError:
+        pass
+    raise click.BadParameter(
+        f"expected a side, such as 5, or planes and twice a side, such as 3x5x5, got {value!r}", ctx, param
+    )
+
+
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder to create; its name is the index's."
 )
-@click.option("--patch-size", default=5, show_default=True, help="Side of the patches, in pixels.")
+@click.option(
+    "--patch-size",
+    metavar="P|PZxPxP",
+    default="5",
+    show_default=True,
+    callback=_as_patch_size,
+    help="Side of the patches, in pixels; for volumes the number of their planes, odd, and twice their side, "
+    "such as 3x5x5.",
+)
 @click.option(
     "--physics",
     metavar="SPEC",
@@ -100,7 +123,7 @@ _OF_UPDATES = {"axes", "memory", "range", "roi"}
     metavar="ROW:ROW,COLUMN:COLUMN",
     help="Use only these rows and columns of each image, as slices of Python: 0:512,-512:.",
 )
-@click.option("--limit", type=int, help="Use only the first LIMIT images.")
+@click.option("--limit", type=int, help="Use only the first LIMIT images, or volumes.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the clustering and of samples.")
 @click.option(
     "--memory",
@@ -148,12 +171,15 @@ def build(
     SOURCE is a folder of images, or one image or TIFF stack; a .npy or .npz file of shape (N, H, W[, C]),
     uint8, uint16 or float in [0, 1]; an idx-ubyte[.gz] file (MNIST, FashionMNIST); CIFAR-10 batches; a Zarr
     array or OME-Zarr; HDF5, as FILE.h5 or FILE.h5:/PATH/OF/DATASET; or sample:photos, tiles of the
-    photographs that are distributed with scikit-image.
+    photographs that are distributed with scikit-image. With --patch-size PZxPxP, it is a file of volumes,
+    or a folder of them: TIFF or OME-Zarr with an axis Z or T, or an array (D, H, W), (N, D, H, W) or
+    (N, D, H, W, C) in a .npy or .npz file or Zarr.
 
     An interrupted build is resumed by the same command.
     """
     silence_zarr()
     notice = partial(report, kind="note")
+    options["patch_depth"], options["patch_size"] = options["patch_size"]
     with report_progress(as_json=as_json) as progress:
         with _runner(workers, scheduler) as run:
             if update:

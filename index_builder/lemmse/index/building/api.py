@@ -38,6 +38,7 @@ def build(
     out: str | os.PathLike[str],
     *,
     patch_size: int = 5,
+    patch_depth: int = 1,
     physics: str = "identity",
     pre_inverse: str = "identity",
     boundary: str = "circular",
@@ -67,6 +68,10 @@ def build(
         The folder to create; its name is the name of the index.
     patch_size : int
         Side p of the patches in pixels, 1 to 64, odd or even; see `lemmse.index.images.stack` for the centre.
+    patch_depth : int
+        Number of planes p_z of the patches, odd. If it is more than 1, the sources are volumes, see
+        `lemmse.index.sources.open_volumes`, and the images of the index are their planes. p_z·p² is at most
+        4096.
     physics, pre_inverse : str
         Specifications of A and B; see `lemmse.index.physics`.
     boundary : str
@@ -89,7 +94,7 @@ def build(
     roi : str, optional
         The region of each image to use, as two slices of rows and columns: "0:512,-512:".
     limit : int, optional
-        Use only the first `limit` images.
+        Use only the first `limit` images, or volumes.
     seed : int
         Seed of the clustering and the samples; the same arguments and seed give the same index.
     memory : int
@@ -127,6 +132,7 @@ def build(
     problem = InverseProblem.parse(physics, pre_inverse)
     _require_in("patch-size", patch_size, 1, PATCH_SIZE_MAX)
     _require_in("stride", stride, 1, _STRIDE_MAX)
+    _require_depth(patch_depth, patch_size)
     if limit is not None:
         _require_in("limit", limit, 1)
     _require_in("seed", seed, 0, _SEED_MAX)
@@ -141,6 +147,7 @@ def build(
     plan = BuildPlan(
         sources=_names(sources),
         patch_size=patch_size,
+        patch_depth=patch_depth,
         physics=physics,
         pre_inverse=pre_inverse,
         boundary=boundary,
@@ -205,6 +212,7 @@ def update(
         base_version=index.version,
         sources=_names(sources),
         patch_size=manifest.patch_size,
+        patch_depth=manifest.patch_depth,
         physics=manifest.physics,
         pre_inverse=manifest.pre_inverse,
         boundary=manifest.boundary,
@@ -238,6 +246,17 @@ def _absolute(out: str | os.PathLike[str]) -> Path:
     if not os.fspath(out):
         raise InvalidArgument.of("out", "expected the name of a new folder, got an empty one")
     return Path(os.path.abspath(out))
+
+
+def _require_depth(patch_depth: int, patch_size: int) -> None:
+    if patch_depth < 1 or patch_depth % 2 == 0:
+        raise InvalidArgument.of("patch-size", f"expected an odd number of planes, got {patch_depth}")
+    if patch_depth * patch_size**2 > PATCH_SIZE_MAX**2:
+        raise InvalidArgument.of(
+            "patch-size",
+            f"expected patches of at most {PATCH_SIZE_MAX**2} pixels, got {patch_depth}x{patch_size}x"
+            f"{patch_size}",
+        )
 
 
 def _require_in(argument: str, value: int, least: int, most: int | None = None) -> None:

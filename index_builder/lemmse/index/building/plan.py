@@ -25,6 +25,7 @@ class BuildPlan:
     sources: tuple[str, ...]
     """Sources of the images to read."""
     patch_size: int
+    patch_depth: int
     physics: str
     pre_inverse: str
     boundary: str

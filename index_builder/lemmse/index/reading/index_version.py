@@ -26,7 +26,7 @@ from lemmse.index.physics import InverseProblem
 from lemmse.index.reading.layout import require_layout
 from lemmse.index.sources import intensities
 from lemmse.index.storage import zarr_store
-from lemmse.index.storage.folder import ARRAYS, SOURCES, about_index, current_version, folder_of
+from lemmse.index.storage.folder import ARRAYS, DEPTHS, SOURCES, about_index, current_version, folder_of
 from lemmse.index.storage.manifest import REMEDY, Manifest
 from lemmse.index.storage.packing import Packed
 from lemmse.index.storage.pinned import PinnedFiles
@@ -183,15 +183,25 @@ class Index:
         """Return all training images in the dtype of the source."""
         return Images(zarr_store.read_all(self._arrays, "images/pixels"), self._sizes)
 
+    @cached_property
+    def depths(self) -> NDArray[np.int64]:
+        """Number of planes of each volume, of which the images are the planes; 1 if they are not."""
+        if self.manifest.patch_depth == 1:
+            return np.ones(self.manifest.images, np.int64)
+        return zarr_store.read_all(self._arrays, DEPTHS)
+
     def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
         """Return the training patches of the images with these numbers, in blocks as for `Corpus.of`."""
         stack, manifest = self.images(), self.manifest
         return Corpus.of(
             self.problem,
-            lambda first, end: Images.stack(intensities(stack[k]) for k in numbers[first:end]),
-            stack.sizes[numbers],
+            lambda numbers: Images.stack(intensities(stack[k]) for k in numbers),
+            stack.sizes,
+            self.depths,
             manifest.channels,
+            numbers=numbers,
             patch_size=manifest.patch_size,
+            patch_depth=manifest.patch_depth,
             boundary=manifest.boundary,
             equivariance=manifest.equivariance,
             augment=manifest.augment,
@@ -213,8 +223,8 @@ class Index:
 
     @property
     def patch_length(self) -> int:
-        """Length of a key, P = p²·C."""
-        return self.manifest.patch_size**2 * self.manifest.channels
+        """Length of a key, P = p_z·p²·C."""
+        return self.manifest.patch_pixels * self.manifest.channels
 
     @cached_property
     def quantization(self) -> Quantization:
