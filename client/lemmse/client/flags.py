@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lemmse.contract.options import OPTIONS, Count, Kind, Names, Number, OneOf, Option
+from lemmse.contract.options import OPTIONS, Count, ImageNames, Kind, Names, Number, OneOf, Option
 
 __all__ = ["option_flags"]
 
@@ -22,6 +22,7 @@ def option_flags(command: F) -> F:
             type=_type(option.kind),
             callback=_callback(option),
             default=None if isinstance(option.kind, Names) else option.default,
+            multiple=isinstance(option.kind, ImageNames),
             show_default=isinstance(option.kind, OneOf) and option.default is not None,
             metavar=option.metavar,
             help=option.help,

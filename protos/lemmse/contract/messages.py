@@ -64,7 +64,7 @@ def read_options(request: pb.ReconstructRequest) -> Options:
 def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
     """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
     row, column = options.pixel
-    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
+    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top, exclude=options.exclude)
     _put_sigma(request, measurement)
     return request
 
@@ -78,7 +78,7 @@ def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -
         An option is out of range.
     """
     pixel = request.row, request.column
-    return ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=request.top)
+    return ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=request.top, exclude=request.exclude)
 
 
 def read_measurement(

@@ -18,7 +18,7 @@ from lemmse.index.clustering.moments import Basis, Moments, key_moments
 from lemmse.index.clustering.sketches import CellSketches, sketch_cells
 from lemmse.index.clustering.summaries import summarize_leaves
 from lemmse.index.patches.corpus import Corpus
-from lemmse.index.ranges import row_slices
+from lemmse.index.ranges import joined_ranges, row_slices
 from lemmse.index.storage import inverted_lists, shards, zarr_store
 from lemmse.index.storage.packing import pack
 from lemmse.index.storage.quantization import Quantization
@@ -46,7 +46,7 @@ class CellPatches:
         """Return the patches with the keys in another order, which must keep keys in their cells."""
         counts = np.diff(self.key_patches)[order]
         key_patches = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.arange(key_patches[-1]) + np.repeat(self.key_patches[order] - key_patches[:-1], counts)
+        rows = joined_ranges(self.key_patches[order], counts)
         columns = {name: column[rows] for name, column in self.columns.items()}
         return CellPatches(self.v[order], self.cell_keys, key_patches, columns)
 

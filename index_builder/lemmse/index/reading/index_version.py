@@ -23,6 +23,7 @@ from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.patches.strata import Strata
 from lemmse.index.physics import InverseProblem
+from lemmse.index.reading.image_names import file_of
 from lemmse.index.reading.layout import require_layout
 from lemmse.index.sources import intensities
 from lemmse.index.storage import zarr_store
@@ -169,9 +170,15 @@ class Index:
         return Mixture(**zarr_store.read_group(self._arrays, "mixture"))
 
     @cached_property
+    def remaining(self) -> NDArray[np.int64]:
+        """Numbers of the training images whose patches count: all, except in views without some of them."""
+        return np.arange(self.manifest.images)
+
+    @cached_property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the training images, in pixels; (0, 0) if their sizes differ."""
-        height, width = self._sizes[0].tolist() if (self._sizes == self._sizes[0]).all() else (0, 0)
+        """Height and width of the training images that count, in pixels; (0, 0) if their sizes differ."""
+        sizes = self._sizes[self.remaining]
+        height, width = sizes[0].tolist() if (sizes == sizes[0]).all() else (0, 0)
         return height, width
 
     def image(self, k: int) -> NDArray[Any]:
@@ -328,6 +335,15 @@ class Index:
         if not expected or not all(isinstance(label, str) for label in labels):
             raise DataLoss(f"{SOURCES} does not name {self.manifest.images} images; {REMEDY}")
         return labels
+
+    @cached_property
+    def numbers_of(self) -> dict[str, list[int]]:
+        """Numbers of the training images of each source, by its name, and by that of its file."""
+        numbers: dict[str, list[int]] = {}
+        for number, label in enumerate(self.labels):
+            for name in {label, file_of(label)}:
+                numbers.setdefault(name, []).append(number)
+        return numbers
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:
