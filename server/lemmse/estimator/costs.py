@@ -12,7 +12,7 @@ from lemmse.estimator.backend import Backend
 from lemmse.estimator.planning import requested_accuracy
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["exact_work", "request_work"]
+__all__ = ["exact_work", "exclusion_work", "request_work"]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -20,6 +20,8 @@ _UNCALIBRATED = 0.5
 """Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
 _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
+_COPIED = 100.0
+"""Time of copying a coordinate of a key, and of what else a view without some images takes."""
 _TRANSFORM = 8.0
 """Time of a Fourier transform of n pixels, in units of n log2 n multiply-adds."""
 
@@ -40,6 +42,11 @@ def exact_work(backend: Backend, pixels: int, *, weighted: bool = False) -> floa
     # Of strata that exclude each other, one counts for each query.
     keys = manifest.distinct / (len(backend.index.strata) if backend.index.strata.exclusive else 1)
     return pixels * keys * backend.index.patch_length * (_WEIGHTED if weighted else 1.0)
+
+
+def exclusion_work(backend: Backend) -> float:
+    """Return the work of leaving some training images out, before any sum."""
+    return _COPIED * backend.index.manifest.distinct * backend.index.patch_length
 
 
 def request_work(backend: Backend, measurement: Measurement, options: Options, most_exact: float) -> float:

@@ -44,6 +44,10 @@ def admissible_bytes(incoming: Incoming[Any], options: Options | None, config: S
         raise InvalidArgument.of(
             "top", f"expected at most {config.max_contributors} on this server, got {incoming.message.top}"
         )
+    if (excluded := len(incoming.message.exclude)) > config.max_exclude:
+        raise InvalidArgument.of(
+            "exclude", f"expected at most {config.max_exclude} names on this server, got {excluded}"
+        )
     shape = tuple(incoming.message.y.shape)
     pixels = prod(shape[:2])
     if pixels > config.max_pixels:

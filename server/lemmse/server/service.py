@@ -19,7 +19,7 @@ from lemmse.contract.messages import (
     read_options,
     reconstruct_response,
 )
-from lemmse.contract.options import Options
+from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Result, result_bytes
 from lemmse.estimator import Reconstructor, Registry
 from lemmse.estimator.cancellation import Cancel
@@ -140,14 +140,19 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             reconstructor = self._registry.get(request.index)
             incoming = Incoming(request)
             nbytes = admissible_bytes(incoming, None, self._config)
+
+            def prepare() -> tuple[Measurement, ExplainOptions, float]:
+                measurement = read_measurement(incoming)
+                options = read_explain_options(request, measurement)
+                return measurement, options, reconstructor.explanation_work(options)
+
             with self._memory.held(nbytes):
                 with phase("decode"):
-                    measurement = await self._aside.run(nbytes, lambda: read_measurement(incoming))
-                options = read_explain_options(request, measurement)
+                    measurement, options, work = await self._aside.run(nbytes, prepare)
                 facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
                 explanation = await self._computed(
                     lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled),
-                    reconstructor.explanation_work(),
+                    work,
                     caller(context),
                     wait=False,
                 )

@@ -1,7 +1,7 @@
 """The training images that names stand for.
 
-The name of an image is its source, such as `faces/3.png` or `train.npy[17]`. It may be that of several images,
-if the same file came from two folders. `train.npy` stands for all images of that file.
+The name of an image is its source, such as `faces/3.png` or `train.npy[17]`. Several images may be of one
+name, if their files came from two folders. `train.npy` stands for all images of that file.
 """
 
 from collections.abc import Iterable

@@ -23,6 +23,7 @@ from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.patches.strata import Strata
 from lemmse.index.physics import InverseProblem
+from lemmse.index.ranges import row_slices
 from lemmse.index.reading.image_names import file_of
 from lemmse.index.reading.layout import require_layout
 from lemmse.index.sources import intensities
@@ -293,6 +294,23 @@ class Index:
         if self.manifest.augment == "none":
             return np.zeros(stop - start, np.uint8)
         return self._shards.read("symmetries", start, stop)
+
+    @cached_property
+    def patches_of_images(self) -> NDArray[np.int64]:
+        """Number of training patches of each image, (K,).
+
+        Raises
+        ------
+        DataLoss
+            A patch is of an image that does not exist.
+        """
+        counts = np.zeros(self.manifest.images, np.int64)
+        for some in row_slices(self.manifest.keys, zarr_store.SHARD):
+            image = self.ids(some.start, some.stop)[:, 0]
+            if image.min() < 0 or image.max() >= len(counts):
+                raise DataLoss(f"a patch of image {image.max()} does not exist; {REMEDY}")
+            counts += np.bincount(image, minlength=len(counts))
+        return counts
 
     def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
         """Return a pixel of a training image, in intensities, (C,).
