@@ -12,12 +12,18 @@ from lemmse.index.storage.manifest import FORMAT
 __all__ = ["BuildPlan"]
 
 _FILE = "plan.json"
+_NAMES = ("base_sources", "remove", "sources")
+"""Fields that are tuples of names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
     """The arguments of a build, and all else on which the index depends."""
 
+    remove: tuple[str, ...] = ()
+    """Names of the images of the version to update that are left out."""
+    refit: bool = True
+    """Whether cells, PCA basis and Gaussians are fitted, or those of the version to update are taken."""
     base_sources: tuple[str, ...] = ()
     """Sources of the images of the version to update."""
     base_version: str | None = None
@@ -61,7 +67,7 @@ class BuildPlan:
                 f"expected an unfinished build of format {FORMAT} in {folder}, got one of format "
                 f"{content.get('format')} by lemmse {content.get('lemmse')}; remove that folder to begin anew"
             )
-        return cls(**content | {name: tuple(content[name]) for name in ("base_sources", "sources")})
+        return cls(**content | {name: tuple(content[name]) for name in _NAMES})
 
     def require_same(self, unfinished: "BuildPlan", folder: Path) -> None:
         """Raise InvalidArgument unless an unfinished build has the same plan.

@@ -27,7 +27,7 @@ from lemmse.index.storage.folder import (
 )
 from lemmse.index.storage.manifest import FORMAT, MANIFEST, FileEntry, Manifest, checksum
 
-__all__ = ["run_build"]
+__all__ = ["other_files", "resume", "run_build"]
 
 
 def run_build(
@@ -56,7 +56,7 @@ def run_build(
         Runs the tasks of the passes over all patches.
     """
     with staging(out, update=plan.base_version is not None) as folder:
-        plan = _resume(out, plan, folder)
+        plan = resume(out, plan, folder)
         if not (out / plan.version).exists():
             added = [open_source(spec) for spec in plan.sources]
             source = concatenate(added if base is None else [base, *added])
@@ -70,7 +70,7 @@ def run_build(
     return out
 
 
-def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
+def resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
     """Return the plan with its version: the version of an unfinished build, or a new one."""
     unfinished = BuildPlan.read(folder)
     if unfinished is not None and is_published(out, unfinished.version):
@@ -150,11 +150,11 @@ def _write_manifest(state: BuildState) -> None:
         key_step=state.quantization.step,
         key_low=state.quantization.low,
         seed=plan.seed,
-        files=dict(sorted((files | _other_files(state.version, files)).items())),
+        files=dict(sorted((files | other_files(state.version, files)).items())),
     ).write(state.version)
 
 
-def _other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+def other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     """Remove partial files of a version, and return the entries of the files that are not in `files`."""
     entries = {}
     for path in [path for path in version.rglob("*") if path.is_file()]:

@@ -178,18 +178,18 @@ class Index:
     @cached_property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the training images that count, in pixels; (0, 0) if their sizes differ."""
-        sizes = self._sizes[self.remaining]
+        sizes = self.sizes[self.remaining]
         height, width = sizes[0].tolist() if (sizes == sizes[0]).all() else (0, 0)
         return height, width
 
     def image(self, k: int) -> NDArray[Any]:
         """Return training image k in the dtype of the source, (H, W, C)."""
         start, stop = self._first_pixels[k : k + 2].tolist()
-        return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self._sizes[k], -1)
+        return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self.sizes[k], -1)
 
     def images(self) -> Images[Any]:
         """Return all training images in the dtype of the source."""
-        return Images(zarr_store.read_all(self._arrays, "images/pixels"), self._sizes)
+        return Images(zarr_store.read_all(self._arrays, "images/pixels"), self.sizes)
 
     def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
         """Return the training patches of the images with these numbers, in blocks as for `Corpus.of`."""
@@ -320,21 +320,21 @@ class Index:
         DataLoss
             There is no such pixel.
         """
-        height, width = self._sizes[image] if 0 <= image < len(self._sizes) else (0, 0)
+        height, width = self.sizes[image] if 0 <= image < len(self.sizes) else (0, 0)
         if not (0 <= row < height and 0 <= column < width):
             raise DataLoss(f"a patch of image {image}, row {row}, column {column} does not exist; {REMEDY}")
-        n = int(self._first_pixels[image] + row * self._sizes[image, 1] + column)
+        n = int(self._first_pixels[image] + row * self.sizes[image, 1] + column)
         return intensities(zarr_store.read(self._arrays, "images/pixels", n, n + 1)[0])
 
     @cached_property
-    def _sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int64]:
         """Heights and widths of the training images, (K, 2)."""
         return zarr_store.read_all(self._arrays, "images/sizes")
 
     @cached_property
     def _first_pixels(self) -> NDArray[np.int64]:
         """First pixel of each training image, followed by the number of pixels, (K + 1,)."""
-        return np.concatenate([[0], self._sizes.prod(axis=1).cumsum()])
+        return np.concatenate([[0], self.sizes.prod(axis=1).cumsum()])
 
     @cached_property
     def labels(self) -> list[str]:
