@@ -203,6 +203,8 @@ def test_too_many_calls(larger_index):
         ({"max_work": 71 * 9 * 4}, {}, ["y"]),
         ({"max_k": 5}, {"mode": pb.MODE_TOPK, "topk": pb.TopK(k=6)}, ["k"]),
         ({"max_nprobe": 5}, {"mode": pb.MODE_TOPK, "topk": pb.TopK(nprobe=6)}, ["nprobe"]),
+        ({"max_exclude": 1}, {"exclude": ["0", "1"]}, ["exclude"]),
+        ({"max_work": 72 * 9 * 100}, {"exclude": ["0"]}, ["y"]),
     ],
 )
 def test_beyond_a_limit(tiny_index, settings, changes, fields):
@@ -217,12 +219,14 @@ def test_beyond_a_limit(tiny_index, settings, changes, fields):
 
 
 def test_at_the_limits(tiny_index):
-    settings = {"max_pixels": 100, "max_bytes": 800, "max_work": 72 * 9 * 100, "max_k": 6, "max_nprobe": 6}
+    settings = {"max_pixels": 100, "max_bytes": 800, "max_work": 72 * 9 * 104, "max_k": 6, "max_nprobe": 6}
+    settings["max_exclude"] = 1
     with serving(tiny_index, **settings) as channel:
         stub = ReconstructionServiceStub(channel)
         for asked in (
             request(y=image(10, 10), mode=pb.MODE_EXACT),
             request(mode=pb.MODE_TOPK, topk=pb.TopK(k=6, nprobe=6)),
+            request(exclude=["0"]),
         ):
             assert stub.Reconstruct(asked).HasField("image")
 

@@ -188,7 +188,8 @@ def _runner(workers: int | None, scheduler: str | None) -> AbstractContextManage
 def _names_in(path: Path) -> list[str]:
     """Return the lines of a file, without empty ones."""
     try:
-        return [line for line in path.read_text("utf-8").splitlines() if line]
+        lines = path.read_bytes().decode("utf-8").split("\n")  # a name may have other separators of lines
+        return [name for line in lines if (name := line.removesuffix("\r"))]
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise InvalidArgument.of(
@@ -197,12 +198,12 @@ def _names_in(path: Path) -> list[str]:
 
 
 def _report_removal(before: Index, after: Index) -> None:
-    """Tell how many images are removed, and where they still are."""
+    """Say how many images are removed, and where they still are."""
     count = before.manifest.images - after.manifest.images
     if count:
         report(
-            f"version {after.version} is without {count} images, which version {before.version} still has: "
-            f"remove its folder, and older ones, to delete them",
+            f"images removed: {count}; version {before.version} and older ones still have them: delete their "
+            f"folders when nothing uses them",
             "note",
         )
 

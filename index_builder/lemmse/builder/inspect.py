@@ -25,8 +25,8 @@ __all__ = ["inspect"]
     "--json",
     "as_json",
     is_flag=True,
-    help="Describe the index in JSON, with --images each image in a line, and report the progress of --verify "
-    "on stderr in lines of JSON.",
+    help="Describe the index in JSON, or each image in a line, and report the progress of --verify on stderr "
+    "in lines of JSON.",
 )
 def inspect(index: Path, verified: bool, lists: bool, as_json: bool) -> None:
     """Describe an index.

@@ -86,7 +86,7 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
     content["pictures"] = "none" if manifest.pictures is None else _gain(manifest.pictures)
     content["sources"] = ", ".join(manifest.sources)
     if manifest.removed:
-        content["removed"] = f"{manifest.removed:,} images, of which cells, PCA and Gaussians hold a trace"
+        content["removed"] = f"{manifest.removed:,} (cells, PCA, Gaussians and calibration hold a trace)"
     table = Table(show_header=False, box=None)
     for name, value in content.items():
         table.add_row(name.replace("_", " "), Text(_readable(value)))  # names may contain markup
@@ -94,7 +94,7 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
 
 
 def list_images(index: Index, as_json: bool) -> None:
-    """Print number, source, size and number of training patches of each image, as a table or lines of JSON."""
+    """Print number, source, size and number of patches of each image, as a table or in lines of JSON."""
     with about_index(index.name, index.version):
         columns = zip(index.labels, index.sizes.tolist(), index.patches_of_images.tolist(), strict=True)
         rows = [
