@@ -28,7 +28,6 @@ MAPS = ("variance", "ess", "log_density")
     params=[
         pytest.param(case, id=case.name, marks=[] if case.name in FAST else [pytest.mark.slow])
         for case in CASES
-        if case.name != "an image without keys"
     ],
 )
 def case(request) -> Case:

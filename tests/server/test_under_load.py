@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -229,6 +230,20 @@ def test_at_the_limits(tiny_index):
             request(exclude=["0"]),
         ):
             assert stub.Reconstruct(asked).HasField("image")
+
+
+def test_many_that_exclude_other_images_wait_for_each_other(tmp_path):
+    training = np.random.default_rng(0).random((5, 12, 12), np.float32)
+    np.save(tmp_path / "x.npy", training)
+    index = build([tmp_path / "x.npy"], tmp_path / "index", patch_size=3)
+    with serving(index) as channel, ThreadPoolExecutor(10) as pool:
+        stub = ReconstructionServiceStub(channel)
+        asked = [request(y=image(40, 40), exclude=[str(number % 5)]) for number in range(20)]
+        answers = list(pool.map(lambda one: stub.Reconstruct(one, timeout=60), asked))
+    for number in range(5):
+        same = {answer.image.data for answer in answers[number::5]}
+        assert len(same) == 1
+        assert {answer.diagnostics.keys for answer in answers[number::5]} == {4 * 144}
 
 
 def test_contributors_are_limited(tiny_index):

@@ -1,7 +1,7 @@
 """Reconstructors of an index without some of its training images, for requests that exclude them.
 
-Each holds a copy of the keys that remain, so that few are kept: a request for other images waits until one of
-them is not in use.
+Each holds a copy of the keys that remain, so that few are kept: a call for other images waits until one of
+them is not in use. A server has its requests wait before they begin, see `lemmse.server.exclusive`.
 """
 
 import time
@@ -61,7 +61,6 @@ class Exclusions(Generic[T]):
             `cancelled()` was true; it is polled while this waits.
         """
         while (kept := self._take(images)) is None:
-            # A thread of the server has its turn until it polls, and the thread that is waited for needs one.
             time.sleep(_PAUSE)
             raise_if_cancelled(cancelled)
         try:

@@ -168,11 +168,11 @@ class Reconstructor:
         with self._unchanged():
             if options.estimator != "le-mmse" or not options.exclude:
                 return self._answer(measurement, options, cancelled)
-            with self._exclusions.use(self._excluded(options.exclude), cancelled) as rest:
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
                 return rest._answer(measurement, options, cancelled)
 
-    def _excluded(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Return the numbers of the training images to leave out, ascending.
+    def excluded(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the numbers of the training images that names stand for, ascending.
 
         Raises
         ------
@@ -204,7 +204,7 @@ class Reconstructor:
         if options.estimator == "le-mmse" or not options.exclude:
             return result
         left = (
-            self.index.manifest.keys - self.index.patches_of_images[[*self._excluded(options.exclude)]].sum()
+            self.index.manifest.keys - self.index.patches_of_images[[*self.excluded(options.exclude)]].sum()
         )
         return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
 
@@ -298,7 +298,7 @@ class Reconstructor:
 
     def _exclusion_work(self, names: Sequence[str]) -> float:
         """Return the expected work of leaving training images out, done once for each set of them."""
-        if not names or self._excluded(names) in self._exclusions:
+        if not names or self.excluded(names) in self._exclusions:
             return 0.0
         return exclusion_work(self._backend)
 
@@ -364,7 +364,7 @@ class Reconstructor:
         with self._unchanged():
             if not options.exclude:
                 return self._explain_pixel(measurement, options, cancelled)
-            with self._exclusions.use(self._excluded(options.exclude), cancelled) as rest:
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
                 return rest._explain_pixel(measurement, options, cancelled)
 
     @contextmanager
@@ -423,16 +423,16 @@ class Reconstructor:
         InvalidArgument
             They are not of one size.
         """
-        index, images = self.index, self.index.images()
-        out = self._excluded(exclude) if exclude else ()
-        numbers = np.setdiff1d(np.arange(len(images)), out)
-        if (images.sizes[numbers] != images.sizes[numbers[0]]).any():
+        index, sizes = self.index, self.index.sizes
+        out = self.excluded(exclude) if exclude else ()
+        numbers = np.setdiff1d(np.arange(len(sizes)), out)
+        if (sizes[numbers] != sizes[numbers[0]]).any():
             raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
             )
-        height, width = size = tuple(images.sizes[numbers[0]].tolist())
+        height, width = size = tuple(sizes[numbers[0]].tolist())
         if size not in self._whole_images:
-            alike = np.flatnonzero((images.sizes == size).all(axis=1))
+            alike, images = np.flatnonzero((sizes == size).all(axis=1)), index.images()
             clean = np.stack([intensities(images[k]) for k in alike.tolist()])
             problem = index.problem
             measured = (

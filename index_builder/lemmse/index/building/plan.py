@@ -80,7 +80,7 @@ class BuildPlan:
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(unfinished, field.name)
             if ours != theirs:
-                ours, theirs = (" ".join(x) if isinstance(x, tuple) else x for x in (ours, theirs))
+                ours, theirs = (" ".join(x) or "none" if isinstance(x, tuple) else x for x in (ours, theirs))
                 raise InvalidArgument.of(
                     field.name.replace("_", "-"),
                     f"expected {theirs} to go on with the unfinished build in {folder}, got {ours}; "
