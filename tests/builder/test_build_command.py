@@ -66,6 +66,7 @@ def test_remove_makes_a_version_without_images(images, tmp_path):
         (["--remove", "z"], "error: remove: expected the source of a training image of 'index', got 'z'; "),
         (["--remove", "x.npy", "more.npy"], "error: expected no SOURCE and no --update beside --remove"),
         (["--remove", "x.npy", "--update"], "error: expected no SOURCE and no --update beside --remove"),
+        (["--remove", "x.npy", "--workers", "2"], "beside --remove only with --refit"),
         (["--refit", "--seed", "3"], "error: seed: expected none with --remove or --refit, which builds as"),
         (["--remove-file", "nowhere"], "error: remove-file: expected a file with a name in each line, got"),
         (

@@ -150,6 +150,8 @@ def build(
     removes = bool(removed or lists or refit)
     if removes and (sources or update):
         raise click.UsageError("expected no SOURCE and no --update beside --remove, --remove-file or --refit")
+    if removes and not refit and (workers is not None or scheduler is not None):
+        raise click.UsageError("expected --workers and --scheduler beside --remove only with --refit")
     if not removes and not sources:
         raise click.UsageError("Missing argument 'SOURCE...'.")
     names = [*removed, *(name for path in lists for name in _names_in(path))]
