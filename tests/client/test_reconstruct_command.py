@@ -229,13 +229,14 @@ def test_images_are_excluded_also_when_a_batch_goes_on(folder, where, embedded):
         np.testing.assert_array_equal(np.load(f"done/{name}"), expected.image)
     status, _, stderr = run("a.npy", *command, "--exclude", "1")
     assert (status, "another exclude" in stderr) == (2, True)
+    status, _, stderr = run("a.npy", "--out", "others", "--exclude", "nope", *where)
+    assert (status, "expected the source of a training image of 'tiny', got 'nope'" in stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--exclude", ""], "'--exclude': expected the name or the number"),
-        (["--exclude", "nope"], "expected the source of a training image of 'tiny', got 'nope'"),
         (["--index-name", "nope"], "expected one of tiny, got 'nope'"),
         (["--sigma", "0"], "--sigma"),
         (["--sigma", "nan"], "--sigma"),

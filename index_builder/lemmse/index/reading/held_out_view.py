@@ -63,11 +63,18 @@ class HeldOutView(Index):
         poll : callable
             Called after some tens of milliseconds of work each; it may raise.
         """
-        vars(self)["_poll"] = poll
+        own = vars(self)
+        own["_poll"] = poll
         try:
-            _ = self.packed_keys, self.packed_moments, self.sketch, self._groups, self._cell_moments
+            # Not by their properties: Python 3.11 holds one lock for all views while one of them is computed,
+            # for which another thread would wait while this one waits in `poll`.
+            own["packed_keys"] = self._pack_keys()
+            own["packed_moments"] = self._pack_moments()
+            own["sketch"] = self._copy_sketch()
+            own["_groups"] = self._correct_leaves()
+            own["_cell_moments"] = self._correct_cells()
         finally:
-            vars(self)["_poll"] = _nothing
+            own["_poll"] = _nothing
 
     @cached_property
     def _poll(self) -> Callable[[], object]:
@@ -86,6 +93,9 @@ class HeldOutView(Index):
     @cached_property
     def packed_keys(self) -> Packed:
         """Distinct keys in leaf order, quantized."""
+        return self._pack_keys()
+
+    def _pack_keys(self) -> Packed:
         return self._kept_packed(self.whole.packed_keys)
 
     def _kept_packed(
@@ -104,6 +114,9 @@ class HeldOutView(Index):
     @cached_property
     def packed_moments(self) -> Packed:
         """n, Σ t and Σ t² of the patches of each distinct key, float32."""
+        return self._pack_moments()
+
+    def _pack_moments(self) -> Packed:
         fewer = self.multiplicity < self.whole.multiplicity[self.kept]
 
         def changed(some: slice, rows: NDArray[Any]) -> NDArray[Any]:
@@ -166,6 +179,9 @@ class HeldOutView(Index):
     @cached_property
     def _groups(self) -> Groups:
         """Summary statistics of the leaves."""
+        return self._correct_leaves()
+
+    def _correct_leaves(self) -> Groups:
         whole, n = self.whole.leaf_groups(), np.diff(self.leaf_patches)
         fewer = np.flatnonzero(n < np.diff(self.whole.leaf_patches)[self._nonempty])
         others = None
@@ -179,6 +195,9 @@ class HeldOutView(Index):
     @cached_property
     def _cell_moments(self) -> Moments:
         """Summary statistics of the nonempty cells."""
+        return self._correct_cells()
+
+    def _correct_cells(self) -> Moments:
         whole, edges = self.whole, self.nonempty_cell_leaves
         of_whole = np.flatnonzero(np.isin(whole.nonempty_cells, self.nonempty_cells))
         before = np.diff(whole.leaf_patches[whole.nonempty_cell_leaves])[of_whole]
@@ -251,6 +270,9 @@ class HeldOutView(Index):
     @cached_property
     def sketch(self) -> Sketch:
         """Sketches of the remaining keys; the boxes of their cells are those of the whole index."""
+        return self._copy_sketch()
+
+    def _copy_sketch(self) -> Sketch:
         whole, kept_cells = self.whole.sketch, np.isin(self.whole.nonempty_cells, self.nonempty_cells)
         return Sketch(
             centre=whole.centre[kept_cells],
