@@ -76,6 +76,7 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
         timeout: float | None = None,
     ) -> Result:
         """Return the reconstruction of an image of any size: the posterior mean at every pixel.
@@ -129,6 +130,11 @@ class Client(Closable, ABC):
             "paper" is the formula of the reference: aggregate centre, bandwidth 0, Gaussian share 0. "best"
             is the combination of these three that calibration found best at this noise level on held-out
             training images.
+        exclude : collection of str or int
+            Training images to leave out, as if they were not in the index: names of sources, as in
+            `Contributor.source`, or numbers. A name stands for all images of that source, also without the
+            place in brackets: "faces.npy" for "faces.npy[0]" and all others of that file. The mixture of
+            Gaussians and the calibration stay those of the index.
         timeout : float, optional
             Seconds to wait for the answer.
 
@@ -170,6 +176,7 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
         """Yield the reconstructions of images, lazily and in order.
@@ -186,7 +193,7 @@ class Client(Closable, ABC):
             As in `reconstruct`. A number, None or an array with two or more axes applies to all; a list,
             an array with one axis or any other iterable has one value for each image, in order.
         index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
-        gaussian_share, quality
+        gaussian_share, quality, exclude
             As in `reconstruct`, for all images.
         timeout : float, optional
             Timeout in seconds for the whole batch.
@@ -225,6 +232,7 @@ class Client(Closable, ABC):
         mask: Mask = None,
         pixel: Sequence[int],
         top: int = 16,
+        exclude: Collection[str | int] = (),
         index: str | None = None,
         timeout: float | None = None,
     ) -> list[Contributor]:
@@ -232,7 +240,7 @@ class Client(Closable, ABC):
 
         Parameters
         ----------
-        y, sigma, mask, index, timeout
+        y, sigma, mask, exclude, index, timeout
             As in `reconstruct`.
         pixel : (int, int) or (int, int, int)
             Row and column of the pixel in y; in a volume plane, row and column.
@@ -246,7 +254,7 @@ class Client(Closable, ABC):
         """
         self._require_open()
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top)
+        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, exclude=exclude)
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:

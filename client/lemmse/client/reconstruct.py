@@ -277,11 +277,11 @@ def _settings(
 
 
 def _digest(value: Any) -> Any:
-    """Return a value as JSON can store it; an array by its SHA-256."""
+    """Return a value as JSON stores it; an array by its SHA-256."""
     if isinstance(value, np.ndarray):
         shape = f"{value.dtype} {value.shape} ".encode()
         return hashlib.sha256(shape + np.ascontiguousarray(value).tobytes()).hexdigest()
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The command `lemmse build`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,9 @@ from lemmse.client.exits import report
 from lemmse.client.file_flags import as_axes, as_range
 from lemmse.client.progress import report_progress
 from lemmse.contract.errors import InvalidArgument, TooFewImages
+from lemmse.index import Index
 from lemmse.index import build as build_index
+from lemmse.index import remove as remove_images
 from lemmse.index import update as update_index
 from lemmse.index.building import AUGMENTS, EQUIVARIANCES, Runner, run_serially
 from lemmse.index.images import BOUNDARIES
@@ -46,7 +48,7 @@ def _as_patch_size(ctx: click.Context, param: click.Parameter, value: str) -> tu
 
 
 @click.command()
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Folder to create; its name is the index's."
 )
@@ -144,6 +146,27 @@ def _as_patch_size(ctx: click.Context, param: click.Parameter, value: str) -> tu
     help="Add the images to the index at --out, as a new version built with the same options.",
 )
 @click.option(
+    "--remove",
+    "removed",
+    metavar="NAME",
+    multiple=True,
+    help="Remove images from the index at --out, by a new version without them: the source of an image as "
+    "lemmse inspect --images lists it, or a file for all of its images. May be repeated.",
+)
+@click.option(
+    "--remove-file",
+    "lists",
+    metavar="LIST",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Remove the images whose names are the lines of this file.",
+)
+@click.option(
+    "--refit",
+    is_flag=True,
+    help="Build the new version from the images that remain, so that nothing in it was fitted to others.",
+)
+@click.option(
     "--calibrate/--no-calibrate",
     "calibrated",
     default=True,
@@ -162,6 +185,9 @@ def build(
     workers: int | None,
     scheduler: str | None,
     update: bool,
+    removed: tuple[str, ...],
+    lists: tuple[Path, ...],
+    refit: bool,
     calibrated: bool,
     as_json: bool,
     **options: Any,
@@ -180,16 +206,28 @@ def build(
     silence_zarr()
     notice = partial(report, kind="note")
     options["patch_depth"], options["patch_size"] = options["patch_size"]
+    removes = bool(removed or lists or refit)
+    if removes and (sources or update):
+        raise click.UsageError("expected no SOURCE and no --update beside --remove, --remove-file or --refit")
+    if removes and not refit and (workers is not None or scheduler is not None):
+        raise click.UsageError("expected --workers and --scheduler beside --remove only with --refit")
+    if not removes and not sources:
+        raise click.UsageError("Missing argument 'SOURCE...'.")
+    names = [*removed, *(name for path in lists for name in _names_in(path))]
     with report_progress(as_json=as_json) as progress:
         with _runner(workers, scheduler) as run:
-            if update:
-                update_index(
-                    sources, out, progress=progress, run=run, notice=notice, **_update_options(options)
-                )
+            if removes:
+                more = _update_options(options, "--remove or --refit", {"memory"})
+                before = open_unverified(out)
+                remove_images(names, out, refit=refit, progress=progress, run=run, **more)
+                _report_removal(before, open_unverified(out))
+            elif update:
+                more = _update_options(options, "--update", _OF_UPDATES)
+                update_index(sources, out, progress=progress, run=run, notice=notice, **more)
             else:
                 build_index(sources, out, progress=progress, run=run, notice=notice, **options)
-        if calibrated:
-            index = open_unverified(out)  # it has just been written
+        index = open_unverified(out)  # it has just been written
+        if calibrated and index.manifest.calibration is None:
             try:
                 with suppress(TooFewImages):
                     calibrate_index(index, seed=index.manifest.seed, progress=progress)
@@ -208,12 +246,35 @@ def _runner(workers: int | None, scheduler: str | None) -> AbstractContextManage
     return nullcontext(run_serially) if scheduler is None else on_scheduler(scheduler)
 
 
-def _update_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an update; raise InvalidArgument for options that the index determines."""
+def _names_in(path: Path) -> list[str]:
+    """Return the lines of a file, without empty ones."""
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")  # a name may have other separators of lines
+        return [name for line in lines if (name := line.removesuffix("\r"))]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InvalidArgument.of(
+            "remove-file", f"expected a file with a name in each line, got {path}: {reason}"
+        ) from error
+
+
+def _report_removal(before: Index, after: Index) -> None:
+    """Say how many images are removed, and where they still are."""
+    count = before.manifest.images - after.manifest.images
+    if count:
+        report(
+            f"images removed: {count}; version {before.version} and older ones still have them: delete their "
+            f"folders when nothing uses them",
+            "note",
+        )
+
+
+def _update_options(options: Mapping[str, Any], by: str, free: Collection[str]) -> dict[str, Any]:
+    """Return the free options of a new version; raise InvalidArgument for those that the index determines."""
     context = click.get_current_context()
-    for name in options.keys() - _OF_UPDATES:
+    for name in options.keys() - set(free):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise InvalidArgument.of(
-                name.replace("_", "-"), "expected none with --update, which builds as the index was built"
+                name.replace("_", "-"), f"expected none with {by}, which builds as the index was built"
             )
-    return {name: options[name] for name in _OF_UPDATES}
+    return {name: options[name] for name in free}

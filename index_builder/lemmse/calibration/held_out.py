@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from lemmse.contract.errors import TooFewImages
 from lemmse.index import Index
 from lemmse.index.images.volumes import planes_around
-from lemmse.index.reading import HeldOutView, leave_out
+from lemmse.index.reading import HeldOutView, file_of, leave_out
 from lemmse.index.sources import intensities
 
 __all__ = ["hold_out", "windows"]
@@ -71,8 +71,7 @@ def _slabs(depths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 def _scenes(labels: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the numbers of the images in each scene; each image of a large file is a scene by itself."""
-    named = [label[: label.rindex("[")] if label.endswith("]") else label for label in labels]
-    files = np.unique(named, return_inverse=True)[1]
+    files = np.unique([file_of(label) for label in labels], return_inverse=True)[1]
     order = np.argsort(files, kind="stable")
     together = np.split(order, np.flatnonzero(np.diff(files[order])) + 1)
     most = min(_SCENE_MOST, len(labels) // 2)

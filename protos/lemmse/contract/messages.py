@@ -64,7 +64,7 @@ def read_options(request: pb.ReconstructRequest) -> Options:
 def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
     """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
     *planes, row, column = options.pixel
-    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
+    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top, exclude=options.exclude)
     if planes:
         request.plane = planes[0]
     _put_sigma(request, measurement)
@@ -81,7 +81,7 @@ def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -
     """
     plane = [request.plane] if request.HasField("plane") else []
     pixel = *plane, request.row, request.column
-    return ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=request.top)
+    return ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=request.top, exclude=request.exclude)
 
 
 def read_measurement(

@@ -20,6 +20,7 @@ __all__ = [
     "OPTIONS",
     "Count",
     "ExplainOptions",
+    "ImageNames",
     "Kind",
     "Names",
     "Number",
@@ -76,6 +77,37 @@ class Names:
             if name not in self.choice:
                 raise InvalidArgument.of(argument, f"expected names out of {self.choice}, got {name!r}")
         return frozenset(names)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageNames:
+    """A set of training images, possibly empty: each by its number >= 0, or by the name of its source."""
+
+    def check(self, argument: str, value: Any) -> tuple[str, ...]:
+        """Return the names in order; a number is the name of its decimal digits."""
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise InvalidArgument.of(
+                argument, f"expected a collection of names and numbers of images, got {value!r}"
+            )
+        return tuple(sorted({self._name(argument, one) for one in value}))
+
+    @staticmethod
+    def _name(argument: str, value: Any) -> str:
+        wrong = InvalidArgument.of(
+            argument, f"expected the name or the number (>= 0) of a training image, got {str(value)[:100]!r}"
+        )
+        if isinstance(value, str):
+            if not value or any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise wrong  # a message holds no surrogates
+            is_number = value.isascii() and value.isdecimal()
+            return value.lstrip("0") or "0" if is_number else value
+        try:
+            number = -1 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            raise wrong from None
+        if not 0 <= number <= _UINT64:
+            raise wrong
+        return str(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +294,14 @@ class Options:
             help="Share of the prior that a mixture of Gaussians has beside the training patches.",
         ),
     )
+    exclude: tuple[str, ...] = field(
+        default=(),
+        metadata=_row(
+            ImageNames(),
+            metavar="NAME",
+            help="Training image to leave out, by the name of its source or its number; may be repeated.",
+        ),
+    )
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -307,9 +347,19 @@ class ExplainOptions:
     """Row and column of the pixel in the image, or plane, row and column in the volume, each >= 0."""
     top: int
     """Number of contributors to return, >= 1."""
+    exclude: tuple[str, ...] = ()
+    """Training images to leave out, as in `Options`."""
 
     @classmethod
-    def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any, most: float = MAX_CONTRIBUTORS) -> Self:
+    def checked(
+        cls,
+        shape: tuple[int, ...],
+        *,
+        pixel: Any,
+        top: Any,
+        exclude: Any = (),
+        most: float = MAX_CONTRIBUTORS,
+    ) -> Self:
         """Return validated options for an image (H, W, …) or a volume (D, H, W, …).
 
         There are at most `most` contributors.
@@ -317,7 +367,8 @@ class ExplainOptions:
         Raises
         ------
         InvalidArgument
-            The pixel is not in the image, or the number of contributors is out of range.
+            The pixel is not in the image, the number of contributors is out of range, or `exclude` does not
+            consist of names and numbers.
         """
         try:
             place = tuple(operator.index(x) for x in pixel)
@@ -329,7 +380,9 @@ class ExplainOptions:
             raise InvalidArgument.of(
                 "pixel", f"expected numbers >= 0 and below {shape[: len(place)]}, got {place}"
             )
-        return cls(pixel=place, top=Count(most).check("top", top))
+        return cls(
+            pixel=place, top=Count(most).check("top", top), exclude=ImageNames().check("exclude", exclude)
+        )
 
     def require_axes(self, count: int) -> None:
         """Raise InvalidArgument unless the pixel has so many numbers: 2 in an image, 3 in a volume."""

@@ -295,6 +295,7 @@ class ReconstructRequest(_message.Message):
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one, and with
     QUALITY_BEST.
@@ -348,6 +349,15 @@ class ReconstructRequest(_message.Message):
 
     @_builtins.property
     def hybrid(self) -> Global___Hybrid: ...
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training images to leave out, as if they were not in the index: each its
+        number in decimal digits, or its source as in Contributor.source, which may
+        stand for several. "volume.tif" also stands for "volume.tif[0]",
+        "volume.tif[1]" and so on. The mixture of Gaussians and the calibration
+        stay those of the index.
+        """
+
     def __init__(
         self,
         *,
@@ -366,10 +376,11 @@ class ReconstructRequest(_message.Message):
         bandwidth: _builtins.float | None = ...,
         quality: Global___Quality.ValueType = ...,
         gaussian_share: _builtins.float | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
     _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
@@ -632,6 +643,7 @@ class ExplainRequest(_message.Message):
     TOP_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     PLANE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     sigma: _builtins.float
     row: _builtins.int
@@ -653,6 +665,10 @@ class ExplainRequest(_message.Message):
     def mask(self) -> _tensor_pb2.Tensor:
         """As in ReconstructRequest; of the shape of y, cropped like it."""
 
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training images to leave out, as in ReconstructRequest."""
+
     def __init__(
         self,
         *,
@@ -665,10 +681,11 @@ class ExplainRequest(_message.Message):
         top: _builtins.int = ...,
         mask: _tensor_pb2.Tensor | None = ...,
         plane: _builtins.int | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "column", b"column", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "column", b"column", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015

@@ -3,10 +3,10 @@
 import math
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, Result
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
-from lemmse.estimator.cancellation import Cancel, never
+from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.contributors import contributors
-from lemmse.estimator.costs import exact_work, pixels_of, request_work
+from lemmse.estimator.costs import exact_work, exclusion_work, pixels_of, request_work
 from lemmse.estimator.distributed import DistributedBackend
+from lemmse.estimator.exclusions import Exclusions
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.observation import Observation, as_observation
@@ -43,6 +44,7 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
+from lemmse.index.reading import find_images, leave_out
 from lemmse.index.sources import intensities
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
@@ -106,6 +108,8 @@ class Reconstructor:
         self.index = index
         self.exact_work = exact_work
         self._backend = _open_backend(index, device, scheduler)
+        # It must not refer to this object, which is closed when nothing refers to it any more.
+        self._exclusions = Exclusions(partial(_leave_out, index, device, exact_work, scheduler))
         # A reconstructor that a server has replaced is closed when the last request that uses it ends.
         self._close = weakref.finalize(self, self._backend.close)
         self._close.atexit = False
@@ -115,6 +119,7 @@ class Reconstructor:
 
         It happens by itself when the reconstructor is deleted.
         """
+        self._exclusions.clear()
         self._close()
 
     def prepare(self) -> None:
@@ -159,7 +164,25 @@ class Reconstructor:
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction of a measurement, in the range of its image; see `reconstruct`."""
         with self._unchanged():
-            return self._answer(measurement, options, cancelled)
+            if options.estimator != "le-mmse" or not options.exclude:
+                return self._answer(measurement, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._answer(measurement, options, cancelled)
+
+    def excluded(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the numbers of the training images that names stand for, ascending.
+
+        Raises
+        ------
+        InvalidArgument
+            A name stands for no image, or no image would remain.
+        """
+        images = find_images(self.index, "exclude", names, numbers=True)
+        if len(images) == self.index.manifest.images:
+            raise InvalidArgument.of(
+                "exclude", f"expected some images of {self.index.name!r} to remain, got all {len(images)}"
+            )
+        return tuple(images.tolist())
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
@@ -174,7 +197,13 @@ class Reconstructor:
             image = Centres(self.index.manifest.channels, options.maps)
             plan = plan_whole_images(options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
-        return self._collected(measurement, options, plan, refinement, image, posteriors, start)
+        result = self._collected(measurement, options, plan, refinement, image, posteriors, start)
+        if options.estimator == "le-mmse" or not options.exclude:
+            return result
+        left = (
+            self.index.manifest.keys - self.index.patches_of_images[[*self.excluded(options.exclude)]].sum()
+        )
+        return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
 
     def answer_together(
         self, measurements: Sequence[Measurement], options: Options, cancelled: Cancel = never
@@ -237,9 +266,10 @@ class Reconstructor:
     def joint_options(self, measurement: Measurement, options: Options) -> Options | None:
         """Return the options with which `answer_together` answers a measurement as `answer` does.
 
-        It is None for what it does not answer: other estimators and modes, noise maps and masks, volumes.
+        It is None for what it does not answer: other estimators and modes, noise maps, masks, excluded images
+        and volumes.
         """
-        if options.estimator != "le-mmse" or options.mode not in ("auto", "exact"):
+        if options.estimator != "le-mmse" or options.mode not in ("auto", "exact") or options.exclude:
             return None
         if self._volumes:
             return None
@@ -254,12 +284,25 @@ class Reconstructor:
         return pixels_of(self._backend, measurement)
 
     def work(self, measurement: Measurement, options: Options) -> float:
-        """Return the expected work of `answer`, in multiply-adds of the exact sum."""
-        return request_work(self._backend, measurement, options, self.exact_work)
+        """Return the expected work of `answer`, in multiply-adds of the exact sum.
 
-    def explanation_work(self) -> float:
+        Raises
+        ------
+        InvalidArgument
+            An image to exclude does not exist.
+        """
+        work = request_work(self._backend, measurement, options, self.exact_work)
+        return work + (self._exclusion_work(options.exclude) if options.estimator == "le-mmse" else 0.0)
+
+    def explanation_work(self, options: ExplainOptions) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
-        return exact_work(self._backend, 1)
+        return exact_work(self._backend, 1) + self._exclusion_work(options.exclude)
+
+    def _exclusion_work(self, names: Sequence[str]) -> float:
+        """Return the expected work of leaving training images out, done once for each set of them."""
+        if not names or self.excluded(names) in self._exclusions:
+            return 0.0
+        return exclusion_work(self._backend)
 
     def expected_db(self, measurement: Measurement) -> float:
         """Return the calibrated PSNR in dB of quality "best" at the noise level of a measurement.
@@ -286,6 +329,7 @@ class Reconstructor:
         mask: ArrayLike | None = None,
         pixel: Sequence[int],
         top: int = 16,
+        exclude: Collection[str | int] = (),
         cancelled: Cancel = never,
     ) -> Explanation:
         """Return the training patches with the largest weights at one pixel of LE-MMSE, in mode exact.
@@ -299,6 +343,8 @@ class Reconstructor:
         top : int
             Number of training patches to return, >= 1; all are returned if there are fewer. Equal patches are
             returned separately.
+        exclude : collection of str or int
+            Training images to leave out, as in `lemmse.contract.options.Options`.
 
         Raises
         ------
@@ -308,7 +354,9 @@ class Reconstructor:
             `cancelled()` was true.
         """
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, most=math.inf)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, exclude=exclude, most=math.inf
+        )
         return self.explain_pixel(measurement, options, cancelled)
 
     def explain_pixel(
@@ -316,7 +364,10 @@ class Reconstructor:
     ) -> Explanation:
         """Return the training patches with the largest weights at a pixel of a measurement; see `explain`."""
         with self._unchanged():
-            return self._explain_pixel(measurement, options, cancelled)
+            if not options.exclude:
+                return self._explain_pixel(measurement, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._explain_pixel(measurement, options, cancelled)
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
@@ -365,20 +416,40 @@ class Reconstructor:
         )
 
     @cached_property
-    def _whole_images(self) -> WholeImages:
-        """The training images, for the estimators that compare whole images."""
+    def _whole_images(self) -> dict[tuple[int, int], tuple[NDArray[np.int64], WholeImages]]:
+        """The training images of each size that was needed to compare whole images, and their numbers."""
+        return {}
+
+    def _images_to_compare(self, exclude: Sequence[str]) -> tuple[WholeImages, NDArray[np.int64]]:
+        """Return training images, and which of them count: all images of the index but the excluded ones.
+
+        Raises
+        ------
+        InvalidArgument
+            They are planes of volumes, or not of one size.
+        """
         if self._volumes:
             raise InvalidArgument.of("estimator", "expected le-mmse for an index of volumes")
-        if not any(self.index.image_size):
+        index, sizes = self.index, self.index.sizes
+        out = self.excluded(exclude) if exclude else ()
+        numbers = np.setdiff1d(np.arange(len(sizes)), out)
+        if (sizes[numbers] != sizes[numbers[0]]).any():
             raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
             )
-        images = self.index.images()
-        problem = self.index.problem
-        clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
-        measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
-        scale = None if problem.stationary else problem.scale(clean[0].shape)
-        return WholeImages(clean, measured, self._backend.device, scale=scale)
+        height, width = size = tuple(sizes[numbers[0]].tolist())
+        if size not in self._whole_images:
+            alike, images = np.flatnonzero((sizes == size).all(axis=1)), index.images()
+            clean = np.stack([intensities(images[k]) for k in alike.tolist()])
+            problem = index.problem
+            measured = (
+                clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
+            )
+            scale = None if problem.stationary else problem.scale(clean[0].shape)
+            whole = WholeImages(clean, measured, self._backend.device, scale=scale)
+            self._whole_images[height, width] = alike, whole
+        alike, whole = self._whole_images[height, width]
+        return whole, np.searchsorted(alike, numbers)
 
     def _collected(
         self,
@@ -404,11 +475,11 @@ class Reconstructor:
         self, observation: Observation, options: Options, plan: SumPlan
     ) -> Iterator[PixelPosteriors]:
         """Yield the posterior of MMSE or E-MMSE: one query, whose target is the whole image."""
-        whole, precision = self._whole_images, observation.precision
-        (y,) = observation.y
+        whole, some = self._images_to_compare(options.exclude)
+        (y,), precision = observation.y, observation.precision
         equivariant = options.estimator == "e-mmse"
         precision = precision if observation.is_white else precision[0]
-        sums = whole.sums(y, precision, plan.spec, equivariant=equivariant)
+        sums = whole.sums(y, precision, plan.spec, equivariant=equivariant, some=some)
         n = np.arange(observation.pixels)
         yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
 
@@ -477,6 +548,35 @@ def _result(
         if name in arrays
     }
     return Result(image=arrays["image"].reshape(shape), diagnostics=diagnostics, **maps)
+
+
+def _leave_out(
+    index: Index,
+    device: str,
+    exact_work: float,
+    scheduler: str | None,
+    images: tuple[int, ...],
+    cancelled: Cancel,
+) -> Reconstructor:
+    """Return the estimator for an index without the images with these numbers.
+
+    Raises
+    ------
+    InvalidArgument
+        Without them there are no keys, or none for a pattern of the mask of the index.
+    """
+    view = leave_out(index, np.array(images), refits=False)
+    raise_if_cancelled(cancelled)
+    strata = [np.diff(one.cell_keys[index.stratum_cells]) for one in (view, index)]
+    if not view.manifest.keys or (index.strata.exclusive and (strata[0] == 0)[strata[1] > 0].any()):
+        raise InvalidArgument.of(
+            "exclude",
+            f"expected patches of all patterns to remain, got {len(images)} images without which "
+            f"{index.name!r} lacks some",
+        )
+    if scheduler is None:
+        view.load(lambda: raise_if_cancelled(cancelled))
+    return Reconstructor(view, device=device, exact_work=exact_work, scheduler=scheduler)
 
 
 def _open_backend(index: Index, device: str, scheduler: str | None) -> Backend:

@@ -44,6 +44,10 @@ def admissible_bytes(incoming: Incoming[Any], options: Options | None, config: S
         raise InvalidArgument.of(
             "top", f"expected at most {config.max_contributors} on this server, got {incoming.message.top}"
         )
+    if (excluded := len(incoming.message.exclude)) > config.max_exclude:
+        raise InvalidArgument.of(
+            "exclude", f"expected at most {config.max_exclude} names on this server, got {excluded}"
+        )
     shape = tuple(incoming.message.y.shape)
     require_pixels(prod(shape[:2] if len(shape) < 4 else shape[:3]), config)
     nbytes = incoming.nbytes + (0 if options is None else result_bytes(shape, options.maps))

@@ -1,4 +1,4 @@
-"""The training images of an index as an image source."""
+"""Training images of an index as an image source."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,11 @@ __all__ = ["IndexImages"]
 
 @dataclass(frozen=True)
 class IndexImages:
-    """An image source of the training images of an index, with their labels."""
+    """An image source of some training images of an index, with their labels."""
 
     index: Index
+    numbers: NDArray[np.int64]
+    """Numbers of the images."""
 
     @property
     def spec(self) -> str:
@@ -25,16 +27,17 @@ class IndexImages:
     @property
     def depths(self) -> NDArray[np.int64]:
         """Number of planes of each volume, of which the images are the planes."""
-        return self.index.depths
+        volumes = np.repeat(np.arange(len(self.index.depths)), self.index.depths)
+        return np.unique(volumes[self.numbers], return_counts=True)[1]
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return self.index.manifest.images
+        return len(self.numbers)
 
     def __getitem__(self, k: int) -> Image:
         """Read image k."""
-        return self.index.image(range(len(self))[k])
+        return self.index.image(int(self.numbers[k]))
 
     def label(self, k: int) -> str:
         """Return the origin of image k."""
-        return self.index.labels[k]
+        return self.index.labels[int(self.numbers[k])]

@@ -40,7 +40,7 @@ from lemmse.index.storage.folder import (
 )
 from lemmse.index.storage.manifest import FORMAT, MANIFEST, FileEntry, Manifest, checksum
 
-__all__ = ["run_build"]
+__all__ = ["digest_of", "other_files", "resume", "run_build"]
 
 
 def run_build(
@@ -73,7 +73,7 @@ def run_build(
     """
     reading = Reading(plan.axes, plan.range, None if plan.roi is None else Region.parse(plan.roi))
     with staging(out, update=plan.base_version is not None) as folder:
-        plan = _resume(out, plan, folder)
+        plan = resume(out, plan, folder)
         if not (out / plan.version).exists():
             opened = open_source if plan.patch_depth == 1 else open_volumes
             added = [opened(spec, reading) for spec in plan.sources]
@@ -88,7 +88,7 @@ def run_build(
     return out
 
 
-def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
+def resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
     """Return the plan with its version: the version of an unfinished build, or a new one."""
     unfinished = BuildPlan.read(folder)
     if unfinished is not None and is_published(out, unfinished.version):
@@ -117,7 +117,10 @@ def _ingest(
     state = BuildState.open(folder)
     if state is not None:
         images = ingest(source, count, None, progress)
-        if (_digest(images, plan, depths), problem.digest) != (state.digest, state.problem_digest):
+        if (digest_of(images, depths, plan.patch_depth), problem.digest) != (
+            state.digest,
+            state.problem_digest,
+        ):
             raise InvalidArgument.of(
                 "SOURCE",
                 f"expected what the unfinished build in {folder} began with, got others; "
@@ -136,12 +139,12 @@ def _ingest(
     for name, array in problem.arrays.items():
         zarr_store.write(group, f"physics/{name}", array)
     (version_folder / SOURCES).write_text(json.dumps(images.labels))
-    return BuildState.begin(folder, plan, _digest(images, plan, depths), problem.digest)
+    return BuildState.begin(folder, plan, digest_of(images, depths, plan.patch_depth), problem.digest)
 
 
-def _digest(images: Ingested, plan: BuildPlan, depths: NDArray[np.int64]) -> str:
+def digest_of(images: Ingested, depths: NDArray[np.int64], patch_depth: int) -> str:
     """Return the SHA-256 of the images, and of the volumes of which they are planes, in hexadecimal."""
-    if plan.patch_depth == 1:
+    if patch_depth == 1:
         return images.digest
     return hashlib.sha256(images.digest.encode() + depths.tobytes()).hexdigest()
 
@@ -196,11 +199,11 @@ def _write_manifest(state: BuildState) -> None:
         key_step=state.quantization.step,
         key_low=state.quantization.low,
         seed=plan.seed,
-        files=dict(sorted((files | _other_files(state.version, files)).items())),
+        files=dict(sorted((files | other_files(state.version, files)).items())),
     ).write(state.version)
 
 
-def _other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+def other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     """Remove partial files of a version, and return the entries of the files that are not in `files`."""
     entries = {}
     for path in [path for path in version.rglob("*") if path.is_file()]:

@@ -23,6 +23,8 @@ from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.patches.strata import Strata
 from lemmse.index.physics import InverseProblem
+from lemmse.index.ranges import row_slices
+from lemmse.index.reading.image_names import file_of, volume_of
 from lemmse.index.reading.layout import require_layout
 from lemmse.index.sources import intensities
 from lemmse.index.storage import zarr_store
@@ -169,19 +171,25 @@ class Index:
         return Mixture(**zarr_store.read_group(self._arrays, "mixture"))
 
     @cached_property
+    def remaining(self) -> NDArray[np.int64]:
+        """Numbers of the training images whose patches count: all, except in views without some of them."""
+        return np.arange(self.manifest.images)
+
+    @cached_property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the training images, in pixels; (0, 0) if their sizes differ."""
-        height, width = self._sizes[0].tolist() if (self._sizes == self._sizes[0]).all() else (0, 0)
+        """Height and width of the training images that count, in pixels; (0, 0) if their sizes differ."""
+        sizes = self.sizes[self.remaining]
+        height, width = sizes[0].tolist() if (sizes == sizes[0]).all() else (0, 0)
         return height, width
 
     def image(self, k: int) -> NDArray[Any]:
         """Return training image k in the dtype of the source, (H, W, C)."""
         start, stop = self._first_pixels[k : k + 2].tolist()
-        return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self._sizes[k], -1)
+        return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self.sizes[k], -1)
 
     def images(self) -> Images[Any]:
         """Return all training images in the dtype of the source."""
-        return Images(zarr_store.read_all(self._arrays, "images/pixels"), self._sizes)
+        return Images(zarr_store.read_all(self._arrays, "images/pixels"), self.sizes)
 
     @cached_property
     def depths(self) -> NDArray[np.int64]:
@@ -302,6 +310,23 @@ class Index:
             return np.zeros(stop - start, np.uint8)
         return self._shards.read("symmetries", start, stop)
 
+    @cached_property
+    def patches_of_images(self) -> NDArray[np.int64]:
+        """Number of training patches of each image, (K,).
+
+        Raises
+        ------
+        DataLoss
+            A patch is of an image that does not exist.
+        """
+        counts = np.zeros(self.manifest.images, np.int64)
+        for some in row_slices(self.manifest.keys, zarr_store.SHARD):
+            image = self.ids(some.start, some.stop)[:, 0]
+            if image.min() < 0 or image.max() >= len(counts):
+                raise DataLoss(f"a patch of image {image.max()} does not exist; {REMEDY}")
+            counts += np.bincount(image, minlength=len(counts))
+        return counts
+
     def ids_of(self, patches: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return training image, row and column of some patches, (N, 3)."""
         return self._shards.take("ids", patches)
@@ -326,8 +351,8 @@ class Index:
             There is no such pixel.
         """
         image, *position = ids.T.astype(np.int64)
-        known = (image >= 0) & (image < len(self._sizes))
-        sizes = np.where(known[:, None], self._sizes[np.where(known, image, 0)], 0)  # (N, 2)
+        known = (image >= 0) & (image < len(self.sizes))
+        sizes = np.where(known[:, None], self.sizes[np.where(known, image, 0)], 0)  # (N, 2)
         row, column = position
         exists = (row >= 0) & (row < sizes[:, 0]) & (column >= 0) & (column < sizes[:, 1])
         if not exists.all():
@@ -340,14 +365,14 @@ class Index:
         return intensities(zarr_store.take(self._arrays, "images/pixels", numbers))
 
     @cached_property
-    def _sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int64]:
         """Heights and widths of the training images, (K, 2)."""
         return zarr_store.read_all(self._arrays, "images/sizes")
 
     @cached_property
     def _first_pixels(self) -> NDArray[np.int64]:
         """First pixel of each training image, followed by the number of pixels, (K + 1,)."""
-        return np.concatenate([[0], self._sizes.prod(axis=1).cumsum()])
+        return np.concatenate([[0], self.sizes.prod(axis=1).cumsum()])
 
     @cached_property
     def labels(self) -> list[str]:
@@ -366,6 +391,15 @@ class Index:
         if not expected or not all(isinstance(label, str) for label in labels):
             raise DataLoss(f"{SOURCES} does not name {self.manifest.images} images; {REMEDY}")
         return labels
+
+    @cached_property
+    def numbers_of(self) -> dict[str, list[int]]:
+        """Numbers of the training images of each source, by its name, and by that of its file."""
+        numbers: dict[str, list[int]] = {}
+        for number, label in enumerate(self.labels):
+            for name in {label, volume_of(label), file_of(label)}:
+                numbers.setdefault(name, []).append(number)
+        return numbers
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:

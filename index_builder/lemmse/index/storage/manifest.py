@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,8 @@ class Manifest:
     """Equivariance in addition to translations: none or offset."""
     augment: str
     """Symmetric copies that are added to the training images: none or dihedral."""
-    stride: int
-    """Distance of the rows, and of the columns, with centres of training patches, in pixels."""
     patch_size: int
     """Side of the patches in pixels, p."""
-    patch_depth: int
-    """Planes of the patches, p_z; 1 if the images are not planes of volumes."""
     keys: int
     """Number of training patches, including those of symmetric copies, M."""
     distinct: int
@@ -115,6 +111,13 @@ class Manifest:
     """Seed of the clustering and the samples."""
     files: Mapping[str, FileEntry]
     """All other files of the version, by path in its folder."""
+    stride: int = 1
+    """Distance of the rows, and of the columns, with centres of training patches, in pixels."""
+    patch_depth: int = 1
+    """Planes of the patches, p_z; 1 if the images are not planes of volumes."""
+    removed: int = 0
+    """Number of images that were removed since cells, PCA basis and Gaussians were fitted: the models hold a
+    trace of them."""
     calibration: Calibration | None = None
     """Accuracy and cost of mode hybrid; None if not measured."""
     pictures: Pictures | None = None
@@ -152,18 +155,16 @@ class Manifest:
         if isinstance(found, int) and found != FORMAT:
             remedy = "update lemmse to read it" if found > FORMAT else "build it again"
             raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
-        intact = _self_checksum(content) == expected
-        # Indexes that were built before there were volumes and strides have neither.
-        content = {"patch_depth": 1, "stride": 1, **content}
-        if not intact or set(content) != {f.name for f in fields(cls)}:
+        names = {field.name for field in fields(cls)}
+        required = {field.name for field in fields(cls) if field.default is MISSING}
+        if _self_checksum(content) != expected or not required <= set(content) <= names:
             raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}")
         try:
             content["sources"] = tuple(content["sources"])
             content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
-            if content["calibration"] is not None:
-                content["calibration"] = Calibration.restore(content["calibration"])
-            if content["pictures"] is not None:
-                content["pictures"] = Pictures.restore(content["pictures"])
+            for name, kind in (("calibration", Calibration), ("pictures", Pictures)):
+                if content.get(name) is not None:
+                    content[name] = kind.restore(content[name])
             manifest = cls(**content)
             wrong = next(manifest._wrong(), None)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -178,7 +179,7 @@ class Manifest:
             value = getattr(self, field.name)
             match field.type:
                 case "int" | builtins.int:
-                    least = 0 if field.name in ("seed", "gaussians") else 1
+                    least = 0 if field.name in ("seed", "gaussians", "removed") else 1
                     right = type(value) is int and least <= value < _MOST
                 case "str" | builtins.str:
                     right = type(value) is str and value in _CHOICES.get(field.name, (value,))
