@@ -25,45 +25,51 @@ _sym_db = _symbol_database.Default()
 from lemmse.v1 import tensor_pb2 as lemmse_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elemmse/v1/reconstruction.proto\x12\tlemmse.v1\x1a\x16lemmse/v1/tensor.proto\"<\n\x04TopK\x12\x0e\n\x01k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06nprobe\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x04\n\x02_kB\t\n\x07_nprobe\"R\n\x06Hybrid\x12\x18\n\x0b\x61\x63\x63uracy_db\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06\x62udget\x18\x02 \x01(\x04H\x01\x88\x01\x01\x42\x0e\n\x0c_accuracy_dbB\t\n\x07_budget\"\xa3\x04\n\x12ReconstructRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x1c\n\x01y\x18\x02 \x01(\x0b\x32\x11.lemmse.v1.Tensor\x12\x0f\n\x05sigma\x18\x03 \x01(\x01H\x00\x12&\n\tsigma_map\x18\x07 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x00\x12\x1d\n\x04mode\x18\x04 \x01(\x0e\x32\x0f.lemmse.v1.Mode\x12\x1d\n\x04topk\x18\x05 \x01(\x0b\x32\x0f.lemmse.v1.TopK\x12\x1c\n\x04maps\x18\x06 \x03(\x0e\x32\x0e.lemmse.v1.Map\x12$\n\x04mask\x18\x08 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x01\x88\x01\x01\x12\'\n\testimator\x18\t \x01(\x0e\x32\x14.lemmse.v1.Estimator\x12!\n\x06hybrid\x18\n \x01(\x0b\x32\x11.lemmse.v1.Hybrid\x12#\n\x05\x65rror\x18\x0b \x01(\x0e\x32\x14.lemmse.v1.ErrorKind\x12\'\n\taggregate\x18\x0c \x01(\x0e\x32\x14.lemmse.v1.Aggregate\x12\x16\n\tbandwidth\x18\r \x01(\x01H\x02\x88\x01\x01\x12#\n\x07quality\x18\x0e \x01(\x0e\x32\x12.lemmse.v1.Quality\x12\x1b\n\x0egaussian_share\x18\x0f \x01(\x01H\x03\x88\x01\x01\x42\x07\n\x05noiseB\x07\n\x05_maskB\x0c\n\n_bandwidthB\x11\n\x0f_gaussian_share\"\xf5\x02\n\x0b\x44iagnostics\x12\x1d\n\x04mode\x18\x01 \x01(\x0e\x32\x0f.lemmse.v1.Mode\x12\r\n\x05index\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04keys\x18\x04 \x01(\x03\x12\x14\n\x0ckeys_touched\x18\x05 \x01(\x01\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12!\n\x14\x65xpected_accuracy_db\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tcertified\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\'\n\taggregate\x18\t \x01(\x0e\x32\x14.lemmse.v1.Aggregate\x12\x11\n\tbandwidth\x18\n \x01(\x01\x12\x16\n\x0egaussian_share\x18\x0b \x01(\x01\x12\"\n\x15\x65stimated_accuracy_db\x18\x0c \x01(\x01H\x02\x88\x01\x01\x42\x17\n\x15_expected_accuracy_dbB\x0c\n\n_certifiedB\x18\n\x16_estimated_accuracy_db\"\xb6\x02\n\x13ReconstructResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.lemmse.v1.Tensor\x12(\n\x08variance\x18\x02 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x00\x88\x01\x01\x12#\n\x03\x65ss\x18\x03 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x01\x88\x01\x01\x12+\n\x0blog_density\x18\x04 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x02\x88\x01\x01\x12+\n\x0b\x64iagnostics\x18\x05 \x01(\x0b\x32\x16.lemmse.v1.Diagnostics\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x03\x88\x01\x01\x42\x0b\n\t_varianceB\x06\n\x04_essB\x0e\n\x0c_log_densityB\x08\n\x06_error\"\x8b\x01\n\x18ReconstructStreamRequest\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1d.lemmse.v1.ReconstructRequestH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.lemmse.v1.TensorChunkH\x00\x42\x06\n\x04part\"\x9f\x01\n\x19ReconstructStreamResponse\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.lemmse.v1.ReconstructResponseH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.lemmse.v1.TensorChunkH\x00\x12\x0f\n\x05\x65rror\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04part\"\xd8\x01\n\x0e\x45xplainRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x1c\n\x01y\x18\x02 \x01(\x0b\x32\x11.lemmse.v1.Tensor\x12\x0f\n\x05sigma\x18\x03 \x01(\x01H\x00\x12&\n\tsigma_map\x18\x07 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x00\x12\x0b\n\x03row\x18\x04 \x01(\x05\x12\x0e\n\x06\x63olumn\x18\x05 \x01(\x05\x12\x0b\n\x03top\x18\x06 \x01(\r\x12$\n\x04mask\x18\x08 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x01\x88\x01\x01\x42\x07\n\x05noiseB\x07\n\x05_mask\"z\n\x0b\x43ontributor\x12\r\n\x05image\x18\x01 \x01(\x03\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0b\n\x03row\x18\x03 \x01(\x05\x12\x0e\n\x06\x63olumn\x18\x04 \x01(\x05\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\r\n\x05value\x18\x06 \x03(\x02\x12\x10\n\x08symmetry\x18\x07 \x01(\t\"l\n\x0f\x45xplainResponse\x12,\n\x0c\x63ontributors\x18\x01 \x03(\x0b\x32\x16.lemmse.v1.Contributor\x12+\n\x0b\x64iagnostics\x18\x02 \x01(\x0b\x32\x16.lemmse.v1.Diagnostics*g\n\tEstimator\x12\x19\n\x15\x45STIMATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45STIMATOR_LE_MMSE\x10\x01\x12\x14\n\x10\x45STIMATOR_E_MMSE\x10\x02\x12\x12\n\x0e\x45STIMATOR_MMSE\x10\x03*[\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\x0e\n\nMODE_EXACT\x10\x02\x12\r\n\tMODE_TOPK\x10\x03\x12\x0f\n\x0bMODE_HYBRID\x10\x04*]\n\x03Map\x12\x13\n\x0fMAP_UNSPECIFIED\x10\x00\x12\x10\n\x0cMAP_VARIANCE\x10\x01\x12\x0b\n\x07MAP_ESS\x10\x02\x12\x13\n\x0fMAP_LOG_DENSITY\x10\x03\x12\r\n\tMAP_ERROR\x10\x04*[\n\tErrorKind\x12\x1a\n\x16\x45RROR_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45RROR_KIND_ESTIMATED\x10\x01\x12\x18\n\x14\x45RROR_KIND_CERTIFIED\x10\x02*S\n\tAggregate\x12\x19\n\x15\x41GGREGATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GGREGATE_CENTRE\x10\x01\x12\x15\n\x11\x41GGREGATE_OVERLAP\x10\x02*G\n\x07Quality\x12\x17\n\x13QUALITY_UNSPECIFIED\x10\x00\x12\x11\n\rQUALITY_PAPER\x10\x01\x12\x10\n\x0cQUALITY_BEST\x10\x02\x32\x8b\x02\n\x15ReconstructionService\x12L\n\x0bReconstruct\x12\x1d.lemmse.v1.ReconstructRequest\x1a\x1e.lemmse.v1.ReconstructResponse\x12\x62\n\x11ReconstructStream\x12#.lemmse.v1.ReconstructStreamRequest\x1a$.lemmse.v1.ReconstructStreamResponse(\x01\x30\x01\x12@\n\x07\x45xplain\x12\x19.lemmse.v1.ExplainRequest\x1a\x1a.lemmse.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elemmse/v1/reconstruction.proto\x12\tlemmse.v1\x1a\x16lemmse/v1/tensor.proto\"<\n\x04TopK\x12\x0e\n\x01k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x06nprobe\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\x04\n\x02_kB\t\n\x07_nprobe\"R\n\x06Hybrid\x12\x18\n\x0b\x61\x63\x63uracy_db\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x06\x62udget\x18\x02 \x01(\x04H\x01\x88\x01\x01\x42\x0e\n\x0c_accuracy_dbB\t\n\x07_budget\"\x0b\n\tAutoSigma\"\xc9\x04\n\x12ReconstructRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x1c\n\x01y\x18\x02 \x01(\x0b\x32\x11.lemmse.v1.Tensor\x12\x0f\n\x05sigma\x18\x03 \x01(\x01H\x00\x12&\n\tsigma_map\x18\x07 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x00\x12$\n\x04\x61uto\x18\x11 \x01(\x0b\x32\x14.lemmse.v1.AutoSigmaH\x00\x12\x1d\n\x04mode\x18\x04 \x01(\x0e\x32\x0f.lemmse.v1.Mode\x12\x1d\n\x04topk\x18\x05 \x01(\x0b\x32\x0f.lemmse.v1.TopK\x12\x1c\n\x04maps\x18\x06 \x03(\x0e\x32\x0e.lemmse.v1.Map\x12$\n\x04mask\x18\x08 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x01\x88\x01\x01\x12\'\n\testimator\x18\t \x01(\x0e\x32\x14.lemmse.v1.Estimator\x12!\n\x06hybrid\x18\n \x01(\x0b\x32\x11.lemmse.v1.Hybrid\x12#\n\x05\x65rror\x18\x0b \x01(\x0e\x32\x14.lemmse.v1.ErrorKind\x12\'\n\taggregate\x18\x0c \x01(\x0e\x32\x14.lemmse.v1.Aggregate\x12\x16\n\tbandwidth\x18\r \x01(\x01H\x02\x88\x01\x01\x12#\n\x07quality\x18\x0e \x01(\x0e\x32\x12.lemmse.v1.Quality\x12\x1b\n\x0egaussian_share\x18\x0f \x01(\x01H\x03\x88\x01\x01\x42\x07\n\x05noiseB\x07\n\x05_maskB\x0c\n\n_bandwidthB\x11\n\x0f_gaussian_share\"\xed\x03\n\x0b\x44iagnostics\x12\x1d\n\x04mode\x18\x01 \x01(\x0e\x32\x0f.lemmse.v1.Mode\x12\r\n\x05index\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0c\n\x04keys\x18\x04 \x01(\x03\x12\x14\n\x0ckeys_touched\x18\x05 \x01(\x01\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12!\n\x14\x65xpected_accuracy_db\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tcertified\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\'\n\taggregate\x18\t \x01(\x0e\x32\x14.lemmse.v1.Aggregate\x12\x11\n\tbandwidth\x18\n \x01(\x01\x12\x16\n\x0egaussian_share\x18\x0b \x01(\x01\x12\"\n\x15\x65stimated_accuracy_db\x18\x0c \x01(\x01H\x02\x88\x01\x01\x12\r\n\x05sigma\x18\r \x03(\x01\x12\x13\n\x0bsigma_error\x18\x0e \x03(\x01\x12\x1d\n\x10\x65xpected_psnr_db\x18\x10 \x01(\x01H\x03\x88\x01\x01\x12\x13\n\x06misfit\x18\x11 \x01(\x01H\x04\x88\x01\x01\x42\x17\n\x15_expected_accuracy_dbB\x0c\n\n_certifiedB\x18\n\x16_estimated_accuracy_dbB\x13\n\x11_expected_psnr_dbB\t\n\x07_misfit\"\xb6\x02\n\x13ReconstructResponse\x12 \n\x05image\x18\x01 \x01(\x0b\x32\x11.lemmse.v1.Tensor\x12(\n\x08variance\x18\x02 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x00\x88\x01\x01\x12#\n\x03\x65ss\x18\x03 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x01\x88\x01\x01\x12+\n\x0blog_density\x18\x04 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x02\x88\x01\x01\x12+\n\x0b\x64iagnostics\x18\x05 \x01(\x0b\x32\x16.lemmse.v1.Diagnostics\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x03\x88\x01\x01\x42\x0b\n\t_varianceB\x06\n\x04_essB\x0e\n\x0c_log_densityB\x08\n\x06_error\"\x8b\x01\n\x18ReconstructStreamRequest\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1d.lemmse.v1.ReconstructRequestH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.lemmse.v1.TensorChunkH\x00\x42\x06\n\x04part\"\x9f\x01\n\x19ReconstructStreamResponse\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.lemmse.v1.ReconstructResponseH\x00\x12\'\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x16.lemmse.v1.TensorChunkH\x00\x12\x0f\n\x05\x65rror\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04part\"\xfe\x01\n\x0e\x45xplainRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x1c\n\x01y\x18\x02 \x01(\x0b\x32\x11.lemmse.v1.Tensor\x12\x0f\n\x05sigma\x18\x03 \x01(\x01H\x00\x12&\n\tsigma_map\x18\x07 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x00\x12$\n\x04\x61uto\x18\x11 \x01(\x0b\x32\x14.lemmse.v1.AutoSigmaH\x00\x12\x0b\n\x03row\x18\x04 \x01(\x05\x12\x0e\n\x06\x63olumn\x18\x05 \x01(\x05\x12\x0b\n\x03top\x18\x06 \x01(\r\x12$\n\x04mask\x18\x08 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x01\x88\x01\x01\x42\x07\n\x05noiseB\x07\n\x05_mask\"z\n\x0b\x43ontributor\x12\r\n\x05image\x18\x01 \x01(\x03\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0b\n\x03row\x18\x03 \x01(\x05\x12\x0e\n\x06\x63olumn\x18\x04 \x01(\x05\x12\x0e\n\x06weight\x18\x05 \x01(\x01\x12\r\n\x05value\x18\x06 \x03(\x02\x12\x10\n\x08symmetry\x18\x07 \x01(\t\"l\n\x0f\x45xplainResponse\x12,\n\x0c\x63ontributors\x18\x01 \x03(\x0b\x32\x16.lemmse.v1.Contributor\x12+\n\x0b\x64iagnostics\x18\x02 \x01(\x0b\x32\x16.lemmse.v1.Diagnostics\"r\n\x14\x45stimateNoiseRequest\x12\r\n\x05index\x18\x01 \x01(\t\x12\x1c\n\x01y\x18\x02 \x01(\x0b\x32\x11.lemmse.v1.Tensor\x12$\n\x04mask\x18\x08 \x01(\x0b\x32\x11.lemmse.v1.TensorH\x00\x88\x01\x01\x42\x07\n\x05_mask\";\n\x15\x45stimateNoiseResponse\x12\r\n\x05sigma\x18\x01 \x03(\x01\x12\x13\n\x0bsigma_error\x18\x02 \x03(\x01*g\n\tEstimator\x12\x19\n\x15\x45STIMATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45STIMATOR_LE_MMSE\x10\x01\x12\x14\n\x10\x45STIMATOR_E_MMSE\x10\x02\x12\x12\n\x0e\x45STIMATOR_MMSE\x10\x03*[\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\x0e\n\nMODE_EXACT\x10\x02\x12\r\n\tMODE_TOPK\x10\x03\x12\x0f\n\x0bMODE_HYBRID\x10\x04*]\n\x03Map\x12\x13\n\x0fMAP_UNSPECIFIED\x10\x00\x12\x10\n\x0cMAP_VARIANCE\x10\x01\x12\x0b\n\x07MAP_ESS\x10\x02\x12\x13\n\x0fMAP_LOG_DENSITY\x10\x03\x12\r\n\tMAP_ERROR\x10\x04*[\n\tErrorKind\x12\x1a\n\x16\x45RROR_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45RROR_KIND_ESTIMATED\x10\x01\x12\x18\n\x14\x45RROR_KIND_CERTIFIED\x10\x02*S\n\tAggregate\x12\x19\n\x15\x41GGREGATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GGREGATE_CENTRE\x10\x01\x12\x15\n\x11\x41GGREGATE_OVERLAP\x10\x02*G\n\x07Quality\x12\x17\n\x13QUALITY_UNSPECIFIED\x10\x00\x12\x11\n\rQUALITY_PAPER\x10\x01\x12\x10\n\x0cQUALITY_BEST\x10\x02\x32\xdf\x02\n\x15ReconstructionService\x12L\n\x0bReconstruct\x12\x1d.lemmse.v1.ReconstructRequest\x1a\x1e.lemmse.v1.ReconstructResponse\x12\x62\n\x11ReconstructStream\x12#.lemmse.v1.ReconstructStreamRequest\x1a$.lemmse.v1.ReconstructStreamResponse(\x01\x30\x01\x12@\n\x07\x45xplain\x12\x19.lemmse.v1.ExplainRequest\x1a\x1a.lemmse.v1.ExplainResponse\x12R\n\rEstimateNoise\x12\x1f.lemmse.v1.EstimateNoiseRequest\x1a .lemmse.v1.EstimateNoiseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lemmse.v1.reconstruction_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ESTIMATOR']._serialized_start=2211
-  _globals['_ESTIMATOR']._serialized_end=2314
-  _globals['_MODE']._serialized_start=2316
-  _globals['_MODE']._serialized_end=2407
-  _globals['_MAP']._serialized_start=2409
-  _globals['_MAP']._serialized_end=2502
-  _globals['_ERRORKIND']._serialized_start=2504
-  _globals['_ERRORKIND']._serialized_end=2595
-  _globals['_AGGREGATE']._serialized_start=2597
-  _globals['_AGGREGATE']._serialized_end=2680
-  _globals['_QUALITY']._serialized_start=2682
-  _globals['_QUALITY']._serialized_end=2753
+  _globals['_ESTIMATOR']._serialized_start=2597
+  _globals['_ESTIMATOR']._serialized_end=2700
+  _globals['_MODE']._serialized_start=2702
+  _globals['_MODE']._serialized_end=2793
+  _globals['_MAP']._serialized_start=2795
+  _globals['_MAP']._serialized_end=2888
+  _globals['_ERRORKIND']._serialized_start=2890
+  _globals['_ERRORKIND']._serialized_end=2981
+  _globals['_AGGREGATE']._serialized_start=2983
+  _globals['_AGGREGATE']._serialized_end=3066
+  _globals['_QUALITY']._serialized_start=3068
+  _globals['_QUALITY']._serialized_end=3139
   _globals['_TOPK']._serialized_start=69
   _globals['_TOPK']._serialized_end=129
   _globals['_HYBRID']._serialized_start=131
   _globals['_HYBRID']._serialized_end=213
-  _globals['_RECONSTRUCTREQUEST']._serialized_start=216
-  _globals['_RECONSTRUCTREQUEST']._serialized_end=763
-  _globals['_DIAGNOSTICS']._serialized_start=766
-  _globals['_DIAGNOSTICS']._serialized_end=1139
-  _globals['_RECONSTRUCTRESPONSE']._serialized_start=1142
-  _globals['_RECONSTRUCTRESPONSE']._serialized_end=1452
-  _globals['_RECONSTRUCTSTREAMREQUEST']._serialized_start=1455
-  _globals['_RECONSTRUCTSTREAMREQUEST']._serialized_end=1594
-  _globals['_RECONSTRUCTSTREAMRESPONSE']._serialized_start=1597
-  _globals['_RECONSTRUCTSTREAMRESPONSE']._serialized_end=1756
-  _globals['_EXPLAINREQUEST']._serialized_start=1759
-  _globals['_EXPLAINREQUEST']._serialized_end=1975
-  _globals['_CONTRIBUTOR']._serialized_start=1977
-  _globals['_CONTRIBUTOR']._serialized_end=2099
-  _globals['_EXPLAINRESPONSE']._serialized_start=2101
-  _globals['_EXPLAINRESPONSE']._serialized_end=2209
-  _globals['_RECONSTRUCTIONSERVICE']._serialized_start=2756
-  _globals['_RECONSTRUCTIONSERVICE']._serialized_end=3023
+  _globals['_AUTOSIGMA']._serialized_start=215
+  _globals['_AUTOSIGMA']._serialized_end=226
+  _globals['_RECONSTRUCTREQUEST']._serialized_start=229
+  _globals['_RECONSTRUCTREQUEST']._serialized_end=814
+  _globals['_DIAGNOSTICS']._serialized_start=817
+  _globals['_DIAGNOSTICS']._serialized_end=1310
+  _globals['_RECONSTRUCTRESPONSE']._serialized_start=1313
+  _globals['_RECONSTRUCTRESPONSE']._serialized_end=1623
+  _globals['_RECONSTRUCTSTREAMREQUEST']._serialized_start=1626
+  _globals['_RECONSTRUCTSTREAMREQUEST']._serialized_end=1765
+  _globals['_RECONSTRUCTSTREAMRESPONSE']._serialized_start=1768
+  _globals['_RECONSTRUCTSTREAMRESPONSE']._serialized_end=1927
+  _globals['_EXPLAINREQUEST']._serialized_start=1930
+  _globals['_EXPLAINREQUEST']._serialized_end=2184
+  _globals['_CONTRIBUTOR']._serialized_start=2186
+  _globals['_CONTRIBUTOR']._serialized_end=2308
+  _globals['_EXPLAINRESPONSE']._serialized_start=2310
+  _globals['_EXPLAINRESPONSE']._serialized_end=2418
+  _globals['_ESTIMATENOISEREQUEST']._serialized_start=2420
+  _globals['_ESTIMATENOISEREQUEST']._serialized_end=2534
+  _globals['_ESTIMATENOISERESPONSE']._serialized_start=2536
+  _globals['_ESTIMATENOISERESPONSE']._serialized_end=2595
+  _globals['_RECONSTRUCTIONSERVICE']._serialized_start=3142
+  _globals['_RECONSTRUCTIONSERVICE']._serialized_end=3493
 # @@protoc_insertion_point(module_scope)
