@@ -12,6 +12,7 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
+    estimate_noise_response,
     explain_response,
     index_message,
     read_explain_options,
@@ -22,6 +23,7 @@ from lemmse.contract.messages import (
 from lemmse.contract.options import Options
 from lemmse.contract.results import Result, result_bytes
 from lemmse.estimator import Reconstructor, Registry
+from lemmse.estimator.best_of import BestOf
 from lemmse.estimator.cancellation import Cancel
 from lemmse.server.admission import Memory, Queue, Upload
 from lemmse.server.aside import Aside
@@ -147,7 +149,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
                 explanation = await self._computed(
                     lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled),
-                    reconstructor.explanation_work(),
+                    reconstructor.explanation_work(measurement),
                     caller(context),
                     wait=False,
                 )
@@ -155,6 +157,25 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 response = explain_response(explanation)
             require_fitting(response)
             return response
+
+    async def EstimateNoise(  # noqa: N802, D102
+        self, request: pb.EstimateNoiseRequest, context: _Context
+    ) -> pb.EstimateNoiseResponse:
+        with logged("EstimateNoise") as facts:
+            reconstructor = self._registry.get(request.index)
+            incoming = Incoming(request)
+            nbytes = admissible_bytes(incoming, None, self._config)
+            with self._memory.held(nbytes):
+                with phase("decode"):
+                    measurement = await self._aside.run(nbytes, lambda: read_measurement(incoming))
+                facts |= {"index": reconstructor.index.name, "shape": measurement.y.shape}
+                estimate = await self._computed(
+                    lambda cancelled: reconstructor.estimate_noise(measurement, cancelled),
+                    reconstructor.estimate_work(measurement),
+                    caller(context),
+                    wait=False,
+                )
+            return estimate_noise_response(estimate)
 
     async def _answers(
         self, number: int, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument, client: str
@@ -193,7 +214,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
     ) -> Result:
         """Return the result of a request that has arrived; `wait` is that of `Queue.place`."""
 
-        def prepare() -> tuple[Measurement, Reconstructor, float]:
+        def prepare() -> tuple[Measurement, Reconstructor | BestOf, float]:
             measurement = read_measurement(incoming)
             reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
             return measurement, reconstructor, reconstructor.work(measurement, options)
@@ -201,7 +222,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         with phase("decode"):
             measurement, reconstructor, work = await self._aside.run(incoming.nbytes, prepare)
         facts |= {
-            "index": reconstructor.index.name,
+            "index": reconstructor.name,
             "estimator": options.estimator,
             "mode": options.mode,
             "shape": measurement.y.shape,
@@ -213,6 +234,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             wait=wait,
             joint=_joint(reconstructor, measurement, options),
         )
+        facts["index"] = result.diagnostics.index
         answered(result.diagnostics, math.prod(measurement.y.shape[:2]), options.accuracy_db)
         return result
 
@@ -232,8 +254,12 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 return await self._compute.run(compute, client=client, cost=work, joint=joint, used=used)
 
 
-def _joint(reconstructor: Reconstructor, measurement: Measurement, options: Options) -> Joint[Result] | None:
+def _joint(
+    reconstructor: Reconstructor | BestOf, measurement: Measurement, options: Options
+) -> Joint[Result] | None:
     """Return how to answer a request together with others of one index, one σ and the same options."""
+    if isinstance(reconstructor, BestOf):
+        return None
     shared = reconstructor.joint_options(measurement, options)
     if shared is None:
         return None

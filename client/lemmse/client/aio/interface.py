@@ -25,7 +25,7 @@ from lemmse.client.interface import Client, Closable
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
 __all__ = ["AsyncClient", "Batch", "read"]
 
@@ -73,6 +73,7 @@ class AsyncClient(Closable, ABC):
     reconstruct = _awaited(Client.reconstruct)
     reconstruct_many = _iterated(Client.reconstruct_many)
     explain = _awaited(Client.explain)
+    estimate_noise = _awaited(Client.estimate_noise)
     list_indexes = _awaited(Client.list_indexes)
     get_index = _awaited(Client.get_index)
 
@@ -107,6 +108,11 @@ class AsyncClient(Closable, ABC):
     async def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
+
+    @abstractmethod
+    async def _estimate_noise(
+        self, index: str, measurement: Measurement, timeout: float | None
+    ) -> NoiseEstimate: ...
 
     @abstractmethod
     async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]: ...
