@@ -1,7 +1,6 @@
 """Parts of images that do not fit into a message: what explains a pixel, and what shows the noise."""
 
 import math
-
 from dataclasses import replace
 
 import numpy as np

@@ -19,10 +19,10 @@ from lemmse.client.progress import Progress
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.lines import one_line
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Result
-from lemmse.index.files import Output, Scale, create_output, divisor_hint, open_stack
+from lemmse.index.files import Output, Scale, Stack, create_output, divisor_hint, open_stack
 from lemmse.index.files.outputs import check_output
 
-__all__ = ["Done", "Reading", "run"]
+__all__ = ["Done", "Reading", "read_plane", "run", "with_channels"]
 
 _NOISE = 8.0
 """Largest deviation that counts as noise, in standard deviations."""
@@ -43,7 +43,7 @@ class Reading:
     mask: NDArray[Any] | None
     """Nonzero where pixels were observed, or None for all: what other pixels hold does not matter."""
     sigma: float
-    """Largest standard deviation of the noise, in intensities."""
+    """Largest standard deviation that the noise may have, in intensities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,7 @@ class _Work:
         self._outputs: dict[str, Output] = {}
         self.stack = open_stack(job.source, axes=reading.axes, stated=reading.stated)
         try:
-            if reading.channels is not None:
-                self.stack = self.stack.joined(reading.channels)
-            self._check_channels()
+            self.stack = with_channels(self.stack, reading.channels)
             self._scale = _output_scale(self.stack.scale, reading.dtype)
             check_output(job.image.suffix.lower(), self.stack.layout, self._scale)
         except BaseException:
@@ -98,15 +96,7 @@ class _Work:
 
     def plane(self, k: int) -> NDArray[Any]:
         """Return plane k in intensities; masked where it was not observed."""
-        numbers = self.stack.numbers(k)
-        missing = self.stack.missing(numbers)
-        y = self.stack.scale.intensities(numbers)
-        if self._reading.stated is None and self.stack.scale.dtype.kind == "f":
-            observed = np.ones(y.shape, bool) if missing is None else ~missing
-            if (mask := self._reading.mask) is not None and mask.shape[:2] == y.shape[:2]:
-                observed &= (mask[..., None] if mask.ndim < y.ndim else mask) != 0
-            _check_measured(y[observed], self._reading.sigma)
-        return y if missing is None else np.ma.masked_array(y, missing)
+        return read_plane(self.stack, k, self._reading)
 
     def take(self, k: int, outcome: Result | LemmseError) -> None:
         """Write the result of plane k; its error, and that of writing, is the error of the file."""
@@ -154,13 +144,38 @@ class _Work:
         self._outputs["image"] = create_output(self.job.image, layout, self._scale, metadata)
         return self._outputs
 
-    def _check_channels(self) -> None:
-        layout, wanted = self.stack.layout, self._reading.channels
-        if wanted is not None and layout.channels != wanted:
-            raise InvalidArgument(
-                f"expected images with {wanted} channels, as the index has, got {layout.channels} "
-                f"({layout.axes} {layout.shape}); for a stack, state --axes, such as TYX"
-            )
+
+def with_channels(stack: Stack, channels: int | None) -> Stack:
+    """Return a stack with the channels of an index, which are not known if indexes differ in them.
+
+    Raises
+    ------
+    InvalidArgument
+        The stack has others.
+    """
+    if channels is None:
+        return stack
+    stack = stack.joined(channels)
+    layout = stack.layout
+    if layout.channels != channels:
+        raise InvalidArgument(
+            f"expected images with {channels} channels, as the index has, got {layout.channels} "
+            f"({layout.axes} {layout.shape}); for a stack, state --axes, such as TYX"
+        )
+    return stack
+
+
+def read_plane(stack: Stack, k: int, reading: Reading) -> NDArray[Any]:
+    """Return plane k of a stack in intensities; masked where it was not observed."""
+    numbers = stack.numbers(k)
+    missing = stack.missing(numbers)
+    y = stack.scale.intensities(numbers)
+    if reading.stated is None and stack.scale.dtype.kind == "f":
+        observed = np.ones(y.shape, bool) if missing is None else ~missing
+        if (mask := reading.mask) is not None and mask.shape[:2] == y.shape[:2]:
+            observed &= (mask[..., None] if mask.ndim < y.ndim else mask) != 0
+        _check_measured(y[observed], reading.sigma)
+    return y if missing is None else np.ma.masked_array(y, missing)
 
 
 def run(

@@ -57,7 +57,8 @@ class BestOf:
     def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
         """Return the least of the estimates: what an index does not describe looks like noise to it."""
         estimates = [one.estimate_noise(measurement, cancelled) for one in self._reconstructors]
-        return min(estimates, key=lambda estimate: float(np.square(estimate.sigma).mean()))
+        least = min(range(len(estimates)), key=lambda i: _mean_square(estimates[i]))
+        return estimates[least]
 
     def _choose(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Reconstructor:
         groups: dict[str, list[Reconstructor]] = {}
@@ -77,4 +78,9 @@ class BestOf:
         mask = measurement.mask
         bad = np.zeros((height, width, 1), np.bool_) if mask is None else ~mask.reshape(height, width, -1)
         centres, _ = spread(bad, 1, sample_size(height * width))
-        return centres @ [width, 1]
+        n: NDArray[np.int64] = centres[:, 0] * width + centres[:, 1]
+        return n
+
+
+def _mean_square(estimate: NoiseEstimate) -> float:
+    return float(np.square(estimate.sigma).mean())

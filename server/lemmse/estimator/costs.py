@@ -22,8 +22,8 @@ _UNCALIBRATED = 0.5
 """Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
 _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
-_EVALUATIONS = 6.0
-"""Number of σ at which the noise of an image is weighed, of which there are more where channels differ."""
+_ESTIMATE = 2.0
+"""Time to estimate noise, relative to that of projecting patches on the axes of all Gaussians."""
 _TRANSFORM = 8.0
 """Time of a Fourier transform of n pixels, in units of n log2 n multiply-adds."""
 
@@ -49,7 +49,7 @@ def exact_work(backend: Backend, pixels: int, *, weighted: bool = False) -> floa
 def estimate_work(backend: Backend, pixels: int) -> float:
     """Return the expected work to estimate the noise of an image with so many pixels."""
     manifest = backend.index.manifest
-    return _EVALUATIONS * sample_size(pixels) * manifest.gaussians * float(backend.index.patch_length**2)
+    return _ESTIMATE * sample_size(pixels) * manifest.gaussians * float(backend.index.patch_length**2)
 
 
 def request_work(backend: Backend, measurement: Measurement, options: Options, most_exact: float) -> float:

@@ -12,6 +12,7 @@ and merge with them. For noise of one σ, A is diagonal along the principal axes
 """
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,7 +24,7 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import PosteriorSums
 from lemmse.index.clustering.mixture import Mixture
 
-__all__ = ["Gaussians"]
+__all__ = ["Gaussians", "Spectra"]
 
 _NEGLIGIBLE = 1e-7
 """Gaussians whose weight, relative to the largest, is below this are omitted."""
@@ -98,6 +99,18 @@ class Gaussians:
         parts = (self._posteriors(queries.rows(rows)) for rows in self._blocks(queries))
         return torch.cat([self._log_w(part, cancelled) for part in parts]).logsumexp(dim=1)
 
+    def spectra(self, u: Tensor) -> "Spectra":
+        """Return what the log density of patches is computed from fast, for white noise of any σ.
+
+        Parameters
+        ----------
+        u : Tensor
+            The patches, whitened as queries are, (Q, P).
+        """
+        parts = [(u.float() - mean) @ axes for mean, axes in zip(self.means, self.axes, strict=True)]
+        squares = torch.stack(parts, dim=1).square_()  # (Q, G, R)
+        return Spectra(self._log_weights, self.variances, squares)
+
     def _blocks(self, queries: Queries) -> list[slice]:
         step = len(queries) if queries.is_white else max(1, _BLOCK // self.axes.shape[2] ** 2)
         return [slice(start, start + step) for start in range(0, len(queries), step)]
@@ -144,6 +157,25 @@ class Gaussians:
             top_key=none.long(),
             keys_evaluated=torch.zeros(len(w), dtype=torch.int64, device=w.device),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Spectra:
+    """The parts of patches along the axes of each Gaussian, which do not depend on the noise."""
+
+    log_weights: Tensor
+    """log π, float64, (G,)."""
+    variances: Tensor
+    """Variances D along the axes, (G, R)."""
+    squares: Tensor
+    """Squares of u − μ_g along the axes, (Q, G, R)."""
+
+    def log_density(self, sigma: float, rows: slice) -> Tensor:
+        """Return the log density of some patches with white noise of standard deviation σ, float64, (n,)."""
+        noisy = self.variances.double() + sigma**2
+        square = torch.einsum("qgr,gr->qg", self.squares[rows], noisy.reciprocal().float()).double()
+        log_norm = self.log_weights - 0.5 * (2 * math.pi * noisy).log().sum(dim=1)
+        return (log_norm - 0.5 * square).logsumexp(dim=1)
 
 
 class _Posteriors(Protocol):

@@ -13,21 +13,27 @@ from numpy.typing import NDArray
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.results import NoiseEstimate
 from lemmse.estimator.backend import Backend
-from lemmse.estimator.cancellation import Cancel
+from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
 from lemmse.estimator.noise_estimate import NoiseLevel, maximum_likelihood, median_sigma, spread
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
 
 __all__ = ["estimate_noise", "sample_size"]
 
-_SHARE, _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 / 8, 32, 512
+_SHARE, _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 / 4, 32, 512
 """Number of patches in the sample: its share of the pixels, and its bounds."""
 _MASKED_SAMPLE = 64
 """Largest number of patches if pixels of them were not observed: each has covariances of its own."""
 _START = 0.1
 """σ to begin with where the image does not tell."""
 _CHANNELS_DIFFER = 1.25
-"""Ratio of the largest to the least median estimate of a channel from which they may differ."""
+"""Ratio of the largest to the least σ of a channel from which they differ."""
+_CLIPPED = 0.01
+"""Share of the numbers that are exactly 0 or 1 above which an image was clipped."""
+_AWAY = 2.0
+"""Distance of the mean of a patch from 0 and 1, in units of σ, at which clipping hardly changes its noise."""
+_LEAST_INSIDE = 1 / 8
+"""Share of the patches that are taken at least."""
 _SIGNIFICANT = 3.0
 """Standard errors by which the log density must gain for a σ for each channel."""
 
@@ -62,7 +68,8 @@ def estimate_noise(backend: Backend, observation: Observation, cancelled: Cancel
     if backend.index.strata.constants is None and _may_differ(sample.medians):
         each = sample.best(_channel_starts(sample.medians, float(best.sigma[0])))
         gain = sample.log_density(each.sigma, slice(None)) - sample.log_density(best.sigma, slice(None))
-        if gain.mean() > _SIGNIFICANT * gain.std() / math.sqrt(len(gain)):
+        differ = each.sigma.max() > _CHANNELS_DIFFER * each.sigma.min()
+        if differ and gain.mean() > _SIGNIFICANT * gain.std() / math.sqrt(len(gain)):
             best = each
     return NoiseEstimate(tuple(best.sigma.tolist()), tuple(best.error.tolist()))
 
@@ -81,10 +88,15 @@ class _Sample:
         centres, missing = _spread(observed, self._p, sample_size(y.shape[0] * y.shape[1]))
         if missing.any():
             centres, missing = _spread(observed, self._p, _MASKED_SAMPLE)
-        self._centres = centres
         n = centres @ [y.shape[1], 1]
-        self._u = backend.patches(y, n)
+        u = backend.patches(y, n)
+        if np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
+            inside = _inside(u, self.start)
+            centres, n, u, missing = centres[inside], n[inside], u[inside], missing[inside]
+        self._centres, self._u = centres, u
         self._observed = backend.patches(observed, n) if missing.any() else None
+        white = torch.from_numpy(backend.index.strata.whiten_precisely(u, 0)).to(backend.device)
+        self._spectra = None if missing.any() else backend.gaussians.spectra(white)
 
     def best(self, start: NDArray[np.float64]) -> NoiseLevel:
         """Return the most likely σ, one or for each channel, as many as there are to begin with."""
@@ -92,18 +104,15 @@ class _Sample:
 
     def log_density(self, sigma: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
         """Return the log densities of some of the patches, see `noise_estimate.LogDensity`."""
+        raise_if_cancelled(self._cancelled)
+        if len(sigma) == 1 and self._spectra is not None:
+            return self._spectra.log_density(float(sigma[0]), rows).cpu().numpy()
         device, u = self._backend.device, self._u[rows]
-        if len(sigma) == 1 and self._observed is None:
-            white = self._backend.index.strata.whiten_precisely(u, 0)
-            precision = torch.tensor(float(sigma[0]) ** -2, dtype=torch.float64, device=device)
-            queries = Queries(torch.from_numpy(white).to(device), precision)
-        else:
-            each = np.broadcast_to(np.resize(sigma**-2.0, u.shape[1]), u.shape)
-            if self._observed is not None:
-                each = np.where(self._observed[rows], each, 0.0)
-            queries = Queries(torch.from_numpy(u).to(device), torch.from_numpy(each.copy()).to(device))
-        log_density = self._backend.gaussians.log_density(queries, self._cancelled)
-        return np.asarray(log_density.cpu().numpy(), np.float64)
+        precision = np.tile(sigma**-2.0, (len(u), u.shape[1] // len(sigma)))
+        if self._observed is not None:
+            precision = np.where(self._observed[rows], precision, 0.0)
+        queries = Queries(torch.from_numpy(u).to(device), torch.from_numpy(precision).to(device))
+        return self._backend.gaussians.log_density(queries, self._cancelled).cpu().numpy()
 
 
 def _spread(observed: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -120,6 +129,18 @@ def _spread(observed: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np
             "sigma", f"expected a number where nowhere half of {p}x{p} pixels were observed, got auto"
         )
     return centres, missing
+
+
+def _inside(u: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
+    """Return which patches clipping to [0, 1] hardly affects, by their means, (N,).
+
+    If they are few, it is those whose means are nearest to ½.
+    """
+    distance = np.abs(u.mean(axis=1) - 0.5)
+    inside: NDArray[np.bool_] = distance <= 0.5 - _AWAY * sigma
+    if inside.mean() < _LEAST_INSIDE:
+        inside = distance <= np.quantile(distance, _LEAST_INSIDE)
+    return inside
 
 
 def _require_mixture(backend: Backend) -> None:

@@ -214,7 +214,9 @@ def _weights(score: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     distance = np.abs(score - np.median(score))
     most = _OUTLYING * float(np.median(distance)) / _MAD
-    return np.minimum(1.0, most / np.maximum(distance, np.finfo(float).tiny)) if most else np.ones_like(score)
+    if not most:
+        return np.ones_like(score)
+    return np.divide(most, distance, out=np.ones_like(score), where=distance > most)
 
 
 def _relative_error(

@@ -193,9 +193,8 @@ class Reconstructor:
             image = self._aggregate(observation, options, refinement)
             plan = plan_whole_images(self.index, options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
-        prepared = _Prepared(measurement, observation, refinement, image)
-        result = self._collected(prepared, options, plan, posteriors, start)
-        return replace(result, diagnostics=with_estimate(result.diagnostics, estimate))
+        prepared = _Prepared(measurement, observation, refinement, image, estimate)
+        return self._collected(prepared, options, plan, posteriors, start)
 
     def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
         """Return the standard deviation of the white noise in a measurement, whatever its sigma is.
@@ -459,7 +458,9 @@ class Reconstructor:
         if options.estimator == "le-mmse":
             manifest = self.index.manifest
             once = read_once((height, width), manifest.patch_size, manifest.boundary)
-        return image_score(arrays, prepared.observation, once)
+        noise = prepared.estimate or NoiseEstimate((), ())
+        errors = [2 * s * e for s, e in zip(noise.sigma, noise.sigma_error, strict=True)]
+        return image_score(arrays, prepared.observation, once, sum(errors) / max(1, len(errors)))
 
     def _collected(
         self,
@@ -482,6 +483,7 @@ class Reconstructor:
             expected_psnr_db=score.expected_psnr_db,
             misfit=score.misfit,
         )
+        diagnostics = with_estimate(diagnostics, prepared.estimate)
         asked = {name: array for name, array in arrays.items() if name in {"image", *options.maps}}
         return _result(asked, measurement.y.shape, diagnostics).scaled(measurement.white_level)
 
@@ -542,6 +544,7 @@ class _Prepared:
     observation: Observation
     refinement: Refinement
     image: Aggregate
+    estimate: NoiseEstimate | None = None
 
 
 def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[float, float | None]:

@@ -13,7 +13,9 @@ pixel twice, at a mirrored border, it is not known. The terms
 
 V_i being the error that the model expects, have mean 0 if the model is right. Their mean over the pixels that
 are read once, the *misfit*, is what the model does not know; the error to expect is the mean of V plus the
-misfit.
+misfit. Of few pixels at high noise, the mean of d is far from its expectation: it is weighted by its
+precision against a misfit of 0 ± 30 % of V, unless it is larger than its standard deviation explains (the
+positive part of James and Stein).
 """
 
 import math
@@ -28,6 +30,11 @@ from lemmse.estimator.sums import Posterior
 from lemmse.index.images.stack import Images
 
 __all__ = ["NO_SCORE", "Score", "expected_error", "image_score", "read_once"]
+
+_LEAST_ERROR = 1e-10
+"""Least mean square error that is expected: 100 dB, the precision of an answer."""
+_USUAL = 0.3
+"""Usual size of a misfit, relative to the posterior variance, for images like the training images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,10 @@ NO_SCORE = Score(None, None)
 
 
 def image_score(
-    arrays: Mapping[str, NDArray[np.float32]], observation: Observation, once: NDArray[np.bool_]
+    arrays: Mapping[str, NDArray[np.float32]],
+    observation: Observation,
+    once: NDArray[np.bool_],
+    noise_error: float = 0.0,
 ) -> Score:
     """Return the score of a reconstruction.
 
@@ -57,6 +67,8 @@ def image_score(
         The measurement.
     once : bool, (H, W)
         Pixels that no patch reads twice.
+    noise_error : float
+        Standard error of the mean of s², in squared intensities, if s was estimated.
 
     References
     ----------
@@ -73,12 +85,17 @@ def image_score(
         return NO_SCORE
     terms = (np.square(image - y) - np.square(s) + 2 * response - variance)[used]
     misfit, model = float(terms.mean()), float(variance[observed].mean())
-    error = _expected_error(model, misfit, float(terms.std()) / math.sqrt(terms.size))
-    return Score(-10 * math.log10(error), misfit)
+    deviation = math.hypot(float(terms.std()) / math.sqrt(terms.size), noise_error)
+    error = model + _trust(model, misfit, deviation) * misfit
+    return Score(-10 * math.log10(max(error, _LEAST_ERROR)), misfit)
 
 
-def _expected_error(model: float, misfit: float, deviation: float) -> float:
-    return max(model + misfit, 1e-12)
+def _trust(model: float, misfit: float, deviation: float) -> float:
+    """Return the share of a misfit of this standard deviation that is to be expected, in [0, 1]."""
+    if not deviation:
+        return 1.0
+    trust = 1 / (1 + (deviation / (_USUAL * model)) ** 2) if model else 0.0
+    return max(trust, 1 - (deviation / misfit) ** 2) if misfit > 0 else trust
 
 
 def expected_error(posterior: Posterior, observation: Observation, n: NDArray[np.int64]) -> float:
