@@ -52,13 +52,12 @@ class BestOf:
         """Return the expected work of `answer`, in multiply-adds of the exact sum."""
         height, width = measurement.y.shape[:2]
         work = [one.work(measurement, options) for one in self._reconstructors]
-        return max(work) + sum(work) * sample_size(height * width) / (height * width)
+        return max(work) + sum(work) * sample_size(height * width) / float(height * width)
 
     def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
         """Return the least of the estimates: what an index does not describe looks like noise to it."""
         estimates = [one.estimate_noise(measurement, cancelled) for one in self._reconstructors]
-        least = min(range(len(estimates)), key=lambda i: _mean_square(estimates[i]))
-        return estimates[least]
+        return min(estimates, key=_mean_square)
 
     def _choose(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Reconstructor:
         groups: dict[str, list[Reconstructor]] = {}

@@ -34,7 +34,7 @@ _FINE = 1.25
 """Ratio of two σ of the parabola at the maximum."""
 _ROUNDS = 3
 """Largest number of parabolas."""
-_OUTLYING = 2.0
+_OUTLYING = 3.0
 """Robust standard deviations from the median score from which a patch has less weight."""
 _COARSE_SHARE = 4
 """The search uses one in so many patches."""
