@@ -2,16 +2,16 @@
 
     python -m benchmarks.noise IMAGES.npy INDEX [OTHER_INDEX...] [--images N] [--only TABLE]
 
-IMAGES.npy has clean images, (N, H, W, C), uint8 or float, that are not in INDEX, but like its training images;
-they are not like those of the other indexes. White noise is added. For each σ,
+IMAGES.npy has clean images, (N, H, W, C), uint8 or float, that are not in INDEX, but like its training
+images; they are not like those of the other indexes. White noise is added. For each σ,
 
     estimate    has the root mean square relative errors of σ: of the median of Haar coefficients (MAD), of
-                scikit-image's estimate_sigma, and of lemmse; the mean relative error and mean standard error of
-                lemmse, and the root mean square of the errors in units of the latter; the error for uint8
+                scikit-image's estimate_sigma, and of lemmse; the mean relative error and mean standard error
+                of lemmse, and the root mean square of the errors in units of the latter; the error for uint8
                 images, and the mean relative difference of the noise that clipping leaves
-    scores      has the PSNR with the true σ and the loss with the estimate, in dB, mean and worst; the root mean
-                square error of expected_psnr_db with either; the mean misfit, and that of the first other
-                index; and how often quality="best" among all indexes takes INDEX, with either
+    scores      has the PSNR with the true σ and the loss with the estimate, in dB, mean and worst; the root
+                mean square error of expected_psnr_db with either; the mean misfit, and that of the first
+                other index; and how often quality="best" among all indexes takes INDEX, with either
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Noise that is estimated, and NaN that was not observed: by every client, the batch, the command, the wire."""
+"""Noise that is estimated, and NaN that was not observed: by clients, the batch, the command, the wire."""
 
 import json
 

@@ -102,7 +102,7 @@ def test_which_pixels_a_patch_reads_twice():
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_error_to_expect_is_that_made_in_the_mean(plain, inside):
-    """Of images of the training set, the misfit is 0 in the mean; of others, the error beyond the variance."""
+    """Of images of the training set, the misfit is 0 in the mean; of others it is not."""
     rng, rows, sigma = np.random.default_rng(4), [], SIGMA if inside else 0.05
     for k in range(150):
         x = (

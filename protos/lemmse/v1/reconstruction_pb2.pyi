@@ -186,7 +186,7 @@ class _QualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quality.Value
     QUALITY_BEST: _Quality.ValueType  # 2
     """The values that calibration found best on held-out training images at this
     noise level. If no index is named, also the best index; all must be
-    calibrated, of the same training images and inverse problem.
+    calibrated, of the same inverse problem and number of channels.
     """
 
 class Quality(_Quality, metaclass=_QualityEnumTypeWrapper):
@@ -199,7 +199,7 @@ QUALITY_PAPER: Quality.ValueType  # 1
 QUALITY_BEST: Quality.ValueType  # 2
 """The values that calibration found best on held-out training images at this
 noise level. If no index is named, also the best index; all must be
-calibrated, of the same training images and inverse problem.
+calibrated, of the same inverse problem and number of channels.
 """
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
