@@ -144,10 +144,8 @@ def test_the_command_takes_nan(tmp_path, where, embedded):
     np.save(tmp_path / "y.npy", HOLES)
     arguments = ["reconstruct", tmp_path / "y.npy", "--sigma", 0.1, "--out", tmp_path / "x.npy", *where]
     status, _, stderr = invoke(*arguments)
-    assert (status, stderr) == (
-        2,
-        f"lemmse: error: {tmp_path / 'y.npy'}: y: expected finite numbers, got nan\n",
-    )
+    assert status == 2
+    assert stderr.startswith(f"lemmse: error: {tmp_path / 'y.npy'}: y: expected finite numbers, got nan")
     assert invoke(*arguments, "--nan", "mask")[0] == 0
     expected = embedded.reconstruct(HOLES, sigma=0.1, nan="mask")
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected.image, atol=1e-6)
