@@ -71,6 +71,12 @@ def test_masks_and_noise_maps(registry):
         assert best.answer(measurement, BEST).diagnostics.index == "down"
 
 
+def test_the_other_estimators(registry):
+    measurement = Measurement.checked(stripes(30, 1), sigma=0.1, mask=None)
+    best = registry.choose("", "best", measurement)
+    assert best.answer(measurement, replace(BEST, estimator="mmse")).diagnostics.index == "down"
+
+
 def test_its_work_is_that_of_an_answer_and_of_a_sample_by_each(registry):
     measurement = Measurement.checked(stripes(1, 0), sigma=0.1, mask=None)
     work = [one.work(measurement, BEST) for one in registry]

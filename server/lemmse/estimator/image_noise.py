@@ -22,7 +22,7 @@ __all__ = ["estimate_noise", "sample_size"]
 
 _SHARE, _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 / 4, 32, 512
 """Number of patches in the sample: its share of the pixels, and its bounds."""
-_MASKED_SAMPLE = 64
+_MASKED_SAMPLE = 32
 """Largest number of patches if pixels of them were not observed: each has covariances of its own."""
 _START = 0.1
 """σ to begin with where the image does not tell."""

@@ -57,7 +57,7 @@ class NoiseLevel:
     sigma: NDArray[np.float64]
     """Standard deviation of the noise, (1,) or for each channel, (C,)."""
     error: NDArray[np.float64]
-    """Standard error of each."""
+    """Standard error of each, at most the estimate itself."""
 
 
 def median_sigma(y: NDArray[np.float64], observed: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -160,12 +160,12 @@ def maximum_likelihood(
             weight = _weights(high - low)
             means = (float(np.average(one, weights=weight)) for one in (low, middle, high))
             found[k] = sigma[k] * _step(*means)
-            errors[k] = found[k] * _relative_error(low, middle, high, weight, overlap)
+            errors[k] = min(1.0, _relative_error(low, middle, high, weight, overlap))
         moved = np.abs(np.log(found / sigma)).max()
         sigma = np.clip(found, LEAST, LARGEST)
         if moved <= math.log(_FINE):
             break
-    return NoiseLevel(sigma, errors)
+    return NoiseLevel(sigma, sigma * errors)
 
 
 def _search(log_density: LogDensity, start: float, count: int) -> NDArray[np.float64]:

@@ -314,7 +314,7 @@ class Reconstructor:
     ) -> float:
         """Return the mean square error to expect at some pixels, up to a number that no index changes.
 
-        Aggregate centre stands for overlap, whose error takes far longer to tell.
+        Aggregate centre stands for overlap, whose error takes far longer to tell, and le-mmse for the others.
 
         Parameters
         ----------
@@ -323,6 +323,7 @@ class Reconstructor:
         n : int, (N,)
             Positions of the pixels; those that were not observed do not count.
         """
+        options = replace(options, estimator="le-mmse", maps=["variance"])
         observation = self._observe(measurement)
         refinement = replace(resolve_refinement(self.index, observation, options), aggregate="centre")
         queries = cut_queries(self._backend, observation, refinement)
