@@ -17,6 +17,7 @@ images; they are not like those of the other indexes. White noise is added. For 
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from lemmse.client import Client, Result, connect
 from lemmse.estimator.noise_estimate import median_sigma
 
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
-ASKED = {"mode": "hybrid", "accuracy_db": 40.0}
+ASKED: dict[str, Any] = {"mode": "hybrid", "accuracy_db": 40.0}
 
 Image = NDArray[np.float64]
 
@@ -78,19 +79,21 @@ def scores(
     client: Client, index: str, others: list[str], images: list[Image], sigma: float
 ) -> dict[str, object]:
     """Return a row of table scores."""
-    true, loss, off, off_auto, misfit, misfit_other, chosen, chosen_auto = ([] for _ in range(8))
+    rows: list[list[Any]] = [[] for _ in range(8)]
+    true, loss, off, off_auto, misfit, misfit_other, chosen, chosen_auto = rows
     for x, y in noisy(images, sigma):
         known = client.reconstruct(y, sigma=sigma, index=index, **ASKED)
         auto = client.reconstruct(y, sigma="auto", index=index, **ASKED)
         true.append(psnr(known, x))
         loss.append(psnr(known, x) - psnr(auto, x))
-        off.append(known.diagnostics.expected_psnr_db - psnr(known, x))
-        off_auto.append(auto.diagnostics.expected_psnr_db - psnr(auto, x))
+        for result, off_by in ((known, off), (auto, off_auto)):
+            expected = result.diagnostics.expected_psnr_db
+            off_by.append(np.nan if expected is None else expected - psnr(result, x))
         misfit.append(known.diagnostics.misfit)
         if others:
             unlike = client.reconstruct(y, sigma=sigma, index=others[0], **ASKED)
             misfit_other.append(unlike.diagnostics.misfit)
-            best = {"quality": "best", **ASKED}
+            best: dict[str, Any] = {"quality": "best", **ASKED}
             chosen.append(client.reconstruct(y, sigma=sigma, **best).diagnostics.index == index)
             chosen_auto.append(client.reconstruct(y, sigma="auto", **best).diagnostics.index == index)
     row: dict[str, object] = {

@@ -31,7 +31,7 @@ _CHANNELS_DIFFER = 1.25
 _CLIPPED = 0.01
 """Share of the numbers that are exactly 0 or 1 above which an image was clipped."""
 _AWAY = 2.0
-"""Distance of the mean of a patch from 0 and 1, in units of σ, at which clipping hardly changes its noise."""
+"""Distance of the means of a patch from 0 and 1, in units of σ, at which clipping hardly matters."""
 _LEAST_INSIDE = 1 / 8
 """Share of the patches that are taken at least."""
 _SIGNIFICANT = 3.0
@@ -91,7 +91,7 @@ class _Sample:
         n = centres @ [y.shape[1], 1]
         u = backend.patches(y, n)
         if np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
-            inside = _inside(u, self.start)
+            inside = _inside(u.reshape(len(u), -1, y.shape[2]), self.start)
             centres, n, u, missing = centres[inside], n[inside], u[inside], missing[inside]
         self._centres, self._u = centres, u
         self._observed = backend.patches(observed, n) if missing.any() else None
@@ -132,11 +132,11 @@ def _spread(observed: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np
 
 
 def _inside(u: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
-    """Return which patches clipping to [0, 1] hardly affects, by their means, (N,).
+    """Return which patches, (N, p², C), clipping to [0, 1] hardly affects, (N,).
 
-    If they are few, it is those whose means are nearest to ½.
+    It is those whose means in all channels are away from 0 and 1; if these are few, the nearest to ½.
     """
-    distance = np.abs(u.mean(axis=1) - 0.5)
+    distance = np.abs(u.mean(axis=1) - 0.5).max(axis=1)
     inside: NDArray[np.bool_] = distance <= 0.5 - _AWAY * sigma
     if inside.mean() < _LEAST_INSIDE:
         inside = distance <= np.quantile(distance, _LEAST_INSIDE)

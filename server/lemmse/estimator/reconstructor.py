@@ -323,7 +323,7 @@ class Reconstructor:
         n : int, (N,)
             Positions of the pixels; those that were not observed do not count.
         """
-        options = replace(options, estimator="le-mmse", maps=["variance"])
+        options = replace(options, estimator="le-mmse", maps=frozenset({"variance"}))
         observation = self._observe(measurement)
         refinement = replace(resolve_refinement(self.index, observation, options), aggregate="centre")
         queries = cut_queries(self._backend, observation, refinement)
