@@ -29,6 +29,7 @@ ON_DEMAND = {
     "client/lemmse/client/embedded.py": {"estimator", "index"},
     # Image files, whose module is light.
     "client/lemmse/client/jobs.py": {"index"},
+    "client/lemmse/client/estimate_noise.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},
     "client/lemmse/client/running.py": {"index"},
     "client/lemmse/integrations/deepinv.py": {"index"},
@@ -86,7 +87,9 @@ def test_each_generated_module_can_be_imported_first(stub):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["", ".aio.remote", ".cli", ".demo", ".reconstruct", ".remote"])
+@pytest.mark.parametrize(
+    "module", ["", ".aio.remote", ".cli", ".demo", ".estimate_noise", ".reconstruct", ".remote"]
+)
 def test_the_client_is_light(module):
     code = f"import sys, lemmse.client{module}; print(*sys.modules)"
     done = run_process([sys.executable, "-c", code])

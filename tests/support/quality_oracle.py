@@ -43,7 +43,7 @@ def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_s
     return posteriors
 
 
-def prior(training, p, bandwidth, mixture, gaussian_share, basis, stride):
+def prior(training, p, bandwidth, mixture, gaussian_share, basis, stride=1):
     """The prior in an orthonormal basis (P, D): log weight, means (n, D), covariance (D, D) of its parts."""
     wide = bandwidth**2 * np.eye(basis.shape[1])
     parts = []

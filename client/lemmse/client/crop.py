@@ -1,5 +1,6 @@
-"""The part of an image that explains a pixel, for images that do not fit into a message."""
+"""Parts of images that do not fit into a message: what explains a pixel, and what shows the noise."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,24 @@ from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions
 from lemmse.contract.results import IndexInfo
 
-__all__ = ["crop"]
+__all__ = ["crop", "middle"]
+
+
+def middle(measurement: Measurement, nbytes: int) -> Measurement:
+    """Return the middle of a measurement, as much of it as takes at most `nbytes`.
+
+    Examples
+    --------
+    >>> measurement = Measurement.checked(np.zeros((100, 40)), sigma="auto", mask=None)
+    >>> middle(measurement, 8000).y.shape
+    (50, 20)
+    """
+    share = math.sqrt(min(1.0, nbytes / measurement.nbytes))
+    spans = []
+    for length in measurement.y.shape[:2]:
+        kept = max(1, math.floor(length * share + 1e-9))
+        spans.append(np.arange((length - kept) // 2, (length - kept) // 2 + kept))
+    return measurement if share == 1 else measurement.crop(*spans)
 
 
 def crop(

@@ -20,7 +20,7 @@ from lemmse.contract.errors import (
 )
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
 with required("an index in this process"):
     from lemmse.estimator import Registry
@@ -93,6 +93,9 @@ class EmbeddedClient(Client):
     ) -> list[Contributor]:
         return self.contributors(index, measurement, options, expiry(timeout))
 
+    def _estimate_noise(self, index: str, measurement: Measurement, timeout: float | None) -> NoiseEstimate:
+        return self.noise(index, measurement, expiry(timeout))
+
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return [reconstructor.index.info for reconstructor in self._registry]
 
@@ -114,6 +117,11 @@ class EmbeddedClient(Client):
         with _computation():
             explanation = self._registry.get(index).explain_pixel(measurement, options, expired)
         return list(explanation.contributors)
+
+    def noise(self, index: str, measurement: Measurement, expired: Callable[[], bool]) -> NoiseEstimate:
+        """Return the noise of a measurement; stop once `expired` returns True."""
+        with _computation():
+            return self._registry.get(index).estimate_noise(measurement, expired)
 
 
 def expiry(timeout: float | None) -> Callable[[], bool]:

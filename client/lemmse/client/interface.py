@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from lemmse.client.arguments import as_name, as_timeout
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
-from lemmse.contract.measurement import Mask, Measurement, Sigma, measurements
+from lemmse.contract.measurement import AUTO, Mask, Measurement, Sigma, measurements
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
 if TYPE_CHECKING:
     from lemmse.client.admin import Admin
@@ -63,6 +63,7 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma,
         mask: Mask = None,
+        nan: str = "error",
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -86,16 +87,22 @@ class Client(Closable, ABC):
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
             The measurement. Pixels that a masked array of NumPy masks were not observed. For an index of
             volumes (`IndexInfo.patch_depth` > 1), a volume (D, H, W) or (D, H, W, C).
-        sigma : float or array
-            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C);
-            for a volume (D, H, W) or (D, H, W, C).
+        sigma : float, array or "auto"
+            Noise standard deviation, in intensities of [0, 1], > 0: one number, a map (H, W) or (H, W, C),
+            for a volume (D, H, W) or (D, H, W, C), or "auto". Then it is estimated, one for the image or one
+            for each channel; this needs an index of images, of physics identity and pre-inverse identity, and
+            an image of at least the size of a patch.
         mask : array, optional
             Mask of the same shapes, 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
             identity and equivariance none.
+        nan : str
+            "mask" takes NaN in y as pixels, or channels of pixels, that were not observed; "error" raises
+            InvalidArgument for NaN that the mask does not cover.
         index : str, optional
             Name of the index. It may be omitted if there is only one, or if quality is "best" and all indexes
-            are calibrated for the same training images and inverse problem: then the best one is used.
+            are calibrated, and of the same inverse problem and number of channels: then the best one for this
+            image is used.
         estimator : str
             "le-mmse" weights translated training patches, "e-mmse" translated training images, "mmse"
             training images; the last two need a y of the size of the training images.
@@ -141,7 +148,8 @@ class Client(Closable, ABC):
         Returns
         -------
         Result
-            The image and the maps, float32, in the shape and range of y, and diagnostics.
+            The image and the maps, float32, in the shape and range of y, and diagnostics, among them the
+            estimated sigma and the PSNR to expect.
 
         Raises
         ------
@@ -154,7 +162,7 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
         return self._reconstruct(as_name(index), measurement, options, as_timeout(timeout))
 
     def reconstruct_many(
@@ -163,6 +171,7 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma | Iterable[Sigma],
         mask: Mask | Iterable[Mask] = None,
+        nan: str = "error",
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -190,9 +199,9 @@ class Client(Closable, ABC):
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, mask
-            As in `reconstruct`. A number, None or an array with two or more axes applies to all; a list,
-            an array with one axis or any other iterable has one value for each image, in order.
-        index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
+            As in `reconstruct`. A number, "auto", None or an array with two or more axes applies to all; a
+            list, an array with one axis or any other iterable has one value for each image, in order.
+        nan, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
         gaussian_share, quality, exclude
             As in `reconstruct`, for all images.
         timeout : float, optional
@@ -221,7 +230,7 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
-        batch = measurements(images, sigma, mask)
+        batch = measurements(images, sigma, mask, nan)
         return self._reconstruct_many(as_name(index), batch, options, as_timeout(timeout))
 
     def explain(
@@ -230,6 +239,7 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma,
         mask: Mask = None,
+        nan: str = "error",
         pixel: Sequence[int],
         top: int = 16,
         exclude: Collection[str | int] = (),
@@ -240,7 +250,7 @@ class Client(Closable, ABC):
 
         Parameters
         ----------
-        y, sigma, mask, exclude, index, timeout
+        y, sigma, mask, nan, exclude, index, timeout
             As in `reconstruct`.
         pixel : (int, int) or (int, int, int)
             Row and column of the pixel in y; in a volume plane, row and column.
@@ -253,9 +263,38 @@ class Client(Closable, ABC):
             The contributors, in descending order of weight.
         """
         self._require_open()
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
         options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, exclude=exclude)
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
+
+    def estimate_noise(
+        self,
+        y: ArrayLike,
+        *,
+        mask: Mask = None,
+        nan: str = "error",
+        index: str | None = None,
+        timeout: float | None = None,
+    ) -> NoiseEstimate:
+        """Return the standard deviation of the white noise in an image, as `reconstruct` estimates it.
+
+        Parameters
+        ----------
+        y, mask, nan, timeout
+            As in `reconstruct`. Of an image that does not fit into a message, a remote client sends the
+            middle.
+        index : str, optional
+            Name of the index, which must be of physics identity and pre-inverse identity; it may be omitted
+            if there is only one.
+
+        Returns
+        -------
+        NoiseEstimate
+            The estimate with its standard error, in intensities of [0, 1].
+        """
+        self._require_open()
+        measurement = Measurement.checked(y, sigma=AUTO, mask=mask, nan=nan)
+        return self._estimate_noise(as_name(index), measurement, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
         """Return the descriptions of all indexes, sorted by name."""
@@ -312,6 +351,11 @@ class Client(Closable, ABC):
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
+
+    @abstractmethod
+    def _estimate_noise(
+        self, index: str, measurement: Measurement, timeout: float | None
+    ) -> NoiseEstimate: ...
 
     @abstractmethod
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]: ...

@@ -28,14 +28,25 @@ from lemmse.client.running import Done, Reading, run
 from lemmse.client.server_flags import server_flags
 from lemmse.client.slabs import Slabs
 from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.measurement import AUTO, NAN
 from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import read_map, read_mask
 
-__all__ = ["reconstruct"]
+__all__ = ["as_axes", "as_mask", "as_range", "nan_flag", "reconstruct", "require_one_target"]
+
+nan_flag = click.option(
+    "--nan",
+    type=click.Choice(NAN),
+    default=NAN[0],
+    show_default=True,
+    help="What NaN means: a mistake, or a pixel that was not observed.",
+)
 
 
-def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float | NDArray[np.float32]:
-    """Return sigma as a positive number, or the map in a file."""
+def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | float | NDArray[np.float32]:
+    """Return sigma as "auto", a positive number, or the map in a file."""
+    if value == AUTO:
+        return AUTO
     try:
         number = float(value)
     except ValueError:
@@ -50,11 +61,11 @@ def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> N
         return read_map(path)
     except LemmseError as error:
         raise click.BadParameter(
-            f"expected a number > 0 or a map of them; {path}: {error}", ctx, param
+            f"expected auto, a number > 0 or a map of them; {path}: {error}", ctx, param
         ) from error
 
 
-def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
+def as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
     """Return the mask in a file, or None if no file is given."""
     try:
         return None if value is None else read_mask(value)
@@ -85,17 +96,20 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
 @click.option(
     "--sigma",
     metavar="S",
-    required=True,
+    default=AUTO,
+    show_default=True,
     callback=_as_sigma,
-    help="Noise standard deviation, where white is 1: a number, or a TIFF or npy file of one for each pixel.",
+    help="Noise standard deviation, where white is 1: a number, a TIFF or npy file of one for each pixel, or "
+    "auto to estimate it for each plane.",
 )
 @click.option(
     "--mask",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    callback=_as_mask,
+    callback=as_mask,
     help="Observed pixels, for all planes: PNG, TIFF or npy, 0 where a pixel is to be ignored.",
 )
+@nan_flag
 @click.option(
     "--axes",
     metavar="LETTERS",
@@ -160,16 +174,16 @@ def reconstruct(
 ) -> None:
     """Reconstruct images, stacks of them (TIFF, PNG, JPEG, npy, npz, Zarr), and folders.
 
+    The noise is estimated for each plane, unless --sigma states it; that takes an index of physics identity
+    and pre-inverse identity.
+
     Each output has the format, element type, range and axes of its input (JPEG and others that lose become
     PNG), and maps are in its range: for 8-bit images the error is in steps of 1/255 and the variance in
     squared steps. Maps of sigma and masks need an index of physics identity, pre-inverse identity and
     equivariance none. If a file fails, the others are still processed: the exit status is 1 if some files
     failed, and 2 if all failures are bad input.
     """
-    if server is not None and folders:
-        raise click.UsageError("expected either --server or --index, got both")
-    if server is None and not folders and not os.environ.get("LEMMSE_SERVER"):
-        raise click.UsageError("expected either --server or --index, got neither, and no LEMMSE_SERVER")
+    require_one_target(server, folders)
     if not folders and scheduler is not None:
         raise click.UsageError("expected --scheduler with --index only")
     for argument, path in (("--report", report_file), ("--journal", journal_file)):
@@ -182,7 +196,8 @@ def reconstruct(
     jobs = planned.jobs
     for note in planned.notes:
         report(note, "note")
-    if (sigma := float(np.mean(options["sigma"]))) > 1:
+    known = 1.0 if isinstance(options["sigma"], str) else options["sigma"]
+    if (sigma := float(np.mean(known))) > 1:
         report(
             f"--sigma is in intensities of [0, 1], and {sigma:.6g} drowns an image; {sigma:.6g} of 255 is "
             f"{sigma / 255:.6g}",
@@ -205,7 +220,7 @@ def reconstruct(
                 dtype=None if dtype is None else np.dtype(dtype),
                 channels=channels.pop() if len(channels) == 1 else None,
                 mask=options["mask"],
-                sigma=float(np.max(options["sigma"])),
+                sigma=float(np.max(known)),
                 slabs=_slabs(indexes, options),
             )
             progress("reconstruct", 0, len(jobs))
@@ -231,6 +246,14 @@ def reconstruct(
         nothing_done = len(failures) == len(jobs)
         only_bad_input = all(exit_status(error) == BAD_INPUT for error in failures)
         sys.exit(BAD_INPUT if nothing_done and only_bad_input else FAILED)
+
+
+def require_one_target(server: str | None, folders: Sequence[str]) -> None:
+    """Raise UsageError unless there is either a server or an index folder."""
+    if server is not None and folders:
+        raise click.UsageError("expected either --server or --index, got both")
+    if server is None and not folders and not os.environ.get("LEMMSE_SERVER"):
+        raise click.UsageError("expected either --server or --index, got neither, and no LEMMSE_SERVER")
 
 
 def _indexes(client: Client, name: str | None, quality: str) -> list[IndexInfo]:
@@ -302,7 +325,7 @@ def _summary(parts: Sequence[Diagnostics]) -> dict[str, Any]:
     summary = asdict(parts[0])
     summary["seconds"] = sum(part.seconds for part in parts)
     summary["keys_touched"] = sum(part.keys_touched for part in parts) / len(parts)
-    for name in ("expected_accuracy_db", "estimated_accuracy_db", "certified"):
+    for name in ("expected_accuracy_db", "estimated_accuracy_db", "certified", "expected_psnr_db"):
         known = [value for part in parts if (value := getattr(part, name)) is not None]
         summary[name] = min(known, default=None)
     return summary

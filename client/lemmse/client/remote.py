@@ -22,7 +22,7 @@ from lemmse.contract.errors import InvalidArgument, LemmseError, Retryable
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 
@@ -127,8 +127,14 @@ class RemoteClient(Client):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
+            if isinstance(measurement.sigma, str):
+                estimate = self._estimate_noise(index, measurement, timeout)
+                measurement = measurement.with_sigma(estimate.sigma)
             measurement, options = crop(measurement, options, self._get_index(index, timeout))
         return self._ask(unary.explain(index, measurement, options), timeout)
+
+    def _estimate_noise(self, index: str, measurement: Measurement, timeout: float | None) -> NoiseEstimate:
+        return self._ask(unary.estimate_noise(index, measurement), timeout)
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return self._ask(unary.list_indexes(), timeout)

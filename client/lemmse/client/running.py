@@ -21,10 +21,10 @@ from lemmse.client.slabs import Slabs, parts
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.lines import one_line
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Result
-from lemmse.index.files import Output, Scale, create_output, divisor_hint, open_stack
+from lemmse.index.files import Output, Scale, Stack, create_output, divisor_hint, open_stack
 from lemmse.index.files.outputs import check_output
 
-__all__ = ["Done", "Reading", "run"]
+__all__ = ["Done", "Reading", "read_plane", "run", "with_channels"]
 
 _NOISE = 8.0
 """Largest deviation that counts as noise, in standard deviations."""
@@ -45,7 +45,7 @@ class Reading:
     mask: NDArray[Any] | None
     """Nonzero where pixels were observed, or None for all: what other pixels hold does not matter."""
     sigma: float
-    """Largest standard deviation of the noise, in intensities."""
+    """Largest standard deviation that the noise may have, in intensities."""
     slabs: Slabs | None = None
     """How volumes are cut into parts; None if the index is of images."""
 
@@ -90,9 +90,7 @@ class _Work:
             job.source, axes=reading.axes, stated=reading.stated, volumes=reading.slabs is not None
         )
         try:
-            if reading.channels is not None:
-                self.stack = self.stack.joined(reading.channels)
-            self._check_channels()
+            self.stack = with_channels(self.stack, reading.channels)
             self.parts = list(parts(self.stack.layout, reading.slabs))
             self._scale = _output_scale(self.stack.scale, reading.dtype)
             check_output(job.image.suffix.lower(), self.stack.layout, self._scale)
@@ -108,20 +106,8 @@ class _Work:
 
     def part(self, number: int) -> NDArray[Any]:
         """Return a part in intensities, a plane or a volume; masked where it was not observed."""
-        planes = [self._plane(k) for k in self.parts[number].read]
+        planes = [read_plane(self.stack, k, self._reading) for k in self.parts[number].read]
         return planes[0] if self._reading.slabs is None else np.ma.stack(planes)
-
-    def _plane(self, k: int) -> NDArray[Any]:
-        """Return plane k in intensities; masked where it was not observed."""
-        numbers = self.stack.numbers(k)
-        missing = self.stack.missing(numbers)
-        y = self.stack.scale.intensities(numbers)
-        if self._reading.stated is None and self.stack.scale.dtype.kind == "f":
-            observed = np.ones(y.shape, bool) if missing is None else ~missing
-            if (mask := self._reading.mask) is not None and mask.shape[:2] == y.shape[:2]:
-                observed &= (mask[..., None] if mask.ndim < y.ndim else mask) != 0
-            _check_measured(y[observed], self._reading.sigma)
-        return y if missing is None else np.ma.masked_array(y, missing)
 
     def take(self, number: int, outcome: Result | LemmseError) -> None:
         """Write the result of a part; its error, and that of writing, is the error of the file."""
@@ -179,13 +165,38 @@ class _Work:
                 f"{self.stack.layout.axes}; state --dtype"
             )
 
-    def _check_channels(self) -> None:
-        layout, wanted = self.stack.layout, self._reading.channels
-        if wanted is not None and layout.channels != wanted:
-            raise InvalidArgument(
-                f"expected images with {wanted} channels, as the index has, got {layout.channels} "
-                f"({layout.axes} {layout.shape}); for a stack, state --axes, such as TYX"
-            )
+
+def with_channels(stack: Stack, channels: int | None) -> Stack:
+    """Return a stack with the channels of an index, which are not known if indexes differ in them.
+
+    Raises
+    ------
+    InvalidArgument
+        The stack has others.
+    """
+    if channels is None:
+        return stack
+    stack = stack.joined(channels)
+    layout = stack.layout
+    if layout.channels != channels:
+        raise InvalidArgument(
+            f"expected images with {channels} channels, as the index has, got {layout.channels} "
+            f"({layout.axes} {layout.shape}); for a stack, state --axes, such as TYX"
+        )
+    return stack
+
+
+def read_plane(stack: Stack, k: int, reading: Reading) -> NDArray[Any]:
+    """Return plane k of a stack in intensities; masked where it was not observed."""
+    numbers = stack.numbers(k)
+    missing = stack.missing(numbers)
+    y = stack.scale.intensities(numbers)
+    if reading.stated is None and stack.scale.dtype.kind == "f":
+        observed = np.ones(y.shape, bool) if missing is None else ~missing
+        if (mask := reading.mask) is not None and mask.shape[:2] == y.shape[:2]:
+            observed &= (mask[..., None] if mask.ndim < y.ndim else mask) != 0
+        _check_measured(y[observed], reading.sigma)
+    return y if missing is None else np.ma.masked_array(y, missing)
 
 
 def run(

@@ -5,23 +5,27 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from lemmse.client.channels import Server
+from lemmse.client.crop import middle
 from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
+    estimate_noise_request,
     explain_request,
     read_explanation,
     read_index,
+    read_noise_estimate,
     read_result,
     reconstruct_request,
 )
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result, result_bytes
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result, result_bytes
 from lemmse.v1 import admin_pb2
 from lemmse.v1 import index_pb2 as pb
 
 __all__ = [
     "Unary",
+    "estimate_noise",
     "explain",
     "fits",
     "get_index",
@@ -67,6 +71,16 @@ def explain(index: str, measurement: Measurement, options: ExplainOptions) -> Un
         lambda server: server.reconstruction.Explain,
         attach(explain_request(index, measurement, options), measurement.arrays),
         lambda answer: [one.scaled(measurement.white_level) for one in read_explanation(answer).contributors],
+    )
+
+
+def estimate_noise(index: str, measurement: Measurement) -> Unary[NoiseEstimate]:
+    """Return the call that estimates the noise of a measurement, of as much of it as fits into a message."""
+    measurement = middle(measurement, INLINE_BYTES)
+    return Unary(
+        lambda server: server.reconstruction.EstimateNoise,
+        attach(estimate_noise_request(index), measurement.arrays),
+        read_noise_estimate,
     )
 
 

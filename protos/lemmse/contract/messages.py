@@ -14,14 +14,16 @@ from lemmse.contract.choices import AGGREGATES
 from lemmse.contract.chunks import Incoming
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.fields import get, get_all, put, put_all
-from lemmse.contract.measurement import Measurement
+from lemmse.contract.measurement import AUTO, Measurement
 from lemmse.contract.options import OPTIONS, ExplainOptions, Options
-from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, Result
+from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import WireArray
 from lemmse.v1 import index_pb2
 from lemmse.v1 import reconstruction_pb2 as pb
 
 __all__ = [
+    "estimate_noise_request",
+    "estimate_noise_response",
     "explain_request",
     "explain_response",
     "index_message",
@@ -29,6 +31,7 @@ __all__ = [
     "read_explanation",
     "read_index",
     "read_measurement",
+    "read_noise_estimate",
     "read_options",
     "read_result",
     "reconstruct_request",
@@ -85,9 +88,11 @@ def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -
 
 
 def read_measurement(
-    incoming: Incoming[pb.ReconstructRequest] | Incoming[pb.ExplainRequest],
+    incoming: Incoming[pb.ReconstructRequest]
+    | Incoming[pb.ExplainRequest]
+    | Incoming[pb.EstimateNoiseRequest],
 ) -> Measurement:
-    """Return the measurement of a request.
+    """Return the measurement of a request; its sigma is "auto" if the request is to estimate it.
 
     Raises
     ------
@@ -99,15 +104,15 @@ def read_measurement(
     request, arrays = incoming.message, incoming.arrays()
     if "y" not in arrays:
         raise MalformedMessage.of("y", "expected a tensor, got none")
-    if request.WhichOneof("noise") is None:
-        raise MalformedMessage.of("sigma", "expected sigma or sigma_map, got neither")
+    noise = AUTO if isinstance(request, pb.EstimateNoiseRequest) else request.WhichOneof("noise")
+    if noise is None:
+        raise MalformedMessage.of("sigma", "expected sigma, sigma_map or auto, got none")
     for name, array in arrays.items():
         if array.dtype.kind != _KINDS[name]:
             expected = "uint8" if name == "mask" else "float32 or float64"
             raise MalformedMessage.of(f"{name}.dtype", f"expected {expected}, got {array.dtype}")
-    return Measurement.checked(
-        arrays["y"], sigma=arrays.get("sigma_map", request.sigma), mask=arrays.get("mask")
-    )
+    sigma = AUTO if noise == "auto" else arrays.get("sigma_map", getattr(request, "sigma", None))
+    return Measurement.checked(arrays["y"], sigma=sigma, mask=arrays.get("mask"))
 
 
 def reconstruct_response(result: Result) -> tuple[pb.ReconstructResponse, Mapping[str, WireArray]]:
@@ -147,6 +152,21 @@ def read_explanation(response: pb.ExplainResponse) -> Explanation:
     )
 
 
+def estimate_noise_request(index: str) -> pb.EstimateNoiseRequest:
+    """Return the request to estimate the noise of a measurement, without the arrays of the measurement."""
+    return pb.EstimateNoiseRequest(index=index)
+
+
+def estimate_noise_response(estimate: NoiseEstimate) -> pb.EstimateNoiseResponse:
+    """Return the response for an estimate of noise."""
+    return put_all(pb.EstimateNoiseResponse(), asdict(estimate))
+
+
+def read_noise_estimate(response: pb.EstimateNoiseResponse) -> NoiseEstimate:
+    """Return the estimate of a response."""
+    return NoiseEstimate(**get_all(response, _names(NoiseEstimate)))
+
+
 def index_message(info: IndexInfo) -> index_pb2.Index:
     """Return the message that describes an index."""
     return put_all(index_pb2.Index(), asdict(info))
@@ -173,6 +193,8 @@ def _names(kind: type[Any]) -> list[str]:
 
 
 def _put_sigma(request: pb.ReconstructRequest | pb.ExplainRequest, measurement: Measurement) -> None:
-    """Set the field sigma if sigma is one number; a map is sent as a tensor."""
+    """Set the field of sigma, unless it is a map, which is sent as a tensor."""
     if isinstance(measurement.sigma, float):
         request.sigma = measurement.sigma
+    elif isinstance(measurement.sigma, str):
+        request.auto.SetInParent()

@@ -267,7 +267,7 @@ class Options:
         metadata=_row(
             OneOf(QUALITIES),
             help="The unmodified formula, or the options that calibration found best at this noise; of "
-            "several indexes of the same images, the best one.",
+            "several indexes, the best one for each image.",
         ),
     )
     aggregate: str | None = field(

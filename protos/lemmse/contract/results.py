@@ -16,6 +16,7 @@ __all__ = [
     "Explanation",
     "IndexInfo",
     "MapInfo",
+    "NoiseEstimate",
     "Result",
     "result_bytes",
 ]
@@ -53,6 +54,18 @@ class Diagnostics:
     """Standard deviation τ of the Gaussian around each patch of the prior, in intensities of [0, 1]."""
     gaussian_share: float
     """Weight γ of the mixture of Gaussians in the prior; the training patches have 1 − γ."""
+    sigma: tuple[float, ...] = ()
+    """Estimated standard deviation of the noise, in intensities of [0, 1]: one number, or one for each
+    channel if they differ; empty if σ was given."""
+    sigma_error: tuple[float, ...] = ()
+    """Standard error of each number of `sigma`."""
+    expected_psnr_db: float | None = None
+    """Expected PSNR of the image, in dB for intensities in [0, 1], over the observed pixels; None if it is
+    not known: docs/noise.md says when."""
+    misfit: float | None = None
+    """Mean square error to expect beyond the posterior variance, in squared intensities of [0, 1]: high where
+    the training images do not describe this image. About 0 if σ was estimated. None like
+    `expected_psnr_db`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +208,16 @@ class Explanation:
     """Heaviest first."""
     diagnostics: Diagnostics
     """How the contributors were computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseEstimate:
+    """The noise of an image, estimated from it."""
+
+    sigma: tuple[float, ...]
+    """Standard deviation, in intensities of [0, 1]: one number, or one for each channel if they differ."""
+    sigma_error: tuple[float, ...]
+    """Standard error of each number of `sigma`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,7 +186,7 @@ class _QualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quality.Value
     QUALITY_BEST: _Quality.ValueType  # 2
     """The values that calibration found best on held-out training images at this
     noise level. If no index is named, also the best index; all must be
-    calibrated, of the same training images and inverse problem.
+    calibrated, of the same inverse problem and number of channels.
     """
 
 class Quality(_Quality, metaclass=_QualityEnumTypeWrapper):
@@ -199,7 +199,7 @@ QUALITY_PAPER: Quality.ValueType  # 1
 QUALITY_BEST: Quality.ValueType  # 2
 """The values that calibration found best on held-out training images at this
 noise level. If no index is named, also the best index; all must be
-calibrated, of the same training images and inverse problem.
+calibrated, of the same inverse problem and number of channels.
 """
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
@@ -275,6 +275,26 @@ class Hybrid(_message.Message):
 Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
 
 @_typing.final
+class AutoSigma(_message.Message):
+    """The noise is white, and its standard deviation is estimated: one for the
+    image, or one for each channel where they differ. Only on an index of physics
+    and pre-inverse identity.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoSigma: _TypeAlias = AutoSigma  # noqa: Y015
+
+@_typing.final
 class ReconstructRequest(_message.Message):
     """One image to reconstruct."""
 
@@ -284,6 +304,7 @@ class ReconstructRequest(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_MAP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     TOPK_FIELD_NUMBER: _builtins.int
     MAPS_FIELD_NUMBER: _builtins.int
@@ -335,6 +356,10 @@ class ReconstructRequest(_message.Message):
         """
 
     @_builtins.property
+    def auto(self) -> Global___AutoSigma:
+        """To be estimated from y."""
+
+    @_builtins.property
     def topk(self) -> Global___TopK: ...
     @_builtins.property
     def maps(self) -> _containers.RepeatedScalarFieldContainer[Global___Map.ValueType]:
@@ -365,6 +390,7 @@ class ReconstructRequest(_message.Message):
         y: _tensor_pb2.Tensor | None = ...,
         sigma: _builtins.float = ...,
         sigma_map: _tensor_pb2.Tensor | None = ...,
+        auto: Global___AutoSigma | None = ...,
         mode: Global___Mode.ValueType = ...,
         topk: Global___TopK | None = ...,
         maps: _abc.Iterable[Global___Map.ValueType] | None = ...,
@@ -378,9 +404,9 @@ class ReconstructRequest(_message.Message):
         gaussian_share: _builtins.float | None = ...,
         exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
     _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
@@ -388,7 +414,7 @@ class ReconstructRequest(_message.Message):
     _WhichOneofArgType__gaussian_share: _TypeAlias = _typing.Literal["_gaussian_share", b"_gaussian_share"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
-    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
@@ -419,6 +445,10 @@ class Diagnostics(_message.Message):
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
     ESTIMATED_ACCURACY_DB_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_ERROR_FIELD_NUMBER: _builtins.int
+    EXPECTED_PSNR_DB_FIELD_NUMBER: _builtins.int
+    MISFIT_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """The mode that ran: never MODE_AUTO."""
     index: _builtins.str
@@ -453,6 +483,25 @@ class Diagnostics(_message.Message):
     """Estimated agreement of this image with the sum over all keys, PSNR in dB;
     not set without a calibration, with a budget, and if all keys were summed.
     """
+    expected_psnr_db: _builtins.float
+    """Expected PSNR of the image in dB, for intensities in [0, 1], over the
+    observed pixels; not set if it is unknown.
+    """
+    misfit: _builtins.float
+    """Mean square error to expect beyond the posterior variance, in squared
+    intensities: high where the training images do not describe the image, and
+    not set if it is unknown. About 0 if sigma was estimated.
+    """
+    @_builtins.property
+    def sigma(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Estimated standard deviation of the noise, in intensities: one, or one for
+        each channel where they differ; empty if the request stated it.
+        """
+
+    @_builtins.property
+    def sigma_error(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Standard error of each."""
+
     def __init__(
         self,
         *,
@@ -468,10 +517,14 @@ class Diagnostics(_message.Message):
         bandwidth: _builtins.float = ...,
         gaussian_share: _builtins.float = ...,
         estimated_accuracy_db: _builtins.float | None = ...,
+        sigma: _abc.Iterable[_builtins.float] | None = ...,
+        sigma_error: _abc.Iterable[_builtins.float] | None = ...,
+        expected_psnr_db: _builtins.float | None = ...,
+        misfit: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_misfit", b"_misfit", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "misfit", b"misfit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_misfit", b"_misfit", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "misfit", b"misfit", "mode", b"mode", "seconds", b"seconds", "sigma", b"sigma", "sigma_error", b"sigma_error", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__certified: _TypeAlias = _typing.Literal["certified"]  # noqa: Y015
     _WhichOneofArgType__certified: _TypeAlias = _typing.Literal["_certified", b"_certified"]  # noqa: Y015
@@ -479,12 +532,20 @@ class Diagnostics(_message.Message):
     _WhichOneofArgType__estimated_accuracy_db: _TypeAlias = _typing.Literal["_estimated_accuracy_db", b"_estimated_accuracy_db"]  # noqa: Y015
     _WhichOneofReturnType__expected_accuracy_db: _TypeAlias = _typing.Literal["expected_accuracy_db"]  # noqa: Y015
     _WhichOneofArgType__expected_accuracy_db: _TypeAlias = _typing.Literal["_expected_accuracy_db", b"_expected_accuracy_db"]  # noqa: Y015
+    _WhichOneofReturnType__expected_psnr_db: _TypeAlias = _typing.Literal["expected_psnr_db"]  # noqa: Y015
+    _WhichOneofArgType__expected_psnr_db: _TypeAlias = _typing.Literal["_expected_psnr_db", b"_expected_psnr_db"]  # noqa: Y015
+    _WhichOneofReturnType__misfit: _TypeAlias = _typing.Literal["misfit"]  # noqa: Y015
+    _WhichOneofArgType__misfit: _TypeAlias = _typing.Literal["_misfit", b"_misfit"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__certified) -> _WhichOneofReturnType__certified | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_accuracy_db) -> _WhichOneofReturnType__estimated_accuracy_db | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_accuracy_db) -> _WhichOneofReturnType__expected_accuracy_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_psnr_db) -> _WhichOneofReturnType__expected_psnr_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__misfit) -> _WhichOneofReturnType__misfit | None: ...
 
 Global___Diagnostics: _TypeAlias = Diagnostics  # noqa: Y015
 
@@ -638,6 +699,7 @@ class ExplainRequest(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_MAP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     COLUMN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
@@ -662,6 +724,10 @@ class ExplainRequest(_message.Message):
     @_builtins.property
     def sigma_map(self) -> _tensor_pb2.Tensor: ...
     @_builtins.property
+    def auto(self) -> Global___AutoSigma:
+        """Estimated from all of y: not from a patch that it was cropped to."""
+
+    @_builtins.property
     def mask(self) -> _tensor_pb2.Tensor:
         """As in ReconstructRequest; of the shape of y, cropped like it."""
 
@@ -676,6 +742,7 @@ class ExplainRequest(_message.Message):
         y: _tensor_pb2.Tensor | None = ...,
         sigma: _builtins.float = ...,
         sigma_map: _tensor_pb2.Tensor | None = ...,
+        auto: Global___AutoSigma | None = ...,
         row: _builtins.int = ...,
         column: _builtins.int = ...,
         top: _builtins.int = ...,
@@ -683,15 +750,15 @@ class ExplainRequest(_message.Message):
         plane: _builtins.int | None = ...,
         exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "column", b"column", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "column", b"column", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
     _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
     _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
-    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
@@ -778,3 +845,63 @@ class ExplainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class EstimateNoiseRequest(_message.Message):
+    """An image whose noise is to be estimated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """Name of the index; may be empty where the server has exactly one."""
+    @_builtins.property
+    def y(self) -> _tensor_pb2.Tensor:
+        """As in ReconstructRequest."""
+
+    @_builtins.property
+    def mask(self) -> _tensor_pb2.Tensor: ...
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+        y: _tensor_pb2.Tensor | None = ...,
+        mask: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "y", b"y"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "index", b"index", "mask", b"mask", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+
+Global___EstimateNoiseRequest: _TypeAlias = EstimateNoiseRequest  # noqa: Y015
+
+@_typing.final
+class EstimateNoiseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sigma(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As in Diagnostics."""
+
+    @_builtins.property
+    def sigma_error(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        sigma: _abc.Iterable[_builtins.float] | None = ...,
+        sigma_error: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sigma", b"sigma", "sigma_error", b"sigma_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateNoiseResponse: _TypeAlias = EstimateNoiseResponse  # noqa: Y015

@@ -45,6 +45,10 @@ class ReconstructionServiceStub:
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]
     """Returns the training patches with the largest weights in one pixel."""
+    EstimateNoise: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.EstimateNoiseRequest, _reconstruction_pb2.EstimateNoiseResponse]
+    """Estimates the noise in an image, as AutoSigma does. Only on an index of
+    physics and pre-inverse identity.
+    """
 
 @_typing.type_check_only
 class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
@@ -63,6 +67,10 @@ class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
     """
     Explain: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]  # type: ignore[assignment]
     """Returns the training patches with the largest weights in one pixel."""
+    EstimateNoise: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.EstimateNoiseRequest, _reconstruction_pb2.EstimateNoiseResponse]  # type: ignore[assignment]
+    """Estimates the noise in an image, as AutoSigma does. Only on an index of
+    physics and pre-inverse identity.
+    """
 
 class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reconstructs images from the training images of an index."""
@@ -96,5 +104,15 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reconstruction_pb2.ExplainResponse, _abc.Awaitable[_reconstruction_pb2.ExplainResponse]]:
         """Returns the training patches with the largest weights in one pixel."""
+
+    @_abc_1.abstractmethod
+    def EstimateNoise(
+        self,
+        request: _reconstruction_pb2.EstimateNoiseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconstruction_pb2.EstimateNoiseResponse, _abc.Awaitable[_reconstruction_pb2.EstimateNoiseResponse]]:
+        """Estimates the noise in an image, as AutoSigma does. Only on an index of
+        physics and pre-inverse identity.
+        """
 
 def add_ReconstructionServiceServicer_to_server(servicer: ReconstructionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,7 +30,11 @@ class Aggregate(Protocol):
         ...
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Return the image and its maps by name, float32, a row for each position."""
+        """Return the image and its maps by name, float32, a row for each position.
+
+        With the variance, "response" is s² times the derivative of each number of the image by that of y,
+        where patches read it once.
+        """
         ...
 
 
@@ -65,7 +69,8 @@ class Centres:
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the image and its maps by name, float32, a row for each position."""
-        return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        arrays = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        return arrays | {"response": arrays["variance"]} if "variance" in arrays else arrays
 
 
 class Overlap:
@@ -120,6 +125,7 @@ class Overlap:
         means = {name: total / patches for name, total in sums.items()}
         spread = means.pop("square") - means["image"].square()
         if "variance" in means:
+            means["response"] = means["variance"]
             means["variance"] = (means["variance"] - spread).clamp_(min=0.0)
         if "error" in means:
             means["error"] = means["error"].sqrt()

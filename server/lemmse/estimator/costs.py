@@ -5,14 +5,16 @@ distinct key. Other work is converted by the time that it takes.
 """
 
 import math
+from dataclasses import replace
 
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
+from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.planning import requested_accuracy
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["exact_work", "exclusion_work", "pixels_of", "request_work"]
+__all__ = ["estimate_work", "exact_work", "exclusion_work", "pixels_of", "request_work"]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -22,6 +24,8 @@ _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
 _COPIED = 100.0
 """Time of copying a coordinate of a key, and of what else a view without some images takes."""
+_ESTIMATE = 2.0
+"""Time to estimate noise, relative to that of projecting patches on the axes of all Gaussians."""
 _TRANSFORM = 8.0
 """Time of a Fourier transform of n pixels, in units of n log2 n multiply-adds."""
 
@@ -55,6 +59,12 @@ def exclusion_work(backend: Backend) -> float:
     return _COPIED * backend.index.manifest.distinct * backend.index.patch_length
 
 
+def estimate_work(backend: Backend, pixels: int) -> float:
+    """Return the expected work to estimate the noise of an image with so many pixels."""
+    manifest = backend.index.manifest
+    return _ESTIMATE * sample_size(pixels) * manifest.gaussians * float(backend.index.patch_length**2)
+
+
 def request_work(backend: Backend, measurement: Measurement, options: Options, most_exact: float) -> float:
     """Return the expected work of a reconstruction.
 
@@ -69,6 +79,11 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
     most_exact : float
         Largest work for which mode auto is exact.
     """
+    height, width = measurement.y.shape[:2]
+    if isinstance(measurement.sigma, str):
+        first = estimate_work(backend, height * width)
+        known = (replace(measurement, sigma=sigma) for sigma in _calibrated_sigmas(backend))
+        return first + max(request_work(backend, one, options, most_exact) for one in known)
     if options.estimator != "le-mmse":
         return _whole_image_work(backend, measurement, options)
     sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
@@ -82,6 +97,12 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
     if calibration is None or sigma is None or weighted or not sigma > 0:
         return exact * _UNCALIBRATED
     return exact * min(1.0, calibration.plan(sigma, requested_accuracy(options)).cost)
+
+
+def _calibrated_sigmas(backend: Backend) -> tuple[float, ...]:
+    """Return the σ at which the time of hybrid is known; any σ if it is not known."""
+    calibration = backend.index.manifest.calibration
+    return (1.0,) if calibration is None else calibration.sigmas
 
 
 def _topk_share(backend: Backend, options: Options) -> float:

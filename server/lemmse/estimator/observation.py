@@ -80,6 +80,8 @@ def as_observation(
         `cancelled()` was true.
     """
     y, sigma, mask = _planes(measurement.y, channels, volume=volume), measurement.sigma, measurement.mask
+    if isinstance(sigma, str):
+        raise TypeError("expected a measurement whose noise is known")
     s: float | NDArray[np.float64] = sigma if isinstance(sigma, float) else sigma.astype(np.float64)
     low, high = SIGMA_RANGE
     valid = np.less_equal(low, s) & np.less_equal(s, high)  # NaN is not valid

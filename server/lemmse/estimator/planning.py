@@ -19,7 +19,15 @@ from lemmse.index import Index
 from lemmse.index.storage.calibration_record import Calibration, OperatingPoint
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["Goal", "SumPlan", "plan_sums", "plan_whole_images", "requested_accuracy", "resolve_refinement"]
+__all__ = [
+    "Goal",
+    "SumPlan",
+    "is_scored",
+    "plan_sums",
+    "plan_whole_images",
+    "requested_accuracy",
+    "resolve_refinement",
+]
 
 _DEFAULT_ACCURACY_DB = 50.0
 """Default agreement of hybrid with the sum over all keys, PSNR in dB."""
@@ -115,8 +123,8 @@ def plan_sums(
     cancelled : callable
         Polled between tiles of work.
     """
-    outputs, accuracy_db = _outputs(options, refinement), requested_accuracy(options)
-    index, sigma = backend.index, queries.sigma
+    index, sigma, accuracy_db = backend.index, queries.sigma, requested_accuracy(options)
+    outputs = _outputs(index, options, refinement)
     calibration = index.manifest.calibration if sigma is not None else None
     point = None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
     mode = options.mode
@@ -176,7 +184,7 @@ def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, 
     return queries.sigma is not None or not (certified or outputs.patch)
 
 
-def plan_whole_images(options: Options, refinement: Refinement, cancelled: Cancel) -> SumPlan:
+def plan_whole_images(index: Index, options: Options, refinement: Refinement, cancelled: Cancel) -> SumPlan:
     """Return the plan for the posterior of MMSE or E-MMSE, which is summed over all whole images.
 
     Raises
@@ -190,12 +198,18 @@ def plan_whole_images(options: Options, refinement: Refinement, cancelled: Cance
             raise InvalidArgument.of(argument, f"expected none for {estimator}, which has no patches")
     if mode in ("topk", "hybrid"):
         raise InvalidArgument.of("mode", f"expected auto or exact for {estimator}, got {mode}")
-    return SumPlan(SumSpec(outputs=_outputs(options, refinement), cancelled=cancelled))
+    return SumPlan(SumSpec(outputs=_outputs(index, options, refinement), cancelled=cancelled))
 
 
-def _outputs(options: Options, refinement: Refinement) -> Outputs:
+def is_scored(index: Index, options: Options, refinement: Refinement) -> bool:
+    """Return whether the error to expect is estimated: where the variance, which it takes, costs little."""
+    cheap = options.estimator == "le-mmse" and refinement.aggregate == "centre"
+    return index.problem.denoises and (cheap or "variance" in options.maps)
+
+
+def _outputs(index: Index, options: Options, refinement: Refinement) -> Outputs:
     return Outputs(
-        variance="variance" in options.maps,
+        variance="variance" in options.maps or is_scored(index, options, refinement),
         ess="ess" in options.maps,
         error="error" in options.maps,
         patch=refinement.aggregate == "overlap",

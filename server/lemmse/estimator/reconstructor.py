@@ -16,14 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, Result
+from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.contributors import contributors
-from lemmse.estimator.costs import exact_work, exclusion_work, pixels_of, request_work
+from lemmse.estimator.costs import estimate_work, exact_work, exclusion_work, pixels_of, request_work
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.exclusions import Exclusions
+from lemmse.estimator.image_noise import estimate_noise
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.observation import Observation, as_observation
@@ -35,11 +36,13 @@ from lemmse.estimator.pixel_posteriors import (
 )
 from lemmse.estimator.planning import (
     SumPlan,
+    is_scored,
     plan_sums,
     plan_whole_images,
     requested_accuracy,
     resolve_refinement,
 )
+from lemmse.estimator.score import NO_SCORE, Score, expected_error, image_score, read_once
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
@@ -48,7 +51,7 @@ from lemmse.index.reading import find_images, leave_out
 from lemmse.index.sources import intensities
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
+__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor", "with_estimate"]
 
 DEFAULT_EXACT_WORK = 1e11
 """Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
@@ -113,6 +116,11 @@ class Reconstructor:
         # A reconstructor that a server has replaced is closed when the last request that uses it ends.
         self._close = weakref.finalize(self, self._backend.close)
         self._close.atexit = False
+
+    @property
+    def name(self) -> str:
+        """Name of the index."""
+        return self.index.name
 
     def close(self) -> None:
         """Release the keys that the workers of the scheduler hold, if there is one.
@@ -186,6 +194,7 @@ class Reconstructor:
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
+        measurement, estimate = self._with_noise(measurement, cancelled)
         observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
@@ -194,16 +203,43 @@ class Reconstructor:
             plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
             posteriors = pixel_posteriors(self._backend, queries, plan, observation.pixels)
         else:
-            image = Centres(self.index.manifest.channels, options.maps)
-            plan = plan_whole_images(options, refinement, cancelled)
+            image = self._aggregate(observation, options, refinement)
+            plan = plan_whole_images(self.index, options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
-        result = self._collected(measurement, options, plan, refinement, image, posteriors, start)
+        prepared = _Prepared(measurement, observation, refinement, image, estimate)
+        result = self._collected(prepared, options, plan, posteriors, start)
         if options.estimator == "le-mmse" or not options.exclude:
             return result
         left = (
             self.index.manifest.keys - self.index.patches_of_images[[*self.excluded(options.exclude)]].sum()
         )
         return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
+
+    def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
+        """Return the standard deviation of the white noise in a measurement, whatever its sigma is.
+
+        Raises
+        ------
+        InvalidArgument
+            The measurement does not fit the index, or the index cannot estimate noise.
+        Cancelled
+            `cancelled()` was true.
+        """
+        with self._unchanged():
+            return self._estimate_noise(measurement, cancelled)
+
+    def _estimate_noise(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
+        observation = self._observe(replace(measurement, sigma=1.0), cancelled)
+        return estimate_noise(self._backend, observation, cancelled)
+
+    def _with_noise(
+        self, measurement: Measurement, cancelled: Cancel
+    ) -> tuple[Measurement, NoiseEstimate | None]:
+        """Return a measurement whose noise is known, and the estimate of it; None if it was stated."""
+        if not isinstance(measurement.sigma, str):
+            return measurement, None
+        estimate = self._estimate_noise(measurement, cancelled)
+        return measurement.with_sigma(estimate.sigma), estimate
 
     def answer_together(
         self, measurements: Sequence[Measurement], options: Options, cancelled: Cancel = never
@@ -237,23 +273,25 @@ class Reconstructor:
         small = [one for one in found if not isinstance(one, InvalidArgument)]
         results = []
         if small:
-            images = [one.queries for one in small]
-            refinement = small[0].refinement
+            images = [queries for _, queries in small]
+            refinement = small[0][0].refinement
             plan = plan_sums(self._backend, images[0], options, refinement, self.exact_work, cancelled)
             posteriors = joint_posteriors(self._backend, images, plan.spec)
             results = [
-                self._collected(one.measurement, options, plan, refinement, one.image, [posterior], start)
-                for one, posterior in zip(small, posteriors, strict=True)
+                self._collected(one, options, plan, [posterior], start)
+                for (one, _), posterior in zip(small, posteriors, strict=True)
             ]
-        each = (time.perf_counter() - start) / max(1, sum(one.queries.pixels for one in small))
+        each = (time.perf_counter() - start) / max(1, sum(queries.pixels for _, queries in small))
         answers = (
-            replace(result, diagnostics=replace(result.diagnostics, seconds=each * one.queries.pixels))
-            for one, result in zip(small, results, strict=True)
+            replace(result, diagnostics=replace(result.diagnostics, seconds=each * queries.pixels))
+            for (_, queries), result in zip(small, results, strict=True)
         )
         return [one if isinstance(one, InvalidArgument) else next(answers) for one in found]
 
-    def _prepared(self, measurement: Measurement, options: Options) -> "_Prepared | InvalidArgument":
-        """Return what the reconstruction of a small image begins with, or the error if it does not fit."""
+    def _prepared(
+        self, measurement: Measurement, options: Options
+    ) -> "tuple[_Prepared, WhitenedQueries] | InvalidArgument":
+        """Return a small image and its queries, or the error if it does not fit."""
         try:
             observation = self._observe(measurement)
             refinement = resolve_refinement(self.index, observation, options)
@@ -261,7 +299,7 @@ class Reconstructor:
             image = self._aggregate(observation, options, refinement)
         except InvalidArgument as error:
             return error.with_traceback(None)  # it would refer to this frame, and that to the image
-        return _Prepared(measurement, refinement, queries, image)
+        return _Prepared(measurement, observation, refinement, image), queries
 
     def joint_options(self, measurement: Measurement, options: Options) -> Options | None:
         """Return the options with which `answer_together` answers a measurement as `answer` does.
@@ -294,15 +332,42 @@ class Reconstructor:
         work = request_work(self._backend, measurement, options, self.exact_work)
         return work + (self._exclusion_work(options.exclude) if options.estimator == "le-mmse" else 0.0)
 
-    def explanation_work(self, options: ExplainOptions) -> float:
+    def explanation_work(self, measurement: Measurement, options: ExplainOptions) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
-        return exact_work(self._backend, 1) + self._exclusion_work(options.exclude)
+        work = exact_work(self._backend, 1) + self._exclusion_work(options.exclude)
+        return work + self.estimate_work(measurement) if isinstance(measurement.sigma, str) else work
 
     def _exclusion_work(self, names: Sequence[str]) -> float:
         """Return the expected work of leaving training images out, done once for each set of them."""
         if not names or self.excluded(names) in self._exclusions:
             return 0.0
         return exclusion_work(self._backend)
+
+    def estimate_work(self, measurement: Measurement) -> float:
+        """Return the expected work of `estimate_noise`, in multiply-adds of the exact sum."""
+        return estimate_work(self._backend, self.pixels(measurement))
+
+    def expected_error(
+        self, measurement: Measurement, options: Options, n: NDArray[np.int64], cancelled: Cancel = never
+    ) -> float:
+        """Return the mean square error to expect at some pixels, up to a number that no index changes.
+
+        Aggregate centre stands for overlap, whose error takes far longer to tell, and le-mmse for the others.
+
+        Parameters
+        ----------
+        measurement, options, cancelled
+            As in `answer`.
+        n : int, (N,)
+            Positions of the pixels; those that were not observed do not count.
+        """
+        options = replace(options, estimator="le-mmse", maps=frozenset({"variance"}))
+        observation = self._observe(measurement, cancelled)
+        refinement = replace(resolve_refinement(self.index, observation, options), aggregate="centre")
+        queries = cut_queries(self._backend, observation, refinement)
+        plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
+        posterior = queries.sums(n, plan.spec).posterior(self.index.manifest.channels)
+        return expected_error(queries.clean(posterior, n), observation, n)
 
     def expected_db(self, measurement: Measurement) -> float:
         """Return the calibrated PSNR in dB of quality "best" at the noise level of a measurement.
@@ -381,6 +446,7 @@ class Reconstructor:
     ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
+        measurement, estimate = self._with_noise(measurement, cancelled)
         observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
@@ -391,9 +457,10 @@ class Reconstructor:
         posterior = sums.posterior(manifest.channels)
         keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
         heaviest = contributors(self.index, keys, weights, top, cancelled)
+        diagnostics = self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start)
         return Explanation(
             contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
-            diagnostics=self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start),
+            diagnostics=with_estimate(diagnostics, estimate),
         )
 
     def _observe(self, measurement: Measurement, cancelled: Cancel = never) -> Observation:
@@ -406,14 +473,13 @@ class Reconstructor:
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
         """Return the collector that makes an image from the posteriors of patches."""
-        if refinement.aggregate == "centre":
-            return Centres(self.index.manifest.channels, options.maps)
+        maps = options.maps | {"variance"} if is_scored(self.index, options, refinement) else options.maps
+        if refinement.aggregate == "centre" or options.estimator != "le-mmse":
+            return Centres(self.index.manifest.channels, maps)
         self._backend.require_clean_keys("aggregate", "overlap")
         *pixels, channels = observation.y.shape
         positions = np.arange(observation.pixels).reshape(*pixels, 1)
-        return Overlap(
-            observation.pixels, channels, options.maps, lambda n: self._backend.patches(positions, n)
-        )
+        return Overlap(observation.pixels, channels, maps, lambda n: self._backend.patches(positions, n))
 
     @cached_property
     def _whole_images(self) -> dict[tuple[int, int], tuple[NDArray[np.int64], WholeImages]]:
@@ -451,25 +517,46 @@ class Reconstructor:
         alike, whole = self._whole_images[height, width]
         return whole, np.searchsorted(alike, numbers)
 
+    def _score(
+        self, prepared: "_Prepared", options: Options, arrays: Mapping[str, NDArray[np.float32]]
+    ) -> Score:
+        """Return what the measurement says about the error of its reconstruction."""
+        if not is_scored(self.index, options, prepared.refinement):
+            return NO_SCORE
+        pixels, manifest = prepared.observation.y.shape[:3], self.index.manifest
+        once = np.ones(pixels, np.bool_)
+        if options.estimator == "le-mmse":
+            sides = manifest.patch_depth, manifest.patch_size, manifest.patch_size
+            once = read_once(pixels, sides, manifest.boundary)
+        noise = prepared.estimate or NoiseEstimate((), ())
+        errors = [2 * s * e for s, e in zip(noise.sigma, noise.sigma_error, strict=True)]
+        return image_score(arrays, prepared.observation, once, sum(errors) / max(1, len(errors)))
+
     def _collected(
         self,
-        measurement: Measurement,
+        prepared: "_Prepared",
         options: Options,
         plan: SumPlan,
-        refinement: Refinement,
-        image: Aggregate,
         posteriors: Iterable[PixelPosteriors],
         start: float,
     ) -> Result:
         """Return the result made from the posteriors of a measurement."""
-        keys_evaluated, estimated = _collect(posteriors, image)
-        arrays = image.arrays()
+        keys_evaluated, estimated = _collect(posteriors, prepared.image)
+        arrays = prepared.image.arrays()
+        score = self._score(prepared, options, arrays)
         certified = None
         if options.certified:
             certified = float((arrays["error"] <= 10 ** (-requested_accuracy(options) / 20)).mean())
-        diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
-        shape = measurement.y.shape
-        return _result(arrays, shape, 3 if self._volumes else 2, diagnostics).scaled(measurement.white_level)
+        refinement, measurement = prepared.refinement, prepared.measurement
+        diagnostics = replace(
+            self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified),
+            expected_psnr_db=score.expected_psnr_db,
+            misfit=score.misfit,
+        )
+        diagnostics = with_estimate(diagnostics, prepared.estimate)
+        asked = {name: array for name, array in arrays.items() if name in {"image", *options.maps}}
+        axes = 3 if self._volumes else 2
+        return _result(asked, measurement.y.shape, axes, diagnostics).scaled(measurement.white_level)
 
     def _whole_image_posterior(
         self, observation: Observation, options: Options, plan: SumPlan
@@ -510,12 +597,13 @@ class Reconstructor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prepared:
-    """What the reconstruction of a small image by LE-MMSE begins with."""
+    """What a reconstruction begins with."""
 
     measurement: Measurement
+    observation: Observation
     refinement: Refinement
-    queries: WhitenedQueries
     image: Aggregate
+    estimate: NoiseEstimate | None = None
 
 
 def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[float, float | None]:
@@ -536,6 +624,13 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[f
     if squares:
         estimated = -10 * math.log10(float(torch.cat(squares).mean()) + ROUNDING**2)
     return float(torch.cat(evaluated).double().mean()), estimated
+
+
+def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> Diagnostics:
+    """Return the diagnostics with the estimate of the noise, if there is one."""
+    if estimate is None:
+        return diagnostics
+    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error)
 
 
 def _result(

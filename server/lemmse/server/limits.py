@@ -26,7 +26,7 @@ def admissible_bytes(incoming: Incoming[Any], options: Options | None, config: S
     incoming : Incoming
         The request, whose tensors may still be arriving.
     options : Options or None
-        Its options; None for an explanation.
+        Its options; None if it is not for a reconstruction.
     config : ServerConfig
         The settings.
 
@@ -40,11 +40,11 @@ def admissible_bytes(incoming: Incoming[Any], options: Options | None, config: S
             value, most = getattr(options, name), getattr(config, f"max_{name}")
             if value is not None and value > most:
                 raise InvalidArgument.of(name, f"expected at most {most} on this server, got {value}")
-    elif incoming.message.top > config.max_contributors:
+    elif isinstance(incoming.message, pb.ExplainRequest) and incoming.message.top > config.max_contributors:
         raise InvalidArgument.of(
             "top", f"expected at most {config.max_contributors} on this server, got {incoming.message.top}"
         )
-    if (excluded := len(incoming.message.exclude)) > config.max_exclude:
+    if (excluded := len(getattr(incoming.message, "exclude", ()))) > config.max_exclude:
         raise InvalidArgument.of(
             "exclude", f"expected at most {config.max_exclude} names on this server, got {excluded}"
         )

@@ -11,6 +11,7 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
+    estimate_noise_response,
     explain_response,
     index_message,
     read_explain_options,
@@ -21,6 +22,7 @@ from lemmse.contract.messages import (
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Result, result_bytes
 from lemmse.estimator import Reconstructor, Registry
+from lemmse.estimator.best_of import BestOf
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.exclusions import MOST_KEPT
 from lemmse.server.admission import Memory, Queue, Upload
@@ -148,7 +150,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 measurement = read_measurement(incoming)
                 options = read_explain_options(request, measurement)
                 key = _key(reconstructor, options.exclude)
-                return measurement, options, reconstructor.explanation_work(options), key
+                return measurement, options, reconstructor.explanation_work(measurement, options), key
 
             with self._memory.held(nbytes):
                 with phase("decode"):
@@ -165,6 +167,26 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 response = explain_response(explanation)
             require_fitting(response)
             return response
+
+    async def EstimateNoise(  # noqa: N802, D102
+        self, request: pb.EstimateNoiseRequest, context: _Context
+    ) -> pb.EstimateNoiseResponse:
+        with logged("EstimateNoise") as facts:
+            reconstructor = self._registry.get(request.index)
+            incoming = Incoming(request)
+            nbytes = admissible_bytes(incoming, None, self._config)
+            with self._memory.held(nbytes):
+                with phase("decode"):
+                    measurement = await self._aside.run(nbytes, lambda: read_measurement(incoming))
+                facts |= {"index": reconstructor.index.name, "shape": measurement.y.shape}
+                estimate = await self._computed(
+                    lambda cancelled: reconstructor.estimate_noise(measurement, cancelled),
+                    reconstructor.estimate_work(measurement),
+                    caller(context),
+                    wait=False,
+                    key=None,
+                )
+            return estimate_noise_response(estimate)
 
     async def _answers(
         self, number: int, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument, client: str
@@ -203,7 +225,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
     ) -> Result:
         """Return the result of a request that has arrived; `wait` is that of `Queue.place`."""
 
-        def prepare() -> tuple[Measurement, Reconstructor, float, _Key]:
+        def prepare() -> tuple[Measurement, Reconstructor | BestOf, float, _Key]:
             measurement = read_measurement(incoming)
             reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
             require_pixels(reconstructor.pixels(measurement), self._config)
@@ -213,7 +235,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         with phase("decode"):
             measurement, reconstructor, work, key = await self._aside.run(incoming.nbytes, prepare)
         facts |= {
-            "index": reconstructor.index.name,
+            "index": reconstructor.name,
             "estimator": options.estimator,
             "mode": options.mode,
             "shape": measurement.y.shape,
@@ -226,6 +248,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             key=key,
             joint=_joint(reconstructor, measurement, options),
         )
+        facts["index"] = result.diagnostics.index
         answered(result.diagnostics, reconstructor.pixels(measurement), options.accuracy_db)
         return result
 
@@ -250,12 +273,18 @@ _Key = tuple[Reconstructor, tuple[int, ...]] | None
 """What a copy of the keys without some training images belongs to; None if there is no need of one."""
 
 
-def _key(reconstructor: Reconstructor, exclude: Sequence[str]) -> _Key:
-    return (reconstructor, reconstructor.excluded(exclude)) if exclude else None
+def _key(reconstructor: Reconstructor | BestOf, exclude: Sequence[str]) -> _Key:
+    if isinstance(reconstructor, BestOf) or not exclude:
+        return None
+    return reconstructor, reconstructor.excluded(exclude)
 
 
-def _joint(reconstructor: Reconstructor, measurement: Measurement, options: Options) -> Joint[Result] | None:
+def _joint(
+    reconstructor: Reconstructor | BestOf, measurement: Measurement, options: Options
+) -> Joint[Result] | None:
     """Return how to answer a request together with others of one index, one σ and the same options."""
+    if isinstance(reconstructor, BestOf):
+        return None
     shared = reconstructor.joint_options(measurement, options)
     if shared is None:
         return None

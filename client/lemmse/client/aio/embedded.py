@@ -11,7 +11,7 @@ from lemmse.client.embedded import EmbeddedClient, expiry
 from lemmse.contract.errors import DeadlineExceeded, InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
 __all__ = ["AsyncEmbeddedClient"]
 
@@ -78,6 +78,12 @@ class AsyncEmbeddedClient(AsyncClient):
         return await _in_thread(
             lambda expired: client.contributors(index, measurement, options, expired), expiry(timeout)
         )
+
+    async def _estimate_noise(
+        self, index: str, measurement: Measurement, timeout: float | None
+    ) -> NoiseEstimate:
+        client = await self._loaded()
+        return await _in_thread(lambda expired: client.noise(index, measurement, expired), expiry(timeout))
 
     async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return (await self._loaded()).list_indexes()

@@ -25,7 +25,7 @@ from lemmse.client.interface import Client, Closable, without_server
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
 if TYPE_CHECKING:
     from lemmse.client.aio.admin import AsyncAdmin
@@ -76,6 +76,7 @@ class AsyncClient(Closable, ABC):
     reconstruct = awaited(Client.reconstruct)
     reconstruct_many = _iterated(Client.reconstruct_many)
     explain = awaited(Client.explain)
+    estimate_noise = awaited(Client.estimate_noise)
     list_indexes = awaited(Client.list_indexes)
     get_index = awaited(Client.get_index)
 
@@ -115,6 +116,11 @@ class AsyncClient(Closable, ABC):
     async def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
+
+    @abstractmethod
+    async def _estimate_noise(
+        self, index: str, measurement: Measurement, timeout: float | None
+    ) -> NoiseEstimate: ...
 
     @abstractmethod
     async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]: ...

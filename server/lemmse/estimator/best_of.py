@@ -1,0 +1,99 @@
+"""The choice among indexes for one image: by calibration where it can tell, otherwise by the image itself.
+
+Calibration compares indexes of the same images at a known σ. Among indexes of different images, the one is
+taken whose reconstruction of a sample of the pixels has the least error to expect (see `score`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
+from lemmse.contract.results import NoiseEstimate, Result
+from lemmse.estimator.cancellation import Cancel, never
+from lemmse.estimator.image_noise import sample_size
+from lemmse.estimator.noise_estimate import spread
+from lemmse.estimator.reconstructor import Reconstructor, with_estimate
+
+__all__ = ["BestOf"]
+
+
+class BestOf:
+    """Calibrated indexes of one inverse problem, each image of which is answered by the best for it.
+
+    Parameters
+    ----------
+    reconstructors : sequence of Reconstructor
+        The indexes, at least one.
+    """
+
+    def __init__(self, reconstructors: Sequence[Reconstructor]) -> None:
+        self._reconstructors = reconstructors
+
+    @property
+    def name(self) -> str:
+        """The names of the indexes."""
+        return ",".join(one.name for one in self._reconstructors)
+
+    def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
+        """Return the reconstruction by the best index; as `Reconstructor.answer`."""
+        _require_no_exclusion(options)
+        estimate = None
+        if isinstance(measurement.sigma, str):
+            estimate = self._estimate(measurement, cancelled)
+            measurement = measurement.with_sigma(estimate.sigma)
+        result = self._choose(measurement, options, cancelled).answer(measurement, options, cancelled)
+        return replace(result, diagnostics=with_estimate(result.diagnostics, estimate))
+
+    def work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of `answer`, in multiply-adds of the exact sum."""
+        _require_no_exclusion(options)
+        work = [one.work(measurement, options) for one in self._reconstructors]
+        pixels = self.pixels(measurement)
+        return max(work) + sum(work) * sample_size(pixels) / pixels
+
+    def pixels(self, measurement: Measurement) -> int:
+        """Return the number of pixels of a measurement; in volumes, those of all planes."""
+        return self._reconstructors[0].pixels(measurement)
+
+    def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
+        """Return the least of the estimates: what an index does not describe looks like noise to it."""
+        estimates = [one.estimate_noise(measurement, cancelled) for one in self._reconstructors]
+        return min(estimates, key=_mean_square)
+
+    def _choose(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Reconstructor:
+        groups: dict[str, list[Reconstructor]] = {}
+        for one in self._reconstructors:
+            groups.setdefault(one.index.manifest.digest, []).append(one)
+        best = [max(group, key=lambda one: one.expected_db(measurement)) for group in groups.values()]
+        able = [one for one in best if one.expected_db(measurement) > -math.inf]
+        best = able or best
+        if len(best) == 1:
+            return best[0]
+        n = self._sample(measurement)
+        return min(best, key=lambda one: one.expected_error(measurement, options, n, cancelled))
+
+    def _sample(self, measurement: Measurement) -> NDArray[np.int64]:
+        """Return positions of pixels spread over the image, observed if possible, (N,)."""
+        pixels, mask = self.pixels(measurement), measurement.mask
+        # The planes of a volume are one image, one below the other.
+        width = measurement.y.shape[1 if math.prod(measurement.y.shape[:2]) == pixels else 2]
+        shape = pixels // width, width
+        bad = np.zeros((*shape, 1), np.bool_) if mask is None else ~mask.reshape(*shape, -1)
+        centres, _ = spread(bad, 1, sample_size(pixels))
+        n: NDArray[np.int64] = centres[:, 0] * width + centres[:, 1]
+        return n
+
+
+def _require_no_exclusion(options: Options) -> None:
+    if options.exclude:
+        raise InvalidArgument.of("exclude", "expected none without the name of an index, got some; say which")
+
+
+def _mean_square(estimate: NoiseEstimate) -> float:
+    return float(np.square(estimate.sigma).mean())
