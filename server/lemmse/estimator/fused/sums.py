@@ -1,0 +1,189 @@
+"""Posterior sums over all keys of a stratum by the fused kernel."""
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lemmse.estimator.cancellation import raise_if_cancelled
+from lemmse.estimator.device_rows import DeviceRows, longest_span
+from lemmse.estimator.fused.fixed_point import planes_of, resolved
+from lemmse.estimator.fused.stratum_keys import StratumKeys, stratum_keys
+from lemmse.estimator.keys import Keys
+from lemmse.estimator.queries import Queries
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import Outputs, PosteriorSums
+from lemmse.index.storage.packing import LANES
+
+__all__ = ["Blocks", "FusedKeys"]
+
+_OLDEST = 8, 0
+"""Least compute capability of a GPU."""
+_QUERIES = 128
+"""Queries are padded to a multiple of this, the largest block of the kernel."""
+_MOST_ROWS = 64
+"""Most sums of targets: more do not fit into the registers."""
+_MOST_PATCH = 512
+"""Longest key whose whole patches are summed: the scores are computed again for every part of a patch."""
+_PAIRS = 1 << 35
+"""Most pairs of a query and a key between two polls for cancellation: some 40 ms on a large GPU."""
+_BYTES = 1 << 28
+"""Most bytes of partial sums between two polls."""
+_LEAST_SPAN = 2048
+_PROGRAMS = 4
+"""Spans are made shorter until each multiprocessor has this number of programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The sizes of the blocks of the kernel where they are not tuned: in Triton's interpreter."""
+
+    queries: int
+    keys: int
+    span: int
+    """Number of keys of a program, a multiple of `keys` and of LANES."""
+
+
+class FusedKeys:
+    """Keys that the fused kernel sums.
+
+    Parameters
+    ----------
+    keys : Keys
+        The keys.
+    blocks : Blocks, optional
+        Sizes of blocks; by default, Triton measures the fastest ones and keeps them on disk. Required in its
+        interpreter.
+    """
+
+    def __init__(self, keys: Keys, blocks: Blocks | None = None) -> None:
+        self.keys = keys
+        self._blocks = blocks
+        self._lock = Lock()
+        self._strata: dict[int, StratumKeys] = {}
+        self._longest = longest_span(keys.p_length) if blocks is None else blocks.span
+        codes, moments = keys.codes, keys.moments
+        if keys.device.type == "cpu":  # there they have no padding
+            padding = self._longest
+            codes = DeviceRows.copied(keys.packed, keys.device, padding * keys.packed.length)
+            moments = DeviceRows.copied(keys.packed_moments, keys.device, padding * keys.packed_moments.length)
+        self._codes, self._moments = codes, moments
+        self._norms = torch.zeros(2, keys.count + self._longest, device=keys.device)
+
+    @classmethod
+    def of(cls, keys: Keys) -> "FusedKeys | None":
+        """Return keys for the kernel, or None where it does not run: without Triton, or an NVIDIA GPU of 2020."""
+        if keys.device.type != "cuda" or torch.version.cuda is None:
+            return None
+        if importlib.util.find_spec("triton") is None:
+            return None
+        return cls(keys) if torch.cuda.get_device_capability(keys.device) >= _OLDEST else None
+
+    def computes(self, outputs: Outputs) -> bool:
+        """Return whether the kernel computes these outputs."""
+        fits = not outputs.patch or self.keys.p_length <= _MOST_PATCH
+        return fits and not outputs.top and outputs.rows(self.keys.t_length) <= _MOST_ROWS
+
+    def resolved(self, queries: Queries, *, sharp: bool) -> Tensor:
+        """Return a mask of the queries that the kernel resolves, see `fixed_point.resolved`."""
+        return resolved(queries, self._stratum(queries.stratum).form, sharp=sharp)
+
+    def prepare(self) -> None:
+        """Compile the kernel, and choose its blocks, for the usual requests."""
+        stratum = int(np.flatnonzero(np.diff(self.keys.strata))[0])
+        centre = self.keys.scale(stratum).centre
+        queries = Queries.white(centre.expand(1024, -1), 0.1, stratum)
+        for outputs in (Outputs(), Outputs(variance=True, ess=True)):
+            self.sums(queries, SumSpec(outputs=outputs), sharp=False)
+
+    def sums(self, queries: Queries, spec: SumSpec, *, sharp: bool) -> PosteriorSums:
+        """Return the posterior sums over all keys of the stratum of the queries.
+
+        Parameters
+        ----------
+        queries : Queries
+            The whitened query patches, (Q, P), which must be resolved.
+        spec : SumSpec
+            Its outputs are used, except errors and bounds, which follow from the others.
+        sharp : bool
+            Whether float32 does not resolve log w, see `queries`.
+
+        Raises
+        ------
+        Cancelled
+            `spec.cancelled()` was true; it is polled after every 2^35 pairs of a query and a key.
+        """
+        from lemmse.estimator.fused.launch import Launch, widths_of  # imports Triton
+
+        keys, outputs, blocks = self.keys, replace(spec.outputs, error=False, bounds=False), self._blocks
+        stratum = self._stratum(queries.stratum)
+        width, chunks, tail = widths_of(keys.p_length)
+        launch = Launch(
+            keys,
+            stratum,
+            (self._codes.values, self._norms, self._moments.values),
+            planes_of(
+                _repeated_to(queries, _QUERIES if blocks is None else blocks.queries),
+                stratum.form,
+                chunks * width + tail,
+                sharp=sharp,
+            ),
+            outputs,
+            {} if blocks is None else {"BQ": blocks.queries, "BM": blocks.keys},
+        )
+        span = self._span(queries.stratum, len(queries))
+        spans = self._spans(queries.stratum, span)
+        step = max(1, min(_PAIRS // (span * len(queries)), _BYTES // launch.bytes_of_span))
+        total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, keys.device)
+        for some in spans.split(step):
+            raise_if_cancelled(spec.cancelled)
+            total = total.merge(launch.sums(some, span, len(queries)))
+            if keys.device.type == "cuda":  # otherwise all kernels would be queued at once
+                torch.cuda.current_stream(keys.device).synchronize()
+        return replace(
+            total, keys_evaluated=torch.full_like(total.keys_evaluated, keys.count_in(queries.stratum))
+        )
+
+    def _stratum(self, stratum: int) -> StratumKeys:
+        with self._lock:
+            if stratum not in self._strata:
+                self._strata[stratum] = stratum_keys(self.keys, stratum, self._norms)
+            return self._strata[stratum]
+
+    def _span(self, stratum: int, queries: int) -> int:
+        """Return the greatest number of keys of a program."""
+        span = self._longest
+        if self._blocks is None:
+            processors = torch.cuda.get_device_properties(self.keys.device).multi_processor_count
+            pairs = self.keys.count_in(stratum) * -(-queries // _QUERIES)
+            while pairs < _PROGRAMS * processors * span and span > _LEAST_SPAN:
+                span //= 2
+        return span
+
+    def _spans(self, stratum: int, span: int) -> Tensor:
+        """Return the spans of a stratum: see `kernel`, int64, (S, 5)."""
+        return torch.tensor(list(self._rows_of_spans(stratum, span)), device=self.keys.device)
+
+    def _rows_of_spans(self, stratum: int, span: int) -> Iterator[tuple[int, ...]]:
+        for first, end in self.keys.packed.parts(*self.keys.strata[stratum : stratum + 2]):
+            codes, lane = self._codes.packed.place(first)
+            moments, _ = self._moments.packed.place(first)
+            for skipped in range(0, lane + end - first, span):
+                runs = skipped // LANES
+                yield (
+                    codes + runs * LANES * self._codes.packed.length,
+                    moments + runs * LANES * self._moments.packed.length,
+                    first - lane + skipped,
+                    max(0, lane - skipped),
+                    min(span, lane + end - first - skipped),
+                )
+
+
+def _repeated_to(queries: Queries, block: int) -> Queries:
+    """Return the queries, the last one repeated until their number is a multiple of the size of a block."""
+    number = torch.arange(-(-len(queries) // block) * block, device=queries.u.device)
+    return queries.rows(number.clamp(max=len(queries) - 1))
