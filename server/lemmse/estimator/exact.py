@@ -3,6 +3,10 @@
 One matrix product gives the scores log w of a tile of m keys for Q queries (see `queries`), and another, of
 the weights with the moments of the targets, gives all sums. The means of whole patches need a further product
 with the keys. Sharp queries (see `queries`) are scored in float64.
+
+On a GPU, one kernel does all of this for most requests (see `fused`). It leaves to the products above: lists
+of the heaviest keys, targets of more than 31 numbers, whole patches of more than 512, queries that float16
+cannot represent, and sharp queries that it does not resolve.
 """
 
 from dataclasses import replace
@@ -11,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.cancellation import query_block, raise_if_cancelled
+from lemmse.estimator.fused import FusedKeys
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
@@ -23,7 +28,9 @@ _FLOOR = -100.0
 and not a denormal number, which would make every product several times slower."""
 
 
-def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> PosteriorSums:
+def exact_sums(
+    keys: Keys, queries: Queries, spec: SumSpec = EXACT, fused: FusedKeys | None = None
+) -> PosteriorSums:
     """Return the posterior sums over all keys of the stratum of the queries, without normalizing constants.
 
     Parameters
@@ -34,6 +41,8 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
         The whitened query patches, (Q, P), on the device of the keys.
     spec : SumSpec
         Its outputs are used, and its reference mean if these include bounds.
+    fused : FusedKeys, optional
+        The keys for the fused kernel, where it runs.
 
     Raises
     ------
@@ -46,17 +55,24 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
     """
     step = query_block(queries.u.device)
     blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
-    sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec) for rows in blocks])
+    sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec, fused) for rows in blocks])
     return sums.with_exact_errors(keys.t_length, spec.outputs, spec.reference)
 
 
-def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
+def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | None) -> PosteriorSums:
     scale = keys.scale(queries.stratum)
     sharp = queries.sharp(scale)
     parts = []
-    for centre, mask in ((None, ~sharp), (scale.centre, sharp)):
+    for is_sharp, mask in ((False, ~sharp), (True, sharp)):
+        if fused is not None and fused.computes(spec.outputs) and mask.any():
+            resolved = mask & fused.resolved(queries, sharp=is_sharp)
+            if resolved.any():
+                rows = resolved.nonzero()[:, 0]
+                parts.append((rows, fused.sums(queries.rows(rows), spec, sharp=is_sharp)))
+            mask &= ~resolved
         if mask.any():
             rows = mask.nonzero()[:, 0]
+            centre = scale.centre if is_sharp else None
             parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
     return PosteriorSums.gather(parts)
 

@@ -7,6 +7,7 @@ import torch
 
 from lemmse.estimator.backend import Backend, Extent
 from lemmse.estimator.exact import exact_sums
+from lemmse.estimator.fused import FusedKeys
 from lemmse.estimator.hybrid import KeyTree, estimate_log_z, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
@@ -35,11 +36,14 @@ class LocalBackend(Backend):
         self.keys = load_keys(index, device)
         if device.type != "cpu":
             self.keys.load()
+        self.fused = FusedKeys.of(self.keys)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
 
     def prepare(self) -> None:
-        """Load the search of topk and compile the loops of hybrid."""
+        """Load the search of topk, and compile the loops of hybrid or the kernel of a GPU."""
         _ = self.neighbours
+        if self.fused is not None:
+            self.fused.prepare()
         self.prepare_hybrid()
 
     def prepare_hybrid(self) -> None:
@@ -80,7 +84,7 @@ class LocalBackend(Backend):
             return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)
         match spec.mode:
             case "exact":
-                return exact_sums(keys, queries, spec)
+                return exact_sums(keys, queries, spec, self.fused)
             case "topk":
                 return topk_sums(keys, self.neighbours, queries, spec)
             case "estimate":

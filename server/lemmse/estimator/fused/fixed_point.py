@@ -27,10 +27,12 @@ from torch import Tensor
 
 from lemmse.estimator.queries import LOG2_E, Queries
 
-__all__ = ["LARGEST_UNITS", "SHARP_PLANES", "Format", "QueryPlanes", "planes_of", "resolved"]
+__all__ = ["LARGEST_UNITS", "LOWEST", "SHARP_PLANES", "Format", "QueryPlanes", "planes_of", "resolved"]
 
 LARGEST_UNITS = 250
 """Largest absolute coordinate of a key that is not stored in 8 bits: its square must be a float16 number."""
+LOWEST = -1e30
+"""Score of what is not a key."""
 SHARP_PLANES = 3
 """Number of float16 numbers of a coordinate of a sharp query, otherwise two."""
 
@@ -42,7 +44,7 @@ _LARGEST_HALF = 65_504.0
 _RESOLUTION = 1 / 32
 """Largest error of log2 w, as in `queries`."""
 _SMALLEST_SCALE = 2.0**-64
-"""Smallest scale: the log2 w of lanes without a key is −10³⁰ times it."""
+"""Smallest scale, for which LOWEST still has no weight."""
 
 
 @dataclass(frozen=True, slots=True)

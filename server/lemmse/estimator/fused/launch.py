@@ -7,30 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lemmse.estimator.fused.fixed_point import QueryPlanes
-from lemmse.estimator.fused.kernel import FINE_BITS, WEIGHT_BITS, fused_kernel, tuned_kernel
-from lemmse.estimator.fused.stratum_keys import StratumKeys
+from lemmse.estimator.fused.fixed_point import LOWEST, QueryPlanes
+from lemmse.estimator.fused.kernel import WEIGHT_BITS, fused_kernel, tuned_kernel
+from lemmse.estimator.fused.stratum_keys import FINE_BITS, StratumKeys
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import LOG2_E
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["Launch", "columns_of", "widths_of"]
+__all__ = ["Launch", "widths_of"]
 
 _PATCH_CHUNK = 64
 """Number of coordinates of whole patches that a program sums."""
 _lock = Lock()
 """Held while a kernel is started: the tuner of Triton is not thread-safe."""
-
-
-def columns_of(rows: int) -> int:
-    """Return the number of columns of target sums in the kernel: each is the sum of two.
-
-    Examples
-    --------
-    >>> columns_of(4), columns_of(9)
-    (16, 32)
-    """
-    return max(16, 2 << (rows - 1).bit_length())
 
 
 def widths_of(p_length: int) -> tuple[int, int, int]:
@@ -39,12 +28,12 @@ def widths_of(p_length: int) -> tuple[int, int, int]:
     Examples
     --------
     >>> widths_of(9), widths_of(75), widths_of(363)
-    ((16, 1, 0), (64, 1, 16), (64, 5, 64))
+    ((16, 1, 0), (64, 1, 16), (64, 6, 0))
     """
     whole = -(-p_length // 16) * 16
     if whole > 128:
-        rest = whole % 64
-        return 64, whole // 64, _power(rest) if rest else 0
+        chunks, rest = divmod(whole, 64)
+        return (64, chunks + 1, 0) if rest > 32 else (64, chunks, rest)
     first = 1 << (whole.bit_length() - 1)
     return first, 1, _power(whole - first) if whole > first else 0
 
@@ -58,8 +47,8 @@ class Launch:
         The keys.
     stratum : StratumKeys
         How those of the stratum are represented.
-    rows : tuple of Tensor
-        The packed keys, their norms and the moments of their targets, on the device.
+    codes : Tensor
+        The packed keys, on the device.
     queries : QueryPlanes
         The queries, a multiple of the size of a block.
     outputs : Outputs
@@ -72,18 +61,20 @@ class Launch:
         self,
         keys: Keys,
         stratum: StratumKeys,
-        rows: tuple[Tensor, Tensor, Tensor],
+        codes: Tensor,
         queries: QueryPlanes,
         outputs: Outputs,
         blocks: dict[str, int],
     ) -> None:
         self._keys, self._form, self._queries, self._outputs = keys, stratum.form, queries, outputs
         self._rows = outputs.rows(keys.t_length)
-        self._columns = columns_of(self._rows)
+        self._columns = stratum.targets.shape[1]
         self._powers = 2 if outputs.variance else 1
         width, chunks, tail = widths_of(keys.p_length)
         self._patch_chunks = -(-keys.p_length // _PATCH_CHUNK) if outputs.patch else 0
-        codes, norms, moments = rows
+        norms = stratum.norms
+        if queries.precisions is not None:  # the squares of the keys are among the products
+            norms = torch.cat([torch.where(norms[:1] > LOWEST, 0.0, LOWEST), norms[1:]])
         self._inputs = (
             queries.planes,
             queries.planes if queries.precisions is None else queries.precisions,
@@ -91,24 +82,22 @@ class Launch:
             queries.bias,
             codes,
             norms,
-            moments,
+            stratum.targets,
             stratum.form.centre,
             stratum.inverse_unit,
         )
         self._settings: dict[str, Any] = {
-            "U": norms.shape[1],
+            "R": stratum.norms.shape[1],
             "P": keys.p_length,
             "BITS": stratum.bits,
             "SHIFT": stratum.shift,
             "K": width,
             "CHUNKS": chunks,
             "TAIL": tail,
-            "SHARP": len(queries.planes) > 2,
+            "PLANES": len(queries.planes),
             "WEIGHTED": queries.precisions is not None,
             "REPEATED": stratum.repeated,
             "FINE": stratum.fine and queries.precisions is None,
-            "ROWS": self._rows,
-            "MOMENTS": 1 + 2 * keys.t_length,
             "V": self._columns,
             "ESS": outputs.ess,
             "PATCH": _PATCH_CHUNK if outputs.patch else 0,
@@ -127,7 +116,7 @@ class Launch:
 
         Parameters
         ----------
-        spans : int64, (S, 5)
+        spans : int64, (S, 2)
             The spans of the keys, see `kernel`.
         span : int
             Greatest number of lanes of a span.

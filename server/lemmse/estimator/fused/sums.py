@@ -1,7 +1,6 @@
 """Posterior sums over all keys of a stratum by the fused kernel."""
 
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -12,12 +11,11 @@ from torch import Tensor
 from lemmse.estimator.cancellation import raise_if_cancelled
 from lemmse.estimator.device_rows import DeviceRows, longest_span
 from lemmse.estimator.fused.fixed_point import planes_of, resolved
-from lemmse.estimator.fused.stratum_keys import StratumKeys, stratum_keys
+from lemmse.estimator.fused.stratum_keys import StratumKeys
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
-from lemmse.index.storage.packing import LANES
 
 __all__ = ["Blocks", "FusedKeys"]
 
@@ -25,8 +23,8 @@ _OLDEST = 8, 0
 """Least compute capability of a GPU."""
 _QUERIES = 128
 """Queries are padded to a multiple of this, the largest block of the kernel."""
-_MOST_ROWS = 64
-"""Most sums of targets: more do not fit into the registers."""
+_MOST_TARGETS = 31
+"""Longest target whose sums fit into the registers."""
 _MOST_PATCH = 512
 """Longest key whose whole patches are summed: the scores are computed again for every part of a patch."""
 _PAIRS = 1 << 35
@@ -66,13 +64,9 @@ class FusedKeys:
         self._lock = Lock()
         self._strata: dict[int, StratumKeys] = {}
         self._longest = longest_span(keys.p_length) if blocks is None else blocks.span
-        codes, moments = keys.codes, keys.moments
+        self._codes = keys.codes
         if keys.device.type == "cpu":  # there they have no padding
-            padding = self._longest
-            codes = DeviceRows.copied(keys.packed, keys.device, padding * keys.packed.length)
-            moments = DeviceRows.copied(keys.packed_moments, keys.device, padding * keys.packed_moments.length)
-        self._codes, self._moments = codes, moments
-        self._norms = torch.zeros(2, keys.count + self._longest, device=keys.device)
+            self._codes = DeviceRows.copied(keys.packed, keys.device, self._longest * keys.p_length)
 
     @classmethod
     def of(cls, keys: Keys) -> "FusedKeys | None":
@@ -86,7 +80,7 @@ class FusedKeys:
     def computes(self, outputs: Outputs) -> bool:
         """Return whether the kernel computes these outputs."""
         fits = not outputs.patch or self.keys.p_length <= _MOST_PATCH
-        return fits and not outputs.top and outputs.rows(self.keys.t_length) <= _MOST_ROWS
+        return fits and not outputs.top and self.keys.t_length <= _MOST_TARGETS
 
     def resolved(self, queries: Queries, *, sharp: bool) -> Tensor:
         """Return a mask of the queries that the kernel resolves, see `fixed_point.resolved`."""
@@ -125,7 +119,7 @@ class FusedKeys:
         launch = Launch(
             keys,
             stratum,
-            (self._codes.values, self._norms, self._moments.values),
+            self._codes.values,
             planes_of(
                 _repeated_to(queries, _QUERIES if blocks is None else blocks.queries),
                 stratum.form,
@@ -135,8 +129,8 @@ class FusedKeys:
             outputs,
             {} if blocks is None else {"BQ": blocks.queries, "BM": blocks.keys},
         )
-        span = self._span(queries.stratum, len(queries))
-        spans = self._spans(queries.stratum, span)
+        span = self._span(stratum.longest, queries)
+        spans = stratum.spans(span, keys.p_length)
         step = max(1, min(_PAIRS // (span * len(queries)), _BYTES // launch.bytes_of_span))
         total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, keys.device)
         for some in spans.split(step):
@@ -151,36 +145,19 @@ class FusedKeys:
     def _stratum(self, stratum: int) -> StratumKeys:
         with self._lock:
             if stratum not in self._strata:
-                self._strata[stratum] = stratum_keys(self.keys, stratum, self._norms)
+                self._strata[stratum] = StratumKeys.of(
+                    self.keys, stratum, self._codes, self._longest
+                )
             return self._strata[stratum]
 
-    def _span(self, stratum: int, queries: int) -> int:
-        """Return the greatest number of keys of a program."""
-        span = self._longest
+    def _span(self, span: int, queries: Queries) -> int:
+        """Return the number of keys of a program, at most `span`."""
         if self._blocks is None:
             processors = torch.cuda.get_device_properties(self.keys.device).multi_processor_count
-            pairs = self.keys.count_in(stratum) * -(-queries // _QUERIES)
+            pairs = self.keys.count_in(queries.stratum) * -(-len(queries) // _QUERIES)
             while pairs < _PROGRAMS * processors * span and span > _LEAST_SPAN:
                 span //= 2
         return span
-
-    def _spans(self, stratum: int, span: int) -> Tensor:
-        """Return the spans of a stratum: see `kernel`, int64, (S, 5)."""
-        return torch.tensor(list(self._rows_of_spans(stratum, span)), device=self.keys.device)
-
-    def _rows_of_spans(self, stratum: int, span: int) -> Iterator[tuple[int, ...]]:
-        for first, end in self.keys.packed.parts(*self.keys.strata[stratum : stratum + 2]):
-            codes, lane = self._codes.packed.place(first)
-            moments, _ = self._moments.packed.place(first)
-            for skipped in range(0, lane + end - first, span):
-                runs = skipped // LANES
-                yield (
-                    codes + runs * LANES * self._codes.packed.length,
-                    moments + runs * LANES * self._moments.packed.length,
-                    first - lane + skipped,
-                    max(0, lane - skipped),
-                    min(span, lane + end - first - skipped),
-                )
 
 
 def _repeated_to(queries: Queries, block: int) -> Queries:
