@@ -89,8 +89,9 @@ def require_memory(device: torch.device, keys: int, bytes_of_key: int) -> None:
     if needed > free:
         raise InvalidArgument.of(
             "device",
-            f"expected {needed / 1e9:.1f} GB of free memory on {device} for {keys} keys, got {free / 1e9:.1f} "
-            f"GB: {(needed - free) / 1e9:.1f} GB are missing; use device cpu, or workers with one GPU each",
+            f"expected {needed / 1e9:.1f} GB of free memory on {device} for {keys} keys, "
+            f"got {free / 1e9:.1f} GB: {(needed - free) / 1e9:.1f} GB are missing; use device cpu, or a "
+            f"scheduler whose workers have a GPU each",
         )
 
 

@@ -4,9 +4,9 @@ One matrix product gives the scores log w of a tile of m keys for Q queries (see
 the weights with the moments of the targets, gives all sums. The means of whole patches need a further product
 with the keys. Sharp queries (see `queries`) are scored in float64.
 
-On a GPU, one kernel does all of this for most requests (see `fused`). It leaves to the products above: lists
-of the heaviest keys, targets of more than 31 numbers, whole patches of more than 512, queries that float16
-cannot represent, and sharp queries that it does not resolve.
+On a GPU, one kernel does all of this for most requests (see `fused`). It leaves to these products lists of
+the heaviest keys, targets of more than 31 numbers, whole patches of more than 512, and queries that float16
+numbers do not resolve.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.cancellation import query_block, raise_if_cancelled
-from lemmse.estimator.fused import FusedKeys
+from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
@@ -61,18 +61,19 @@ def exact_sums(
 
 def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | None) -> PosteriorSums:
     scale = keys.scale(queries.stratum)
-    sharp = queries.sharp(scale)
+    left = torch.ones(len(queries), dtype=torch.bool, device=queries.u.device)
     parts = []
-    for is_sharp, mask in ((False, ~sharp), (True, sharp)):
-        if fused is not None and fused.computes(spec.outputs) and mask.any():
-            resolved = mask & fused.resolved(queries, sharp=is_sharp)
-            if resolved.any():
-                rows = resolved.nonzero()[:, 0]
-                parts.append((rows, fused.sums(queries.rows(rows), spec, sharp=is_sharp)))
-            mask &= ~resolved
+    if fused is not None and fused.computes(spec.outputs):
+        forms = fused.forms(queries)
+        for form in Form:
+            rows = (forms == form).nonzero()[:, 0]
+            if form != Form.NONE and len(rows):
+                parts.append((rows, fused.sums(queries.rows(rows), spec, form)))
+        left = forms == Form.NONE
+    sharp = queries.sharp(scale)
+    for centre, mask in ((None, left & ~sharp), (scale.centre, left & sharp)):
         if mask.any():
             rows = mask.nonzero()[:, 0]
-            centre = scale.centre if is_sharp else None
             parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
     return PosteriorSums.gather(parts)
 

@@ -9,6 +9,7 @@ The modules, from the top level down:
 - `fixed_point`: keys and queries as sums of float16 numbers
 """
 
+from lemmse.estimator.fused.fixed_point import Form
 from lemmse.estimator.fused.sums import Blocks, FusedKeys
 
-__all__ = ["Blocks", "FusedKeys"]
+__all__ = ["Blocks", "Form", "FusedKeys"]

@@ -1,8 +1,8 @@
 """Keys and queries as sums of float16 numbers, so that tensor cores multiply them without loss.
 
-Keys and queries are taken relative to a centre c, a key-sized point among the keys, and in units: a unit is
-the step of 8-bit keys, a power of two of the step of 16-bit keys, and a power of two for float keys, so that
-no coordinate of a key exceeds LARGEST_UNITS. With a = (u − c) / unit and x = (v − c) / unit,
+Keys and queries are taken relative to a centre c among the keys, and in units: a unit is the step of 8-bit
+keys, a power of two of the step of 16-bit keys, and a power of two for float keys, so that no coordinate of a
+key exceeds 255. With a = (u − c) / unit and x = (v − c) / unit,
 
     log2 w = scale · (a·x − ½‖x‖² − ½‖a‖²),     scale = log2 e · λ · unit².
 
@@ -10,41 +10,56 @@ A key is x = x₀ + x₁, its nearest whole number and the fraction, in float16;
 query is a = a₀ + a₁ (+ a₂), where a₀ is a multiple of 2^−k. The products of a₀ and x₀ are multiples of 2^−k
 as well, and k is so small that their sums fit into the 24 bits of a float32 number: a₀·x₀ − ½‖x₀‖² − ½‖a₀‖²,
 which is small for keys near the query, is exact in any order of additions. Only the products with fractions
-are rounded.
+are rounded. The kernel keeps the two apart in all but the simplest of the forms of `Form`.
 
-With a precision for each coordinate, and w its ratio to the largest of the query, it is
+With a precision for each coordinate, and ρ its ratio to the largest of the query,
 
-    log2 w = scale · (Σ w a x − ½ Σ w x² − ½ Σ w a²),
+    log2 w = scale · (Σ ρ a x − ½ Σ ρ x² − ½ Σ ρ a²),
 
-whose products are rounded to float32, as everywhere.
+where x² is also the sum of two float16 numbers. If ρ is 0 or 1, as in a mask, this is exact in the same way.
 """
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from lemmse.estimator.queries import LOG2_E, Queries
+from lemmse.estimator.keys import Scale
+from lemmse.estimator.queries import LARGEST_MAGNITUDE, LOG2_E, Queries
 
-__all__ = ["LARGEST_UNITS", "LOWEST", "SHARP_PLANES", "Format", "QueryPlanes", "planes_of", "resolved"]
+__all__ = ["LARGEST_UNITS", "LOWEST", "Form", "Format", "QueryPlanes", "forms", "planes_of"]
 
 LARGEST_UNITS = 250
 """Largest absolute coordinate of a key that is not stored in 8 bits: its square must be a float16 number."""
 LOWEST = -1e30
 """Score of what is not a key."""
-SHARP_PLANES = 3
-"""Number of float16 numbers of a coordinate of a sharp query, otherwise two."""
 
 _HALF_BITS = 11
 _FLOAT_BITS = 24
 _MOST_BITS = 8
 """Most bits after the point of a₀."""
 _LARGEST_HALF = 65_504.0
-_RESOLUTION = 1 / 32
-"""Largest error of log2 w, as in `queries`."""
+_LARGEST_PLAIN = 2.0**14
+"""Largest magnitude of log w for which the form PLAIN is precise enough."""
+_ERROR = 1 / 64
+"""Largest error of log2 w in the other forms."""
 _SMALLEST_SCALE = 2.0**-64
 """Smallest scale, for which LOWEST still has no weight."""
+
+
+class Form(IntEnum):
+    """How the kernel computes the scores of a query."""
+
+    NONE = 0
+    """Not at all: float16 has not the range or the digits."""
+    PLAIN = 1
+    """All products added to one float32 number."""
+    APART = 2
+    """Exact products and others added up apart."""
+    SHARP = 3
+    """The same, for queries that are the sum of three float16 numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +78,18 @@ class Format:
     """Typical error of a coordinate of a key, in units: 0 if its fraction is exact."""
     radius: float
     """Largest ‖x‖."""
-    spread: float
-    """Typical distance of two keys, in units."""
+    scale: Scale
+    """Where the keys lie, and how widely."""
 
     @property
     def grid(self) -> float:
         """The first part of a norm is a multiple of this, so that sums with it fit into float32."""
         return max(0.5, 2.0 ** math.ceil(math.log2(max(1.0, 2 * self.radius**2)) - _FLOAT_BITS))
+
+    @property
+    def spread(self) -> float:
+        """Typical distance of two keys, in units."""
+        return math.sqrt(2 * len(self.centre) * self.scale.variance) / self.unit
 
     def norms(self, whole: Tensor, fraction: Tensor | None) -> Tensor:
         """Return −½‖x‖² as the sum of two float32 numbers, the first a multiple of the grid, (2, m).
@@ -91,10 +111,11 @@ class Format:
 class QueryPlanes:
     """Queries as the kernel reads them."""
 
+    form: Form
     planes: Tensor
-    """a₀, a₁ and, if sharp, a₂; with a precision for each coordinate w a; float16, (2 or 3, Q, KP)."""
+    """a₀, a₁ and perhaps a₂; with a precision for each coordinate, those of ρ a; float16, (2 or 3, Q, KP)."""
     precisions: Tensor | None
-    """−½ w as the sum of two float16 numbers, (2, Q, KP); None for white noise."""
+    """−½ ρ as the sum of two float16 numbers, (2, Q, KP); None for white noise."""
     scale: Tensor
     """What one unit of a score is in log2 w, float32, (Q,)."""
     exact_scale: Tensor
@@ -105,60 +126,60 @@ class QueryPlanes:
     """What must be added to scores, for all keys alike, float64, (Q,)."""
 
 
-def resolved(queries: Queries, form: Format, *, sharp: bool) -> Tensor:
-    """Return a mask of the queries that the planes resolve, bool, (Q,).
-
-    Unless `sharp`, the magnitude of log w is known to be small enough for float32.
-    """
-    a = _units(queries, form)
-    scale = _scale(queries, form)
-    fits = (a.abs().amax(dim=1) < _LARGEST_HALF) & (scale > _SMALLEST_SCALE)
-    if not sharp:
-        return fits
-    if not queries.is_white:
-        return torch.zeros_like(fits)
+def forms(queries: Queries, form: Format) -> Tensor:
+    """Return the form of each query, the simplest that is precise enough, (Q,)."""
+    a, scale = _units(queries, form), _scale(queries, form)
+    magnitude = queries.magnitude(form.scale)
     step = 2.0 ** -_bits(a, form)
     bound, length = _bound(a, form), a.norm(dim=1)
+    # Rounding of the exact sums if they are not, of the others, of the last part of queries, and of keys.
     inexact = torch.where(bound > form.grid * 2.0**_FLOAT_BITS, bound, 0.0)
     with_fractions = 0.5 * math.sqrt(a.shape[1]) * (step * form.radius + form.fractional * length)
     sums = (inexact + with_fractions) * 2.0**-_FLOAT_BITS
-    parts = step * 2.0 ** -(2 * _HALF_BITS) + form.rounding
-    return fits & (scale * (sums + parts * form.spread) < _RESOLUTION)
+    white = queries.is_white
+
+    def precise(parts: int) -> Tensor:
+        rest = step * 2.0 ** -(_HALF_BITS * (parts - 1)) / 4 + form.rounding
+        error: Tensor = scale * (sums + rest * form.spread)
+        return (error < _ERROR) & white
+
+    found = torch.full_like(magnitude, Form.NONE)
+    found[precise(3)] = Form.SHARP
+    # With a precision for each coordinate, float32 is as precise as elsewhere.
+    found[precise(2) | (magnitude <= (0.0 if white else LARGEST_MAGNITUDE))] = Form.APART
+    found[magnitude <= _LARGEST_PLAIN] = Form.PLAIN
+    found[(a.abs().amax(dim=1) >= _LARGEST_HALF) | (scale <= _SMALLEST_SCALE)] = Form.NONE
+    return found
 
 
-def planes_of(queries: Queries, form: Format, width: int, *, sharp: bool) -> QueryPlanes:
-    """Return the planes of queries, padded with zeros to KP = `width` coordinates."""
-    a = _units(queries, form)
-    scale = _scale(queries, form)
-    if queries.is_white:
-        step = 2.0 ** -_bits(a, form)[:, None]
-        parts = [((a / step).round() * step).half()]
-        # On the grid of the products and norms, so that sums with it are exact. Scores of queries far from all
-        # keys are raised, so that they are small.
-        length = a.norm(dim=1, keepdim=True)
-        bias = 0.5 * ((length - form.radius).clamp(min=0.0).square() - length.square())
-        step = step.clamp(max=form.grid)
-        bias = ((bias / step).round() * step)[:, 0].float()
-        precisions = None
-        for _ in range(SHARP_PLANES - 1 if sharp else 1):
-            parts.append((a - sum(part.double() for part in parts)).half())
-        constant = -0.5 * sum(part.double() for part in parts).square().sum(dim=1) - bias.double()
-    else:
+def planes_of(queries: Queries, form: Format, how: Form, width: int) -> QueryPlanes:
+    """Return the planes of queries of a form, padded with zeros to KP = `width` coordinates."""
+    a, scale = _units(queries, form), _scale(queries, form)
+    step = 2.0 ** -_bits(a, form)[:, None]
+    precisions, ratio = None, torch.ones_like(a[:, :1])
+    if not queries.is_white:
         ratio = queries.precision.double() / (scale / (LOG2_E * form.unit**2))[:, None]
-        halves = _split(-0.5 * ratio)
+        halves = _halves(-0.5 * ratio, 2)
         precisions = _padded(halves, width)
-        ratio = -2 * sum(half.double() for half in halves)
-        parts = _split(ratio * a)
-        square = -0.5 * (ratio * a.square()).sum(dim=1)
-        bias = square.float()
-        constant = square - bias.double()
+        ratio = -2 * (halves[0].double() + halves[1].double())
+    first = ((ratio * a / step).round() * step).half()
+    parts = [first, *_halves(ratio * a - first.double(), 2 if how == Form.SHARP else 1)]
+    if queries.is_white:
+        a = torch.stack(parts).double().sum(dim=0)
+    # Scores of queries far from all keys are raised, so that they are small.
+    square = (ratio * a.square()).sum(dim=1)
+    bias = 0.5 * ((square.sqrt() - form.radius).clamp(min=0.0).square() - square)
+    # On the grid of the products and norms, so that sums with it are exact.
+    step = step[:, 0].clamp(max=form.grid)
+    bias = ((bias / step).round() * step).float()
     return QueryPlanes(
+        form=how,
         planes=_padded(parts, width),
         precisions=precisions,
         scale=scale.float(),
         exact_scale=scale,
         bias=bias,
-        constant=constant,
+        constant=-0.5 * square - bias.double(),
     )
 
 
@@ -185,12 +206,17 @@ def _bits(a: Tensor, form: Format) -> Tensor:
 
 def _bound(a: Tensor, form: Format) -> Tensor:
     """Return a bound of all partial sums of products and norms, float64, (Q,)."""
-    return 3 * form.radius * a.norm(dim=1).clamp(min=form.radius)
+    longest: Tensor = a.norm(dim=1).clamp(min=form.radius)
+    return 3 * form.radius * longest
 
 
-def _split(x: Tensor) -> list[Tensor]:
-    first = x.half()
-    return [first, (x - first.double()).half()]
+def _halves(x: Tensor, count: int) -> list[Tensor]:
+    """Return x as the sum of float16 numbers, largest first."""
+    parts: list[Tensor] = []
+    for _ in range(count):
+        parts.append(x.half())
+        x = x - parts[-1].double()
+    return parts
 
 
 def _padded(parts: list[Tensor], width: int) -> Tensor:

@@ -56,16 +56,15 @@ def _keys(  # type: ignore[no-untyped-def]
     if BITS == 8:
         whole = raw.to(tl.float16) - centre.to(tl.float16)[:, None]
         return whole, whole  # there is no fraction, and the second is not used
-    elif BITS == 16:
+    if BITS == 16:
         steps = raw.to(tl.int32) - centre.to(tl.int32)[:, None]
         units = (steps + (1 << (SHIFT - 1))) >> SHIFT
         part = (steps - (units << SHIFT)).to(tl.float32) * (1.0 / (1 << SHIFT))
         return units.to(tl.float16), part.to(tl.float16)
-    else:
-        # Lanes of other strata may be read beside the span: they must stay finite.
-        x = tl.minimum(tl.maximum((raw - centre[:, None]) * unit, -_MOST), _MOST)
-        rounded = (x + _ROUND) - _ROUND
-        return rounded.to(tl.float16), (x - rounded).to(tl.float16)
+    # Lanes of other strata may be read beside the span: they must stay finite.
+    x = tl.minimum(tl.maximum((raw - centre[:, None]) * unit, -_MOST), _MOST)
+    rounded = (x + _ROUND) - _ROUND
+    return rounded.to(tl.float16), (x - rounded).to(tl.float16)
 
 
 @triton.jit
@@ -78,14 +77,9 @@ def _square(whole, fraction, BITS: tl.constexpr):  # type: ignore[no-untyped-def
 
 
 @triton.jit
-def _queries(planes, place, size, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return the first two or three planes of queries; if there are two, the third is not used."""
-    first = tl.load(planes + place)
-    second = tl.load(planes + size + place)
-    third = second
-    if COUNT == 3:
-        third = tl.load(planes + 2 * size + place)
-    return first, second, third
+def _plane(planes, place, size, number: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return one of the planes of queries, each of `size` elements."""
+    return tl.load(planes + number * size + place)
 
 
 @triton.jit
@@ -100,26 +94,31 @@ def _products(  # type: ignore[no-untyped-def]
     whole,
     fraction,
     BITS: tl.constexpr,
-    SHARP: tl.constexpr,
+    PLANES: tl.constexpr,
+    APART: tl.constexpr,
     WEIGHTED: tl.constexpr,
 ):
-    """Add the products of some coordinates: exact ones to `coarse`, others to `fine` if SHARP."""
+    """Add the products of some coordinates: exact ones to `coarse`, others to `fine` if APART."""
     coarse = tl.dot(q0, whole, coarse)
-    if SHARP:
+    if WEIGHTED:
+        square, rest = _square(whole, fraction, BITS)
+        coarse = tl.dot(p0, square, coarse)
+        coarse = tl.dot(p0, rest, coarse)
+    if APART:
         fine = tl.dot(q1, whole, fine)
-        fine = tl.dot(q2, whole, fine)
+        if PLANES == 3:
+            fine = tl.dot(q2, whole, fine)
         if BITS != 8:
             fine = tl.dot(q0, fraction, fine)
             fine = tl.dot(q1, fraction, fine)
+        if WEIGHTED:
+            fine = tl.dot(p1, square, fine)
     else:
         coarse = tl.dot(q1, whole, coarse)
         if BITS != 8:
             coarse = tl.dot(q0, fraction, coarse)
             coarse = tl.dot(q1, fraction, coarse)
         if WEIGHTED:
-            square, rest = _square(whole, fraction, BITS)
-            coarse = tl.dot(p0, square, coarse)
-            coarse = tl.dot(p0, rest, coarse)
             coarse = tl.dot(p1, square, coarse)
     return coarse, fine
 
@@ -148,7 +147,8 @@ def fused_kernel(  # type: ignore[no-untyped-def]
     K: tl.constexpr,  # width of a chunk of coordinates
     CHUNKS: tl.constexpr,  # number of chunks
     TAIL: tl.constexpr,  # width of one more chunk, or 0
-    PLANES: tl.constexpr,  # number of planes of the queries: three for sharp ones
+    PLANES: tl.constexpr,  # number of planes of the queries, two or three
+    APART: tl.constexpr,  # whether exact products and others are added up apart
     WEIGHTED: tl.constexpr,
     REPEATED: tl.constexpr,  # whether a key may have n > 1
     FINE: tl.constexpr,  # whether the second part of a norm counts
@@ -165,7 +165,6 @@ def fused_kernel(  # type: ignore[no-untyped-def]
     Lanes without a key of the stratum have the least score, LOWEST: their weight, which is 1 as long as there
     was no key, becomes 0 with the first one.
     """
-    SHARP: tl.constexpr = PLANES == 3
     KP: tl.constexpr = CHUNKS * K + TAIL
     span = tl.program_id(1)
     chunk = tl.program_id(2)
@@ -182,29 +181,35 @@ def fused_kernel(  # type: ignore[no-untyped-def]
     column = tl.arange(0, K)
     centre = tl.load(centres + column, mask=column < P, other=0.0)
     place = rows[:, None] * KP + column[None, :]
-    q0, q1, q2 = _queries(planes, place, Q * KP, PLANES)
-    p0, p1, p2 = q0, q1, q2
+    q0 = _plane(planes, place, Q * KP, 0)
+    q1 = _plane(planes, place, Q * KP, 1)
+    q2 = _plane(planes, place, Q * KP, PLANES - 1)
+    p0, p1 = q0, q1
     if WEIGHTED:
-        p0, p1, p2 = _queries(precisions, place, Q * KP, 2)
+        p0 = _plane(precisions, place, Q * KP, 0)
+        p1 = _plane(precisions, place, Q * KP, 1)
     if TAIL > 0:
         tail = CHUNKS * K + tl.arange(0, TAIL)
         tail_centre = tl.load(centres + tail, mask=tail < P, other=0.0)
         tail_place = rows[:, None] * KP + tail[None, :]
-        t0, t1, t2 = _queries(planes, tail_place, Q * KP, PLANES)
-        s0, s1, s2 = t0, t1, t2
+        t0 = _plane(planes, tail_place, Q * KP, 0)
+        t1 = _plane(planes, tail_place, Q * KP, 1)
+        t2 = _plane(planes, tail_place, Q * KP, PLANES - 1)
+        s0, s1 = t0, t1
         if WEIGHTED:
-            s0, s1, s2 = _queries(precisions, tail_place, Q * KP, 2)
+            s0 = _plane(precisions, tail_place, Q * KP, 0)
+            s1 = _plane(precisions, tail_place, Q * KP, 1)
     if PATCH > 0:
         patch = chunk * PATCH + tl.arange(0, PATCH)
         patch_centre = tl.load(centres + patch, mask=patch < P, other=0.0)
         patch_total = tl.zeros((BQ, PATCH), tl.float32)
         patch_squares = tl.zeros((BQ, PATCH), tl.float32)
 
-    common = tl.full((BQ,), _LOWEST if SHARP else 0.0, tl.float32)
+    common = tl.full((BQ,), _LOWEST if APART else 0.0, tl.float32)
     largest = tl.full((BQ,), _LOWEST, tl.float32)
     total = tl.zeros((BQ, V), tl.float32)
     square_total = tl.zeros((BQ,), tl.float32)
-    for block in range(0, SPAN // BM):
+    for block in range(SPAN // BM):
         lane = block * BM + tl.arange(0, BM)
         lanes = (lane // _LANES) * (P * _LANES) + lane % _LANES
 
@@ -213,27 +218,34 @@ def fused_kernel(  # type: ignore[no-untyped-def]
         fine = tl.zeros((BQ, BM), tl.float32)
         if FINE:
             rest = tl.load(norms + R + lane)
-            if SHARP:
+            if APART:
                 fine += rest[None, :]
             else:
                 coarse += rest[None, :]
-        for i in range(0, CHUNKS):
+        for i in range(CHUNKS):
             if CHUNKS > 1:
                 column = i * K + tl.arange(0, K)
                 centre = tl.load(centres + column, mask=column < P, other=0.0)
                 place = rows[:, None] * KP + column[None, :]
-                q0, q1, q2 = _queries(planes, place, Q * KP, PLANES)
+                q0 = _plane(planes, place, Q * KP, 0)
+                q1 = _plane(planes, place, Q * KP, 1)
+                q2 = _plane(planes, place, Q * KP, PLANES - 1)
                 if WEIGHTED:
-                    p0, p1, p2 = _queries(precisions, place, Q * KP, 2)
+                    p0 = _plane(precisions, place, Q * KP, 0)
+                    p1 = _plane(precisions, place, Q * KP, 1)
             whole, fraction = _keys(codes, lanes, column, centre, unit, P, BITS, SHIFT)
-            coarse, fine = _products(coarse, fine, q0, q1, q2, p0, p1, whole, fraction, BITS, SHARP, WEIGHTED)
+            coarse, fine = _products(
+                coarse, fine, q0, q1, q2, p0, p1, whole, fraction, BITS, PLANES, APART, WEIGHTED
+            )
         if TAIL > 0:
             whole, fraction = _keys(codes, lanes, tail, tail_centre, unit, P, BITS, SHIFT)
-            coarse, fine = _products(coarse, fine, t0, t1, t2, s0, s1, whole, fraction, BITS, SHARP, WEIGHTED)
+            coarse, fine = _products(
+                coarse, fine, t0, t1, t2, s0, s1, whole, fraction, BITS, PLANES, APART, WEIGHTED
+            )
 
         coarse += bias[:, None] + norm[None, :]
         score = coarse
-        if SHARP:  # relative to the largest coarse score: nothing is lost in this difference
+        if APART:  # relative to the largest coarse score: nothing is lost in this difference
             higher = tl.maximum(common, tl.max(coarse, 1))
             largest += common - higher
             common = higher
@@ -304,7 +316,7 @@ def _configs() -> list[Any]:
 
 tuned_kernel: Any = triton.autotune(
     _configs(),
-    key=["P", "BITS", "PLANES", "WEIGHTED", "REPEATED", "FINE", "V", "ESS", "PATCH", "SQUARES"],
+    key=["P", "BITS", "PLANES", "APART", "WEIGHTED", "REPEATED", "FINE", "V", "ESS", "PATCH", "SQUARES"],
     cache_results=True,
 )(fused_kernel)
-"""The same for the block sizes that are fastest on the GPU at hand, which Triton measures and keeps on disk."""
+"""The same with the blocks that are fastest on the GPU at hand, which Triton measures and keeps on disk."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lemmse.estimator.fused.fixed_point import LOWEST, QueryPlanes
+from lemmse.estimator.fused.fixed_point import LOWEST, Form, QueryPlanes
 from lemmse.estimator.fused.kernel import WEIGHT_BITS, fused_kernel, tuned_kernel
 from lemmse.estimator.fused.stratum_keys import FINE_BITS, StratumKeys
 from lemmse.estimator.keys import Keys
@@ -95,6 +95,7 @@ class Launch:
             "CHUNKS": chunks,
             "TAIL": tail,
             "PLANES": len(queries.planes),
+            "APART": queries.form > Form.PLAIN,
             "WEIGHTED": queries.precisions is not None,
             "REPEATED": stratum.repeated,
             "FINE": stratum.fine and queries.precisions is None,
@@ -148,7 +149,9 @@ class Launch:
                 SPAN=span,
                 **settings,
             )
-        return self._merged(reference[..., :count], sums[:, :count], squares[:, :count], patches[:, :, :count])
+        return self._merged(
+            reference[..., :count], sums[:, :count], squares[:, :count], patches[:, :, :count]
+        )
 
     def _merged(self, reference: Tensor, sums: Tensor, squares: Tensor, patches: Tensor) -> PosteriorSums:
         """Return the posterior sums, from those of each span relative to its largest weight."""

@@ -139,7 +139,7 @@ def _format(keys: Keys, stratum: int, bits: int) -> tuple[Format, int]:
         fractional=bits > 8,
         rounding=_FRACTION_ERROR if bits == 32 else 0.0,
         radius=2.0**-shift * _largest(keys, stratum, centre, 2),
-        spread=math.sqrt(2 * keys.p_length * scale.variance) / unit,
+        scale=scale,
     )
     return form, shift
 

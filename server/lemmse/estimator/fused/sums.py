@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lemmse.estimator.cancellation import raise_if_cancelled
 from lemmse.estimator.device_rows import DeviceRows, longest_span
-from lemmse.estimator.fused.fixed_point import planes_of, resolved
+from lemmse.estimator.fused.fixed_point import Form, forms, planes_of
 from lemmse.estimator.fused.stratum_keys import StratumKeys
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import Queries
@@ -70,7 +70,7 @@ class FusedKeys:
 
     @classmethod
     def of(cls, keys: Keys) -> "FusedKeys | None":
-        """Return keys for the kernel, or None where it does not run: without Triton, or an NVIDIA GPU of 2020."""
+        """Return keys for the kernel, or None where it does not run: without Triton or a GPU of 2020."""
         if keys.device.type != "cuda" or torch.version.cuda is None:
             return None
         if importlib.util.find_spec("triton") is None:
@@ -82,9 +82,9 @@ class FusedKeys:
         fits = not outputs.patch or self.keys.p_length <= _MOST_PATCH
         return fits and not outputs.top and self.keys.t_length <= _MOST_TARGETS
 
-    def resolved(self, queries: Queries, *, sharp: bool) -> Tensor:
-        """Return a mask of the queries that the kernel resolves, see `fixed_point.resolved`."""
-        return resolved(queries, self._stratum(queries.stratum).form, sharp=sharp)
+    def forms(self, queries: Queries) -> Tensor:
+        """Return the form of each query, see `fixed_point`, (Q,); those of Form.NONE are not summed."""
+        return forms(queries, self._stratum(queries.stratum).form)
 
     def prepare(self) -> None:
         """Compile the kernel, and choose its blocks, for the usual requests."""
@@ -92,19 +92,19 @@ class FusedKeys:
         centre = self.keys.scale(stratum).centre
         queries = Queries.white(centre.expand(1024, -1), 0.1, stratum)
         for outputs in (Outputs(), Outputs(variance=True, ess=True)):
-            self.sums(queries, SumSpec(outputs=outputs), sharp=False)
+            self.sums(queries, SumSpec(outputs=outputs), Form.PLAIN)
 
-    def sums(self, queries: Queries, spec: SumSpec, *, sharp: bool) -> PosteriorSums:
+    def sums(self, queries: Queries, spec: SumSpec, form: Form) -> PosteriorSums:
         """Return the posterior sums over all keys of the stratum of the queries.
 
         Parameters
         ----------
         queries : Queries
-            The whitened query patches, (Q, P), which must be resolved.
+            The whitened query patches, (Q, P).
         spec : SumSpec
             Its outputs are used, except errors and bounds, which follow from the others.
-        sharp : bool
-            Whether float32 does not resolve log w, see `queries`.
+        form : Form
+            The form of all of them.
 
         Raises
         ------
@@ -123,8 +123,8 @@ class FusedKeys:
             planes_of(
                 _repeated_to(queries, _QUERIES if blocks is None else blocks.queries),
                 stratum.form,
+                form,
                 chunks * width + tail,
-                sharp=sharp,
             ),
             outputs,
             {} if blocks is None else {"BQ": blocks.queries, "BM": blocks.keys},
@@ -133,7 +133,7 @@ class FusedKeys:
         spans = stratum.spans(span, keys.p_length)
         step = max(1, min(_PAIRS // (span * len(queries)), _BYTES // launch.bytes_of_span))
         total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, keys.device)
-        for some in spans.split(step):
+        for some in torch.split(spans, step):
             raise_if_cancelled(spec.cancelled)
             total = total.merge(launch.sums(some, span, len(queries)))
             if keys.device.type == "cuda":  # otherwise all kernels would be queued at once
@@ -145,9 +145,7 @@ class FusedKeys:
     def _stratum(self, stratum: int) -> StratumKeys:
         with self._lock:
             if stratum not in self._strata:
-                self._strata[stratum] = StratumKeys.of(
-                    self.keys, stratum, self._codes, self._longest
-                )
+                self._strata[stratum] = StratumKeys.of(self.keys, stratum, self._codes, self._longest)
             return self._strata[stratum]
 
     def _span(self, span: int, queries: Queries) -> int:
