@@ -75,7 +75,7 @@ def test_all_kinds_of_keys_at_every_noise(kind, sigma):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernel_resolves_these_itself(kind, sigma):
     keys, queries = near(kind, sigma)
-    queries = replace(queries, u=queries.u.to(DEVICE), precision=queries.precision.to(DEVICE))
+    queries = queries.to(DEVICE)
     forms = FusedKeys(keys, BLOCKS).forms(queries)
     # The fractions of float keys have eleven bits.
     assert (forms != Form.NONE).all() == (kind != "floats" or sigma > 1e-3)
@@ -166,7 +166,7 @@ def test_what_is_left_to_the_products():
 def test_cancelling_stops_between_spans(monkeypatch):
     monkeypatch.setattr(sums_module, "_PAIRS", 1)
     keys, asked = near("bytes", 0.1, count=300)
-    asked = replace(asked, u=asked.u.to(DEVICE), precision=asked.precision.to(DEVICE))
+    asked = asked.to(DEVICE)
     polls = []
 
     def cancelled():

@@ -1,6 +1,5 @@
 """Keys for the fused kernel: on a GPU if torch sees one, otherwise in Triton's interpreter."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -55,7 +54,7 @@ def keys_of(kind, v, t, n=None, strata=None, cuts=()) -> Keys:
 
 def fused_sums(keys, queries, outputs):
     """The sums by the kernel, and what is left to the products."""
-    on_device = replace(queries, u=queries.u.to(DEVICE), precision=queries.precision.to(DEVICE))
+    on_device = queries.to(DEVICE)
     return exact_sums(keys, on_device, SumSpec(outputs=outputs), FusedKeys(keys, BLOCKS))
 
 
