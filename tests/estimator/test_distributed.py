@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lemmse.contract.errors import Cancelled, DataLoss, InvalidArgument, Unavailable
+from lemmse.contract.errors import Cancelled, DataLoss, InvalidArgument, NotFound, Unavailable
 from lemmse.estimator import Queries, Reconstructor, SumSpec
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.index import build, open_index
