@@ -67,7 +67,9 @@ class Problem:
     """The clean queries, float32, (Q, P)."""
 
     @classmethod
-    def cut(cls, images: Images[np.float32], p: int, count: int, queries: int, device: torch.device) -> "Problem":
+    def cut(
+        cls, images: Images[np.float32], p: int, count: int, queries: int, device: torch.device
+    ) -> "Problem":
         """Return the problem of `count` patches at most, for `queries` of the last tenth of the images."""
         held_out = images.first[-1 - max(1, len(images) // 10)]
         rng = np.random.default_rng(0)

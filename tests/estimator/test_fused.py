@@ -246,9 +246,22 @@ def test_rows_are_copied_part_by_part(monkeypatch):
 
 def test_a_gpu_with_too_little_memory_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * 10**9, 8 * 10**9))
-    require_memory(torch.device("cuda"), 10**7, 100)
+    require_memory(torch.device("cuda"), 10**7, 10**9)
     with pytest.raises(InvalidArgument, match=r"got 5\.0 GB: 6\.1 GB are missing"):
-        require_memory(torch.device("cuda"), 10**8, 100)
+        require_memory(torch.device("cuda"), 10**8, 10**10)
+
+
+def test_compiled_kernels_are_kept_where_triton_can_write(monkeypatch, tmp_path):
+    knobs = pytest.importorskip("triton").knobs
+    from lemmse.estimator.fused.launch import find_cache
+
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (tmp_path / "own", file / "no folder"):
+        monkeypatch.setattr(knobs.cache, "dir", str(folder))
+        find_cache()
+        assert (knobs.cache.dir == str(folder)) == folder.is_dir()
+        assert Path(knobs.cache.dir).is_dir()
 
 
 @pytest.mark.slow

@@ -80,12 +80,12 @@ class DeviceRows:
         return self.values[first[..., None] + number]
 
 
-def require_memory(device: torch.device, keys: int, bytes_of_key: int) -> None:
-    """Raise InvalidArgument unless a GPU has enough free memory for keys and the sums over them."""
+def require_memory(device: torch.device, keys: int, nbytes: int) -> None:
+    """Raise InvalidArgument unless a GPU has free memory for keys of a size in bytes, and for the sums."""
     if device.type != "cuda":
         return
     free, _ = torch.cuda.mem_get_info(device)
-    needed = keys * bytes_of_key + _WORK
+    needed = nbytes + _WORK
     if needed > free:
         raise InvalidArgument.of(
             "device",

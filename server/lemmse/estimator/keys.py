@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lemmse.estimator.device_rows import DeviceRows, padding_of, require_memory
+from lemmse.estimator.device_rows import DeviceRows, padding_of
 from lemmse.index import Index
 from lemmse.index.clustering.moments import key_moments
 from lemmse.index.storage.packing import Packed
@@ -116,15 +116,7 @@ class Keys:
         )
 
     def load(self) -> None:
-        """Copy the keys to the device now, instead of at their first use.
-
-        Raises
-        ------
-        InvalidArgument
-            The GPU has not enough free memory for them.
-        """
-        norms = 8  # of each key, for the fused kernel
-        require_memory(self.device, self.count, self.nbytes // max(1, self.count) + norms)
+        """Copy the keys to the device now, instead of at their first use."""
         _ = self.codes, self.moments
 
     @cached_property

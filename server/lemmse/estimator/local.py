@@ -7,8 +7,9 @@ import torch
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.backend import Backend, Extent
+from lemmse.estimator.device_rows import require_memory
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.fused import FusedKeys
+from lemmse.estimator.fused import FusedKeys, row_bytes
 from lemmse.estimator.hybrid import KeyTree, estimate_log_z, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
@@ -60,6 +61,7 @@ class LocalBackend(Backend):
         super().__init__(index, device)
         self.keys = load_keys(index, device)
         if device.type != "cpu":
+            require_memory(device, self.keys.count, self.keys.nbytes + row_bytes(self.keys))
             self.keys.load()
         self.fused = FusedKeys.of(self.keys)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)

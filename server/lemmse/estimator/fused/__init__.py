@@ -10,6 +10,7 @@ The modules, from the top level down:
 """
 
 from lemmse.estimator.fused.fixed_point import Form
+from lemmse.estimator.fused.stratum_keys import row_bytes
 from lemmse.estimator.fused.sums import Blocks, FusedKeys
 
-__all__ = ["Blocks", "Form", "FusedKeys"]
+__all__ = ["Blocks", "Form", "FusedKeys", "row_bytes"]

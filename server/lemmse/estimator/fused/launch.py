@@ -1,11 +1,17 @@
 """One request of the kernel: its arguments, and the posterior sums from the partial sums of its programs."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton import knobs
 
 from lemmse.estimator.fused.fixed_point import LOWEST, Form, QueryPlanes
 from lemmse.estimator.fused.kernel import WEIGHT_BITS, fused_kernel, tuned_kernel
@@ -14,7 +20,7 @@ from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import LOG2_E
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["Launch", "widths_of"]
+__all__ = ["Launch", "find_cache", "widths_of"]
 
 _PATCH_CHUNK = 64
 """Number of coordinates of whole patches that a program sums."""
@@ -36,6 +42,20 @@ def widths_of(p_length: int) -> tuple[int, int, int]:
         return (64, chunks + 1, 0) if rest > 32 else (64, chunks, rest)
     first = 1 << (whole.bit_length() - 1)
     return first, 1, _power(whole - first) if whole > first else 0
+
+
+def find_cache() -> None:
+    """Have Triton keep what it compiles in a temporary folder if it cannot write to its own."""
+    folder = Path(knobs.cache.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        private = tempfile.mkdtemp(prefix="lemmse-kernels-")  # others cannot put code there
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        knobs.cache.dir = private
 
 
 class Launch:
@@ -138,6 +158,7 @@ class Launch:
             return queries // meta["BQ"], len(spans), max(1, self._patch_chunks)
 
         with _lock, _current(spans.device):
+            find_cache()
             kernel[grid](
                 *self._inputs,
                 spans,

@@ -16,12 +16,14 @@ from lemmse.estimator.device_rows import DeviceRows
 from lemmse.estimator.fused.fixed_point import LARGEST_UNITS, LOWEST, Format
 from lemmse.estimator.keys import Keys
 
-__all__ = ["FINE_BITS", "StratumKeys"]
+__all__ = ["FINE_BITS", "StratumKeys", "row_bytes"]
 
 FINE_BITS = 11
 """What a float16 number lacks is multiplied by two to this power, which keeps it normal."""
 _CHUNK = 1 << 24
 """Number of elements of keys that are examined at once."""
+_SHORTEST = 128
+"""Least length of a span: that of the largest block of the kernel."""
 _FRACTION_ERROR = 2.0**-14
 """Typical error of the fraction of a float key in float16, in units."""
 
@@ -76,7 +78,7 @@ class StratumKeys:
             begin, lane = codes.packed.place(first)
             segments.append((rows, lane + end - first, begin))
             rows += -(-(lane + end - first) // longest) * longest
-        columns = max(16, 2 << (2 * keys.t_length).bit_length())
+        columns = _columns(keys)
         norms = torch.zeros(3, rows, device=keys.device)
         norms[0] = LOWEST
         targets = torch.zeros(rows, columns, dtype=torch.float16, device=keys.device)
@@ -117,8 +119,14 @@ class StratumKeys:
         )
 
 
-_SHORTEST = 128
-"""Least length of a span: that of the largest block of the kernel."""
+def row_bytes(keys: Keys) -> int:
+    """Return the size of the rows of all keys, without padding."""
+    return keys.count * (3 * 4 + 2 * _columns(keys))
+
+
+def _columns(keys: Keys) -> int:
+    """Return the number of columns of the targets: twice their number, and a size of tensor products."""
+    return max(16, 2 << (2 * keys.t_length).bit_length())
 
 
 def _format(keys: Keys, stratum: int, bits: int) -> tuple[Format, int]:
