@@ -13,12 +13,11 @@ __all__ = ["DeviceRows", "longest_span", "padding_of", "require_memory"]
 
 _CHUNK = 1 << 28
 """Number of bytes that are copied at once."""
-_SPAN_ROWS = 256, 1 << 16
-"""Least and greatest length of a span."""
+_LONGEST_SPAN = 1 << 16
 _SPAN_ELEMENTS = 1 << 23
-"""Number of elements of a span, unless it has the least length."""
-_WORK = 1 << 30
-"""Memory of a GPU, in bytes, that is left for the sums."""
+"""Most rows of a span of the fused kernel, and most elements of these."""
+_WORK = 3 << 30
+"""Memory of a GPU, in bytes, that is left for the sums: scores of products take the most."""
 
 
 class DeviceRows:
@@ -103,8 +102,8 @@ def longest_span(length: int) -> int:
     >>> longest_span(75), longest_span(363), longest_span(12288)
     (65536, 16384, 512)
     """
-    least, span = _SPAN_ROWS
-    while span * length > _SPAN_ELEMENTS and span > least:
+    span = _LONGEST_SPAN
+    while span * length > _SPAN_ELEMENTS:
         span //= 2
     return span
 

@@ -53,7 +53,7 @@ def exact_sums(
     ----------
     arXiv 2601.10334, the LE-MMSE estimator.
     """
-    step = query_block(queries.u.device)
+    step = query_block(queries.u.device) if fused is None else fused.query_block
     blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
     sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec, fused) for rows in blocks])
     return sums.with_exact_errors(keys.t_length, spec.outputs, spec.reference)
@@ -72,9 +72,8 @@ def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | 
         left = forms == Form.NONE
     sharp = queries.sharp(scale)
     for centre, mask in ((None, left & ~sharp), (scale.centre, left & sharp)):
-        if mask.any():
-            rows = mask.nonzero()[:, 0]
-            parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
+        rows_of_blocks = torch.split(mask.nonzero()[:, 0], query_block(mask.device)) if mask.any() else ()
+        parts += [(rows, _sums(keys, queries.rows(rows), centre, spec)) for rows in rows_of_blocks]
     return PosteriorSums.gather(parts)
 
 

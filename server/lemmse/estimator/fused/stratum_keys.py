@@ -16,14 +16,16 @@ from lemmse.estimator.device_rows import DeviceRows
 from lemmse.estimator.fused.fixed_point import LARGEST_UNITS, LOWEST, Format
 from lemmse.estimator.keys import Keys
 
-__all__ = ["FINE_BITS", "StratumKeys", "row_bytes"]
+__all__ = ["FINE_BITS", "RATIO", "SHORTEST", "StratumKeys", "row_bytes"]
 
+SHORTEST = 128
+"""Least length of a span, that of the largest block of the kernel."""
+RATIO = 8
+"""Ratio of the lengths of spans, for each of which the kernel is compiled."""
 FINE_BITS = 11
 """What a float16 number lacks is multiplied by two to this power, which keeps it normal."""
 _CHUNK = 1 << 24
 """Number of elements of keys that are examined at once."""
-_SHORTEST = 128
-"""Least length of a span: that of the largest block of the kernel."""
 _FRACTION_ERROR = 2.0**-14
 """Typical error of the fraction of a float key in float16, in units."""
 
@@ -72,7 +74,8 @@ class StratumKeys:
         """
         bits = 8 * keys.quantization.dtype.itemsize
         form, shift = _format(keys, stratum, bits)
-        longest = min(longest, max(_SHORTEST, 1 << (keys.count_in(stratum) - 1).bit_length()))
+        while longest // RATIO >= max(SHORTEST, keys.count_in(stratum)):
+            longest //= RATIO
         parts, segments, rows = keys.packed.parts(*keys.strata[stratum : stratum + 2]), [], 0
         for first, end in parts:
             begin, lane = codes.packed.place(first)

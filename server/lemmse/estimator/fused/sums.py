@@ -11,7 +11,7 @@ from torch import Tensor
 from lemmse.estimator.cancellation import raise_if_cancelled
 from lemmse.estimator.device_rows import DeviceRows, longest_span
 from lemmse.estimator.fused.fixed_point import Form, forms, planes_of
-from lemmse.estimator.fused.stratum_keys import StratumKeys
+from lemmse.estimator.fused.stratum_keys import RATIO, SHORTEST, StratumKeys
 from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sum_spec import SumSpec
@@ -29,11 +29,13 @@ _MOST_PATCH = 512
 """Longest key whose whole patches are summed: the scores are computed again for every part of a patch."""
 _PAIRS = 1 << 35
 """Most pairs of a query and a key between two polls for cancellation: some 40 ms on a large GPU."""
-_BYTES = 1 << 28
+_BYTES = 1 << 27
 """Most bytes of partial sums between two polls."""
-_LEAST_SPAN = 2048
 _PROGRAMS = 4
-"""Spans are made shorter until each multiprocessor has this number of programs."""
+"""Least number of programs for each multiprocessor."""
+_BLOCK = 16_384
+_BLOCK_ELEMENTS = 1 << 24
+"""Most queries that are summed at once, and most coordinates of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class FusedKeys:
             return None
         return cls(keys) if torch.cuda.get_device_capability(keys.device) >= _OLDEST else None
 
+    @property
+    def query_block(self) -> int:
+        """Number of queries to sum at once."""
+        return max(_QUERIES, min(_BLOCK, _BLOCK_ELEMENTS // self.keys.p_length))
+
     def computes(self, outputs: Outputs) -> bool:
         """Return whether the kernel computes these outputs."""
         fits = not outputs.patch or self.keys.p_length <= _MOST_PATCH
@@ -90,9 +97,10 @@ class FusedKeys:
         """Compile the kernel, and choose its blocks, for the usual requests."""
         stratum = int(np.flatnonzero(np.diff(self.keys.strata))[0])
         centre = self.keys.scale(stratum).centre
-        queries = Queries.white(centre.expand(1024, -1), 0.1, stratum)
-        for outputs in (Outputs(), Outputs(variance=True, ess=True)):
-            self.sums(queries, SumSpec(outputs=outputs), Form.PLAIN)
+        for count in (1024, 1):  # for spans of both lengths
+            queries = Queries.white(centre.expand(count, -1), 0.1, stratum)
+            for outputs in (Outputs(), Outputs(variance=True, ess=True)):
+                self.sums(queries, SumSpec(outputs=outputs), Form.PLAIN)
 
     def sums(self, queries: Queries, spec: SumSpec, form: Form) -> PosteriorSums:
         """Return the posterior sums over all keys of the stratum of the queries.
@@ -148,14 +156,14 @@ class FusedKeys:
                 self._strata[stratum] = StratumKeys.of(self.keys, stratum, self._codes, self._longest)
             return self._strata[stratum]
 
-    def _span(self, span: int, queries: Queries) -> int:
-        """Return the number of keys of a program, at most `span`."""
-        if self._blocks is None:
-            processors = torch.cuda.get_device_properties(self.keys.device).multi_processor_count
-            pairs = self.keys.count_in(queries.stratum) * -(-len(queries) // _QUERIES)
-            while pairs < _PROGRAMS * processors * span and span > _LEAST_SPAN:
-                span //= 2
-        return span
+    def _span(self, longest: int, queries: Queries) -> int:
+        """Return the length of spans: shorter ones if there are not enough for all multiprocessors."""
+        if self._blocks is not None:
+            return longest
+        processors = torch.cuda.get_device_properties(self.keys.device).multi_processor_count
+        spans = self.keys.count_in(queries.stratum) // longest
+        programs = spans * -(-len(queries) // _QUERIES)
+        return longest if programs >= _PROGRAMS * processors else max(SHORTEST, longest // RATIO)
 
 
 def _repeated_to(queries: Queries, block: int) -> Queries:
