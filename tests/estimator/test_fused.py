@@ -19,7 +19,7 @@ from lemmse.estimator.device_rows import DeviceRows, require_memory
 from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.fused import sums as sums_module
 from lemmse.index import build, open_index
-from tests.support.fused import BLOCKS, DEVICE, KINDS, expected, fused_sums, in_parts, keys_of, needs_gpu
+from tests.support.fused import BLOCKS, DEVICE, GPU, KINDS, expected, fused_sums, in_parts, keys_of, needs_gpu
 from tests.support.oracle import agreement
 from tests.support.problems import PROBLEMS
 from tests.support.processes import run_process
@@ -264,6 +264,15 @@ def test_compiled_kernels_are_kept_where_triton_can_write(monkeypatch, tmp_path)
         assert Path(knobs.cache.dir).is_dir()
 
 
+@pytest.mark.skipif(GPU, reason="torch sees a GPU")
+def test_without_a_gpu_there_is_no_kernel():
+    from lemmse.estimator.fused.launch import start
+
+    assert FusedKeys.of(near("bytes", 0.1)[0]) is None
+    with pytest.raises(RuntimeError):
+        start()
+
+
 @pytest.mark.slow
 def test_it_compiles_for_a_gpu(tmp_path):
     """Triton needs no GPU to compile for one; what comes out uses its tensor cores."""
@@ -279,5 +288,8 @@ def test_it_compiles_for_a_gpu(tmp_path):
 
 @needs_gpu
 def test_blocks_are_tuned_and_kept():
-    keys, _ = near("bytes", 0.1, count=5000)
-    FusedKeys(keys).prepare()
+    keys, asked = near("bytes", 0.1, count=5000)
+    fused = FusedKeys.of(keys)
+    fused.prepare()
+    sums = exact_sums(keys, asked.to(DEVICE), SumSpec(outputs=TARGETS), fused)
+    check(sums.posterior(3), expected(keys, asked), 0.1, TARGETS)

@@ -303,10 +303,8 @@ def _configs() -> list[Any]:
         (128, 64, 4, 3),
         (128, 64, 4, 2),
         (128, 128, 8, 3),
-        (128, 128, 8, 2),
         (64, 64, 4, 3),
-        (64, 128, 4, 3),
-        (64, 32, 4, 2),
+        (64, 128, 4, 2),
     )
     return [
         triton.Config({"BQ": queries, "BM": keys}, num_warps=warps, num_stages=stages)

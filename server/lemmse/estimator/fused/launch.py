@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton import knobs
+from triton.runtime import driver
 
 from lemmse.estimator.fused.fixed_point import LOWEST, Form, QueryPlanes
 from lemmse.estimator.fused.kernel import WEIGHT_BITS, fused_kernel, tuned_kernel
@@ -20,7 +21,7 @@ from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import LOG2_E
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["Launch", "find_cache", "widths_of"]
+__all__ = ["Launch", "find_cache", "start", "widths_of"]
 
 _PATCH_CHUNK = 64
 """Number of coordinates of whole patches that a program sums."""
@@ -56,6 +57,19 @@ def find_cache() -> None:
         private = tempfile.mkdtemp(prefix="lemmse-kernels-")  # others cannot put code there
         atexit.register(shutil.rmtree, private, ignore_errors=True)
         knobs.cache.dir = private
+
+
+def start() -> None:
+    """Have Triton compile what it starts kernels with, which needs a C compiler and the headers of Python.
+
+    Raises
+    ------
+    RuntimeError, OSError, subprocess.SubprocessError
+        It cannot, or there is no GPU.
+    """
+    with _lock:
+        find_cache()
+        driver.active.get_current_device()
 
 
 class Launch:
@@ -158,7 +172,6 @@ class Launch:
             return queries // meta["BQ"], len(spans), max(1, self._patch_chunks)
 
         with _lock, _current(spans.device):
-            find_cache()
             kernel[grid](
                 *self._inputs,
                 spans,

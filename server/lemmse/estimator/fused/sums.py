@@ -1,7 +1,8 @@
 """Posterior sums over all keys of a stratum by the fused kernel."""
 
-import importlib.util
+import logging
 from dataclasses import dataclass, replace
+from subprocess import SubprocessError
 from threading import Lock
 
 import numpy as np
@@ -18,6 +19,8 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
 __all__ = ["Blocks", "FusedKeys"]
+
+_LOG = logging.getLogger(__name__)
 
 _OLDEST = 8, 0
 """Least compute capability of a GPU."""
@@ -75,9 +78,16 @@ class FusedKeys:
         """Return keys for the kernel, or None where it does not run: without Triton or a GPU of 2020."""
         if keys.device.type != "cuda" or torch.version.cuda is None:
             return None
-        if importlib.util.find_spec("triton") is None:
+        if torch.cuda.get_device_capability(keys.device) < _OLDEST:
             return None
-        return cls(keys) if torch.cuda.get_device_capability(keys.device) >= _OLDEST else None
+        try:
+            from lemmse.estimator.fused.launch import start  # imports Triton
+
+            start()
+        except (ImportError, RuntimeError, OSError, SubprocessError) as error:
+            _LOG.warning("exact sums on %s take longer, since Triton does not run: %s", keys.device, error)
+            return None
+        return cls(keys)
 
     @property
     def query_block(self) -> int:
