@@ -263,15 +263,30 @@ def test_no_keys_are_in_this_process(index, scheduler, monkeypatch):
         assert not {"counts", "copies", "neighbours", "leaves"} & vars(parts.index).keys()
 
 
-def test_what_cannot_be_asked(parts, index, scheduler):
+def test_what_cannot_be_asked(parts, index):
     with pytest.raises(
         InvalidArgument, match="mode: expected auto, exact or hybrid with a scheduler, got topk"
     ):
         parts.reconstruct(measurement(), sigma=0.1, mode="topk")
-    with pytest.raises(InvalidArgument, match="device: expected auto or cpu with a scheduler, got 'cuda'"):
-        Reconstructor(index, device="cuda", scheduler=scheduler)
     with pytest.raises(NotFound, match="scheduler: expected the address of a Dask scheduler, got nonsense"):
         Reconstructor(index, scheduler="nonsense")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
+def test_workers_without_the_requested_gpu_are_an_error(index, scheduler):
+    with pytest.raises(
+        InvalidArgument, match="device: expected auto, cpu or a GPU that torch sees, got 'cuda'"
+    ):
+        Reconstructor(index, device="cuda", scheduler=scheduler)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_workers_sum_on_their_gpu(index, whole, scheduler):
+    with spread(index, scheduler, device="cuda") as parts:
+        found = parts.reconstruct(measurement(), sigma=0.1, mode="hybrid", maps=MAPS)
+        assert found.diagnostics.mode == "exact"
+        expected = whole.reconstruct(measurement(), sigma=0.1, mode="exact", maps=MAPS)
+        assert agreement(found.image, expected.image) >= 80
 
 
 def test_stops_when_nobody_waits(parts):

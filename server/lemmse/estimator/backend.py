@@ -68,6 +68,11 @@ class Backend(ABC):
         self.device = device
 
     @property
+    def compiled_hybrid(self) -> bool:
+        """Whether mode hybrid can sum, whose compiled loops run on the CPU only."""
+        return self.device.type == "cpu"
+
+    @property
     @abstractmethod
     def extent(self) -> Extent:
         """Numbers of keys, and range of their targets."""

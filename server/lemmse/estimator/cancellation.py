@@ -47,4 +47,4 @@ def raise_if_cancelled(cancelled: Cancel) -> None:
 
 def query_block(device: torch.device) -> int:
     """Return the number of queries to process at once: enough for all cores, or multiprocessors of a GPU."""
-    return QUERIES_OF_THREAD * torch.get_num_threads() if device.type == "cpu" else 16_384
+    return QUERIES_OF_THREAD * torch.get_num_threads() if device.type == "cpu" else 4096

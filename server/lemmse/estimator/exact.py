@@ -3,6 +3,10 @@
 One matrix product gives the scores log w of a tile of m keys for Q queries (see `queries`), and another, of
 the weights with the moments of the targets, gives all sums. The means of whole patches need a further product
 with the keys. Sharp queries (see `queries`) are scored in float64.
+
+On a GPU, one kernel does all of this for most requests (see `fused`). It leaves to these products lists of
+the heaviest keys, targets of more than 31 numbers, whole patches of more than 512, and queries that float16
+numbers do not resolve.
 """
 
 from dataclasses import replace
@@ -11,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.cancellation import query_block, raise_if_cancelled
+from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
@@ -23,7 +28,9 @@ _FLOOR = -100.0
 and not a denormal number, which would make every product several times slower."""
 
 
-def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> PosteriorSums:
+def exact_sums(
+    keys: Keys, queries: Queries, spec: SumSpec = EXACT, fused: FusedKeys | None = None
+) -> PosteriorSums:
     """Return the posterior sums over all keys of the stratum of the queries, without normalizing constants.
 
     Parameters
@@ -34,6 +41,8 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
         The whitened query patches, (Q, P), on the device of the keys.
     spec : SumSpec
         Its outputs are used, and its reference mean if these include bounds.
+    fused : FusedKeys, optional
+        The keys for the fused kernel, where it runs.
 
     Raises
     ------
@@ -44,20 +53,27 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
     ----------
     arXiv 2601.10334, the LE-MMSE estimator.
     """
-    step = query_block(queries.u.device)
+    step = query_block(queries.u.device) if fused is None else fused.query_block
     blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
-    sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec) for rows in blocks])
+    sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec, fused) for rows in blocks])
     return sums.with_exact_errors(keys.t_length, spec.outputs, spec.reference)
 
 
-def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
+def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | None) -> PosteriorSums:
     scale = keys.scale(queries.stratum)
-    sharp = queries.sharp(scale)
+    left = torch.ones(len(queries), dtype=torch.bool, device=queries.u.device)
     parts = []
-    for centre, mask in ((None, ~sharp), (scale.centre, sharp)):
-        if mask.any():
-            rows = mask.nonzero()[:, 0]
-            parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
+    if fused is not None and fused.computes(spec.outputs):
+        forms = fused.forms(queries)
+        for form in Form:
+            rows = (forms == form).nonzero()[:, 0]
+            if form != Form.NONE and len(rows):
+                parts.append((rows, fused.sums(queries.rows(rows), spec, form)))
+        left = forms == Form.NONE
+    sharp = queries.sharp(scale)
+    for centre, mask in ((None, left & ~sharp), (scale.centre, left & sharp)):
+        rows_of_blocks = torch.split(mask.nonzero()[:, 0], query_block(mask.device)) if mask.any() else ()
+        parts += [(rows, _sums(keys, queries.rows(rows), centre, spec)) for rows in rows_of_blocks]
     return PosteriorSums.gather(parts)
 
 

@@ -177,7 +177,7 @@ def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, 
     precision for each pixel they give neither bounds nor the mean of whole patches, and in no case the
     variances of the pixels of patches.
     """
-    if backend.device.type != "cpu":
+    if not backend.compiled_hybrid:
         return False
     if outputs.patch and (certified or outputs.variance):
         return False

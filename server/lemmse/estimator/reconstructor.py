@@ -26,7 +26,7 @@ from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.exclusions import Exclusions
 from lemmse.estimator.image_noise import estimate_noise
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
-from lemmse.estimator.local import LocalBackend
+from lemmse.estimator.local import LocalBackend, as_device
 from lemmse.estimator.observation import Observation, as_observation
 from lemmse.estimator.pixel_posteriors import (
     ROUNDING,
@@ -65,20 +65,21 @@ class Reconstructor:
     index : Index
         The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU.
     device : str
-        "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU.
+        "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU. With a scheduler, it
+        is the device of the workers, and "auto" is the CPU.
     exact_work : float
         Largest number of multiply-adds for which mode "auto" is exact, counted as the product of the number
         of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the mode is
         hybrid.
     scheduler : str, optional
-        Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys
-        on the CPU; this process then holds no keys. All workers must see the folder of the index under the
+        Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys;
+        this process then holds no keys. All workers must see the folder of the index under the
         same path. Mode "topk" is not available.
 
     Raises
     ------
     InvalidArgument
-        The device does not exist, or Dask is not installed.
+        The device does not exist, the keys do not fit into its memory, or Dask is not installed.
     NotFound
         No scheduler answers at the address.
     DataLoss
@@ -677,19 +678,5 @@ def _leave_out(
 def _open_backend(index: Index, device: str, scheduler: str | None) -> Backend:
     """Return the backend for keys in this process, or for keys on the workers of a scheduler."""
     if scheduler is None:
-        return LocalBackend(index, _as_device(device))
-    if device not in ("auto", "cpu"):
-        raise InvalidArgument.of("device", f"expected auto or cpu with a scheduler, got {device!r}")
-    return DistributedBackend(index, scheduler)
-
-
-def _as_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidArgument.of(
-            "device", f"expected auto, cpu or a GPU that torch sees, got {device!r}"
-        ) from error
-    return torch.device(device)
+        return LocalBackend(index, as_device(device))
+    return DistributedBackend(index, scheduler, "cpu" if device == "auto" else device)

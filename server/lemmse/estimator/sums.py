@@ -111,6 +111,10 @@ class PosteriorSums:
         rows = torch.cat([rows for rows, _ in parts])
         return cls.join([sums for _, sums in parts]).take(rows.argsort())
 
+    def to(self, device: torch.device) -> "PosteriorSums":
+        """Return the sums on a device."""
+        return PosteriorSums(*(getattr(self, field.name).to(device) for field in fields(self)))
+
     def take(self, rows: Tensor) -> "PosteriorSums":
         """Return the sums for the queries with the given numbers."""
         return PosteriorSums(*(getattr(self, field.name)[rows] for field in fields(self)))

@@ -59,7 +59,9 @@ class ServerConfig:
     threads: Annotated[int, Setting("Threads of one computation.", between(1, 4096), default="all cores")] = (
         field(default_factory=_available_cpus)
     )
-    device: Annotated[Literal["auto", "cpu", "cuda"], Setting("Where to compute.")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Setting("Where to compute; with --scheduler, where workers do.")
+    ] = "auto"
     exact_work: Annotated[
         float | None,
         Setting(
