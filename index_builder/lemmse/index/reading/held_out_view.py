@@ -1,6 +1,7 @@
 """A view of an index without some of its training images, which can then be used for validation."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -16,6 +17,7 @@ from lemmse.index.clustering.sketches import Sketch
 from lemmse.index.clustering.summaries import summarize_leaves
 from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import inverted_lists, zarr_store
+from lemmse.index.storage.calibration_record import Calibration
 from lemmse.index.storage.packing import Packed
 from lemmse.index.storage.pinned import PinnedFiles
 
@@ -36,6 +38,12 @@ class HeldOutView(Index):
     """Numbers of the remaining keys in the whole index, ascending."""
     kept_patches: NDArray[np.int64]
     """Numbers of the remaining training patches in the whole index, ascending."""
+
+    def with_calibration(self, calibration: Calibration) -> "HeldOutView":
+        """Return the view with a calibration of mode hybrid; what was computed for the view is kept."""
+        view = copy(self)
+        object.__setattr__(view, "manifest", replace(self.manifest, calibration=calibration))
+        return view
 
     @property
     def files(self) -> PinnedFiles:
