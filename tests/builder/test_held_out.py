@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.calibration import hold_out
+from lemmse.calibration import calibrate, hold_out
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
@@ -81,3 +81,14 @@ def test_every_stratum_keeps_keys(tmp_path):
     index = open_index(build(sources, tmp_path / "index", patch_size=7, boundary="valid"))
     with pytest.raises(InvalidArgument, match="of which one can be held out, got too few"):
         hold_out(index, seed=0, most=1)
+
+
+def test_both_measurements_share_what_was_computed(tmp_path):
+    index = built(tmp_path, [3, 3])
+    held_out = hold_out(index, seed=0)
+    curve = calibrate(index, held_out=held_out, sigmas=[0.5])
+    known = held_out.view.with_calibration(curve)
+    assert (known.manifest.calibration, held_out.view.manifest.calibration) == (curve, None)
+    assert known.sketch is held_out.view.sketch
+    assert known.packed_keys is held_out.view.packed_keys
+    assert curve.images == len(held_out.numbers)

@@ -54,6 +54,16 @@ def test_an_image_is_as_accurate_as_requested_where_the_curve_is_wrong(boastful,
     assert agreement(result.image, exact) >= accuracy_db - 0.5
 
 
+def test_gaussians_count_in_every_round(boastful):
+    y, asked = image(500), {"sigma": SIGMA, "gaussian_share": 0.3, "aggregate": "overlap", "maps": ["error"]}
+    exact = boastful.reconstruct(y, mode="exact", **asked)
+    result = boastful.reconstruct(y, mode="hybrid", accuracy_db=60, **asked)
+    assert agreement(result.image, exact.image) >= 59.5
+    once = boastful.reconstruct(y, mode="hybrid", accuracy_db=1, **asked)
+    assert result.diagnostics.keys_touched > once.diagnostics.keys_touched
+    assert (np.abs(result.image - exact.image) <= result.error).mean() >= 0.95
+
+
 def test_more_accuracy_is_more_keys_from_the_same_start(boastful):
     y = image(500)
     touched = [

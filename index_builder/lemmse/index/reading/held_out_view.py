@@ -24,6 +24,8 @@ from lemmse.index.storage.pinned import PinnedFiles
 __all__ = ["HeldOutView", "leave_out"]
 
 _T = TypeVar("_T", bound=np.generic)
+_FEW = 0.02
+"""Largest share of held-out images that leaves the mixture as it is, fitted to hundreds of patches each."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,11 @@ class HeldOutView(Index):
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The mixture of Gaussians, fitted to the remaining images."""
+        """The mixture of Gaussians, fitted to the remaining images; that of all if few are held out."""
         if not self.manifest.gaussians:
             return None
+        if len(self.images_out) <= _FEW * self.manifest.images:
+            return self.whole.mixture
         remaining = np.setdiff1d(np.arange(self.manifest.images), self.images_out)
         return fit_mixture(self.corpus(remaining, zarr_store.SHARD), self.manifest.seed)
 
