@@ -1,7 +1,6 @@
 """A view of an index without some of its training images, which can then be used for validation."""
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -43,8 +42,8 @@ class HeldOutView(Index):
 
     def with_calibration(self, calibration: Calibration) -> "HeldOutView":
         """Return the view with a calibration of mode hybrid; what was computed for the view is kept."""
-        view = copy(self)
-        object.__setattr__(view, "manifest", replace(self.manifest, calibration=calibration))
+        view = object.__new__(HeldOutView)
+        vars(view).update(vars(self), manifest=replace(self.manifest, calibration=calibration))
         return view
 
     @property
