@@ -33,8 +33,6 @@ _REFERENCE = SumSpec("hybrid", threshold=-10.0)
 """What the sums at all thresholds are compared with; it agrees with the exact sum to 80 dB and more."""
 _Row = tuple[float, ...]
 _QUERIES = 256
-_SMOOTH_SIGMA, _SMOOTH_QUERIES = 0.5, 128
-"""From this σ on, many keys count for every patch, so that patches differ little and fewer are measured."""
 _MARGINS = ((0.09, 4.5), (0.15, 2.0), (0.25, 1.0))
 """Up to each σ, a threshold is assigned the agreement measured at a threshold higher by this number: at low
 noise, a sample may lack the few patches with large errors."""
@@ -96,11 +94,10 @@ def calibrate(
     stack = index.images()
     images = [intensities(stack[k]) for k in numbers]
     local.prepare_hybrid()  # compiles the kernels before timing
-    exact_seconds = _exact_seconds(local, _queries(local, images, sigmas[-1], _QUERIES, rng))
+    exact_seconds = _exact_seconds(local, _queries(local, images, sigmas[-1], rng))
     rows = []
     for done, sigma in enumerate(sigmas):
-        count = _QUERIES if sigma < _SMOOTH_SIGMA else _SMOOTH_QUERIES
-        rows.append(_row(local, _queries(local, images, sigma, count, rng), sigma, exact_seconds))
+        rows.append(_row(local, _queries(local, images, sigma, rng), sigma, exact_seconds))
         progress("calibrate", done + 1, len(sigmas))
     queries, accuracy, touched, cost, scale, overlap_scale, rms_scale = zip(*rows, strict=True)
     return Calibration(
@@ -121,16 +118,15 @@ def _queries(
     local: LocalBackend,
     images: Sequence[NDArray[np.float32]],
     sigma: float,
-    count: int,
     rng: np.random.Generator,
 ) -> ColouredQueries:
-    """Return about `count` noisy patches, as many of each image, or all patches of smaller images."""
+    """Return noisy patches, as many of each image, or all patches of smaller images."""
     patches = []
     for x in images:
         clean = local.index.problem.measure(x)
         noisy = clean + sigma * rng.standard_normal(clean.shape)
         y = noisy.reshape(*x.shape[:2], local.index.manifest.channels)
-        n = rng.permutation(x.shape[0] * x.shape[1])[: max(1, count // len(images))]
+        n = rng.permutation(x.shape[0] * x.shape[1])[: max(1, _QUERIES // len(images))]
         patches.append(WhitenedQueries(local, Observation(y, sigma, y.shape)).queries(np.sort(n)))
     return ColouredQueries.join(patches)
 
