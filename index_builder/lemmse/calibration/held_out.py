@@ -1,6 +1,7 @@
 """Choice of training images to hold out of an index for validation."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,10 @@ from lemmse.index.images.volumes import planes_around
 from lemmse.index.reading import HeldOutView, file_of, leave_out
 from lemmse.index.sources import intensities
 
-__all__ = ["hold_out", "windows"]
+__all__ = ["HeldOut", "hold_out", "some_of", "windows"]
 
+_IMAGES = 16
+"""Largest number of images to measure on."""
 _SCENES = 4
 """Smallest number of held-out scenes, provided that they include at most half of the images."""
 _SCENE_MOST = 64
@@ -21,7 +24,16 @@ _LEAST_SLABS, _SLAB_MOST = 5, 8
 """Parts of a volume that is not one scene: at least so many, of at most so many planes."""
 
 
-def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOutView, NDArray[np.int64]]:
+class HeldOut(NamedTuple):
+    """An index without some images, and images to measure on."""
+
+    view: HeldOutView
+    """The index without the images."""
+    numbers: NDArray[np.int64]
+    """Numbers of some or all of these images, ascending."""
+
+
+def hold_out(index: Index, seed: int, most: int = _IMAGES) -> HeldOut:
     """Return a view of an index without some scenes, and the numbers of at most `most` images of them.
 
     Images of one file (tiles of a photograph, poses of a person) count as one scene and are held out
@@ -34,7 +46,7 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOut
     TooFewImages
         The index has too few images to hold one out.
     """
-    manifest, depths = index.manifest, index.depths
+    rng, manifest, depths = np.random.default_rng(seed), index.manifest, index.depths
     scenes = _scenes(index.labels) if manifest.patch_depth == 1 else _slabs(depths)
     near = planes_around(depths, 4 * (manifest.patch_depth // 2) + 1, manifest.boundary)
     chosen: list[NDArray[np.int64]] = []
@@ -47,9 +59,15 @@ def hold_out(index: Index, rng: np.random.Generator, most: int) -> tuple[HeldOut
         images = np.sort(np.concatenate(chosen))
         view = leave_out(index, np.unique(near[images]))
         if np.diff(view.cell_keys[view.stratum_cells]).all():
-            return view, images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
+            return HeldOut(view, some_of(images, most))
         chosen.pop()
     raise TooFewImages.of("index", "expected training images of which one can be held out, got too few")
+
+
+def some_of(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most `most` of some numbers, evenly spaced."""
+    places = np.linspace(0, len(numbers) - 1, min(most, len(numbers))).astype(np.int64)
+    return numbers.take(places)
 
 
 def windows(index: Index, numbers: NDArray[np.int64]) -> list[NDArray[np.float32]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.calibration.held_out import hold_out, windows
+from lemmse.calibration.held_out import HeldOut, hold_out, some_of, windows
 from lemmse.estimator import Reconstructor
 from lemmse.index import Index
 from lemmse.index.callbacks import Progress, silent
@@ -33,6 +33,7 @@ def measure_pictures(
     index: Index,
     calibration: Calibration,
     *,
+    held_out: HeldOut | None = None,
     seed: int = 0,
     sigmas: Sequence[float] = PICTURE_SIGMAS,
     progress: Progress = silent,
@@ -47,6 +48,8 @@ def measure_pictures(
         The index, of physics and pre-inverse identity; it is not changed.
     calibration : Calibration
         The calibration of mode hybrid on it.
+    held_out : HeldOut, optional
+        The images of which some are measured on, from `hold_out`; by default they are drawn by `seed`.
     seed : int
         Seed of the choice of images, and of the noise.
     sigmas : sequence of float
@@ -59,11 +62,11 @@ def measure_pictures(
     InvalidArgument
         The index has too few images to hold one out.
     """
+    view, numbers = hold_out(index, seed) if held_out is None else held_out
     rng = np.random.default_rng(seed)
-    view, numbers = hold_out(index, rng, _IMAGES)
     progress("measure pictures", 0, len(sigmas))
-    reconstructor = Reconstructor(replace(view, manifest=replace(view.manifest, calibration=calibration)))
-    images = [_middle(x) for x in windows(index, numbers)]
+    reconstructor = Reconstructor(view.with_calibration(calibration))
+    images = [_middle(x) for x in windows(index, some_of(numbers, _IMAGES))]
     centre = index.manifest.patch_depth // 2
     clean = [x[centre] for x in images]
     shares = _GAUSSIAN_SHARES if index.manifest.gaussians else (0.0,)

@@ -7,7 +7,7 @@ whiten; and noise with a precision for each pixel, which needs clean keys (A = B
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
-from lemmse.estimator.sums import Posterior, PosteriorSums
+from lemmse.estimator.sums import Outputs, Posterior, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
@@ -110,6 +110,25 @@ def _require_refinable(backend: Backend, refinement: Refinement) -> None:
         backend.require_clean_keys("gaussian_share", "a share of Gaussians")
 
 
+class _GaussianSums(NamedTuple):
+    """Sums over the Gaussians for some pixels of an image."""
+
+    n: NDArray[np.int64]
+    """Positions of the pixels, ascending, (Q,)."""
+    outputs: Outputs
+    """What was summed."""
+    sums: PosteriorSums
+    """The sums, for Q queries."""
+
+    def has(self, n: NDArray[np.int64]) -> bool:
+        """Return whether all positions n are among those of the sums."""
+        return bool(np.isin(n, self.n).all())
+
+    def at(self, n: NDArray[np.int64]) -> PosteriorSums:
+        """Return the sums at positions n."""
+        return self.sums.take(torch.from_numpy(np.searchsorted(self.n, n)))
+
+
 class WhitenedQueries:
     """The query patches of z = B y with noise of one σ, which the strata of the index whiten.
 
@@ -141,6 +160,7 @@ class WhitenedQueries:
         _require_same_noise(backend.index, observation.y.shape[1:])
         self._z = np.stack([backend.index.problem.pre_invert(plane) for plane in observation.y])
         self._stratum = _strata_of(backend, observation.y.shape)
+        self._kept: _GaussianSums | None = None
 
     @property
     def pixels(self) -> int:
@@ -160,17 +180,35 @@ class WhitenedQueries:
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
-        return self.sums_of(self.queries(n), spec)
+        queries = self.queries(n)
+        return self._mixed(queries, spec, lambda: self._gaussian_sums_at(n, queries, spec))
 
     def sums_of(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
         """Return the sums for queries that may be of other images, of the same σ and the same prior."""
+        return self._mixed(queries, spec, lambda: self._gaussian_sums(queries, spec))
+
+    def _mixed(
+        self, queries: ColouredQueries, spec: SumSpec, gaussian_sums: Callable[[], PosteriorSums]
+    ) -> PosteriorSums:
         backend = self._backend
 
         def key_sums() -> PosteriorSums:
             log_keys = torch.from_numpy(np.log(backend.keys_that_count(queries.stratum)))
             return backend.sums(queries, spec).shift(-log_keys.to(backend.device))
 
-        return _mixed(self.gaussian_share, key_sums, lambda: self._gaussian_sums(queries, spec))
+        return _mixed(self.gaussian_share, key_sums, gaussian_sums)
+
+    def _gaussian_sums_at(
+        self, n: NDArray[np.int64], queries: ColouredQueries, spec: SumSpec
+    ) -> PosteriorSums:
+        """Return the sums over the Gaussians at positions n, ascending.
+
+        The last ones are kept: hybrid asks for some of a block of pixels again, and for their mean.
+        """
+        kept, outputs = self._kept, spec.outputs
+        if kept is None or kept.outputs != outputs or outputs.bounds or not kept.has(n):
+            kept = self._kept = _GaussianSums(n, outputs, self._gaussian_sums(queries, spec))
+        return kept.at(n)
 
     def _gaussian_sums(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
         backend = self._backend
@@ -180,12 +218,14 @@ class WhitenedQueries:
 
     def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the least and the greatest mean of the targets, see `ImageQueries`."""
-        return _range(
-            self._backend,
-            self.gaussian_share,
-            len(n),
-            lambda: self._gaussian_sums(self.queries(n), EXACT),
-        )
+
+        def gaussian_sums() -> PosteriorSums:
+            kept = self._kept
+            if kept is None or not kept.has(n):
+                return self._gaussian_sums(self.queries(n), EXACT)
+            return kept.at(n)
+
+        return _range(self._backend, self.gaussian_share, len(n), gaussian_sums)
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """Return the posterior of the clean pixels, see `ImageQueries`.

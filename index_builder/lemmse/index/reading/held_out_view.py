@@ -20,6 +20,7 @@ from lemmse.index.clustering.sketches import Sketch
 from lemmse.index.ranges import CHUNK, joined_ranges, row_slices, split_ranges
 from lemmse.index.reading.index_version import Index
 from lemmse.index.storage import inverted_lists, zarr_store
+from lemmse.index.storage.calibration_record import Calibration
 from lemmse.index.storage.packing import Packed
 from lemmse.index.storage.pinned import PinnedFiles
 
@@ -28,6 +29,8 @@ __all__ = ["HeldOutView", "leave_out"]
 _T = TypeVar("_T", bound=np.generic)
 _MOST_TAKEN = 0.5
 """Largest share of the patches of a cell that is subtracted from its statistics; rounding errors double."""
+_FEW = 0.02
+"""Largest share of held-out images that leaves the mixture as it is, fitted to hundreds of patches each."""
 
 
 def _nothing() -> None:
@@ -49,6 +52,12 @@ class HeldOutView(Index):
     refits: bool
     """Whether the mixture of Gaussians is fitted to the remaining images; it is that of the whole index
     otherwise."""
+
+    def with_calibration(self, calibration: Calibration) -> "HeldOutView":
+        """Return the view with a calibration of mode hybrid; what was computed for the view is kept."""
+        view = object.__new__(HeldOutView)
+        vars(view).update(vars(self), manifest=replace(self.manifest, calibration=calibration))
+        return view
 
     @property
     def files(self) -> PinnedFiles:
@@ -301,8 +310,8 @@ class HeldOutView(Index):
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """The mixture of Gaussians, fitted to the remaining images if `refits` says so."""
-        if not self.refits:
+        """The mixture of Gaussians; with `refits` that of the remaining images, unless few are left out."""
+        if not self.refits or len(self.images_out) <= _FEW * self.manifest.images:
             return self.whole.mixture
         if not self.manifest.gaussians:
             return None
