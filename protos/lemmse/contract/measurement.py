@@ -16,7 +16,7 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.lines import one_line
 from lemmse.contract.tensors import FloatArray, WireArray
 
-__all__ = ["Mask", "Measurement", "Sigma", "measurements"]
+__all__ = ["Mask", "Measurement", "Sigma", "measurements", "require_fit"]
 
 Sigma = float | ArrayLike
 """Noise standard deviation in intensities: a number, or a map (H, W) or (H, W, C)."""
@@ -187,7 +187,7 @@ def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray:
             raise InvalidArgument.of("sigma", f"expected a number or a map, got {sigma!r}") from error
     if array.dtype.kind not in "fiu":
         raise InvalidArgument.of("sigma", f"expected numbers, got {array.dtype}")
-    _require_fit("sigma", array, shape)
+    require_fit("sigma", array.shape, shape)
     return _as_floats(array)
 
 
@@ -199,7 +199,7 @@ def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     if array.dtype.kind not in "bfiu" or (array.dtype.kind == "f" and np.isnan(array).any()):
         what = "NaN" if array.dtype.kind == "f" else array.dtype
         raise InvalidArgument.of("mask", f"expected booleans or numbers, not 0 where observed, got {what}")
-    _require_fit("mask", array, shape)
+    require_fit("mask", array.shape, shape)
     return array.astype(np.bool_)
 
 
@@ -212,11 +212,11 @@ def _both(mask: NDArray[np.bool_] | None, other: NDArray[np.bool_]) -> NDArray[n
     return mask.reshape(*other.shape[:2], *mask.shape[2 : other.ndim]) & other
 
 
-def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+def require_fit(argument: str, got: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """Raise InvalidArgument unless a map has the shape of the image, or one value for each pixel."""
-    if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
+    if got not in (shape, shape[:2], (*shape[:2], 1)):
         wanted = " or ".join(dict.fromkeys(map(str, (shape[:2], shape))))
-        raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {array.shape}")
+        raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {got}")
 
 
 def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:

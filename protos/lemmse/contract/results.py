@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from math import prod
+from math import log10, prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "IndexInfo",
     "MapInfo",
     "Result",
+    "combined",
     "result_bytes",
 ]
 
@@ -52,6 +53,36 @@ class Diagnostics:
     """Standard deviation τ of the Gaussian around each patch of the prior, in intensities of [0, 1]."""
     gaussian_share: float
     """Weight γ of the mixture of Gaussians in the prior; the training patches have 1 − γ."""
+
+
+def combined(parts: Sequence[tuple[Diagnostics, int]]) -> Diagnostics:
+    """Return the diagnostics of an image from those of its tiles, each with its number of pixels.
+
+    Seconds are added, accuracies are those of all pixels together, and the mode is hybrid if that of any tile
+    is.
+    """
+    each = [one for one, _ in parts]
+    total = sum(pixels for _, pixels in parts)
+    expected = [one.expected_accuracy_db for one in each if one.expected_accuracy_db is not None]
+    squares = [
+        pixels * 10 ** (-one.estimated_accuracy_db / 10)
+        for one, pixels in parts
+        if one.estimated_accuracy_db is not None
+    ]
+    certified = [(one.certified, pixels) for one, pixels in parts if one.certified is not None]
+    return replace(
+        each[0],
+        mode="hybrid" if any(one.mode == "hybrid" for one in each) else each[0].mode,
+        keys_touched=sum(one.keys_touched * pixels for one, pixels in parts) / total,
+        seconds=sum(one.seconds for one in each),
+        expected_accuracy_db=min(expected, default=None),
+        estimated_accuracy_db=-10 * log10(sum(squares) / total) if squares else None,
+        certified=(
+            sum(share * pixels for share, pixels in certified) / sum(pixels for _, pixels in certified)
+            if certified
+            else None
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

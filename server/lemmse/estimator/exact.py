@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lemmse.estimator.cancellation import query_block, raise_if_cancelled
+from lemmse.estimator.cancellation import even_blocks, query_block, raise_if_cancelled
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
@@ -44,8 +44,7 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
     ----------
     arXiv 2601.10334, the LE-MMSE estimator.
     """
-    step = query_block(queries.u.device)
-    blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
+    blocks = even_blocks(len(queries), query_block(queries.u.device))
     sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec) for rows in blocks])
     return sums.with_exact_errors(keys.t_length, spec.outputs, spec.reference)
 
@@ -91,7 +90,8 @@ def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
         log_max=(score_max[:, 0] + query_terms) / LOG2_E,
         moments=moments.double(),
         patches=patches,
-        w2=(w.square_() @ tile.moments[:1].T if outputs.ess else moments[:, :0]).double(),
+        # BLAS adds the product with one row in an order that depends on Q, with two it does not.
+        w2=((w.square_() @ tile.moments[:2].T)[:, :1] if outputs.ess else moments[:, :0]).double(),
         error_variance=moments[:, :0].double(),
         bounds=moments[:, :0].double(),
         top_log_w=(top_score + query_terms[:, None]) / LOG2_E,
