@@ -36,7 +36,7 @@ def assert_same(one, other, *, rounding=0.0):
 @pytest.fixture
 def small(monkeypatch):
     """Images above 100 pixels are large, and tiles 8 × 8."""
-    monkeypatch.setattr(mosaic, "LARGE", 100)
+    monkeypatch.setattr(mosaic, "LARGE_PIXELS", 100)
     monkeypatch.setattr("lemmse.client.tiles._SIDE", 8)
 
 

@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,12 @@ from numpy.typing import NDArray
 
 from lemmse.client.tiles import Tile, Tiling, tile_side
 from lemmse.contract.errors import InvalidArgument, LemmseError
-from lemmse.contract.limits import TENSOR_BYTES
+from lemmse.contract.limits import LARGE_PIXELS, TENSOR_BYTES
 from lemmse.contract.measurement import Measurement, require_fit
 from lemmse.contract.options import Options
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, IndexInfo, Result, combined
 
-__all__ = ["LARGE", "Mosaic", "is_large", "settled"]
-
-LARGE = 1 << 22
-"""Number of pixels above which an image is reconstructed tile by tile."""
+__all__ = ["Mosaic", "is_large", "settled"]
 
 Progress = Callable[[int, int], None]
 """A callable `progress(done, total)`, in pixels."""
@@ -33,7 +31,7 @@ Progress = Callable[[int, int], None]
 def is_large(y: Any) -> bool:
     """Return whether an image, or what may be one, has more pixels than are sent at once."""
     shape = getattr(y, "shape", ())
-    return hasattr(y, "dtype") and len(shape) in (2, 3) and math.prod(shape[:2]) > LARGE
+    return hasattr(y, "dtype") and len(shape) in (2, 3) and math.prod(shape[:2]) > LARGE_PIXELS
 
 
 class Mosaic:
@@ -58,10 +56,10 @@ class Mosaic:
         Whether some of the tiles of y will be masked arrays.
     side : (int, int), optional
         Height and width of a tile; by default they follow from the chunks of the output, or of the image.
-    finished : collection of int
-        Numbers of the tiles that are in the outputs already.
+    finished : mapping of int to Diagnostics
+        Numbers of the tiles that are in the outputs already, and how they were computed.
     put : callable, optional
-        Told of the number of each tile that is put into the outputs.
+        Told of the number and the diagnostics of each tile that is put into the outputs.
 
     Raises
     ------
@@ -80,8 +78,8 @@ class Mosaic:
         progress: Progress | None = None,
         masked: bool = False,
         side: tuple[int, int] | None = None,
-        finished: Collection[int] = (),
-        put: Callable[[int], None] = lambda number: None,
+        finished: Mapping[int, Diagnostics] = MappingProxyType({}),
+        put: Callable[[int, Diagnostics], None] = lambda number, diagnostics: None,
     ) -> None:
         self._y = y if hasattr(y, "shape") and hasattr(y, "dtype") else np.asanyarray(y)
         self._shape = shape = tuple(map(int, self._y.shape))
@@ -93,11 +91,11 @@ class Mosaic:
         self._maps = maps
         self._out = {"image": out} if out is not None and not isinstance(out, Mapping) else dict(out or {})
         self._check_outputs()
-        if side is None and math.prod(shape[:2]) > LARGE:
+        if side is None and math.prod(shape[:2]) > LARGE_PIXELS:
             side = tile_side(self._out.get("image", self._y))
         self._side = side or (shape[0], shape[1])
         self._tiling: Tiling | None = None
-        self._finished, self._put, self._progress = frozenset(finished), put, progress
+        self._finished, self._put, self._progress = finished, put, progress
         self._sent: deque[tuple[int, Tile]] = deque()
         self._done = 0
         self._diagnostics: list[tuple[Diagnostics, int]] = []
@@ -139,7 +137,12 @@ class Mosaic:
                 )
             side = shape
         self._tiling = Tiling(shape, side, halo, circular=index.boundary == "circular")
-        self._done = sum(tile.pixels for n, tile in enumerate(self._tiling) if n in self._finished)
+        self._diagnostics = [
+            (self._finished[number], tile.pixels)
+            for number, tile in enumerate(self._tiling)
+            if number in self._finished
+        ]
+        self._done = sum(pixels for _, pixels in self._diagnostics)
         self._tell()
 
     def measurements(self) -> Iterator[Measurement | InvalidArgument]:
@@ -159,7 +162,7 @@ class Mosaic:
             out = self._output(name)
             out[tile.place] = _converted(tile.core(getattr(outcome, name)), out)
         self._diagnostics.append((outcome.diagnostics, tile.pixels))
-        self._put(number)
+        self._put(number, outcome.diagnostics)
         self._done += tile.pixels
         self._tell()
 

@@ -5,9 +5,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,17 @@ from lemmse.client.jobs import Job, check_writable, plan
 from lemmse.client.journal import Journal
 from lemmse.client.progress import report_progress
 from lemmse.client.reports import failure, write_report
-from lemmse.client.running import Done, Reading, run
+from lemmse.client.running import run
 from lemmse.client.server_flags import server_flags
+from lemmse.client.work import Done, Reading
 from lemmse.contract.errors import LemmseError
 from lemmse.contract.results import Diagnostics, IndexInfo
-from lemmse.index.files import read_map, read_mask
+from lemmse.index.files import Plane, read_map, read_mask
 
 __all__ = ["reconstruct"]
 
 
-def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float | NDArray[np.float32]:
+def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float | NDArray[Any] | Plane:
     """Return sigma as a positive number, or the map in a file."""
     try:
         number = float(value)
@@ -43,7 +43,7 @@ def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float |
     return number
 
 
-def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[np.float32]:
+def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[Any] | Plane:
     try:
         return read_map(path)
     except LemmseError as error:
@@ -52,7 +52,7 @@ def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> N
         ) from error
 
 
-def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
+def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | Plane | None:
     """Return the mask in a file, or None if no file is given."""
     try:
         return None if value is None else read_mask(value)
@@ -204,7 +204,8 @@ def reconstruct(
     jobs = planned.jobs
     for note in planned.notes:
         report(note, "note")
-    if (sigma := float(np.mean(options["sigma"]))) > 1:
+    largest = max(float(np.max(part)) for part in _parts(options["sigma"]))
+    if (sigma := min(float(np.mean(part)) for part in _parts(options["sigma"]))) > 1:
         report(
             f"--sigma is in intensities of [0, 1], and {sigma:.6g} drowns an image; {sigma:.6g} of 255 is "
             f"{sigma / 255:.6g}",
@@ -227,12 +228,10 @@ def reconstruct(
                 dtype=None if dtype is None else np.dtype(dtype),
                 channels=channels.pop() if len(channels) == 1 else None,
                 mask=options["mask"],
-                sigma=float(np.max(options["sigma"])),
+                sigma=largest,
             )
             progress("reconstruct", 0, len(jobs))
-            asked = options | {"index": index_name, "maps": maps, "progress": progress}
-            if journal is not None:
-                asked["begin"] = partial(journal.add, done=False)
+            asked = options | {"index": index_name, "maps": maps, "progress": progress, "journal": journal}
             for job, outcome in run(client, jobs, reading, **asked):
                 outcomes.append((job, outcome))
                 progress("reconstruct", len(outcomes), len(jobs))
@@ -280,12 +279,19 @@ def _settings(
     }
 
 
+def _parts(value: Any) -> Iterable[Any]:
+    """Return the parts of a large map in a file; what is in memory is one part."""
+    return value.bands() if isinstance(value, Plane) else [value]
+
+
 def _digest(value: Any) -> Any:
     """Return a value as JSON can store it; an array by its SHA-256."""
-    if isinstance(value, np.ndarray):
-        shape = f"{value.dtype} {value.shape} ".encode()
-        return hashlib.sha256(shape + np.ascontiguousarray(value).tobytes()).hexdigest()
-    return value
+    if not isinstance(value, np.ndarray | Plane):
+        return value
+    digest = hashlib.sha256(f"{value.dtype} {value.shape} ".encode())
+    for part in _parts(value):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:

@@ -4,6 +4,7 @@ An array with two axes is an image (Y, X), one with three an image with channels
 """
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.files.layout import Layout
-from lemmse.index.files.limits import MAX_SAMPLES, check_size
+from lemmse.index.files.limits import MAX_SAMPLES
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata, Stack
 
@@ -43,7 +44,8 @@ def open_array(path: Path, axes: str | None = None, stated: tuple[float, float] 
     """
     if path.suffix.lower() == ".npy":
         array: NDArray[Any] = npy.open_memmap(path, mode="r")
-        return _stack(array, Header(array.shape, array.dtype), axes, stated, Metadata())
+        stack = _stack(array, Header(array.shape, array.dtype), axes, stated, Metadata())
+        return replace(stack, divisible=True)
     headers = npz_headers(path)
     if len(headers) != 1:
         listing = ", ".join(f"{name} {header}" for name, header in headers.items()) or "none"
@@ -92,5 +94,4 @@ def _stack(
     metadata: Metadata,
 ) -> Stack:
     layout = Layout.checked(array_axes(header.shape, axes), header.shape)
-    check_size(*layout.plane_shape)
     return Stack(layout=layout, scale=Scale.of(header.dtype, stated=stated), array=array, metadata=metadata)

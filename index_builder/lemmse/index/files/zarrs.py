@@ -10,7 +10,7 @@ import numpy as np
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument
 from lemmse.index.files.arrays import array_axes
 from lemmse.index.files.layout import Layout
-from lemmse.index.files.limits import MAX_SAMPLES, check_size
+from lemmse.index.files.limits import MAX_SAMPLES
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata, Stack
 
@@ -71,7 +71,6 @@ def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] |
     if prod(array.chunks) > MAX_SAMPLES:
         raise InvalidArgument(f"expected chunks of at most {MAX_SAMPLES} values, got {array.chunks}")
     layout = Layout.checked(array_axes(array.shape, axes), array.shape)
-    check_size(*layout.plane_shape)
     details = {
         "attributes": attributes,
         "group": group,
@@ -84,6 +83,7 @@ def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] |
         scale=Scale.of(np.dtype(array.dtype), stated=stated),
         array=array,
         metadata=Metadata(details=details),
+        divisible=True,
     )
 
 
