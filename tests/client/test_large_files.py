@@ -216,7 +216,7 @@ class TestResume:
         assert all(path.name.endswith(".tmp") for path in Path("out").iterdir())
         with Path("j").open("a") as file:
             file.write('{"tile_of": "cut')
-        stop(100)
+        answered = stop(100)
         status, stdout, _ = run(*how)
         assert status == 0
         assert answered == [2, 3, 4, 5]
