@@ -16,6 +16,10 @@ from lemmse.contract.status import from_status
 __all__ = ["rpc_errors"]
 
 
+_UNSENT = "Internal error from Core"
+"""What grpc.aio says, with the code INTERNAL, of a message that it sends while the connection is lost."""
+
+
 @contextmanager
 def rpc_errors(address: Address, request_id: str) -> Iterator[None]:
     """Raise the corresponding `LemmseError` if a gRPC call in the `with` block fails.
@@ -45,7 +49,7 @@ def _convert(error: grpc.RpcError, address: Address, request_id: str) -> LemmseE
         converted = from_status(status)
     else:
         details = one_line(call.details() or "", "no details")
-        if call.code() is grpc.StatusCode.UNAVAILABLE:
+        if call.code() is grpc.StatusCode.UNAVAILABLE or details == _UNSENT:
             # The connection, or a proxy. Nothing tells whether the server has seen the call.
             request_id = ""
             converted = Unavailable(f"{address}: {details}; is a server running there?", retry_after=0.0)
