@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lemmse.estimator.cancellation import even_blocks, query_block, raise_if_cancelled
+from lemmse.estimator.cancellation import QUERIES_OF_THREAD, even_blocks, query_block, raise_if_cancelled
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
@@ -21,6 +21,10 @@ __all__ = ["exact_sums"]
 _FLOOR = -100.0
 """Scores are clamped to this distance below the largest of their tile: 2^−100 is negligible relative to 1,
 and not a denormal number, which would make every product several times slower."""
+
+
+_VECTOR = 32
+"""Multiple of the length of the vectors in which numbers are computed."""
 
 
 def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> PosteriorSums:
@@ -56,8 +60,21 @@ def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
     for centre, mask in ((None, ~sharp), (scale.centre, sharp)):
         if mask.any():
             rows = mask.nonzero()[:, 0]
-            parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
+            sums = _sums(keys, queries.rows(_padded(rows)), centre, spec)
+            parts.append((rows, sums.take(torch.arange(len(rows), device=rows.device))))
     return PosteriorSums.gather(parts)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Return rows with the last one repeated, so that all threads have whole vectors of the scores of many.
+
+    torch rounds exp2 of the numbers that are left over in another way, and the sums of a pixel would depend on
+    how many pixels there are.
+    """
+    missing = -len(rows) % (_VECTOR * torch.get_num_threads())
+    if len(rows) < QUERIES_OF_THREAD or not missing:
+        return rows
+    return torch.cat([rows, rows[-1:].expand(missing)])
 
 
 def _sums(keys: Keys, queries: Queries, centre: Tensor | None, spec: SumSpec) -> PosteriorSums:
