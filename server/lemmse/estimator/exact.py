@@ -68,8 +68,8 @@ def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
 def _padded(rows: Tensor) -> Tensor:
     """Return rows with the last one repeated, so that all threads have whole vectors of the scores of many.
 
-    torch rounds exp2 of the numbers that are left over in another way, and the sums of a pixel would depend on
-    how many pixels there are.
+    torch rounds exp2 of the numbers that are left over in another way, and the sums of a pixel would depend
+    on how many pixels there are.
     """
     missing = -len(rows) % (_VECTOR * torch.get_num_threads())
     if len(rows) < QUERIES_OF_THREAD or not missing:
