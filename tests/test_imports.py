@@ -29,7 +29,8 @@ ON_DEMAND = {
     # Image files, whose module is light.
     "client/lemmse/client/jobs.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},
-    "client/lemmse/client/running.py": {"index"},
+    "client/lemmse/client/large_files.py": {"index"},
+    "client/lemmse/client/work.py": {"index"},
 }
 
 HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {
