@@ -15,6 +15,7 @@ ALLOWED = {
     "v1": {"v1"},
     "contract": {"v1"},
     "client": {"contract", "v1"},
+    "integrations": {"client", "contract"},
     "index": {"contract"},
     "estimator": {"contract", "index"},
     "calibration": {"estimator", "index", "contract"},
@@ -31,6 +32,8 @@ ON_DEMAND = {
     "client/lemmse/client/reconstruct.py": {"index"},
     "client/lemmse/client/large_files.py": {"index"},
     "client/lemmse/client/work.py": {"index"},
+    "client/lemmse/integrations/deepinv.py": {"index"},
+    "client/lemmse/client/slabs.py": {"index"},
 }
 
 HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {

@@ -1,6 +1,7 @@
 """Images in tiles: the answer is that for the whole image, whatever the tiles, boundary and client."""
 
 import dask.array as da
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import zarr
@@ -197,6 +198,10 @@ class TestArrays:
             progress=lambda *pixels: seen.append(pixels),
         )
         assert result.image is image
+        assert result.white_level == 255
+        result.save(tmp_path / "image.png")
+        np.testing.assert_array_equal(iio.imread(tmp_path / "image.png"), image[:])
+        assert result._repr_html_().count("<figure") == 2
         assert result.ess is ess
         np.testing.assert_array_equal(image[:], np.rint(whole.image).astype(np.uint8))
         np.testing.assert_array_equal(np.load(tmp_path / "ess.npy"), whole.ess)

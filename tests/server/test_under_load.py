@@ -17,6 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
+from lemmse.contract.limits import MESSAGE_BYTES
 from lemmse.index import build
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
@@ -174,6 +175,30 @@ def test_a_new_call_takes_the_place_of_the_longest_silent_one(tiny_index, monkey
         assert outcome(ended.value)[0] is grpc.StatusCode.UNAVAILABLE
         assert streams[1].ask().HasField("response")
         assert streams[1].close() == []
+
+
+def test_calls_that_wait_for_messages_are_no_more_than_the_memory_has_room_for(tiny_index, monkeypatch):
+    monkeypatch.setattr("lemmse.server.receiving._LEAST", 1)
+    room_for_four = {"memory": 4 * MESSAGE_BYTES, "max_bytes": 1 << 20}  # one of them is of other services
+    with serving(tiny_index, **room_for_four) as channel:
+        stub = ReconstructionServiceStub(channel)
+        streams = [OpenStream(stub) for _ in range(3)]
+        for stream in streams:
+            assert stream.ask().HasField("response")
+        code, message, details = refusal(stub.Reconstruct, request())
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "already waits for 3 messages" in message
+        assert details[RetryInfo].retry_delay.ToTimedelta().total_seconds() == 1
+        assert HealthStub(channel).Check(HealthCheckRequest(), timeout=10)
+        monkeypatch.setattr("lemmse.server.receiving._SILENT", 0.0)
+        assert stub.Reconstruct(request()).HasField("image")
+        ended = []
+        for stream in streams:
+            try:
+                assert stream.close() == []
+            except grpc.RpcError as error:
+                ended.append(outcome(error)[0])
+        assert ended == [grpc.StatusCode.UNAVAILABLE]
 
 
 def test_too_many_calls(larger_index):

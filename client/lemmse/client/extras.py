@@ -10,6 +10,7 @@ __all__ = ["required"]
 _EXTRAS = {
     "faiss": "server",
     "grpc_reflection": "server",
+    "h5py": "hdf5",
     "matplotlib": "demo",
     "numba": "server",
     "numcodecs": "server",

@@ -1,10 +1,10 @@
 """The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import ArrayLike
 
@@ -15,7 +15,10 @@ from lemmse.contract.measurement import Mask, Measurement, Sigma, measurements
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, Result
 
-__all__ = ["Client", "Closable"]
+if TYPE_CHECKING:
+    from lemmse.client.admin import Admin
+
+__all__ = ["Client", "Closable", "without_server"]
 
 
 class Closable:
@@ -84,16 +87,19 @@ class Client(Closable, ABC):
         An image of more than 2²² pixels is reconstructed tile by tile, each with as much of its surroundings
         as its pixels depend on, and only the tiles at work are in memory. This holds for y, sigma, mask and
         out: each may be any array with a shape and an element type that takes slices, such as those of Zarr,
-        Dask and `numpy.memmap`. Tiles are whole chunks where chunks have a usual size.
+        Dask and `numpy.memmap`. Tiles are whole chunks where chunks have a usual size. Volumes are not
+        divided: `out` and `progress` are for images.
 
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measurement. Pixels that a masked array of NumPy masks were not observed.
+            The measurement. Pixels that a masked array of NumPy masks were not observed. For an index of
+            volumes (`IndexInfo.patch_depth` > 1), a volume (D, H, W) or (D, H, W, C).
         sigma : float or array
-            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C).
+            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C);
+            for a volume (D, H, W) or (D, H, W, C).
         mask : array, optional
-            Mask of shape (H, W) or (H, W, C), 0 or False where y was not observed. The values of y there are
+            Mask of the same shapes, 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
             identity and equivariance none.
         index : str, optional
@@ -201,7 +207,7 @@ class Client(Closable, ABC):
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, mask
-            As in `reconstruct`. A number, None or an array with two or three axes applies to all; a list,
+            As in `reconstruct`. A number, None or an array with two or more axes applies to all; a list,
             an array with one axis or any other iterable has one value for each image, in order.
         index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
         gaussian_share, quality
@@ -241,7 +247,7 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma,
         mask: Mask = None,
-        pixel: tuple[int, int],
+        pixel: Sequence[int],
         top: int = 16,
         index: str | None = None,
         timeout: float | None = None,
@@ -252,8 +258,8 @@ class Client(Closable, ABC):
         ----------
         y, sigma, mask, index, timeout
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of patches to return, 1 to 4096.
 
@@ -301,6 +307,17 @@ class Client(Closable, ABC):
                 mosaic.take(outcome)
         return mosaic.result()
 
+    @property
+    def admin(self) -> "Admin":
+        """Changes of the indexes of the server.
+
+        Raises
+        ------
+        FailedPrecondition
+            The client has index folders, or several servers: each has indexes of its own.
+        """
+        raise without_server("admin")
+
     @abstractmethod
     def _close(self) -> None: ...
 
@@ -328,3 +345,8 @@ class Client(Closable, ABC):
 
     @abstractmethod
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo: ...
+
+
+def without_server(what: str) -> FailedPrecondition:
+    """Return the error for what only the client of a server has."""
+    return FailedPrecondition(f"{what}: expected a client of a server; this one has index folders")

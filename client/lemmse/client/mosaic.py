@@ -84,7 +84,11 @@ class Mosaic:
         self._y = y if hasattr(y, "shape") and hasattr(y, "dtype") else np.asanyarray(y)
         self._shape = shape = tuple(map(int, self._y.shape))
         if len(shape) not in (2, 3) or 0 in shape:
-            raise InvalidArgument.of("y", f"expected an image of shape (H, W) or (H, W, C), got {shape}")
+            raise InvalidArgument.of(
+                "y",
+                f"expected an image of shape (H, W) or (H, W, C) with out or progress, got {shape}; send a "
+                "volume without them",
+            )
         self._sigma = _sliced("sigma", sigma, shape)
         self._mask = _sliced("mask", mask, shape)
         self._masked = mask is None and (masked or np.ma.is_masked(y))
@@ -99,16 +103,17 @@ class Mosaic:
         self._sent: deque[tuple[int, Tile]] = deque()
         self._done = 0
         self._diagnostics: list[tuple[Diagnostics, int]] = []
+        self._white_level = 1.0
 
     @property
     def probe(self) -> Measurement:
         """An image of one pixel with the noise of all of the image, for which an index decides the same."""
         dtype = self._y.dtype if self._y.dtype.kind == "f" else np.dtype(np.float32)
         y = np.zeros((1, 1, *self._shape[2:]), dtype)
-        mask = None if self._mask is None and not self._masked else np.ones((1, 1), bool)
+        mask = None if self._mask is None and not self._masked else np.ones(y.shape, bool)
         sigma = self._sigma
         if not isinstance(sigma, (int, float, str)) and hasattr(sigma, "shape"):
-            sigma = np.full((1, 1), self._rms_sigma())
+            sigma = np.full(y.shape, self._rms_sigma())
         return Measurement.checked(y, sigma=sigma, mask=mask)
 
     def begin(self, index: IndexInfo, options: Options) -> None:
@@ -117,8 +122,16 @@ class Mosaic:
         Raises
         ------
         InvalidArgument
-            The image cannot be divided: an answer for a part of it would not be that for all of it.
+            The image cannot be divided: an answer for a part of it would not be that for all of it; or the
+            index is of volumes.
         """
+        if index.patch_depth > 1:
+            raise InvalidArgument.of(
+                "y",
+                f"expected an image, which may be divided into tiles, and index {index.name} is of volumes; "
+                f"send volumes (D, H, W) without out and progress, as slabs of planes with D·H of at most "
+                f"{LARGE_PIXELS}",
+            )
         reach = index.patch_size // 2
         halo = reach if options.aggregate in (None, "centre") else 2 * reach
         shape = self._shape[0], self._shape[1]
@@ -162,13 +175,14 @@ class Mosaic:
             out = self._output(name)
             out[tile.place] = _converted(tile.core(getattr(outcome, name)), out)
         self._diagnostics.append((outcome.diagnostics, tile.pixels))
+        self._white_level = outcome.white_level
         self._put(number, outcome.diagnostics)
         self._done += tile.pixels
         self._tell()
 
     def result(self) -> Result:
         """Return the outputs, with the diagnostics of all tiles."""
-        return Result(diagnostics=combined(self._diagnostics), **self._out)
+        return Result(diagnostics=combined(self._diagnostics), white_level=self._white_level, **self._out)
 
     def _measure(self, tile: Tile) -> Measurement | InvalidArgument:
         y = tile.read(self._y)

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
+from lemmse.client.file_flags import as_axes, as_range
 from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, check_writable, plan
@@ -24,8 +25,9 @@ from lemmse.client.progress import report_progress
 from lemmse.client.reports import failure, write_report
 from lemmse.client.running import run
 from lemmse.client.server_flags import server_flags
+from lemmse.client.slabs import Slabs
 from lemmse.client.work import Done, Reading
-from lemmse.contract.errors import LemmseError
+from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import Plane, read_map, read_mask
 
@@ -58,31 +60,6 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
         return None if value is None else read_mask(value)
     except LemmseError as error:
         raise click.BadParameter(f"{value}: {error}", ctx, param) from error
-
-
-def _as_range(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
-    """Return the two numbers of LOW,HIGH, or None if none are given."""
-    if value is None:
-        return None
-    try:
-        low, high = map(float, value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"expected LOW,HIGH, such as 0,4095, got {value!r}", ctx, param) from error
-    if not -math.inf < low < high < math.inf:
-        raise click.BadParameter(f"expected finite LOW < HIGH, got {value}", ctx, param)
-    return low, high
-
-
-def _as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the letters of axes, or None if none are given."""
-    if value is None:
-        return None
-    axes = value.upper()
-    if not set(axes) <= set("TCZYXS") or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
-        raise click.BadParameter(
-            f"expected Y, X and others of T, C, Z, S, once each, got {value}", ctx, param
-        )
-    return axes
 
 
 @click.command
@@ -122,15 +99,16 @@ def _as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 @click.option(
     "--axes",
     metavar="LETTERS",
-    callback=_as_axes,
+    callback=as_axes,
     help="Axes of the inputs, such as TZCYX, instead of those that the files state: planes YX are "
-    "reconstructed one by one, S are the channels of a pixel.",
+    "reconstructed one by one, or together in Z (without Z, in T) if the patches of the index have several "
+    "planes; S are the channels of a pixel.",
 )
 @click.option(
     "--range",
     "stated",
     metavar="LOW,HIGH",
-    callback=_as_range,
+    callback=as_range,
     help="Numbers of the inputs that stand for black and white; by default 0 and the largest of their "
     "bits, or 0 and 1 for floats.",
 )
@@ -229,6 +207,7 @@ def reconstruct(
                 channels=channels.pop() if len(channels) == 1 else None,
                 mask=options["mask"],
                 sigma=largest,
+                slabs=_slabs(indexes, options),
             )
             progress("reconstruct", 0, len(jobs))
             asked = options | {"index": index_name, "maps": maps, "progress": progress, "journal": journal}
@@ -258,6 +237,23 @@ def _indexes(client: Client, name: str | None, quality: str) -> list[IndexInfo]:
     if name is None and quality == "best":
         return client.list_indexes()
     return [client.get_index(name or "")]
+
+
+def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | None:
+    """Return how volumes are cut into slabs; None if the indexes are of images."""
+    depths = {index.patch_depth for index in indexes}
+    if depths <= {1}:
+        return None
+    circular = {index.boundary == "circular" for index in indexes}
+    if 1 in depths or len(circular) > 1:
+        raise InvalidArgument.of(
+            "--index-name",
+            "expected one of the indexes, since they differ in whether they are of volumes, or circular",
+        )
+    overlap = options["aggregate"] == "overlap" or (
+        options["aggregate"] is None and options["quality"] == "best"
+    )
+    return Slabs((2 if overlap else 1) * (max(depths) // 2), circular.pop())
 
 
 def _settings(
@@ -302,17 +298,17 @@ def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:
         "input": str(job.source),
         "output": str(job.image),
         "maps": {name: str(path) for name, path in job.maps.items()},
-        "planes": len(outcome.diagnostics),
+        "planes": outcome.planes,
         **_summary(outcome.diagnostics),
     }
 
 
-def _summary(planes: Sequence[Diagnostics]) -> dict[str, Any]:
-    """Return the diagnostics of a file: of its first plane, but all seconds, and the least accuracies."""
-    summary = asdict(planes[0])
-    summary["seconds"] = sum(plane.seconds for plane in planes)
-    summary["keys_touched"] = sum(plane.keys_touched for plane in planes) / len(planes)
+def _summary(parts: Sequence[Diagnostics]) -> dict[str, Any]:
+    """Return the diagnostics of a file: of its first part, but all seconds, and the least accuracies."""
+    summary = asdict(parts[0])
+    summary["seconds"] = sum(part.seconds for part in parts)
+    summary["keys_touched"] = sum(part.keys_touched for part in parts) / len(parts)
     for name in ("expected_accuracy_db", "estimated_accuracy_db", "certified"):
-        known = [value for plane in planes if (value := getattr(plane, name)) is not None]
+        known = [value for part in parts if (value := getattr(part, name)) is not None]
         summary[name] = min(known, default=None)
     return summary

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 
 from lemmse.client import unary
+from lemmse.client.admin import Admin
 from lemmse.client.attempts import Attempts
 from lemmse.client.batches import Lane, as_item, freest
 from lemmse.client.channels import Channels
@@ -51,6 +52,13 @@ class RemoteClient(Client):
 
     def __repr__(self) -> str:
         return f"<RemoteClient {self._servers}>"
+
+    @property
+    def admin(self) -> Admin:
+        """Changes of the indexes of the server."""
+        self._require_open()
+        self._servers.require_one()
+        return Admin(self._ask)
 
     def _close(self) -> None:
         for channel in self._channels.channels:
@@ -134,6 +142,7 @@ class RemoteClient(Client):
     def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
         attempts = self._channels.attempts(timeout)
         while True:
+            self._require_open()
             server = self._channels.next()
             try:
                 with rpc_errors(server.address, attempts.request_id):

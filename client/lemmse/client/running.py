@@ -1,8 +1,8 @@
-"""Reconstruct files plane by plane, many at a time: an error of one file is the outcome of that file.
+"""Reconstruct files part by part, many at a time: an error of one file is the outcome of that file.
 
-Planes of all files go through one call of `reconstruct_many`, so that a client reads ahead across files. The
-outputs of a file get their names when all of its planes are written. Files with large planes, whose tiles go
-through a call for each plane, come last.
+A part is a plane, or a slab of a volume where the index is of volumes. Parts of all files go through one call
+of `reconstruct_many`, so that a client reads ahead across files. The outputs of a file get their names when
+all of its parts are written. Files with large planes come last: their tiles go through a call for each plane.
 """
 
 from collections import deque
@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.interface import Client
@@ -42,7 +43,7 @@ def run(
     Parameters
     ----------
     client : Client
-        Reconstructs the planes.
+        Reconstructs the parts.
     jobs : sequence of Job
         What to read and write.
     reading : Reading
@@ -50,7 +51,7 @@ def run(
     maps : collection of str
         The maps that the jobs write.
     progress : callable
-        Told of the planes of a stack.
+        Told of the parts of a stack.
     journal : Journal, optional
         Told of a job before its outputs get their names, and of the tiles of large planes.
     **options
@@ -61,6 +62,7 @@ def run(
     LemmseError
         An error of the whole batch, such as a lost connection. What is not finished is discarded.
     """
+    reach = 1  # planes of the part that is sent
     over: deque[tuple[Job, Done | Exception]] = deque()
     sent: deque[tuple[Work, int]] = deque()
     working: list[Work] = []
@@ -73,7 +75,17 @@ def run(
                 journal.add(work.job, done=False)
             over.append((work.job, work.finish()))
 
+    def for_each_part(value: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """Yield a map, which applies to all planes, with those of the part that is sent."""
+        while True:
+            yield np.broadcast_to(value, (reach, *value.shape))
+
+    if reading.slabs is not None:
+        of_planes = [name for name in ("sigma", "mask") if np.ndim(options.get(name, 0))]
+        options |= {name: for_each_part(np.asarray(options[name])) for name in of_planes}
+
     def images() -> Iterator[NDArray[Any]]:
+        nonlocal reach
         for job in jobs:
             try:
                 work = Work(job, reading)
@@ -85,16 +97,17 @@ def run(
                 large.append(job)
                 continue
             working.append(work)
-            for k in range(len(work.stack)):
+            for number, part in enumerate(work.parts):
                 try:
-                    y = work.plane(k)
+                    y = work.part(number)
                 except (LemmseError, OSError) as error:
                     work.error = work.error or error
                 if work.error is not None:
                     break
-                sent.append((work, k))
+                sent.append((work, number))
                 work.sent += 1
-                work.sending = k + 1 < len(work.stack)
+                work.sending = number + 1 < len(work.parts)
+                reach = len(part.read)
                 yield y
             work.sending = False
             settle(work)
@@ -102,10 +115,10 @@ def run(
     try:
         with closing(client.reconstruct_many(images(), maps=maps, **options)) as outcomes:
             for outcome in outcomes:
-                work, k = sent.popleft()
-                work.take(k, outcome)
-                if len(work.stack) > 1:
-                    progress(one_line(work.job.source), k + 1, len(work.stack))
+                work, number = sent.popleft()
+                work.take(number, outcome)
+                if len(work.parts) > 1:
+                    progress(one_line(work.job.source), number + 1, len(work.parts))
                 settle(work)
                 while over:
                     yield over.popleft()

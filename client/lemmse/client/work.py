@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.jobs import Job
+from lemmse.client.slabs import Slabs, parts
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.limits import LARGE_PIXELS
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Result
@@ -20,6 +21,8 @@ __all__ = ["Done", "Reading", "Work"]
 
 _NOISE = 8.0
 """Largest deviation that counts as noise, in standard deviations."""
+_WHOLE = (slice(None), slice(None))
+"""The rows and columns of a plane."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +41,18 @@ class Reading:
     """Nonzero where pixels were observed, or None for all: what other pixels hold does not matter."""
     sigma: float
     """Largest standard deviation of the noise, in intensities."""
+    slabs: Slabs | None = None
+    """How volumes are cut into parts; None if the index is of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """A file that was reconstructed."""
 
+    planes: int
+    """Number of its planes."""
     diagnostics: list[Diagnostics]
-    """How each of its planes was computed."""
+    """How each of its parts was computed."""
 
 
 class Work:
@@ -68,37 +75,42 @@ class Work:
         self.job = job
         self.error: Exception | None = None
         self.sent = self.answered = 0
-        """Numbers of planes."""
+        """Numbers of parts."""
         self.sending = True
-        """Whether planes may follow."""
+        """Whether parts may follow."""
         self.diagnostics: list[Diagnostics] = []
         self._reading = reading
         self.outputs: dict[str, Output] = {}
         """By the names of image and maps."""
-        self.stack = open_stack(job.source, axes=reading.axes, stated=reading.stated)
+        self.stack = open_stack(
+            job.source, axes=reading.axes, stated=reading.stated, volumes=reading.slabs is not None
+        )
         try:
             if reading.channels is not None:
                 self.stack = self.stack.joined(reading.channels)
             self._check_channels()
+            self.parts = list(parts(self.stack.layout, reading.slabs))
             self._scale = _output_scale(self.stack.scale, reading.dtype)
             check_output(job.image.suffix.lower(), self.stack.layout, self._scale)
+            self._check_order()
         except BaseException:
             self.stack.close()
             raise
 
     @property
     def over(self) -> bool:
-        """Whether all planes that were sent are answered, and none follows."""
+        """Whether all parts that were sent are answered, and none follows."""
         return not self.sending and self.sent == self.answered
 
     @property
     def large(self) -> bool:
-        """Whether the planes are reconstructed tile by tile."""
-        return prod(self.stack.layout.plane_shape[:2]) > LARGE_PIXELS
+        """Whether the planes are reconstructed tile by tile; volumes are not."""
+        return self._reading.slabs is None and prod(self.stack.layout.plane_shape[:2]) > LARGE_PIXELS
 
-    def plane(self, k: int) -> NDArray[Any]:
-        """Return plane k in intensities; masked where it was not observed."""
-        return self.intensities(self.stack.numbers(k), (slice(None), slice(None)))
+    def part(self, number: int) -> NDArray[Any]:
+        """Return a part in intensities, a plane or a volume; masked where it was not observed."""
+        planes = [self.intensities(self.stack.numbers(k), _WHOLE) for k in self.parts[number].read]
+        return planes[0] if self._reading.slabs is None else np.ma.stack(planes)
 
     def intensities(self, numbers: NDArray[Any], place: tuple[slice, slice]) -> NDArray[Any]:
         """Return numbers of the rows and columns of a plane in intensities; masked where not observed.
@@ -119,19 +131,20 @@ class Work:
             _check_measured(y[observed], self._reading.sigma)
         return y if missing is None else np.ma.masked_array(y, missing)
 
-    def take(self, k: int, outcome: Result | LemmseError) -> None:
-        """Write the result of plane k; its error, and that of writing, is the error of the file."""
+    def take(self, number: int, outcome: Result | LemmseError) -> None:
+        """Write the result of a part; its error, and that of writing, is the error of the file."""
         self.answered += 1
         if not isinstance(outcome, Result):
             self.error = self.error or outcome
         if self.error is not None or not isinstance(outcome, Result):
             return
         self.diagnostics.append(outcome.diagnostics)
-        whole = slice(None), slice(None)
         try:
             self.create()
-            for name, values in outcome.arrays.items():
-                self.put(name, k, values, whole)
+            for name in ("image", *self.job.maps):
+                values = getattr(outcome, name)
+                for k, place in self.parts[number].planes:
+                    self.put(name, k, values if self._reading.slabs is None else values[place], _WHOLE)
         except Exception as error:  # writers raise exceptions of any class
             self.error = error
 
@@ -145,7 +158,7 @@ class Work:
 
     def finish(self) -> Done | Exception:
         """Give the outputs their names, or discard them; return the outcome of the file."""
-        outcome: Done | Exception = self.error or Done(self.diagnostics)
+        outcome: Done | Exception = self.error or Done(len(self.stack), self.diagnostics)
         try:
             if self.error is None:
                 for name in [*self.job.maps, "image"]:  # the image last: where it is, its maps are
@@ -184,6 +197,15 @@ class Work:
         self.outputs["image"] = create_output(
             self.job.image, layout, self._scale, metadata, temporary=kept.get("image")
         )
+
+    def _check_order(self) -> None:
+        """Raise InvalidArgument if packed numbers, which are written in order, come in another one."""
+        planes = [k for part in self.parts for k, _ in part.planes]
+        if planes != sorted(planes) and self._scale.bits != 8 * self._scale.dtype.itemsize:
+            raise InvalidArgument(
+                f"expected planes that are the last axis beside Y and X for {self._scale.bits} bits, got "
+                f"{self.stack.layout.axes}; state --dtype"
+            )
 
     def _check_channels(self) -> None:
         layout, wanted = self.stack.layout, self._reading.channels

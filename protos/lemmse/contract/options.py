@@ -296,32 +296,43 @@ OPTIONS = tuple(
 """The table of options."""
 
 
+_PIXEL = "expected (row, column), or (plane, row, column) in a volume"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainOptions:
     """The options of an explanation."""
 
-    pixel: tuple[int, int]
-    """Row and column of the pixel in the image, each >= 0."""
+    pixel: tuple[int, ...]
+    """Row and column of the pixel in the image, or plane, row and column in the volume, each >= 0."""
     top: int
     """Number of contributors to return, >= 1."""
 
     @classmethod
     def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any, most: float = MAX_CONTRIBUTORS) -> Self:
-        """Return validated options for an image of shape (H, W, …), with at most `most` contributors.
+        """Return validated options for an image (H, W, …) or a volume (D, H, W, …).
+
+        There are at most `most` contributors.
 
         Raises
         ------
         InvalidArgument
             The pixel is not in the image, or the number of contributors is out of range.
         """
-        height, width = shape[:2]
         try:
-            row, column = (operator.index(x) for x in pixel)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument.of("pixel", f"expected (row, column), got {pixel!r}") from error
-        if not (0 <= row < height and 0 <= column < width):
+            place = tuple(operator.index(x) for x in pixel)
+        except TypeError as error:
+            raise InvalidArgument.of("pixel", f"{_PIXEL}, got {pixel!r}") from error
+        if len(place) not in (2, 3) or len(place) > len(shape):
+            raise InvalidArgument.of("pixel", f"{_PIXEL}, got {pixel!r}")
+        if not all(0 <= x < length for x, length in zip(place, shape, strict=False)):
             raise InvalidArgument.of(
-                "pixel",
-                f"expected a row below {height} and a column below {width}, both >= 0, got ({row}, {column})",
+                "pixel", f"expected numbers >= 0 and below {shape[: len(place)]}, got {place}"
             )
-        return cls(pixel=(row, column), top=Count(most).check("top", top))
+        return cls(pixel=place, top=Count(most).check("top", top))
+
+    def require_axes(self, count: int) -> None:
+        """Raise InvalidArgument unless the pixel has so many numbers: 2 in an image, 3 in a volume."""
+        if len(self.pixel) != count:
+            place = "(row, column)" if count == 2 else "(plane, row, column) in a volume"
+            raise InvalidArgument.of("pixel", f"expected {place}, got {self.pixel}")

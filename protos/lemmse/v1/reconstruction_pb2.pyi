@@ -322,7 +322,8 @@ class ReconstructRequest(_message.Message):
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, (H, W) or (H, W, C), float, intensities of the clean
-        image in [0, 1].
+        image in [0, 1]. For an index whose patch_depth is more than 1, a volume,
+        (D, H, W) or (D, H, W, C); maps of sigma, masks and results likewise.
         """
 
     @_builtins.property
@@ -630,6 +631,7 @@ class ExplainRequest(_message.Message):
     COLUMN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    PLANE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     sigma: _builtins.float
     row: _builtins.int
@@ -637,6 +639,8 @@ class ExplainRequest(_message.Message):
     column: _builtins.int
     top: _builtins.int
     """Number of contributors to return, 1 to 4096."""
+    plane: _builtins.int
+    """Plane of the pixel in a volume; not set for an image."""
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, as in ReconstructRequest. If the pre-inverse is identity,
@@ -660,17 +664,22 @@ class ExplainRequest(_message.Message):
         column: _builtins.int = ...,
         top: _builtins.int = ...,
         mask: _tensor_pb2.Tensor | None = ...,
+        plane: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "column", b"column", "index", b"index", "mask", b"mask", "noise", b"noise", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "column", b"column", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
+    _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
     _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plane) -> _WhichOneofReturnType__plane | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_noise) -> _WhichOneofReturnType_noise | None: ...
 
@@ -690,7 +699,9 @@ class Contributor(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     SYMMETRY_FIELD_NUMBER: _builtins.int
     image: _builtins.int
-    """Number of the training image, in the order of the index, from 0."""
+    """Number of the training image, in the order of the index, from 0; in an index
+    of volumes that of a plane.
+    """
     source: _builtins.str
     """Source of that image: a file name, or a number in an array."""
     row: _builtins.int

@@ -7,21 +7,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract.errors import DataLoss, InvalidArgument
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Explanation, Result
+from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, Result
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
-from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
-from lemmse.estimator.costs import exact_work, request_work
+from lemmse.estimator.cancellation import Cancel, never
+from lemmse.estimator.contributors import contributors
+from lemmse.estimator.costs import exact_work, pixels_of, request_work
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
 from lemmse.estimator.local import LocalBackend
@@ -43,9 +43,7 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
-from lemmse.index.images.symmetries import SYMMETRIES
 from lemmse.index.sources import intensities
-from lemmse.index.storage.manifest import REMEDY
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
@@ -165,14 +163,13 @@ class Reconstructor:
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
             queries = cut_queries(self._backend, observation, refinement)
             image = self._aggregate(observation, options, refinement)
             plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
-            height, width, _ = observation.y.shape
-            posteriors = pixel_posteriors(self._backend, queries, plan, height * width)
+            posteriors = pixel_posteriors(self._backend, queries, plan, observation.pixels)
         else:
             image = Centres(self.index.manifest.channels, options.maps)
             plan = plan_whole_images(options, refinement, cancelled)
@@ -240,16 +237,21 @@ class Reconstructor:
     def joint_options(self, measurement: Measurement, options: Options) -> Options | None:
         """Return the options with which `answer_together` answers a measurement as `answer` does.
 
-        It is None for what it does not answer: other estimators and modes, noise maps and masks.
+        It is None for what it does not answer: other estimators and modes, noise maps and masks, volumes.
         """
         if options.estimator != "le-mmse" or options.mode not in ("auto", "exact"):
             return None
+        if self._volumes:
+            return None
         if measurement.mask is not None or not isinstance(measurement.sigma, float):
             return None
-        height, width = measurement.y.shape[:2]
-        if options.mode == "auto" and exact_work(self._backend, height * width) > self.exact_work:
+        if options.mode == "auto" and exact_work(self._backend, self.pixels(measurement)) > self.exact_work:
             return None
         return replace(options, mode="exact")
+
+    def pixels(self, measurement: Measurement) -> int:
+        """Return the number of pixels of a measurement; in volumes, those of all planes."""
+        return pixels_of(self._backend, measurement)
 
     def work(self, measurement: Measurement, options: Options) -> float:
         """Return the expected work of `answer`, in multiply-adds of the exact sum."""
@@ -282,7 +284,7 @@ class Reconstructor:
         *,
         sigma: ArrayLike,
         mask: ArrayLike | None = None,
-        pixel: tuple[int, int],
+        pixel: Sequence[int],
         top: int = 16,
         cancelled: Cancel = never,
     ) -> Explanation:
@@ -292,8 +294,8 @@ class Reconstructor:
         ----------
         y, sigma, mask, cancelled
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of training patches to return, >= 1; all are returned if there are fewer. Equal patches are
             returned separately.
@@ -328,40 +330,45 @@ class Reconstructor:
     ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
-        row, column = options.pixel
-        n = np.array([row * observation.y.shape[1] + column])
+        options.require_axes(3 if self._volumes else 2)
+        place = (0, *options.pixel)[-3:]  # an image is plane 0
+        n = np.array([np.ravel_multi_index(place, observation.y.shape[:3])])
         sums = cut_queries(self._backend, observation).sums(n, spec)
         posterior = sums.posterior(manifest.channels)
-        heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
-        contributors = (
-            contributor
-            for key, weight in heaviest
-            if key >= 0
-            for contributor in self._contributors(key, weight, top, cancelled)
-        )
+        keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
+        heaviest = contributors(self.index, keys, weights, top, cancelled)
         return Explanation(
-            contributors=tuple(one.scaled(measurement.white_level) for one in islice(contributors, top)),
+            contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
             diagnostics=self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start),
         )
 
-    def _observe(self, measurement: Measurement) -> Observation:
-        return as_observation(measurement, self.index.manifest.channels)
+    def _observe(self, measurement: Measurement, cancelled: Cancel = never) -> Observation:
+        return as_observation(measurement, self.index.manifest.channels, cancelled, volume=self._volumes)
+
+    @property
+    def _volumes(self) -> bool:
+        """Whether patches lie in several planes of a volume."""
+        return self.index.manifest.patch_depth > 1
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
         """Return the collector that makes an image from the posteriors of patches."""
         if refinement.aggregate == "centre":
             return Centres(self.index.manifest.channels, options.maps)
         self._backend.require_clean_keys("aggregate", "overlap")
-        height, width, _ = shape = observation.y.shape
-        positions = np.arange(height * width).reshape(height, width, 1)
-        return Overlap(shape, options.maps, lambda n: self._backend.patches(positions, n))
+        *pixels, channels = observation.y.shape
+        positions = np.arange(observation.pixels).reshape(*pixels, 1)
+        return Overlap(
+            observation.pixels, channels, options.maps, lambda n: self._backend.patches(positions, n)
+        )
 
     @cached_property
     def _whole_images(self) -> WholeImages:
         """The training images, for the estimators that compare whole images."""
+        if self._volumes:
+            raise InvalidArgument.of("estimator", "expected le-mmse for an index of volumes")
         if not any(self.index.image_size):
             raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
@@ -390,31 +397,20 @@ class Reconstructor:
         if options.certified:
             certified = float((arrays["error"] <= 10 ** (-requested_accuracy(options) / 20)).mean())
         diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
-        return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
+        shape = measurement.y.shape
+        return _result(arrays, shape, 3 if self._volumes else 2, diagnostics).scaled(measurement.white_level)
 
     def _whole_image_posterior(
         self, observation: Observation, options: Options, plan: SumPlan
     ) -> Iterator[PixelPosteriors]:
         """Yield the posterior of MMSE or E-MMSE: one query, whose target is the whole image."""
-        y = observation.y
+        whole, precision = self._whole_images, observation.precision
+        (y,) = observation.y
         equivariant = options.estimator == "e-mmse"
-        sums = self._whole_images.sums(y, observation.precision, plan.spec, equivariant=equivariant)
-        n = np.arange(y.shape[0] * y.shape[1])
+        precision = precision if observation.is_white else precision[0]
+        sums = whole.sums(y, precision, plan.spec, equivariant=equivariant)
+        n = np.arange(observation.pixels)
         yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
-
-    def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
-        """Yield at most `most` training patches that equal a key, each with this weight."""
-        start, stop = self.index.patch_range(key)
-        patches = start, min(stop, start + most)
-        symmetries = self.index.symmetries(*patches).tolist()
-        for (image, row, column), symmetry in zip(self.index.ids(*patches).tolist(), symmetries, strict=True):
-            raise_if_cancelled(cancelled)
-            if symmetry >= len(SYMMETRIES):
-                raise DataLoss(f"a patch is of symmetry {symmetry}, which does not exist; {REMEDY}")
-            value = tuple(self.index.pixel(image, row, column).tolist())
-            yield Contributor(
-                image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]
-            )
 
     def _diagnostics(
         self,
@@ -472,11 +468,11 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[f
 
 
 def _result(
-    arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], diagnostics: Diagnostics
+    arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], axes: int, diagnostics: Diagnostics
 ) -> Result:
-    """Return the result made from arrays with a row for each pixel, for a measurement of shape (H, W, …)."""
-    maps = {
-        name: arrays[name].reshape(shape if info.per_channel else shape[:2])
+    """Return the result made from arrays with a row for each pixel, the first so many axes of y's shape."""
+    maps: dict[str, Any] = {
+        name: arrays[name].reshape(shape if info.per_channel else shape[:axes])
         for name, info in RESULT_MAPS.items()
         if name in arrays
     }

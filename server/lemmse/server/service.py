@@ -1,6 +1,5 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -31,7 +30,7 @@ from lemmse.server.compute import Compute, Joint
 from lemmse.server.config import ServerConfig
 from lemmse.server.failures import Ended, Failure
 from lemmse.server.items import items
-from lemmse.server.limits import admissible_bytes, require_fitting, require_possible
+from lemmse.server.limits import admissible_bytes, require_fitting, require_pixels, require_possible
 from lemmse.server.metrics import Stopwatch, answered, phase, queued
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
@@ -102,7 +101,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             if incoming.complete and size > INLINE_BYTES:
                 raise InvalidArgument.of(
                     "y",
-                    f"the answer takes {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream",
+                    f"the answer may take {size} bytes, one message holds {INLINE_BYTES}; use "
+                    f"ReconstructStream",
                 )
             with self._memory.held(nbytes):
                 result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)
@@ -196,6 +196,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         def prepare() -> tuple[Measurement, Reconstructor, float]:
             measurement = read_measurement(incoming)
             reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
+            require_pixels(reconstructor.pixels(measurement), self._config)
             return measurement, reconstructor, reconstructor.work(measurement, options)
 
         with phase("decode"):
@@ -213,7 +214,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             wait=wait,
             joint=_joint(reconstructor, measurement, options),
         )
-        answered(result.diagnostics, math.prod(measurement.y.shape[:2]), options.accuracy_db)
+        answered(result.diagnostics, reconstructor.pixels(measurement), options.accuracy_db)
         return result
 
     async def _computed(
@@ -240,6 +241,6 @@ def _joint(reconstructor: Reconstructor, measurement: Measurement, options: Opti
     return Joint(
         key=(reconstructor, measurement.sigma, shared),
         argument=measurement,
-        queries=math.prod(measurement.y.shape[:2]),
+        queries=reconstructor.pixels(measurement),
         work=lambda measurements, cancelled: reconstructor.answer_together(measurements, shared, cancelled),
     )

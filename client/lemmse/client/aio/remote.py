@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc.aio
 
 from lemmse.client import unary
+from lemmse.client.aio.admin import AsyncAdmin
 from lemmse.client.aio.interface import AsyncClient, Batch, read
 from lemmse.client.aio.stream import AsyncStream
 from lemmse.client.attempts import Attempts
@@ -45,6 +46,13 @@ class AsyncRemoteClient(AsyncClient):
 
     def __repr__(self) -> str:
         return f"<AsyncRemoteClient {self._servers}>"
+
+    @property
+    def admin(self) -> AsyncAdmin:
+        """Changes of the indexes of the server."""
+        self._require_open()
+        self._servers.require_one()
+        return AsyncAdmin(self._ask)
 
     async def _close(self) -> None:
         for channel in self._channels.channels:
@@ -140,6 +148,7 @@ class AsyncRemoteClient(AsyncClient):
     async def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
         attempts = self._channels.attempts(timeout)
         while True:
+            self._require_open()
             server = self._channels.next()
             try:
                 with self._closing(), rpc_errors(server.address, attempts.request_id):

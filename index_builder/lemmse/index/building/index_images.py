@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemmse.index.reading import Index
 from lemmse.index.sources import Image
 
@@ -18,6 +21,11 @@ class IndexImages:
     def spec(self) -> str:
         """The index folder."""
         return str(self.index.folder)
+
+    @property
+    def depths(self) -> NDArray[np.int64]:
+        """Number of planes of each volume, of which the images are the planes."""
+        return self.index.depths
 
     def __len__(self) -> int:
         """Return the number of images."""

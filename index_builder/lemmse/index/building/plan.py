@@ -25,11 +25,16 @@ class BuildPlan:
     sources: tuple[str, ...]
     """Sources of the images to read."""
     patch_size: int
+    patch_depth: int
     physics: str
     pre_inverse: str
     boundary: str
     equivariance: str
     augment: str
+    stride: int
+    axes: str | None
+    range: tuple[float, float] | None
+    roi: str | None
     limit: int | None
     seed: int
     memory: int
@@ -61,7 +66,9 @@ class BuildPlan:
                 f"expected an unfinished build of format {FORMAT} in {folder}, got one of format "
                 f"{content.get('format')} by lemmse {content.get('lemmse')}; remove that folder to begin anew"
             )
-        return cls(**content | {name: tuple(content[name]) for name in ("base_sources", "sources")})
+        for name in ("base_sources", "sources", "range"):
+            content[name] = None if content[name] is None else tuple(content[name])
+        return cls(**content)
 
     def require_same(self, unfinished: "BuildPlan", folder: Path) -> None:
         """Raise InvalidArgument unless an unfinished build has the same plan.
@@ -74,7 +81,7 @@ class BuildPlan:
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(unfinished, field.name)
             if ours != theirs:
-                ours, theirs = (" ".join(x) if isinstance(x, tuple) else x for x in (ours, theirs))
+                ours, theirs = (" ".join(map(str, x)) if isinstance(x, tuple) else x for x in (ours, theirs))
                 raise InvalidArgument.of(
                     field.name.replace("_", "-"),
                     f"expected {theirs} to go on with the unfinished build in {folder}, got {ours}; "

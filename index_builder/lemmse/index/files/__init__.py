@@ -14,6 +14,7 @@ Builder and client read files by the same rules, which docs/files.md states.
 """
 
 from lemmse.index.files.layout import Layout
+from lemmse.index.files.limits import check_size
 from lemmse.index.files.open import IMAGES, READ, open_stack, read_map, read_mask
 from lemmse.index.files.output import Output
 from lemmse.index.files.outputs import WRITTEN, create_output
@@ -34,6 +35,7 @@ __all__ = [
     "Plane",
     "Scale",
     "Stack",
+    "check_size",
     "create_output",
     "divisor_hint",
     "find_files",

@@ -65,10 +65,9 @@ class HeldOutView(Index):
         """Number of training patches of each distinct key, (U,)."""
         return np.diff(np.searchsorted(self.kept_patches, self.whole.key_patches))[self.kept]
 
-    def patch_range(self, key: int) -> tuple[int, int]:
-        """Return the range of the training patches of a key: the first, and the one after the last."""
-        first, end = self.key_patches[key : key + 2].tolist()
-        return first, end
+    def patch_ranges(self, keys: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the range of the training patches of keys: the first, and the one after the last, (K, 2)."""
+        return np.stack([self.key_patches[keys], self.key_patches[keys + 1]], axis=1)
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return the targets t of patches start … stop − 1, (stop − start, C)."""
@@ -81,6 +80,14 @@ class HeldOutView(Index):
     def symmetries(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the symmetries of the copies that have patches start … stop − 1, (stop − start,)."""
         return _kept_rows(self.kept_patches, self.whole.symmetries, start, stop)
+
+    def ids_of(self, patches: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return training image, row and column of some patches, (N, 3)."""
+        return self.whole.ids_of(self.kept_patches[patches])
+
+    def symmetries_of(self, patches: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the symmetries of the copies that have some patches, (N,)."""
+        return self.whole.symmetries_of(self.kept_patches[patches])
 
     @cached_property
     def cell_keys(self) -> NDArray[np.int64]:

@@ -83,8 +83,12 @@ class Manifest:
     """Equivariance in addition to translations: none or offset."""
     augment: str
     """Symmetric copies that are added to the training images: none or dihedral."""
+    stride: int
+    """Distance of the rows, and of the columns, with centres of training patches, in pixels."""
     patch_size: int
     """Side of the patches in pixels, p."""
+    patch_depth: int
+    """Planes of the patches, p_z; 1 if the images are not planes of volumes."""
     keys: int
     """Number of training patches, including those of symmetric copies, M."""
     distinct: int
@@ -116,6 +120,11 @@ class Manifest:
     pictures: Pictures | None = None
     """The best refinements; None if not measured."""
 
+    @property
+    def patch_pixels(self) -> int:
+        """Number of pixels of a patch, p_z·p²."""
+        return self.patch_depth * self.patch_size**2
+
     def write(self, folder: Path) -> None:
         """Write the manifest to the folder of a version."""
         content = asdict(self)
@@ -143,7 +152,10 @@ class Manifest:
         if isinstance(found, int) and found != FORMAT:
             remedy = "update lemmse to read it" if found > FORMAT else "build it again"
             raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
-        if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
+        intact = _self_checksum(content) == expected
+        # Indexes that were built before there were volumes and strides have neither.
+        content = {"patch_depth": 1, "stride": 1, **content}
+        if not intact or set(content) != {f.name for f in fields(cls)}:
             raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}")
         try:
             content["sources"] = tuple(content["sources"])
@@ -183,7 +195,7 @@ class Manifest:
             if not right or not _PATH.fullmatch(path) or path == MANIFEST:
                 yield "files"
         found = Quantization(np.dtype(self.key_dtype), self.key_step, self.key_low)
-        if found not in quantizations(self.patch_size**2):
+        if found not in quantizations(self.patch_pixels):
             yield "key_step"
         if self.gaussians > self.keys:
             yield "gaussians"
