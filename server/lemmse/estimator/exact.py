@@ -72,7 +72,7 @@ def _padded(rows: Tensor) -> Tensor:
     on how many pixels there are.
     """
     missing = -len(rows) % (_VECTOR * torch.get_num_threads())
-    if len(rows) < QUERIES_OF_THREAD or not missing:
+    if len(rows) < QUERIES_OF_THREAD // 2 or not missing:  # even blocks of more have at least this many
         return rows
     return torch.cat([rows, rows[-1:].expand(missing)])
 
