@@ -31,7 +31,8 @@ ON_DEMAND = {
     "client/lemmse/client/jobs.py": {"index"},
     "client/lemmse/client/estimate_noise.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},
-    "client/lemmse/client/running.py": {"index"},
+    "client/lemmse/client/large_files.py": {"index"},
+    "client/lemmse/client/work.py": {"index"},
     "client/lemmse/integrations/deepinv.py": {"index"},
     "client/lemmse/client/slabs.py": {"index"},
 }

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
-from lemmse.client import aio, connect, slabs
+from lemmse.client import aio, connect, mosaic, slabs
 from lemmse.client.cli import main
 from lemmse.client.errors import InvalidArgument
 from lemmse.client.slabs import Slabs, parts
@@ -109,6 +109,38 @@ def test_all_clients_refuse(clients, y, message):
     for one in clients:
         with pytest.raises(InvalidArgument, match=message):
             one.reconstruct(y, sigma=0.1, index="grey")
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_all_clients_refuse_tiles_of_volumes(clients, monkeypatch, large):
+    monkeypatch.setattr(mosaic, "LARGE_PIXELS", 4)
+    options = {} if large else {"progress": print}
+    mask = np.arange(7) > 2
+    for one in clients:
+        for y in (GREY[0], GREY[0, 0], np.ma.masked_array(GREY[0], np.broadcast_to(mask, GREY[0].shape))):
+            with pytest.raises(
+                InvalidArgument, match=r"^y: expected an image.* grey is of volumes; send vol"
+            ):
+                one.reconstruct(y, sigma=0.1, index="grey", **options)
+        for option in ({"progress": print}, {"out": np.empty(COLOUR[0].shape)}):
+            with pytest.raises(InvalidArgument, match=r"got \(4, 5, 6, 3\); send a volume without them"):
+                one.reconstruct(COLOUR[0], sigma=0.1, index="colour", **option)
+
+
+def test_a_file_of_large_planes_is_read_in_slabs(tmp_path, folders, monkeypatch):
+    monkeypatch.setattr("lemmse.client.work.LARGE_PIXELS", 40)
+    monkeypatch.setattr("lemmse.index.files.open.LARGE_PIXELS", 40)
+    monkeypatch.setattr(slabs, "_LEAST", 2)
+    monkeypatch.setattr(slabs, "_PIXELS", 1)
+    sigma = RNG.uniform(0.1, 0.2, GREY.shape[2:])
+    np.save(tmp_path / "sigma.npy", sigma)
+    np.save(tmp_path / "in.npy", GREY[0])
+    arguments = [tmp_path / "in.npy", "--out", tmp_path / "out.npy", "--index", folders["grey"]]
+    told = command([*arguments, "--sigma", tmp_path / "sigma.npy", "--journal", tmp_path / "journal"])
+    assert told["planes"] == 5
+    with connect(folders["grey"]) as client:
+        whole = client.reconstruct(GREY[0], sigma=np.broadcast_to(sigma, GREY[0].shape))
+    assert np.abs(np.load(tmp_path / "out.npy") - whole.image).max() <= 0.501
 
 
 def test_the_description_has_the_planes(clients):

@@ -20,7 +20,7 @@ from lemmse.v1 import reconstruction_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 EDGES = [Client.reconstruct, Client.reconstruct_many]
-OTHERS = {"sigma", "mask", "nan", "index", "timeout"}
+OTHERS = {"sigma", "mask", "nan", "index", "out", "progress", "timeout"}
 """Keywords of the edges that are no options."""
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=[option.name for option in OPTIONS])

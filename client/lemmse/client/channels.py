@@ -82,6 +82,10 @@ class Channels(Generic[R, I]):
         self._contact = Contact(len(stubs))
         self._metadata = (("authorization", f"Bearer {servers.token}"),) if servers.token else ()
 
+    def __len__(self) -> int:
+        """Return the number of servers."""
+        return len(self.channels)
+
     def next(self) -> Server[R, I]:
         """Return the server whose turn it is."""
         return next(self._turns)

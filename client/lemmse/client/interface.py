@@ -1,13 +1,15 @@
 """The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import ArrayLike
 
-from lemmse.client.arguments import as_name, as_timeout
+from lemmse.client.arguments import as_name, as_timeout, time_left
+from lemmse.client.mosaic import Mosaic, is_large, settled
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
 from lemmse.contract.measurement import AUTO, Mask, Measurement, Sigma, measurements
 from lemmse.contract.options import ExplainOptions, Options
@@ -78,9 +80,17 @@ class Client(Closable, ABC):
         gaussian_share: float | None = None,
         quality: str = "paper",
         exclude: Collection[str | int] = (),
+        out: Any = None,
+        progress: Callable[[int, int], None] | None = None,
         timeout: float | None = None,
     ) -> Result:
         """Return the reconstruction of an image of any size: the posterior mean at every pixel.
+
+        An image of more than 2²² pixels is reconstructed tile by tile, each with as much of its surroundings
+        as its pixels depend on, and only the tiles at work are in memory. This holds for y, sigma, mask and
+        out: each may be any array with a shape and an element type that takes slices, such as those of Zarr,
+        Dask and `numpy.memmap`. Tiles are whole chunks where chunks have a usual size. Volumes are not
+        divided: `out` and `progress` are for images.
 
         Parameters
         ----------
@@ -142,19 +152,30 @@ class Client(Closable, ABC):
             `Contributor.source`, or numbers. A name stands for all images of that source, also without the
             place in brackets: "faces.npy" for "faces.npy[0]" and all others of that file. The mixture of
             Gaussians and the calibration stay those of the index.
+        out : array or mapping of str to array, optional
+            Where to write the image, or image and maps by name: arrays of the shapes of the results that take
+            assignments to slices. Integers are rounded and clipped. By default new arrays are made.
+        progress : callable, optional
+            Called as `progress(done, total)`, in pixels, as an image in tiles advances.
         timeout : float, optional
             Seconds to wait for the answer.
 
         Returns
         -------
         Result
-            The image and the maps, float32, in the shape and range of y, and diagnostics, among them the
-            estimated sigma and the PSNR to expect.
+            The image and the maps, float32 or what `out` gives, in the shape and range of y, and diagnostics,
+            among them the estimated sigma and the PSNR to expect.
 
         Raises
         ------
         LemmseError
             The image cannot be reconstructed; the class of the error gives the reason.
+
+        Examples
+        --------
+        >>> def denoise(client, scan):  # a Zarr array of 20 000 × 20 000
+        ...     image = zarr.create_array("clean.zarr", shape=scan.shape, chunks=scan.chunks, dtype="float32")
+        ...     client.reconstruct(scan, sigma=0.1, out=image)
 
         References
         ----------
@@ -162,6 +183,9 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
+        if out is not None or progress is not None or is_large(y):
+            mosaic = Mosaic(y, sigma=sigma, mask=mask, nan=nan, maps=options.maps, out=out, progress=progress)
+            return self.assemble(as_name(index), mosaic, options, as_timeout(timeout))
         measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
         return self._reconstruct(as_name(index), measurement, options, as_timeout(timeout))
 
@@ -318,6 +342,19 @@ class Client(Closable, ABC):
         """
         self._require_open()
         return self._get_index(as_name(name), as_timeout(timeout))
+
+    def assemble(self, index: str, mosaic: Mosaic, options: Options, timeout: float | None) -> Result:
+        """Return the reconstruction of an image that is divided into tiles."""
+        left = time_left(timeout)
+        if (sample := mosaic.sample) is not None:
+            mosaic.settle(self._estimate_noise(index, sample, left()))
+        if options.quality == "best":
+            index, options = settled(self._reconstruct(index, mosaic.probe, options, left()), options)
+        mosaic.begin(self._get_index(index, left()), options)
+        with closing(self._reconstruct_many(index, mosaic.measurements(), options, left())) as outcomes:
+            for outcome in outcomes:
+                mosaic.take(outcome)
+        return mosaic.result()
 
     @property
     def admin(self) -> "Admin":

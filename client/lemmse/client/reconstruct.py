@@ -5,9 +5,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,14 @@ from lemmse.client.jobs import Job, check_writable, plan
 from lemmse.client.journal import Journal
 from lemmse.client.progress import report_progress
 from lemmse.client.reports import failure, write_report
-from lemmse.client.running import Done, Reading, run
+from lemmse.client.running import run
 from lemmse.client.server_flags import server_flags
 from lemmse.client.slabs import Slabs
+from lemmse.client.work import Done, Reading
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import AUTO, NAN
 from lemmse.contract.results import Diagnostics, IndexInfo
-from lemmse.index.files import read_map, read_mask
+from lemmse.index.files import Plane, read_map, read_mask
 
 __all__ = ["as_axes", "as_mask", "as_range", "nan_flag", "reconstruct", "require_one_target"]
 
@@ -43,7 +43,7 @@ nan_flag = click.option(
 )
 
 
-def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | float | NDArray[np.float32]:
+def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | float | NDArray[Any] | Plane:
     """Return sigma as "auto", a positive number, or the map in a file."""
     if value == AUTO:
         return AUTO
@@ -56,7 +56,7 @@ def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | f
     return number
 
 
-def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[np.float32]:
+def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[Any] | Plane:
     try:
         return read_map(path)
     except LemmseError as error:
@@ -65,7 +65,7 @@ def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> N
         ) from error
 
 
-def as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
+def as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | Plane | None:
     """Return the mask in a file, or None if no file is given."""
     try:
         return None if value is None else read_mask(value)
@@ -197,7 +197,8 @@ def reconstruct(
     for note in planned.notes:
         report(note, "note")
     known = 1.0 if isinstance(options["sigma"], str) else options["sigma"]
-    if (sigma := float(np.mean(known))) > 1:
+    largest = max(float(np.max(part)) for part in _parts(known))
+    if (sigma := min(float(np.mean(part)) for part in _parts(known))) > 1:
         report(
             f"--sigma is in intensities of [0, 1], and {sigma:.6g} drowns an image; {sigma:.6g} of 255 is "
             f"{sigma / 255:.6g}",
@@ -220,13 +221,11 @@ def reconstruct(
                 dtype=None if dtype is None else np.dtype(dtype),
                 channels=channels.pop() if len(channels) == 1 else None,
                 mask=options["mask"],
-                sigma=float(np.max(known)),
+                sigma=largest,
                 slabs=_slabs(indexes, options),
             )
             progress("reconstruct", 0, len(jobs))
-            asked = options | {"index": index_name, "maps": maps, "progress": progress}
-            if journal is not None:
-                asked["begin"] = partial(journal.add, done=False)
+            asked = options | {"index": index_name, "maps": maps, "progress": progress, "journal": journal}
             for job, outcome in run(client, jobs, reading, **asked):
                 outcomes.append((job, outcome))
                 progress("reconstruct", len(outcomes), len(jobs))
@@ -299,12 +298,21 @@ def _settings(
     }
 
 
+def _parts(value: Any) -> Iterable[Any]:
+    """Return the parts of a large map in a file; what is in memory is one part."""
+    return value.bands() if isinstance(value, Plane) else [value]
+
+
 def _digest(value: Any) -> Any:
     """Return a value as JSON stores it; an array by its SHA-256."""
-    if isinstance(value, np.ndarray):
-        shape = f"{value.dtype} {value.shape} ".encode()
-        return hashlib.sha256(shape + np.ascontiguousarray(value).tobytes()).hexdigest()
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, np.ndarray | Plane):
+        return value
+    digest = hashlib.sha256(f"{value.dtype} {value.shape} ".encode())
+    for part in _parts(value):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:

@@ -25,6 +25,10 @@ _HINTS = {
 """What to do, by what gRPC says of a connection that failed."""
 
 
+_UNSENT = "Internal error from Core"
+"""What grpc.aio says, with the code INTERNAL, of a message that it sends while the connection is lost."""
+
+
 @contextmanager
 def rpc_errors(address: Address, request_id: str) -> Iterator[None]:
     """Raise the corresponding `LemmseError` if a gRPC call in the `with` block fails.
@@ -54,7 +58,7 @@ def _convert(error: grpc.RpcError, address: Address, request_id: str) -> LemmseE
         converted = from_status(status)
     else:
         details = one_line(call.details() or "", "no details")
-        if call.code() is grpc.StatusCode.UNAVAILABLE:
+        if call.code() is grpc.StatusCode.UNAVAILABLE or details == _UNSENT:
             # The connection, or a proxy. Nothing tells whether the server has seen the call.
             request_id = ""
             hint = next((hint for sign, hint in _HINTS.items() if sign in details), _NO_SERVER)

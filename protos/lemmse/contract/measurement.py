@@ -18,7 +18,7 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.lines import one_line
 from lemmse.contract.tensors import FloatArray, WireArray
 
-__all__ = ["AUTO", "NAN", "Mask", "Measurement", "Sigma", "measurements"]
+__all__ = ["AUTO", "NAN", "Mask", "Measurement", "Sigma", "measurements", "require_fit"]
 
 AUTO: Literal["auto"] = "auto"
 """The σ that is to be estimated."""
@@ -220,7 +220,7 @@ def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray | Litera
             raise InvalidArgument.of("sigma", f"expected a number, a map or auto, got {sigma!r}") from error
     if array.dtype.kind not in "fiu":
         raise InvalidArgument.of("sigma", f"expected numbers, got {array.dtype}")
-    _require_fit("sigma", array, shape)
+    require_fit("sigma", array.shape, shape)
     return _as_floats(array)
 
 
@@ -232,7 +232,7 @@ def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     if array.dtype.kind not in "bfiu" or (array.dtype.kind == "f" and np.isnan(array).any()):
         what = "NaN" if array.dtype.kind == "f" else array.dtype
         raise InvalidArgument.of("mask", f"expected booleans or numbers, not 0 where observed, got {what}")
-    _require_fit("mask", array, shape)
+    require_fit("mask", array.shape, shape)
     return array.astype(np.bool_)
 
 
@@ -247,12 +247,12 @@ def _both(mask: NDArray[np.bool_] | None, other: NDArray[np.bool_]) -> NDArray[n
     return mask & other
 
 
-def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+def require_fit(argument: str, got: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """Raise InvalidArgument unless a map has the shape of y, or one value for each pixel."""
     pixels = shape[:2] if len(shape) == 2 else shape[:-1]  # of an image, or of a volume with channels
-    if array.shape not in (shape, pixels, (*pixels, 1)):
+    if got not in (shape, pixels, (*pixels, 1)):
         wanted = " or ".join(dict.fromkeys(map(str, (pixels, shape))))
-        raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {array.shape}")
+        raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {got}")
 
 
 def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:

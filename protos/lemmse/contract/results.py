@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from math import prod
+from math import log10, prod
 from os import PathLike
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     "MapInfo",
     "NoiseEstimate",
     "Result",
+    "combined",
     "result_bytes",
 ]
 
@@ -66,6 +67,42 @@ class Diagnostics:
     """Mean square error to expect beyond the posterior variance, in squared intensities of [0, 1]: high where
     the training images do not describe this image. About 0 if σ was estimated. None like
     `expected_psnr_db`."""
+
+
+def combined(parts: Sequence[tuple[Diagnostics, int]]) -> Diagnostics:
+    """Return the diagnostics of an image from those of its tiles, each with its number of pixels.
+
+    Seconds are added, accuracies and scores are those of all pixels together, and the mode is hybrid if that
+    of any tile is.
+    """
+    each = [one for one, _ in parts]
+    total = sum(pixels for _, pixels in parts)
+    expected = [one.expected_accuracy_db for one in each if one.expected_accuracy_db is not None]
+    return replace(
+        each[0],
+        mode="hybrid" if any(one.mode == "hybrid" for one in each) else each[0].mode,
+        keys_touched=sum(one.keys_touched * pixels for one, pixels in parts) / total,
+        seconds=sum(one.seconds for one in each),
+        expected_accuracy_db=min(expected, default=None),
+        estimated_accuracy_db=_mean_db([(one.estimated_accuracy_db, pixels) for one, pixels in parts], total),
+        certified=_mean([(one.certified, pixels) for one, pixels in parts]),
+        expected_psnr_db=_mean_db([(one.expected_psnr_db, pixels) for one, pixels in parts]),
+        misfit=_mean([(one.misfit, pixels) for one, pixels in parts]),
+    )
+
+
+def _mean(parts: Sequence[tuple[float | None, int]]) -> float | None:
+    """Return the mean of numbers with their weights, without those that are not known."""
+    known = [(value, pixels) for value, pixels in parts if value is not None]
+    total = sum(pixels for _, pixels in known)
+    return sum(value * pixels for value, pixels in known) / total if known else None
+
+
+def _mean_db(parts: Sequence[tuple[float | None, int]], total: int | None = None) -> float | None:
+    """Return the PSNR in dB of all pixels; of `total` pixels if those that are not known have no error."""
+    known = [(10 ** (-db / 10), pixels) for db, pixels in parts if db is not None]
+    square = sum(square * pixels for square, pixels in known)
+    return -10 * log10(square / (total or sum(pixels for _, pixels in known))) if known else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lemmse.estimator.cancellation import query_block, raise_if_cancelled
+from lemmse.estimator.cancellation import QUERIES_OF_THREAD, even_blocks, query_block, raise_if_cancelled
 from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
@@ -26,6 +26,10 @@ __all__ = ["exact_sums"]
 _FLOOR = -100.0
 """Scores are clamped to this distance below the largest of their tile: 2^−100 is negligible relative to 1,
 and not a denormal number, which would make every product several times slower."""
+
+
+_VECTOR = 32
+"""Multiple of the length of the vectors in which numbers are computed."""
 
 
 def exact_sums(
@@ -53,8 +57,7 @@ def exact_sums(
     ----------
     arXiv 2601.10334, the LE-MMSE estimator.
     """
-    step = query_block(queries.u.device) if fused is None else fused.query_block
-    blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
+    blocks = even_blocks(len(queries), query_block(queries.u.device) if fused is None else fused.query_block)
     sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec, fused) for rows in blocks])
     return sums.with_exact_errors(keys.t_length, spec.outputs, spec.reference)
 
@@ -73,8 +76,22 @@ def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | 
     sharp = queries.sharp(scale)
     for centre, mask in ((None, left & ~sharp), (scale.centre, left & sharp)):
         rows_of_blocks = torch.split(mask.nonzero()[:, 0], query_block(mask.device)) if mask.any() else ()
-        parts += [(rows, _sums(keys, queries.rows(rows), centre, spec)) for rows in rows_of_blocks]
+        for rows in rows_of_blocks:
+            sums = _sums(keys, queries.rows(_padded(rows)), centre, spec)
+            parts.append((rows, sums.take(torch.arange(len(rows), device=rows.device))))
     return PosteriorSums.gather(parts)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Return rows with the last one repeated, so that all threads have whole vectors of the scores of many.
+
+    torch rounds exp2 of the numbers that are left over in another way, and the sums of a pixel would depend
+    on how many pixels there are.
+    """
+    missing = -len(rows) % (_VECTOR * torch.get_num_threads())
+    if len(rows) < QUERIES_OF_THREAD // 2 or not missing:  # even blocks of more have at least this many
+        return rows
+    return torch.cat([rows, rows[-1:].expand(missing)])
 
 
 def _sums(keys: Keys, queries: Queries, centre: Tensor | None, spec: SumSpec) -> PosteriorSums:
@@ -107,7 +124,8 @@ def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
         log_max=(score_max[:, 0] + query_terms) / LOG2_E,
         moments=moments.double(),
         patches=patches,
-        w2=(w.square_() @ tile.moments[:1].T if outputs.ess else moments[:, :0]).double(),
+        # BLAS adds the product with one row in an order that depends on Q, with two it does not.
+        w2=((w.square_() @ tile.moments[:2].T)[:, :1] if outputs.ess else moments[:, :0]).double(),
         error_variance=moments[:, :0].double(),
         bounds=moments[:, :0].double(),
         top_log_w=(top_score + query_terms[:, None]) / LOG2_E,

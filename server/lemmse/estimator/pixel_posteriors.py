@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.backend import Backend
+from lemmse.estimator.cancellation import even_blocks
 from lemmse.estimator.closed_loop import sums_to_accuracy
 from lemmse.estimator.image_queries import ImageQueries, WhitenedQueries, joint_sums
 from lemmse.estimator.planning import SumPlan
@@ -57,8 +58,8 @@ def pixel_posteriors(
     pixels : int
         Number of pixels, D·H·W.
     """
-    for start in range(0, pixels, _BLOCK):
-        n = np.arange(start, min(start + _BLOCK, pixels))
+    for block in even_blocks(pixels, _BLOCK):
+        n = np.arange(block.start, block.stop)
         if plan.goal is not None:
             sums, scale, square, evaluated = sums_to_accuracy(queries, n, plan, plan.goal)
         else:

@@ -4,6 +4,7 @@ They validate their arguments in the methods of `Client`, which return what `_re
 return: here, something to await.
 """
 
+import asyncio
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import (
@@ -16,12 +17,15 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from numpy.typing import ArrayLike
 
+from lemmse.client.arguments import time_left
 from lemmse.client.interface import Client, Closable, without_server
+from lemmse.client.mosaic import Mosaic, settled
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
@@ -98,6 +102,31 @@ class AsyncClient(Closable, ABC):
         if not self._closed:
             self._closed = True
             await self._close()
+
+    async def assemble(self, index: str, mosaic: Mosaic, options: Options, timeout: float | None) -> Result:
+        """Return the reconstruction of an image that is divided into tiles, as `Client.assemble` does.
+
+        Tiles are read and written in threads.
+        """
+        left = time_left(timeout)
+        if (sample := await asyncio.to_thread(lambda: mosaic.sample)) is not None:
+            mosaic.settle(await self._estimate_noise(index, sample, left()))
+        if options.quality == "best":
+            answer = await self._reconstruct(
+                index, await asyncio.to_thread(lambda: mosaic.probe), options, left()
+            )
+            index, options = settled(answer, options)
+        mosaic.begin(await self._get_index(index, left()), options)
+        tiles = mosaic.measurements()
+
+        async def measurements() -> AsyncIterator[Measurement | InvalidArgument]:
+            while (tile := await asyncio.to_thread(next, tiles, None)) is not None:
+                yield tile
+
+        async with aclosing(self._reconstruct_many(index, measurements(), options, left())) as outcomes:
+            async for outcome in outcomes:
+                await asyncio.to_thread(mosaic.take, outcome)
+        return mosaic.result()
 
     @abstractmethod
     async def _close(self) -> None: ...

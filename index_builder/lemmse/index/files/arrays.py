@@ -5,6 +5,7 @@ Where volumes are expected, one with three is (Z, Y, X), with four (T, Z, Y, X),
 """
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.files.layout import Layout
-from lemmse.index.files.limits import MAX_SAMPLES, check_size
+from lemmse.index.files.limits import MAX_SAMPLES
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata, Stack
 
@@ -53,7 +54,8 @@ def open_array(
     if path.suffix.lower() == ".npy":
         array: NDArray[Any] = npy.open_memmap(path, mode="r")
         axes = array_axes(array.shape, axes, volumes=volumes)
-        return _stack(array, Header(array.shape, array.dtype, array.flags.fnc), axes, stated, Metadata())
+        header = Header(array.shape, array.dtype, array.flags.fnc)
+        return replace(_stack(array, header, axes, stated, Metadata()), divisible=True)
     headers = npz_headers(path)
     if len(headers) != 1:
         listing = ", ".join(f"{name} {header}" for name, header in headers.items()) or "none"
@@ -107,5 +109,4 @@ def _stack(
     metadata: Metadata,
 ) -> Stack:
     layout = Layout.checked(axes, header.shape)
-    check_size(*layout.plane_shape)
     return Stack(layout=layout, scale=Scale.of(header.dtype, stated=stated), array=array, metadata=metadata)

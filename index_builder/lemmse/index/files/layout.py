@@ -106,9 +106,9 @@ class Layout:
         i = self.axes.index(self.colour)
         return Layout(self.axes[:i] + self.axes[i + 1 :], self.shape[:i] + self.shape[i + 1 :])
 
-    def index(self, k: int) -> tuple[Any, ...]:
-        """Return the index of plane k in an array of this layout."""
-        index: list[Any] = [slice(None)] * len(self.axes)
+    def index(self, k: int, rows: slice = slice(None), columns: slice = slice(None)) -> tuple[Any, ...]:
+        """Return the index of plane k, or of some of its rows and columns, in an array of this layout."""
+        index: list[Any] = [{"Y": rows, "X": columns}.get(letter, slice(None)) for letter in self.axes]
         for i, n in zip(self._loop_axes, np.unravel_index(k, self.loops) if self.loops else (), strict=True):
             index[i] = int(n)
         return tuple(index)

@@ -10,7 +10,7 @@ import numpy as np
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument
 from lemmse.index.files.arrays import array_axes
 from lemmse.index.files.layout import Layout
-from lemmse.index.files.limits import MAX_SAMPLES, check_size
+from lemmse.index.files.limits import MAX_SAMPLES
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata, Stack
 
@@ -60,7 +60,6 @@ def open_zarr(
     """
     array, found, group = find_array(path)
     layout = Layout.checked(array_axes(array.shape, axes or found, volumes=volumes), array.shape)
-    check_size(*layout.plane_shape)
     details = {
         "attributes": dict(array.attrs if group is None else group.attrs),
         "group": group is not None,
@@ -73,6 +72,7 @@ def open_zarr(
         scale=Scale.of(np.dtype(array.dtype), stated=stated),
         array=array,
         metadata=Metadata(details=details),
+        divisible=True,
     )
 
 
