@@ -108,7 +108,8 @@ class Client(Closable, ABC):
         budget : int, optional
             Largest number of keys that hybrid sums for a patch, >= 1; by default there is no limit.
         maps : collection of str
-            Maps to return with the image: "variance", "ess", "log_density", "error". Mode topk has no error.
+            Maps to return with the image: "variance", "ess", "log_density", "error", "source". Mode topk has
+            no error.
         error : str
             Kind of the map error: it bounds |image − exact| for 95 % of the pixels ("estimated") or for all
             ("certified").

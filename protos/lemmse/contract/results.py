@@ -88,6 +88,9 @@ class Result:
     error: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=1))
     """Bound on |image − sum over all keys|, for 95 % of the pixels (estimated) or for all (certified), in the
     unit and shape of y."""
+    source: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
+    """Number of the training image, in the order of the index, from which the training patch with the largest
+    weight comes, in whole numbers, (H, W); −1 if no training patch counts."""
     white_level: float = 1.0
     """The value of intensity 1 in the image: 1, or 255 or 65535 if y was of uint8 or uint16."""
 

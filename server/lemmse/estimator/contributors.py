@@ -1,4 +1,4 @@
-"""The training patches of keys, for explanations."""
+"""The training patches and images of keys, for explanations."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -14,7 +14,7 @@ from lemmse.index.images.symmetries import SYMMETRIES
 from lemmse.index.ranges import row_slices
 from lemmse.index.storage.manifest import REMEDY
 
-__all__ = ["contributors"]
+__all__ = ["contributors", "heaviest_images"]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -62,6 +62,33 @@ def contributors(
     found = (ids.tolist(), np.repeat(weights, counts).tolist(), values.tolist(), symmetries.tolist())
     for (image, row, column), weight, value, symmetry in zip(*found, strict=True):
         yield Contributor(image, labels[image], row, column, weight, tuple(value), SYMMETRIES[symmetry])
+
+
+def heaviest_images(index: Index, keys: NDArray[np.int64], cancelled: Cancel) -> NDArray[np.int64]:
+    """Return the number of a training image for each key, (K,): the first one with a patch that equals it.
+
+    Parameters
+    ----------
+    index : Index
+        The index.
+    keys : int, (K,)
+        Numbers of keys; -1 for none, which is of image -1.
+    cancelled : callable
+        Polled between reads.
+
+    Raises
+    ------
+    Cancelled
+        `cancelled()` was true.
+    DataLoss
+        The index is damaged.
+    """
+    distinct, rows = np.unique(keys, return_inverse=True)
+    images = np.full(len(distinct), -1)
+    known = distinct >= 0
+    patches = _in_order(index.patch_ranges, distinct[known], cancelled)[:, 0]
+    images[known] = _in_order(index.ids_of, patches, cancelled)[:, 0]
+    return images[rows]
 
 
 def _in_order(

@@ -393,7 +393,9 @@ class Reconstructor:
         equivariant = options.estimator == "e-mmse"
         sums = self._whole_images.sums(y, observation.precision, plan.spec, equivariant=equivariant)
         n = np.arange(y.shape[0] * y.shape[1])
-        yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
+        posterior = sums.posterior(y.size)
+        image = posterior.top_key // len(n) if equivariant else posterior.top_key
+        yield PixelPosteriors(n, replace(posterior, source=image), sums.keys_evaluated)
 
     def _diagnostics(
         self,
