@@ -224,6 +224,7 @@ class Client(Closable, ABC):
         mask: Mask = None,
         pixel: tuple[int, int],
         top: int = 16,
+        context: int | None = None,
         index: str | None = None,
         timeout: float | None = None,
     ) -> list[Contributor]:
@@ -237,6 +238,10 @@ class Client(Closable, ABC):
             Row and column of the pixel in y.
         top : int
             Number of patches to return, 1 to 4096.
+        context : int, optional
+            Return with each patch also its pixels and so many pixels around it on each side, >= 0, as
+            `Contributor.crop`; those of all patches must fit into a message of 4 MiB. By default there are
+            none.
 
         Returns
         -------
@@ -245,7 +250,7 @@ class Client(Closable, ABC):
         """
         self._require_open()
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top)
+        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, context=context)
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:

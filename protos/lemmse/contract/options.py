@@ -80,19 +80,22 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A whole number >= 1."""
+    """A whole number, >= 1 unless another bound is given."""
 
     most: float
     """Largest value."""
+    least: int = 1
+    """Least value."""
 
     def check(self, argument: str, value: Any) -> int:
         """Return the number."""
         try:
             count = operator.index(value)
         except TypeError as error:
-            raise InvalidArgument.of(argument, f"expected a whole number >= 1, got {value!r}") from error
-        if not 1 <= count <= self.most:
-            bound = ">= 1" if count < 1 else f"<= {self.most}"
+            expected = f"expected a whole number >= {self.least}"
+            raise InvalidArgument.of(argument, f"{expected}, got {value!r}") from error
+        if not self.least <= count <= self.most:
+            bound = f">= {self.least}" if count < self.least else f"<= {self.most}"
             raise InvalidArgument.of(argument, f"expected a whole number {bound}, got {count}")
         return count
 
@@ -304,9 +307,19 @@ class ExplainOptions:
     """Row and column of the pixel in the image, each >= 0."""
     top: int
     """Number of contributors to return, >= 1."""
+    context: int | None = None
+    """Pixels around the patch of each contributor that its crop shows on each side; None for no crops."""
 
     @classmethod
-    def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any, most: float = MAX_CONTRIBUTORS) -> Self:
+    def checked(
+        cls,
+        shape: tuple[int, ...],
+        *,
+        pixel: Any,
+        top: Any,
+        context: Any = None,
+        most: float = MAX_CONTRIBUTORS,
+    ) -> Self:
         """Return validated options for an image of shape (H, W, …), with at most `most` contributors.
 
         Raises
@@ -324,4 +337,6 @@ class ExplainOptions:
                 "pixel",
                 f"expected a row below {height} and a column below {width}, both >= 0, got ({row}, {column})",
             )
-        return cls(pixel=(row, column), top=Count(most).check("top", top))
+        if context is not None:
+            context = Count(_UINT32, least=0).check("context", context)
+        return cls(pixel=(row, column), top=Count(most).check("top", top), context=context)

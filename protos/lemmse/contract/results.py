@@ -182,10 +182,15 @@ class Contributor:
     symmetry: str
     """The symmetric copy of the training image from which the patch was taken, for example "rotate-90";
     "identity" is the image itself."""
+    crop: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """The clean patch, of side p, with `context` pixels on each side, in the range of y, float32,
+    (p + 2 context, p + 2 context, C), from that copy; beyond its border the image is continued as the index
+    says. None if no context was asked for."""
 
     def scaled(self, white_level: float) -> "Contributor":
         """Return a contributor that is in intensities, rescaled so that intensity 1 is `white_level`."""
-        return replace(self, value=tuple(value * white_level for value in self.value))
+        crop = None if self.crop is None else self.crop * np.float32(white_level)
+        return replace(self, value=tuple(value * white_level for value in self.value), crop=crop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -655,8 +655,8 @@ class ExplainRequest(_message.Message):
     top: _builtins.int
     """Number of contributors to return, 1 to 4096."""
     context: _builtins.int
-    """Pixels around the patch that Contributor.crop shows on each side, at most
-    1024; no crops if not given.
+    """Pixels around the patch that Contributor.crop shows on each side; no crops if
+    not given. All crops of an answer must fit into a message.
     """
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:

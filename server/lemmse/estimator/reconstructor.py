@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, Result
@@ -282,6 +283,7 @@ class Reconstructor:
         mask: ArrayLike | None = None,
         pixel: tuple[int, int],
         top: int = 16,
+        context: int | None = None,
         cancelled: Cancel = never,
     ) -> Explanation:
         """Return the training patches with the largest weights at one pixel of LE-MMSE, in mode exact.
@@ -295,6 +297,8 @@ class Reconstructor:
         top : int
             Number of training patches to return, >= 1; all are returned if there are fewer. Equal patches are
             returned separately.
+        context : int, optional
+            Pixels around each patch that its crop shows on each side; by default there are no crops.
 
         Raises
         ------
@@ -304,7 +308,9 @@ class Reconstructor:
             `cancelled()` was true.
         """
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, most=math.inf)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, context=context, most=math.inf
+        )
         return self.explain_pixel(measurement, options, cancelled)
 
     def explain_pixel(
@@ -328,13 +334,14 @@ class Reconstructor:
         manifest = self.index.manifest
         observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
+        _require_small(options.context, top, manifest.patch_size, manifest.channels)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
         row, column = options.pixel
         n = np.array([row * observation.y.shape[1] + column])
         sums = cut_queries(self._backend, observation).sums(n, spec)
         posterior = sums.posterior(manifest.channels)
         keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
-        heaviest = contributors(self.index, keys, weights, top, cancelled)
+        heaviest = contributors(self.index, keys, weights, top, options.context, cancelled)
         return Explanation(
             contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
             diagnostics=self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start),
@@ -456,12 +463,26 @@ def _result(
     arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], diagnostics: Diagnostics
 ) -> Result:
     """Return the result made from arrays with a row for each pixel, for a measurement of shape (H, W, …)."""
-    maps = {
+    maps: dict[str, Any] = {
         name: arrays[name].reshape(shape if info.per_channel else shape[:2])
         for name, info in RESULT_MAPS.items()
         if name in arrays
     }
     return Result(image=arrays["image"].reshape(shape), diagnostics=diagnostics, **maps)
+
+
+def _require_small(context: int | None, top: int, patch_size: int, channels: int) -> None:
+    """Raise InvalidArgument if the crops of an explanation do not fit into a message."""
+    if context is None:
+        return
+    side = patch_size + 2 * context
+    nbytes = top * side**2 * channels * np.dtype(np.float32).itemsize
+    if nbytes > INLINE_BYTES:
+        raise InvalidArgument.of(
+            "context",
+            f"expected crops of at most {INLINE_BYTES} bytes, got {top} of {side}x{side} pixels: {nbytes} "
+            "bytes; ask for fewer contributors, or for less context",
+        )
 
 
 def _open_backend(index: Index, device: str, scheduler: str | None) -> Backend:

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BOUNDARIES", "Images", "centres"]
+__all__ = ["BOUNDARIES", "Images", "centres", "continued"]
 
 BOUNDARIES = ("circular", "reflect", "valid")
 
@@ -84,9 +84,8 @@ class Images(Generic[Pixel]):
         first = self.first
         k, row, column = self.locate(n).T.astype(np.int64)
         offsets = np.arange(p) - p // 2
-        inside = _wrapped if boundary == "circular" else _mirrored
-        rows = inside(row[:, None] + offsets, self.sizes[k, :1])
-        columns = inside(column[:, None] + offsets, self.sizes[k, 1:])
+        rows = continued(row[:, None] + offsets, self.sizes[k, :1], boundary)
+        columns = continued(column[:, None] + offsets, self.sizes[k, 1:], boundary)
         index = (first[k, None] + rows * self.sizes[k, 1:])[:, :, None] + columns[:, None, :]
         cut: NDArray[Pixel] = self.pixels[index].reshape(len(n), -1)
         return cut
@@ -111,10 +110,19 @@ def centres(
     return (row[:, None] * width + column).ravel()
 
 
-def _wrapped(i: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
-    return i % size
+def continued(
+    i: NDArray[np.integer], size: NDArray[np.integer], boundary: str = "circular"
+) -> NDArray[np.int64]:
+    """Return the rows or columns that stand for any others, in images of some sizes.
 
+    They wrap around where the boundary is circular, and are mirrored about the first and the last otherwise.
 
-def _mirrored(i: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:
+    Examples
+    --------
+    >>> continued(np.arange(-2, 5), np.array(3)), continued(np.arange(-2, 5), np.array(3), "reflect")
+    (array([1, 2, 0, 1, 2, 0, 1]), array([2, 1, 0, 1, 2, 1, 0]))
+    """
+    if boundary == "circular":
+        return np.asarray(i % size)
     period = np.maximum(2 * (size - 1), 1)
-    return np.minimum(i % period, period - i % period)
+    return np.asarray(np.minimum(i % period, period - i % period))

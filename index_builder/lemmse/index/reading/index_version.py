@@ -329,6 +329,11 @@ class Index:
         """Return pixels of the training images, in intensities, (N, C)."""
         return intensities(zarr_store.take(self._arrays, "images/pixels", numbers))
 
+    def size_of(self, image: int) -> tuple[int, int]:
+        """Return the height and width of a training image."""
+        height, width = self._sizes[image].tolist()
+        return height, width
+
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
         """Heights and widths of the training images, (K, 2)."""
