@@ -1,4 +1,4 @@
-"""`lemmse build` in bounded memory, and `--update`."""
+"""`lemmse build` in bounded memory, `--update` and `--remove`."""
 
 import json
 import signal
@@ -33,6 +33,58 @@ def test_update_adds_images_and_calibrates(images, tmp_path):
     assert (index.version, index.manifest.images, index.manifest.patch_size) == ("2", 5, 3)
     assert (index.manifest.seed, index.manifest.sources) == (2, (str(first), str(second)))
     assert index.manifest.calibration is not None
+
+
+def test_remove_makes_a_version_without_images(images, tmp_path):
+    out, names = tmp_path / "index", tmp_path / "names.txt"
+    assert invoke("build", *images, "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
+    names.write_bytes(b"y.npy[0]\r\n\nx.npy[2]\n")
+    status, stdout, stderr = invoke(
+        "build", "--out", out, "--remove", "x.npy[0]", "--remove-file", names, "--no-calibrate"
+    )
+    assert status == 0
+    assert stderr.startswith("lemmse: note: images removed: 3; version 1 and older ones still have them: ")
+    assert ["removed", "3", "(cells,"] in [line.split()[:3] for line in stdout.splitlines()]
+    assert open_index(out).labels == ["x.npy[1]", "y.npy[1]"]
+    assert invoke("build", "--out", out, "--refit", "--no-calibrate")[0] == 0
+    assert (open_index(out).version, open_index(out).manifest.removed) == ("3", 0)
+    status, stdout, _ = invoke("inspect", out, "--images", "--json")
+    assert [json.loads(line) for line in stdout.splitlines()] == [
+        {"image": 0, "source": "x.npy[1]", "height": 9, "width": 8, "keys": 72},
+        {"image": 1, "source": "y.npy[1]", "height": 9, "width": 8, "keys": 72},
+    ]
+    status, stdout, _ = invoke("inspect", out, "--images")
+    assert [line.split() for line in stdout.splitlines()] == [
+        ["image", "source", "height", "width", "keys"],
+        ["0", "x.npy[1]", "9", "8", "72"],
+        ["1", "y.npy[1]", "9", "8", "72"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--remove", "z"], "error: remove: expected the source of a training image of 'index', got 'z'; "),
+        (["--remove", "x.npy", "more.npy"], "error: expected no SOURCE and no --update beside --remove"),
+        (["--remove", "x.npy", "--update"], "error: expected no SOURCE and no --update beside --remove"),
+        (["--remove", "x.npy", "--workers", "2"], "beside --remove only with --refit"),
+        (["--refit", "--seed", "3"], "error: seed: expected none with --remove or --refit, which builds as"),
+        (["--remove-file", "nowhere"], "error: remove-file: expected a file with a name in each line, got"),
+        (
+            ["--remove", "x.npy", "--remove", "y.npy"],
+            "error: remove: expected some images of 'index' to remain",
+        ),
+        ([], "error: Missing argument 'SOURCE...'."),
+    ],
+)
+def test_a_removal_that_is_refused_changes_nothing(images, tmp_path, arguments, message):
+    out = tmp_path / "index"
+    assert invoke("build", *images, "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
+    status, stdout, stderr = invoke("build", "--out", out, *arguments)
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+    assert message in stderr
+    assert open_index(out).version == "1"
+    assert not (tmp_path / ".index.building").exists()
 
 
 @pytest.mark.slow

@@ -68,6 +68,49 @@ def test_remote_and_embedded_agree(remote, embedded, options):
     assert_same(*results)
 
 
+@pytest.mark.parametrize("exclude", [[0], ["images.npy[0]"], np.array([0]), {"0", "images.npy[0]"}], ids=str)
+def test_an_excluded_image_counts_nowhere(client, embedded, exclude):
+    result = client.reconstruct(IMAGE, sigma=0.2, maps=MAPS, exclude=exclude)
+    assert_same(result, embedded.reconstruct(IMAGE, sigma=0.2, maps=MAPS, exclude=[0]))
+    assert result.diagnostics.keys == 36
+    assert (result.image != client.reconstruct(IMAGE, sigma=0.2).image).any()
+    found = client.explain(IMAGE, sigma=0.2, pixel=(1, 2), top=72, exclude=exclude)
+    assert {one.image for one in found} == {1}
+    assert sum(one.weight for one in found) == pytest.approx(1)
+
+
+def test_all_images_of_a_batch_exclude_the_same(remote, embedded):
+    batches = [
+        list(client.reconstruct_many([IMAGE, IMAGE[:3]], sigma=0.2, maps=MAPS, exclude=[1]))
+        for client in (remote, embedded)
+    ]
+    for one, other in zip(*batches, strict=True):
+        assert_same(one, other)
+        assert one.diagnostics.keys == 36
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        (["images.npx"], "expected the source of a training image of 'tiny', got 'images.npx'"),
+        ([2], "expected a number of an image below 2, got 2"),
+        (["images.npy"], "expected some images of 'tiny' to remain, got all 2"),
+        ("images.npy[0]", "expected a collection of names and numbers of images, got 'images.npy"),
+        ([""], "expected the name or the number .* got ''"),
+        ([-1], "expected the name or the number .* got '-1'"),
+        ([0.5], "expected the name or the number .* got '0.5'"),
+        ([True], "expected the name or the number .* got 'True'"),
+        (["\ud800"], "expected the name or the number"),
+        (5, "expected a collection of names and numbers of images, got 5"),
+    ],
+)
+def test_images_to_exclude_that_are_none(client, exclude, message):
+    with pytest.raises(InvalidArgument, match=f"exclude: {message}"):
+        client.reconstruct(IMAGE, sigma=0.2, exclude=exclude)
+    with pytest.raises(InvalidArgument, match=f"exclude: {message}"):
+        client.explain(IMAGE, sigma=0.2, pixel=(0, 0), exclude=exclude)
+
+
 def test_what_was_not_asked_for_is_the_formula_untouched(client):
     said = client.reconstruct(IMAGE, sigma=0.2).diagnostics
     assert (said.aggregate, said.bandwidth, said.gaussian_share) == ("centre", 0, 0)

@@ -149,7 +149,7 @@ def test_the_contract_has_no_other_maps():
         if field.message_type and field.message_type.name == "Tensor"
     }
     assert tensors == {"image", *MAPS}
-    assert {field.name for field in fields(Result)} == tensors | {"diagnostics"}
+    assert {field.name for field in fields(Result)} == tensors | {"diagnostics", "white_level"}
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -109,6 +109,18 @@ def assert_same(found, expected, off=1e-5):
     assert found.diagnostics.keys == expected.diagnostics.keys
 
 
+@pytest.mark.parametrize("mode", ["exact", "hybrid"])
+@pytest.mark.parametrize("exclude", [[0], [0, 1, 2, 4, 5, 6, 7]], ids=str)
+def test_excluded_images_are_left_out_on_workers(whole, parts, mode, exclude):
+    options = {"sigma": 0.2, "maps": MAPS, "mode": mode, "accuracy_db": 120, "exclude": exclude}
+    assert_same(*(one.reconstruct(measurement(), **options) for one in (parts, whole)), off=1e-4)
+    asked = {"sigma": 0.2, "pixel": (2, 3), "top": 5, "exclude": exclude}
+    found, expected = (one.explain(measurement(), **asked).contributors for one in (parts, whole))
+    assert [(one.image, one.row, one.column) for one in found] == [
+        (one.image, one.row, one.column) for one in expected
+    ]
+
+
 @pytest.fixture(scope="module", params=PROBLEMS, ids=lambda problem: problem.name)
 def problem(request):
     return request.param

@@ -92,6 +92,15 @@ def test_the_source_of_whole_images_is_one_for_all_pixels(lemmse, estimator):
     result = lemmse.reconstruct(rolled, sigma=0.1, estimator=estimator, maps=["source"])
     np.testing.assert_array_equal(result.source, np.full((6, 6), 2, np.float32))
     assert result.source.max() == 2  # a number, not an intensity, though y is of uint8
+    left = lemmse.reconstruct(rolled, sigma=0.1, estimator=estimator, maps=["source"], exclude=[0, 1])
+    assert set(np.unique(left.source)) == {2}
+
+
+@pytest.mark.parametrize("options", MODES, ids=lambda options: options["mode"])
+def test_images_that_are_left_out_are_no_sources(lemmse, options):
+    whole = lemmse.reconstruct(Y, sigma=0.1, maps=["source"], **options).source
+    source = lemmse.reconstruct(Y, sigma=0.1, maps=["source"], exclude=[0, 1], **options).source
+    np.testing.assert_array_equal(source, np.choose(whole.astype(int), [4, 3, 2]))
 
 
 def test_looking_images_up_can_be_cancelled(lemmse):

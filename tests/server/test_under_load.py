@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -228,6 +229,8 @@ def test_too_many_calls(larger_index):
         ({"max_work": 71 * 9 * 4}, {}, ["y"]),
         ({"max_k": 5}, {"mode": pb.MODE_TOPK, "topk": pb.TopK(k=6)}, ["k"]),
         ({"max_nprobe": 5}, {"mode": pb.MODE_TOPK, "topk": pb.TopK(nprobe=6)}, ["nprobe"]),
+        ({"max_exclude": 1}, {"exclude": ["0", "1"]}, ["exclude"]),
+        ({"max_work": 72 * 9 * 100}, {"exclude": ["0"]}, ["y"]),
     ],
 )
 def test_beyond_a_limit(tiny_index, settings, changes, fields):
@@ -242,14 +245,30 @@ def test_beyond_a_limit(tiny_index, settings, changes, fields):
 
 
 def test_at_the_limits(tiny_index):
-    settings = {"max_pixels": 100, "max_bytes": 800, "max_work": 72 * 9 * 100, "max_k": 6, "max_nprobe": 6}
+    settings = {"max_pixels": 100, "max_bytes": 800, "max_work": 72 * 9 * 104, "max_k": 6, "max_nprobe": 6}
+    settings["max_exclude"] = 1
     with serving(tiny_index, **settings) as channel:
         stub = ReconstructionServiceStub(channel)
         for asked in (
             request(y=image(10, 10), mode=pb.MODE_EXACT),
             request(mode=pb.MODE_TOPK, topk=pb.TopK(k=6, nprobe=6)),
+            request(exclude=["0"]),
         ):
             assert stub.Reconstruct(asked).HasField("image")
+
+
+def test_many_that_exclude_other_images_wait_for_each_other(tmp_path):
+    training = np.random.default_rng(0).random((5, 12, 12), np.float32)
+    np.save(tmp_path / "x.npy", training)
+    index = build([tmp_path / "x.npy"], tmp_path / "index", patch_size=3)
+    with serving(index) as channel, ThreadPoolExecutor(10) as pool:
+        stub = ReconstructionServiceStub(channel)
+        asked = [request(y=image(40, 40), exclude=[str(number % 5)]) for number in range(20)]
+        answers = list(pool.map(lambda one: stub.Reconstruct(one, timeout=60), asked))
+    for number in range(5):
+        same = {answer.image.data for answer in answers[number::5]}
+        assert len(same) == 1
+        assert {answer.diagnostics.keys for answer in answers[number::5]} == {4 * 144}
 
 
 def test_contributors_are_limited(tiny_index):

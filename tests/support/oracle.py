@@ -13,21 +13,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Oracle:
-    image: np.ndarray  # (H, W, C)
+    image: np.ndarray  # (H, W, C), or (D, H, W, C) of a volume, and so on
     variance: np.ndarray  # (H, W, C)
     ess: np.ndarray  # (H, W)
     log_density: np.ndarray  # (H, W)
     weights: np.ndarray  # (H, W, M), adding up to 1
-    ids: list[tuple[int, int, int]]  # image, row, column of each of the M
+    ids: list[tuple[int, ...]]  # image, row, column of each of the M; or volume, plane, row, column
 
     @classmethod
     def empty(cls, shape, ids):
         return cls(
             image=np.empty(shape),
             variance=np.empty(shape),
-            ess=np.empty(shape[:2]),
-            log_density=np.empty(shape[:2]),
-            weights=np.zeros((*shape[:2], len(ids))),
+            ess=np.empty(shape[:-1]),
+            log_density=np.empty(shape[:-1]),
+            weights=np.zeros((*shape[:-1], len(ids))),
             ids=ids,
         )
 

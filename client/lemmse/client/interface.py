@@ -1,7 +1,7 @@
 """The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -76,6 +76,7 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
         timeout: float | None = None,
     ) -> Result:
         """Return the reconstruction of an image of any size: the posterior mean at every pixel.
@@ -83,11 +84,13 @@ class Client(Closable, ABC):
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measurement. Pixels that a masked array of NumPy masks were not observed.
+            The measurement. Pixels that a masked array of NumPy masks were not observed. For an index of
+            volumes (`IndexInfo.patch_depth` > 1), a volume (D, H, W) or (D, H, W, C).
         sigma : float or array
-            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C).
+            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C);
+            for a volume (D, H, W) or (D, H, W, C).
         mask : array, optional
-            Mask of shape (H, W) or (H, W, C), 0 or False where y was not observed. The values of y there are
+            Mask of the same shapes, 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
             identity and equivariance none.
         index : str, optional
@@ -128,6 +131,11 @@ class Client(Closable, ABC):
             "paper" is the formula of the reference: aggregate centre, bandwidth 0, Gaussian share 0. "best"
             is the combination of these three that calibration found best at this noise level on held-out
             training images.
+        exclude : collection of str or int
+            Training images to leave out, as if they were not in the index: names of sources, as in
+            `Contributor.source`, or numbers. A name stands for all images of that source, also without the
+            place in brackets: "faces.npy" for "faces.npy[0]" and all others of that file. The mixture of
+            Gaussians and the calibration stay those of the index.
         timeout : float, optional
             Seconds to wait for the answer.
 
@@ -169,6 +177,7 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
         """Yield the reconstructions of images, lazily and in order.
@@ -182,10 +191,10 @@ class Client(Closable, ABC):
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, mask
-            As in `reconstruct`. A number, None or an array with two or three axes applies to all; a list,
+            As in `reconstruct`. A number, None or an array with two or more axes applies to all; a list,
             an array with one axis or any other iterable has one value for each image, in order.
         index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
-        gaussian_share, quality
+        gaussian_share, quality, exclude
             As in `reconstruct`, for all images.
         timeout : float, optional
             Timeout in seconds for the whole batch.
@@ -222,9 +231,10 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma,
         mask: Mask = None,
-        pixel: tuple[int, int],
+        pixel: Sequence[int],
         top: int = 16,
         context: int | None = None,
+        exclude: Collection[str | int] = (),
         index: str | None = None,
         timeout: float | None = None,
     ) -> list[Contributor]:
@@ -232,10 +242,10 @@ class Client(Closable, ABC):
 
         Parameters
         ----------
-        y, sigma, mask, index, timeout
+        y, sigma, mask, exclude, index, timeout
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of patches to return, 1 to 4096.
         context : int, optional
@@ -250,7 +260,9 @@ class Client(Closable, ABC):
         """
         self._require_open()
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, context=context)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude
+        )
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from lemmse.client.progress import report_progress
 from lemmse.client.reports import failure, write_report
 from lemmse.client.running import Done, Reading, run
 from lemmse.client.server_flags import server_flags
-from lemmse.contract.errors import LemmseError
+from lemmse.client.slabs import Slabs
+from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import read_map, read_mask
 
@@ -100,7 +101,8 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
     metavar="LETTERS",
     callback=as_axes,
     help="Axes of the inputs, such as TZCYX, instead of those that the files state: planes YX are "
-    "reconstructed one by one, S are the channels of a pixel.",
+    "reconstructed one by one, or together in Z (without Z, in T) if the patches of the index have several "
+    "planes; S are the channels of a pixel.",
 )
 @click.option(
     "--range",
@@ -204,6 +206,7 @@ def reconstruct(
                 channels=channels.pop() if len(channels) == 1 else None,
                 mask=options["mask"],
                 sigma=float(np.max(options["sigma"])),
+                slabs=_slabs(indexes, options),
             )
             progress("reconstruct", 0, len(jobs))
             asked = options | {"index": index_name, "maps": maps, "progress": progress}
@@ -237,6 +240,23 @@ def _indexes(client: Client, name: str | None, quality: str) -> list[IndexInfo]:
     return [client.get_index(name or "")]
 
 
+def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | None:
+    """Return how volumes are cut into slabs; None if the indexes are of images."""
+    depths = {index.patch_depth for index in indexes}
+    if depths <= {1}:
+        return None
+    circular = {index.boundary == "circular" for index in indexes}
+    if 1 in depths or len(circular) > 1:
+        raise InvalidArgument.of(
+            "--index-name",
+            "expected one of the indexes, since they differ in whether they are of volumes, or circular",
+        )
+    overlap = options["aggregate"] == "overlap" or (
+        options["aggregate"] is None and options["quality"] == "best"
+    )
+    return Slabs((2 if overlap else 1) * (max(depths) // 2), circular.pop())
+
+
 def _settings(
     indexes: Sequence[IndexInfo],
     axes: str | None,
@@ -257,11 +277,11 @@ def _settings(
 
 
 def _digest(value: Any) -> Any:
-    """Return a value as JSON can store it; an array by its SHA-256."""
+    """Return a value as JSON stores it; an array by its SHA-256."""
     if isinstance(value, np.ndarray):
         shape = f"{value.dtype} {value.shape} ".encode()
         return hashlib.sha256(shape + np.ascontiguousarray(value).tobytes()).hexdigest()
-    return value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:
@@ -272,17 +292,17 @@ def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:
         "input": str(job.source),
         "output": str(job.image),
         "maps": {name: str(path) for name, path in job.maps.items()},
-        "planes": len(outcome.diagnostics),
+        "planes": outcome.planes,
         **_summary(outcome.diagnostics),
     }
 
 
-def _summary(planes: Sequence[Diagnostics]) -> dict[str, Any]:
-    """Return the diagnostics of a file: of its first plane, but all seconds, and the least accuracies."""
-    summary = asdict(planes[0])
-    summary["seconds"] = sum(plane.seconds for plane in planes)
-    summary["keys_touched"] = sum(plane.keys_touched for plane in planes) / len(planes)
+def _summary(parts: Sequence[Diagnostics]) -> dict[str, Any]:
+    """Return the diagnostics of a file: of its first part, but all seconds, and the least accuracies."""
+    summary = asdict(parts[0])
+    summary["seconds"] = sum(part.seconds for part in parts)
+    summary["keys_touched"] = sum(part.keys_touched for part in parts) / len(parts)
     for name in ("expected_accuracy_db", "estimated_accuracy_db", "certified"):
-        known = [value for plane in planes if (value := getattr(plane, name)) is not None]
+        known = [value for part in parts if (value := getattr(part, name)) is not None]
         summary[name] = min(known, default=None)
     return summary

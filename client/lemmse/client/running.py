@@ -1,7 +1,8 @@
-"""Reconstruct files plane by plane, many at a time: an error of one file is the outcome of that file.
+"""Reconstruct files part by part, many at a time: an error of one file is the outcome of that file.
 
-Planes of all files go through one call of `reconstruct_many`, so that a client reads ahead across files. The
-outputs of a file get their names when all of its planes are written.
+A part is a plane, or a slab of a volume where the index is of volumes. Parts of all files go through one call
+of `reconstruct_many`, so that a client reads ahead across files. The outputs of a file get their names when
+all of its parts are written.
 """
 
 from collections import deque
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job
 from lemmse.client.progress import Progress
+from lemmse.client.slabs import Slabs, parts
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.lines import one_line
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Result
@@ -44,14 +46,18 @@ class Reading:
     """Nonzero where pixels were observed, or None for all: what other pixels hold does not matter."""
     sigma: float
     """Largest standard deviation of the noise, in intensities."""
+    slabs: Slabs | None = None
+    """How volumes are cut into parts; None if the index is of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """A file that was reconstructed."""
 
+    planes: int
+    """Number of its planes."""
     diagnostics: list[Diagnostics]
-    """How each of its planes was computed."""
+    """How each of its parts was computed."""
 
 
 class _Work:
@@ -74,29 +80,38 @@ class _Work:
         self.job = job
         self.error: Exception | None = None
         self.sent = self.answered = 0
-        """Numbers of planes."""
+        """Numbers of parts."""
         self.sending = True
-        """Whether planes may follow."""
+        """Whether parts may follow."""
         self.diagnostics: list[Diagnostics] = []
         self._reading = reading
         self._outputs: dict[str, Output] = {}
-        self.stack = open_stack(job.source, axes=reading.axes, stated=reading.stated)
+        self.stack = open_stack(
+            job.source, axes=reading.axes, stated=reading.stated, volumes=reading.slabs is not None
+        )
         try:
             if reading.channels is not None:
                 self.stack = self.stack.joined(reading.channels)
             self._check_channels()
+            self.parts = list(parts(self.stack.layout, reading.slabs))
             self._scale = _output_scale(self.stack.scale, reading.dtype)
             check_output(job.image.suffix.lower(), self.stack.layout, self._scale)
+            self._check_order()
         except BaseException:
             self.stack.close()
             raise
 
     @property
     def over(self) -> bool:
-        """Whether all planes that were sent are answered, and none follows."""
+        """Whether all parts that were sent are answered, and none follows."""
         return not self.sending and self.sent == self.answered
 
-    def plane(self, k: int) -> NDArray[Any]:
+    def part(self, number: int) -> NDArray[Any]:
+        """Return a part in intensities, a plane or a volume; masked where it was not observed."""
+        planes = [self._plane(k) for k in self.parts[number].read]
+        return planes[0] if self._reading.slabs is None else np.ma.stack(planes)
+
+    def _plane(self, k: int) -> NDArray[Any]:
         """Return plane k in intensities; masked where it was not observed."""
         numbers = self.stack.numbers(k)
         missing = self.stack.missing(numbers)
@@ -108,8 +123,8 @@ class _Work:
             _check_measured(y[observed], self._reading.sigma)
         return y if missing is None else np.ma.masked_array(y, missing)
 
-    def take(self, k: int, outcome: Result | LemmseError) -> None:
-        """Write the result of plane k; its error, and that of writing, is the error of the file."""
+    def take(self, number: int, outcome: Result | LemmseError) -> None:
+        """Write the result of a part; its error, and that of writing, is the error of the file."""
         self.answered += 1
         if not isinstance(outcome, Result):
             self.error = self.error or outcome
@@ -118,16 +133,17 @@ class _Work:
         self.diagnostics.append(outcome.diagnostics)
         try:
             outputs = self._outputs or self._create()
-            outputs["image"].put(k, self._scale.numbers(outcome.image))
-            scaled = outcome.scaled(self._scale.span)
-            for name in self.job.maps:
-                outputs[name].put(k, getattr(scaled, name))
+            arrays: dict[str, NDArray[Any]] = {**outcome.scaled(self._scale.span).arrays}
+            arrays["image"] = self._scale.numbers(outcome.image)
+            for name in ("image", *self.job.maps):
+                for k, place in self.parts[number].planes:
+                    outputs[name].put(k, arrays[name] if self._reading.slabs is None else arrays[name][place])
         except Exception as error:  # writers raise exceptions of any class
             self.error = error
 
     def finish(self) -> Done | Exception:
         """Give the outputs their names, or discard them; return the outcome of the file."""
-        outcome: Done | Exception = self.error or Done(self.diagnostics)
+        outcome: Done | Exception = self.error or Done(len(self.stack), self.diagnostics)
         try:
             if self.error is None:
                 for name in [*self.job.maps, "image"]:  # the image last: where it is, its maps are
@@ -153,6 +169,15 @@ class _Work:
             self._outputs[name] = create_output(path, shape, numbers, replace(metadata, texts={}))
         self._outputs["image"] = create_output(self.job.image, layout, self._scale, metadata)
         return self._outputs
+
+    def _check_order(self) -> None:
+        """Raise InvalidArgument if packed numbers, which are written in order, come in another one."""
+        planes = [k for part in self.parts for k, _ in part.planes]
+        if planes != sorted(planes) and self._scale.bits != 8 * self._scale.dtype.itemsize:
+            raise InvalidArgument(
+                f"expected planes that are the last axis beside Y and X for {self._scale.bits} bits, got "
+                f"{self.stack.layout.axes}; state --dtype"
+            )
 
     def _check_channels(self) -> None:
         layout, wanted = self.stack.layout, self._reading.channels
@@ -180,7 +205,7 @@ def run(
     Parameters
     ----------
     client : Client
-        Reconstructs the planes.
+        Reconstructs the parts.
     jobs : sequence of Job
         What to read and write.
     reading : Reading
@@ -188,7 +213,7 @@ def run(
     maps : collection of str
         The maps that the jobs write.
     progress : callable
-        Told of the planes of a stack.
+        Told of the parts of a stack.
     begin : callable
         Told of a job before its outputs get their names.
     **options
@@ -199,6 +224,7 @@ def run(
     LemmseError
         An error of the whole batch, such as a lost connection. What is not finished is discarded.
     """
+    reach = 1  # planes of the part that is sent
     over: deque[tuple[Job, Done | Exception]] = deque()
     sent: deque[tuple[_Work, int]] = deque()
     working: list[_Work] = []
@@ -210,7 +236,17 @@ def run(
                 begin(work.job)
             over.append((work.job, work.finish()))
 
+    def for_each_part(value: Any) -> Iterator[Any]:
+        """Yield a map, which applies to all planes, with those of the part that is sent."""
+        while True:
+            yield np.broadcast_to(value, (reach, *np.shape(value)))
+
+    if reading.slabs is not None:
+        of_planes = [name for name in ("sigma", "mask") if np.ndim(options.get(name, 0))]
+        options |= {name: for_each_part(options[name]) for name in of_planes}
+
     def images() -> Iterator[NDArray[Any]]:
+        nonlocal reach
         for job in jobs:
             try:
                 work = _Work(job, reading)
@@ -218,16 +254,17 @@ def run(
                 over.append((job, error))
                 continue
             working.append(work)
-            for k in range(len(work.stack)):
+            for number, part in enumerate(work.parts):
                 try:
-                    y = work.plane(k)
+                    y = work.part(number)
                 except (LemmseError, OSError) as error:
                     work.error = work.error or error
                 if work.error is not None:
                     break
-                sent.append((work, k))
+                sent.append((work, number))
                 work.sent += 1
-                work.sending = k + 1 < len(work.stack)
+                work.sending = number + 1 < len(work.parts)
+                reach = len(part.read)
                 yield y
             work.sending = False
             settle(work)
@@ -235,10 +272,10 @@ def run(
     try:
         with closing(client.reconstruct_many(images(), maps=maps, **options)) as outcomes:
             for outcome in outcomes:
-                work, k = sent.popleft()
-                work.take(k, outcome)
-                if len(work.stack) > 1:
-                    progress(one_line(work.job.source), k + 1, len(work.stack))
+                work, number = sent.popleft()
+                work.take(number, outcome)
+                if len(work.parts) > 1:
+                    progress(one_line(work.job.source), number + 1, len(work.parts))
                 settle(work)
                 while over:
                     yield over.popleft()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lemmse.calibration.held_out import hold_out
+from lemmse.calibration.held_out import hold_out, windows
 from lemmse.estimator import Outputs, SumSpec
 from lemmse.estimator.image_queries import WhitenedQueries
 from lemmse.estimator.local import LocalBackend
@@ -15,7 +15,6 @@ from lemmse.estimator.observation import Observation
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.index import Index
 from lemmse.index.callbacks import Progress, silent
-from lemmse.index.sources import intensities
 from lemmse.index.storage import Calibration
 
 __all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
@@ -82,8 +81,7 @@ def calibrate(
     view, numbers = hold_out(index, rng, _IMAGES)
     progress("calibrate", 0, len(sigmas))
     local = LocalBackend(view, torch.device("cpu"))
-    stack = index.images()
-    images = [intensities(stack[k]) for k in numbers]
+    images = windows(index, numbers)
     _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # compiles the kernels before timing
     rows = []
     for done, sigma in enumerate(sigmas):
@@ -114,15 +112,16 @@ def _row(
 ) -> tuple[int, _Row, _Row, _Row, _Row, _Row, _Row]:
     """Return the number of patches and, by threshold: agreement, keys evaluated, cost, and the error scales.
 
-    `of_each` patches are taken from each image, or all patches of smaller images.
+    `of_each` patches are taken from the middle plane of each image, (p_z, H, W, C), or all of smaller images.
     """
     channels = local.index.manifest.channels
     patches = []
     for x in images:
-        clean = local.index.problem.measure(x)
-        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(*x.shape[:2], channels)
-        n = rng.permutation(x.shape[0] * x.shape[1])[:of_each]
-        patches.append(WhitenedQueries(local, Observation(y, sigma, y.shape)).queries(np.sort(n)))
+        clean = np.stack([local.index.problem.measure(plane) for plane in x])
+        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(x.shape)
+        plane = x.shape[1] * x.shape[2]
+        n = len(x) // 2 * plane + rng.permutation(plane)[:of_each]
+        patches.append(WhitenedQueries(local, Observation(y, sigma)).queries(np.sort(n)))
     u, stratum = (np.concatenate([getattr(part, name) for part in patches]) for name in ("u", "stratum"))
     queries = ColouredQueries(u, stratum, 1 / sigma**2)
 
@@ -136,7 +135,7 @@ def _row(
         return posterior.mean.numpy(), posterior.error.numpy(), evaluated, seconds
 
     # An underestimated patch affects all of its pixels.
-    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_size**2
+    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_pixels
     most_keys = max(_FEW_KEYS, local.keys.count / 16)
     exact, _, _, exact_seconds = run(SumSpec("exact"))
     columns: list[tuple[float, float, float, float, float, float]] = []

@@ -1,7 +1,9 @@
 """A measurement: the image y, the standard deviation σ of its noise, and the mask of observed pixels.
 
-Images are floats in intensities, [0, 1], or integers that encode them in steps of 1/255 (uint8) or 1/65535
-(uint16). Integers are converted to intensities here; results are scaled back by `Measurement.white_level`.
+An image has the axes (H, W) or (H, W, C), a volume (D, H, W) or (D, H, W, C). An array with three axes may be
+either: the index that answers decides. Both are floats in intensities, [0, 1], or integers that encode them
+in steps of 1/255 (uint8) or 1/65535 (uint16). Integers are converted to intensities here; results are scaled
+back by `Measurement.white_level`.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
@@ -19,15 +21,15 @@ from lemmse.contract.tensors import FloatArray, WireArray
 __all__ = ["Mask", "Measurement", "Sigma", "measurements"]
 
 Sigma = float | ArrayLike
-"""Noise standard deviation in intensities: a number, or a map (H, W) or (H, W, C)."""
+"""Noise standard deviation in intensities: a number, or a map (H, W) or (H, W, C), or of a volume."""
 
 Mask = ArrayLike | None
-"""Mask, (H, W) or (H, W, C), nonzero where a pixel was observed; None if all pixels were observed."""
+"""Mask, of the same shapes, nonzero where a pixel was observed; None if all pixels were observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurement:
-    """A measured image with its noise level and mask; `checked` validates its arguments.
+    """A measured image or volume with its noise level and mask; `checked` validates its arguments.
 
     Examples
     --------
@@ -37,13 +39,13 @@ class Measurement:
     """
 
     y: FloatArray
-    """The measurement in intensities, float32 or float64, (H, W) or (H, W, C)."""
+    """The measurement in intensities, float32 or float64, (H, W), (H, W, C) or (D, H, W), or (D, H, W, C)."""
     white_level: float
     """The value that encodes intensity 1 in the original image: 1, 255 or 65535."""
     sigma: float | FloatArray
-    """Noise standard deviation in intensities: one number, or a map (H, W) or (H, W, C)."""
+    """Noise standard deviation in intensities: one number, or a map of y's shape, or without channels."""
     mask: NDArray[np.bool_] | None
-    """Bool, (H, W) or (H, W, C), True where a pixel was observed; None if all pixels were observed."""
+    """Bool, of y's shape or without channels, True where a pixel was observed; None if all were observed."""
 
     @classmethod
     def checked(cls, y: ArrayLike, *, sigma: Any, mask: Any) -> "Measurement":
@@ -51,12 +53,13 @@ class Measurement:
 
         Parameters
         ----------
-        y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measured image. Pixels that a masked array masks were not observed.
-        sigma : float or array, (H, W) or (H, W, C)
-            Noise standard deviation, in intensities of [0, 1].
-        mask : array, (H, W) or (H, W, C), or None
-            Nonzero where a pixel was observed; None if all pixels were observed.
+        y : array, (H, W), (H, W, C), (D, H, W) or (D, H, W, C), float, uint8 or uint16
+            The measured image or volume. Pixels that a masked array masks were not observed.
+        sigma : float or array
+            Noise standard deviation, in intensities of [0, 1]: a number, or an array of y's shape, which may
+            lack channels.
+        mask : array or None
+            Of the same shapes, nonzero where a pixel was observed; None if all pixels were observed.
 
         Raises
         ------
@@ -84,15 +87,15 @@ class Measurement:
         """Total size of the arrays, in bytes."""
         return sum(array.nbytes for array in self.arrays.values())
 
-    def crop(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> "Measurement":
-        """Return the measurement restricted to some rows and columns.
+    def crop(self, *spans: NDArray[np.integer]) -> "Measurement":
+        """Return the measurement restricted to some positions along its first axes.
 
         Parameters
         ----------
-        rows, columns : int, (n,) and (m,)
-            Numbers of the rows and columns; the result has height n and width m.
+        *spans : int, (n,) each
+            Numbers of the rows and columns, or of the planes, rows and columns.
         """
-        cut = np.ix_(rows, columns)
+        cut = np.ix_(*spans)
         return replace(
             self,
             y=self.y[cut],
@@ -123,7 +126,7 @@ def measurements(
     images : iterable or asynchronous iterable of arrays
         The images; the iterator is asynchronous if they are.
     sigma, mask
-        A number, None or an array with two or three axes applies to all images; any other iterable, including
+        A number, None or an array with two or more axes applies to all images; any other iterable, including
         an array with one axis, has one value for each image.
 
     Raises
@@ -169,8 +172,12 @@ def _as_image(y: ArrayLike) -> tuple[FloatArray, float]:
     floats = array.dtype.kind == "f"
     if not floats and (array.dtype.kind != "u" or array.dtype.itemsize > 2):
         raise InvalidArgument.of("y", f"expected floats in [0, 1], uint8 or uint16, got {array.dtype}")
-    if array.ndim not in (2, 3) or array.size == 0:
-        raise InvalidArgument.of("y", f"expected an image of shape (H, W) or (H, W, C), got {array.shape}")
+    if array.ndim not in (2, 3, 4) or array.size == 0:
+        raise InvalidArgument.of(
+            "y",
+            f"expected an image of shape (H, W) or (H, W, C), or a volume (D, H, W) or (D, H, W, C), got "
+            f"{array.shape}",
+        )
     if floats:
         return _as_floats(array), 1.0
     white_level = float(np.iinfo(array.dtype).max)
@@ -207,15 +214,18 @@ def _both(mask: NDArray[np.bool_] | None, other: NDArray[np.bool_]) -> NDArray[n
     """Return where both masks are True, the second of which has the shape of the image."""
     if mask is None:
         return other
-    if mask.ndim == 2 < other.ndim:
+    if mask.ndim < other.ndim:
         mask = mask[..., None]
-    return mask.reshape(*other.shape[:2], *mask.shape[2 : other.ndim]) & other
+    elif mask.ndim > other.ndim:
+        mask = mask[..., 0]
+    return mask & other
 
 
 def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """Raise InvalidArgument unless a map has the shape of the image, or one value for each pixel."""
-    if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
-        wanted = " or ".join(dict.fromkeys(map(str, (shape[:2], shape))))
+    """Raise InvalidArgument unless a map has the shape of y, or one value for each pixel."""
+    pixels = shape[:2] if len(shape) == 2 else shape[:-1]  # of an image, or of a volume with channels
+    if array.shape not in (shape, pixels, (*pixels, 1)):
+        wanted = " or ".join(dict.fromkeys(map(str, (pixels, shape))))
         raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {array.shape}")
 
 

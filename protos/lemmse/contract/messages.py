@@ -63,8 +63,17 @@ def read_options(request: pb.ReconstructRequest) -> Options:
 
 def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
     """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
-    row, column = options.pixel
-    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top, context=options.context)
+    *planes, row, column = options.pixel
+    request = pb.ExplainRequest(
+        index=index,
+        row=row,
+        column=column,
+        top=options.top,
+        context=options.context,
+        exclude=options.exclude,
+    )
+    if planes:
+        request.plane = planes[0]
     _put_sigma(request, measurement)
     return request
 
@@ -77,9 +86,13 @@ def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -
     InvalidArgument
         An option is out of range.
     """
-    pixel = request.row, request.column
+    plane = [request.plane] if request.HasField("plane") else []
     return ExplainOptions.checked(
-        measurement.y.shape, pixel=pixel, top=request.top, context=get(request, "context")
+        measurement.y.shape,
+        pixel=(*plane, request.row, request.column),
+        top=request.top,
+        context=get(request, "context"),
+        exclude=request.exclude,
     )
 
 

@@ -81,10 +81,10 @@ class Result:
     variance: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=2))
     """Posterior variance of each pixel and channel, in the squared unit and the shape of y."""
     ess: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
-    """Effective sample size of the posterior weights, from 1 to M, (H, W)."""
+    """Effective sample size of the posterior weights, from 1 to M, for each pixel: (H, W) or (D, H, W)."""
     log_density: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
-    """Natural log of the density of the noisy patch, in intensities, under the prior and the noise, (H, W);
-    without Gaussians log (1/M) Σ_km N(u; v_km, σ² I)."""
+    """Natural log of the density of the noisy patch, in intensities, under the prior and the noise, for
+    each pixel; without Gaussians log (1/M) Σ_km N(u; v_km, σ² I)."""
     error: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=1))
     """Bound on |image − sum over all keys|, for 95 % of the pixels (estimated) or for all (certified), in the
     unit and shape of y."""
@@ -146,21 +146,23 @@ RESULT_MAPS: Mapping[str, MapInfo] = {f.name: f.metadata["map"] for f in fields(
 def result_bytes(shape: Sequence[int], maps: Collection[str]) -> int:
     """Return the size of a result, in bytes.
 
+    It may be less for a y with three axes, if the index reads it as an image with channels.
+
     Parameters
     ----------
     shape : sequence of int
-        Shape of the measurement, (H, W) or (H, W, C).
+        Shape of the measurement.
     maps : collection of str
         Names of the requested maps.
 
     Examples
     --------
-    >>> result_bytes((10, 10, 3), {"variance", "ess"})
-    2800
+    >>> result_bytes((10, 10), {"variance", "ess"}), result_bytes((2, 10, 10, 3), {"variance", "ess"})
+    (1200, 5600)
     """
     per_channel = 1 + sum(RESULT_MAPS[name].per_channel for name in maps)
     per_pixel = 1 + len(maps) - per_channel
-    return np.dtype(np.float32).itemsize * (per_channel * prod(shape) + per_pixel * prod(shape[:2]))
+    return np.dtype(np.float32).itemsize * (per_channel * prod(shape) + per_pixel * prod(shape[:3]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,8 @@ class IndexInfo:
     """The pre-inverse of the index. The estimator applies it; y is passed as measured."""
     patch_size: int
     """Side of the patches, in pixels."""
+    patch_depth: int
+    """Planes of the patches; 1 for an index of images, more for one of volumes."""
     boundary: str
     """How positions outside an image are read."""
     equivariance: str

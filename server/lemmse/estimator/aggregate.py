@@ -73,33 +73,35 @@ class Overlap:
 
     Parameters
     ----------
-    shape : (int, int, int)
-        Height, width and channels of the image.
+    pixels : int
+        Number of pixels of the image or volume.
+    channels : int
+        Channels of the image, C.
     maps : set of str
         Names of the requested maps.
-    pixels : callable
-        Returns the positions of the pixels of the patches at positions n, (len(n), p²).
+    covered : callable
+        Returns the positions of the pixels of the patches at positions n, (len(n), p_z·p²).
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        pixels: int,
+        channels: int,
         maps: frozenset[str],
-        pixels: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+        covered: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     ) -> None:
-        height, width, channels = shape
-        self._pixels = pixels
+        self._covered = covered
         columns = {"image": channels, "square": channels, "patches": 1}
         averaged = maps - {"source"}  # numbers of images have no mean
         columns |= {name: channels if RESULT_MAPS[name].per_channel else 1 for name in averaged}
-        self._source = np.empty(height * width, np.float32) if "source" in maps else None
+        self._source = np.empty(pixels, np.float32) if "source" in maps else None
         self._sums = {
-            name: torch.zeros(height * width, count, dtype=torch.float64) for name, count in columns.items()
+            name: torch.zeros(pixels, count, dtype=torch.float64) for name, count in columns.items()
         }
 
     def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
         """Add the posteriors of the patches at positions n."""
-        pixels = torch.from_numpy(self._pixels(n))
+        pixels = torch.from_numpy(self._covered(n))
         each = pixels.shape[1]
         values = {
             "image": posterior.patch,

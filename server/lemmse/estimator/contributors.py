@@ -10,7 +10,7 @@ from lemmse.contract.errors import DataLoss
 from lemmse.contract.results import Contributor
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
 from lemmse.index import Index
-from lemmse.index.images.stack import continued
+from lemmse.index.images.stack import inside
 from lemmse.index.images.symmetries import SYMMETRIES, origin
 from lemmse.index.ranges import row_slices
 from lemmse.index.storage.manifest import REMEDY
@@ -87,8 +87,8 @@ def _crop(index: Index, patch: tuple[int, int, int], symmetry: int, context: int
     down, right = (axis.ravel() for axis in np.meshgrid(offset, offset, indexing="ij"))
     # In an image of one pixel, at (0, 0), a symmetry turns offsets as it turns those in any other.
     down, right = origin(np.array([symmetry]), down, right, np.ones((1, 2), np.int64))
-    height, width = (np.array(length) for length in index.size_of(image))
-    rows, columns = continued(row + down, height, boundary), continued(column + right, width, boundary)
+    height, width = index.sizes[image]
+    rows, columns = inside(row + down, height, boundary), inside(column + right, width, boundary)
     ids = np.stack([np.full_like(rows, image), rows, columns], axis=1)
     return index.pixels(index.pixel_numbers(ids)).reshape(len(offset), len(offset), -1)
 

@@ -12,7 +12,7 @@ from lemmse.estimator.backend import Backend
 from lemmse.estimator.planning import requested_accuracy
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["exact_work", "request_work"]
+__all__ = ["exact_work", "exclusion_work", "pixels_of", "request_work"]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -20,6 +20,8 @@ _UNCALIBRATED = 0.5
 """Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
 _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
+_COPIED = 100.0
+"""Time of copying a coordinate of a key, and of what else a view without some images takes."""
 _TRANSFORM = 8.0
 """Time of a Fourier transform of n pixels, in units of n log2 n multiply-adds."""
 
@@ -42,6 +44,17 @@ def exact_work(backend: Backend, pixels: int, *, weighted: bool = False) -> floa
     return pixels * keys * backend.index.patch_length * (_WEIGHTED if weighted else 1.0)
 
 
+def pixels_of(backend: Backend, measurement: Measurement) -> int:
+    """Return the number of pixels of a measurement, which for an index of volumes are those of all planes."""
+    axes = 2 if backend.index.manifest.patch_depth == 1 else 3
+    return math.prod(measurement.y.shape[:axes])
+
+
+def exclusion_work(backend: Backend) -> float:
+    """Return the work of leaving some training images out, before any sum."""
+    return _COPIED * backend.index.manifest.distinct * backend.index.patch_length
+
+
 def request_work(backend: Backend, measurement: Measurement, options: Options, most_exact: float) -> float:
     """Return the expected work of a reconstruction.
 
@@ -58,10 +71,9 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
     """
     if options.estimator != "le-mmse":
         return _whole_image_work(backend, measurement, options)
-    height, width = measurement.y.shape[:2]
     sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
     weighted = sigma is None or measurement.mask is not None
-    exact = exact_work(backend, height * width, weighted=weighted)
+    exact = exact_work(backend, pixels_of(backend, measurement), weighted=weighted)
     if options.mode == "topk":
         return exact * _topk_share(backend, options)
     if options.mode == "exact" or (options.mode == "auto" and exact <= most_exact):

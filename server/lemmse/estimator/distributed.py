@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, reduce
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.estimator.backend import Backend, Extent
@@ -30,7 +31,7 @@ from lemmse.estimator.sum_spec import NormalizerEstimate, SumSpec
 from lemmse.estimator.sums import HEAVIEST, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.dask_workers import PATIENCE, addresses, connect, distributed
-from lemmse.index.reading.shard_view import ShardView, split_shards
+from lemmse.index.reading import HeldOutView, ShardView, leave_out, split_shards
 
 __all__ = ["DistributedBackend"]
 
@@ -82,7 +83,7 @@ class DistributedBackend(Backend):
         self._lock = Lock()
         try:
             with self._dask_errors():
-                self._views = split_shards(index, len(addresses(self._client)))
+                self._views = _split(index, len(addresses(self._client)))
             self._futures: list[Any] = [None] * len(self._views)
             _ = self.extent
         except BaseException:
@@ -208,7 +209,7 @@ class DistributedBackend(Backend):
             for i in lost:
                 self._futures[i] = self._client.submit(
                     _WorkerKeys,
-                    self._views[i],
+                    *self._views[i],
                     workers=[workers[i % len(workers)]],
                     allow_other_workers=True,
                     pure=False,
@@ -230,16 +231,41 @@ class DistributedBackend(Backend):
             raise Unavailable(f"scheduler: {self._address} does not answer") from error
 
 
+class _Part(NamedTuple):
+    """What a worker holds."""
+
+    view: ShardView
+    """Some shards of the index."""
+    images: NDArray[np.int64]
+    """Numbers of the training images that are left out."""
+    first_key: int
+    """Number of the first remaining key."""
+
+
+def _split(index: Index, most: int) -> list[_Part]:
+    """Return the parts of an index, or of a view of it without some images, at most `most`."""
+    if not isinstance(index, HeldOutView):
+        return [_Part(view, np.zeros(0, np.int64), view.first_key) for view in split_shards(index, most)]
+    parts = []
+    for view in split_shards(index.whole, most):
+        first, end = np.searchsorted(index.kept, [view.first_key, view.first_key + view.manifest.distinct])
+        if first < end:
+            parts.append(_Part(view, index.images_out, int(first)))
+    return parts
+
+
 class _WorkerKeys:
-    """The keys of a shard view on a worker; unpickling reads them from the index."""
+    """The keys of a part on a worker; unpickling reads them from the index."""
 
-    def __init__(self, view: ShardView) -> None:
+    def __init__(self, view: ShardView, images: NDArray[np.int64], first_key: int) -> None:
         view.verify()
-        self._local = LocalBackend(view, _CPU)
-        self._first_key = view.first_key
+        self._part = _Part(view, images, first_key)
+        index = leave_out(view, images, refits=False) if len(images) else view
+        self._local = LocalBackend(index, _CPU)
+        self._first_key = first_key
 
-    def __reduce__(self) -> tuple[type["_WorkerKeys"], tuple[Index]]:
-        return type(self), (self._local.index,)
+    def __reduce__(self) -> tuple[type["_WorkerKeys"], _Part]:
+        return type(self), self._part
 
     def __sizeof__(self) -> int:
         """Return the size of the keys, though they are mapped: Dask counts resident pages as memory."""

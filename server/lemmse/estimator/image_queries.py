@@ -138,13 +138,13 @@ class WhitenedQueries:
         self.gaussian_share = refinement.gaussian_share
         self._precision = 1 / self.sigma**2
         self._share = tau2 * self._precision
-        _require_same_noise(backend.index, observation.y.shape)
-        self._z = backend.index.problem.pre_invert(observation.y)
+        _require_same_noise(backend.index, observation.y.shape[1:])
+        self._z = np.stack([backend.index.problem.pre_invert(plane) for plane in observation.y])
         self._stratum = _strata_of(backend, observation.y.shape)
 
     @property
     def pixels(self) -> int:
-        """Number of pixels, H·W."""
+        """Number of pixels, D·H·W."""
         return len(self._stratum)
 
     @property
@@ -216,7 +216,7 @@ def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
     except InvalidArgument as error:
         raise InvalidArgument.of("y", error.expected) from error
     if index.problem.stationary and not index.problem.white:
-        covariance = index.problem.covariance(shape, index.manifest.patch_size)
+        covariance = index.problem.covariance(shape, index.manifest.patch_size, index.manifest.patch_depth)
         if index.strata.whiteness_error(covariance) > _WHITENESS:
             raise InvalidArgument.of(
                 "y",
@@ -226,18 +226,19 @@ def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
             )
 
 
-def _strata_of(backend: Backend, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Return the stratum of each pixel of an image of this shape, (H·W,); 0 where all strata count."""
-    index, positions = backend.index, np.arange(shape[0] * shape[1])
+def _strata_of(backend: Backend, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the stratum of each pixel of a y of this shape, (D·H·W,); 0 where all strata count."""
+    index, (depth, height, width, channels) = backend.index, shape
     if not index.strata.exclusive:
-        return np.zeros(len(positions), np.int64)
-    stratum = index.strata.of(backend.patches(index.problem.scale(shape), positions))
+        return np.zeros(depth * height * width, np.int64)
+    scale = index.problem.scale((height, width, channels))[None]
+    stratum = np.tile(index.strata.of(backend.patches(scale, np.arange(height * width))), depth)
     if (stratum < 0).any():
-        row, column = divmod(int(np.argmin(stratum)), shape[1])
+        row, column = divmod(int(np.argmin(stratum)), width)
         raise InvalidArgument.of(
             "y",
             f"expected an image whose mask has the patterns of the index's training images, got "
-            f"{shape[0]}x{shape[1]} pixels with another pattern around ({row}, {column})",
+            f"{height}x{width} pixels with another pattern around ({row}, {column})",
         )
     return stratum
 
@@ -253,7 +254,7 @@ class _WeightedQueries:
         self.gaussian_share = refinement.gaussian_share
         tau2 = refinement.bandwidth**2
         precision = observation.precision
-        self._precision = precision / (1 + tau2 * precision)  # (H, W, C)
+        self._precision = precision / (1 + tau2 * precision)  # (D, H, W, C)
         self._share = tau2 * self._precision
         self._variance = tau2 * (1 - self._share)
 
@@ -262,7 +263,7 @@ class _WeightedQueries:
         """Twice the number of pairs of a query and a distinct key: weighted products are twice as long."""
         if self.gaussian_share == 1:
             return 0
-        return int(2 * self._y.shape[0] * self._y.shape[1] * self._backend.index.manifest.distinct)
+        return int(2 * math.prod(self._y.shape[:3]) * self._backend.index.manifest.distinct)
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
@@ -347,7 +348,7 @@ def _blended(
 ) -> Posterior:
     """Return the posterior at positions n for a prior with a Gaussian centred at each key.
 
-    The mean is `share` · y + (1 − `share`) · mean of the keys, and `variance` is added; all (H, W, C).
+    The mean is `share` · y + (1 − `share`) · mean of the keys, and `variance` is added; all (D, H, W, C).
     """
     device = posterior.mean.device
 
@@ -358,7 +359,7 @@ def _blended(
         return share * u + (1 - share) * mean, blended
 
     images = (y, share, variance)
-    centres = [image.reshape(-1, image.shape[2])[n] for image in images]
+    centres = [image.reshape(-1, image.shape[-1])[n] for image in images]
     mean, mean_variance = blend(posterior.mean, posterior.variance, centres)
     patch, patch_variance = posterior.patch, posterior.patch_variance
     if patch.shape[1]:

@@ -56,7 +56,7 @@ def pixel_posteriors(
     plan : SumPlan
         The specification of the sums and of their errors.
     pixels : int
-        Number of pixels, H·W.
+        Number of pixels, D·H·W.
     """
     for start in range(0, pixels, _BLOCK):
         n = np.arange(start, min(start + _BLOCK, pixels))

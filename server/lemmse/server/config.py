@@ -117,6 +117,7 @@ class ServerConfig:
     max_contributors: Annotated[
         int, Setting("Contributors of an explanation.", between(1, MAX_CONTRIBUTORS))
     ] = MAX_CONTRIBUTORS
+    max_exclude: Annotated[int, Setting("Names of training images to exclude.", at_least(1))] = 4096
     max_items: Annotated[int, Setting("Images of one stream.", at_least(1))] = 1_000_000
     idle_timeout: Annotated[
         float,

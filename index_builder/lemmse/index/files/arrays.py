@@ -1,6 +1,7 @@
 """NumPy files: .npy, mapped into memory, and .npz with one array.
 
 An array with two axes is an image (Y, X), one with three an image with channels (Y, X, S); others need axes.
+Where volumes are expected, one with three is (Z, Y, X), with four (T, Z, Y, X), with five (T, Z, Y, X, S).
 """
 
 import zipfile
@@ -35,7 +36,13 @@ class Header(NamedTuple):
         return f"{self.shape} {self.dtype.name}"
 
 
-def open_array(path: Path, axes: str | None = None, stated: tuple[float, float] | None = None) -> Stack:
+def open_array(
+    path: Path,
+    axes: str | None = None,
+    stated: tuple[float, float] | None = None,
+    *,
+    volumes: bool = False,
+) -> Stack:
     """Open a NumPy file.
 
     Raises
@@ -45,6 +52,7 @@ def open_array(path: Path, axes: str | None = None, stated: tuple[float, float] 
     """
     if path.suffix.lower() == ".npy":
         array: NDArray[Any] = npy.open_memmap(path, mode="r")
+        axes = array_axes(array.shape, axes, volumes=volumes)
         return _stack(array, Header(array.shape, array.dtype, array.flags.fnc), axes, stated, Metadata())
     headers = npz_headers(path)
     if len(headers) != 1:
@@ -55,6 +63,7 @@ def open_array(path: Path, axes: str | None = None, stated: tuple[float, float] 
         raise InvalidArgument(f"expected at most {MAX_SAMPLES} values in .npz, got {header}; save it as .npy")
     with np.load(path, allow_pickle=False) as archive:
         array = archive[name]
+    axes = array_axes(header.shape, axes, volumes=volumes)
     return _stack(array, header, axes, stated, Metadata(details={"name": name}))
 
 
@@ -77,10 +86,14 @@ def npz_headers(path: Path) -> dict[str, Header]:
     return headers
 
 
-def array_axes(shape: tuple[int, ...], axes: str | None) -> str:
-    """Return the letters of the axes of an array, by default those of one image."""
+def array_axes(shape: tuple[int, ...], axes: str | None, *, volumes: bool = False) -> str:
+    """Return the letters of the axes of an array, by default those of one image, or of volumes."""
     if axes is not None:
         return axes
+    if volumes:
+        if len(shape) not in (3, 4, 5):
+            raise InvalidArgument(f"expected volumes (D, H, W), (N, D, H, W) or (N, D, H, W, C), got {shape}")
+        return ("ZYX", "TZYX", "TZYXS")[len(shape) - 3]
     if len(shape) not in (2, 3):
         raise InvalidArgument(f"expected an image (H, W) or (H, W, C), got {shape}; state axes, such as TYX")
     return "YX" if len(shape) == 2 else "YXS"
@@ -89,10 +102,10 @@ def array_axes(shape: tuple[int, ...], axes: str | None) -> str:
 def _stack(
     array: NDArray[Any],
     header: Header,
-    axes: str | None,
+    axes: str,
     stated: tuple[float, float] | None,
     metadata: Metadata,
 ) -> Stack:
-    layout = Layout.checked(array_axes(header.shape, axes), header.shape)
+    layout = Layout.checked(axes, header.shape)
     check_size(*layout.plane_shape)
     return Stack(layout=layout, scale=Scale.of(header.dtype, stated=stated), array=array, metadata=metadata)

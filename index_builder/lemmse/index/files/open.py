@@ -33,7 +33,13 @@ def suffix_of(path: Path) -> str:
     return path.suffix.lower()
 
 
-def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, float] | None = None) -> Stack:
+def open_stack(
+    path: Path,
+    *,
+    axes: str | None = None,
+    stated: tuple[float, float] | None = None,
+    volumes: bool = False,
+) -> Stack:
     """Open an image file, or a stack of images. Error messages do not name the file.
 
     Parameters
@@ -46,6 +52,8 @@ def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, floa
         any others for axes that number planes.
     stated : (float, float), optional
         The numbers that encode intensities 0 and 1, instead of those of the element type.
+    volumes : bool
+        Whether arrays whose axes are not stated are volumes; otherwise they are images.
 
     Raises
     ------
@@ -58,7 +66,7 @@ def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, floa
     """
     with readable():
         if is_zarr(path):
-            return open_zarr(path, axes, stated)
+            return open_zarr(path, axes, stated, volumes=volumes)
         suffix = suffix_of(path)
         if suffix not in READ:
             raise InvalidArgument(f"expected a name in {', '.join(READ)}, got {path.name!r}")
@@ -66,7 +74,7 @@ def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, floa
         if suffix == ".zarr":
             raise InvalidArgument("expected a Zarr array or OME-Zarr, got a file")
         if suffix in ARRAYS:
-            return open_array(path, axes, stated)
+            return open_array(path, axes, stated, volumes=volumes)
         stack = open_tiff(path, stated) if suffix in TIFF else open_picture(path, stated)
         if axes is None:
             return stack

@@ -42,7 +42,13 @@ def is_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
-def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] | None = None) -> Stack:
+def open_zarr(
+    path: Path,
+    axes: str | None = None,
+    stated: tuple[float, float] | None = None,
+    *,
+    volumes: bool = False,
+) -> Stack:
     """Open a Zarr array, or the image of an OME-Zarr group.
 
     Raises
@@ -53,7 +59,7 @@ def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] |
         Zarr is not installed.
     """
     array, found, group = find_array(path)
-    layout = Layout.checked(array_axes(array.shape, axes or found), array.shape)
+    layout = Layout.checked(array_axes(array.shape, axes or found, volumes=volumes), array.shape)
     check_size(*layout.plane_shape)
     details = {
         "attributes": dict(array.attrs if group is None else group.attrs),

@@ -186,8 +186,9 @@ def training_strata(
     boundary: str,
     equivariance: str,
     stride: int,
+    p_z: int,
 ) -> TrainingStrata:
-    """Return the strata of the training patches of images with these sizes.
+    """Return the strata of the training patches of images with these sizes, patches of p_z planes.
 
     Raises
     ------
@@ -206,8 +207,8 @@ def training_strata(
         raise InvalidArgument.of(
             "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
         )
-    constants = _constants(problem, shapes[0], p) if equivariance == "offset" else None
-    ones = np.ones((1, p * p * channels))
+    constants = _constants(problem, shapes[0], p_z * p * p) if equivariance == "offset" else None
+    ones = np.ones((1, p_z * p * p * channels))
     one_stratum = {size: np.zeros(len(n), np.int64) for size, n in own.items()}
     if problem.white:
         return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, own, 1.0)
@@ -217,20 +218,20 @@ def training_strata(
                 "pre-inverse",
                 f"expected images of one size for {problem.pre_inverse}, got {len(shapes)} sizes; crop them",
             )
-        white = problem.whitening(shapes[0], p)
+        white = problem.whitening(shapes[0], p, p_z)
         constants = None if constants is None else white.matrix @ constants
         strata = Strata(ones, white.matrix, constants)
         return TrainingStrata(strata, channels, one_stratum, own, white.condition)
     # Each position of each size has a pattern; positions with equal patterns are one stratum.
     patterns = [
-        Images.stack([problem.scale(shape)]).patches(n, p, boundary)
+        _scale(problem, shape, p_z).patches(n, p, boundary)
         for shape, n in zip(shapes, own.values(), strict=True)
     ]
     scale, number = np.unique(np.concatenate(patterns), axis=0, return_inverse=True)
     parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own.values()])[:-1])
     strata = Strata(scale, None, None)
     if strata.exclusive and (boundary == "valid" or stride > 1):
-        _require_all(problem, shapes, p, boundary, stride, strata)
+        _require_all(problem, shapes, p, p_z, boundary, stride, strata)
     return TrainingStrata(strata, channels, dict(zip(sizes, parts, strict=True)), own, 1.0)
 
 
@@ -238,6 +239,7 @@ def _require_all(
     problem: InverseProblem,
     shapes: Sequence[tuple[int, int, int]],
     p: int,
+    p_z: int,
     boundary: str,
     stride: int,
     strata: Strata,
@@ -245,7 +247,7 @@ def _require_all(
     """Raise InvalidArgument if a mask has patterns, at some position, that no training patch has."""
     for shape in shapes:
         everywhere = np.arange(shape[0] * shape[1])
-        found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, boundary))
+        found = strata.of(_scale(problem, shape, p_z).patches(everywhere, p, boundary))
         if (found < 0).any():
             row, column = divmod(int(np.argmin(found)), shape[1])
             argument, expected, got, where = "boundary", "circular or reflect", "'valid'", "inside"
@@ -259,7 +261,12 @@ def _require_all(
             )
 
 
-def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
+def _scale(problem: InverseProblem, shape: tuple[int, int, int], p_z: int) -> Images[np.float64]:
+    """Return the diagonal of B as an image, the patches of which are the same in each of p_z planes."""
+    return Images.stack([problem.scale(shape)], np.zeros((1, p_z), np.int64))
+
+
+def _constants(problem: InverseProblem, shape: tuple[int, int, int], pixels: int) -> NDArray[np.float64]:
     """Return the patches of B A x for images x that are 1 in one channel, for each channel, (P, C)."""
     if problem.physics.partition(":")[0] == "inpaint" or not problem.stationary:
         raise InvalidArgument.of(
@@ -273,4 +280,4 @@ def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> 
             f"expected physics that keeps a constant image constant, and not 0, for offset, got a mean of "
             f"{level:g} and deviations of {np.abs(seen - level).max():g} for an image of ones",
         )
-    return np.tile(level * np.eye(shape[2]), (p * p, 1))
+    return np.tile(level * np.eye(shape[2]), (pixels, 1))

@@ -16,7 +16,7 @@ from lemmse.index.files.tiff import TIFF
 from lemmse.index.sources._image import Image, SourceKind, bad_source, decoding, to_image
 from lemmse.index.sources._reading import Reading
 
-__all__ = ["FILE", "FOLDER"]
+__all__ = ["FILE", "FOLDER", "as_text", "naming", "read_plane"]
 
 
 class _Files:
@@ -41,21 +41,15 @@ class _Files:
         """Return image k, decoded."""
         name, plane = self._find(k)
         path = self._folder / name
-        with _reading(path):
-            stack = self._open(path)
-            numbers = self._reading.crop(stack.numbers(plane))
-            if stack.missing(numbers) is not None:
-                raise bad_source(f"expected all pixels in {path}, got some marked as nodata; crop it")
-            return to_image(numbers, stack.scale, str(path))
+        with naming(path):
+            return read_plane(self._open(path), plane, path, self._reading)
 
     def label(self, k: int) -> str:
         """Return the path of the file of image k relative to the folder, its plane, and the region."""
         name, plane = self._find(k)
         number = bisect_right(self._starts, range(len(self))[k]) - 1
         several = self._starts[number + 1] - self._starts[number] > 1
-        # A label is a text: bytes of a name that are not UTF-8 are escaped.
-        text = os.fsencode(name.as_posix()).decode("utf-8", "backslashreplace")
-        return self._reading.label(text, plane if several else None)
+        return self._reading.label(as_text(name), plane if several else None)
 
     def __del__(self) -> None:
         if self._last is not None:
@@ -85,8 +79,21 @@ class _Files:
             return 1  # reading its image gives the error
 
 
+def as_text(name: Path) -> str:
+    """Return the name of a file for a label: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def read_plane(stack: Stack, plane: int, path: Path, reading: Reading) -> Image:
+    """Return a plane of a file, or its region, as an image."""
+    numbers = reading.crop(stack.numbers(plane))
+    if stack.missing(numbers) is not None:
+        raise bad_source(f"expected all pixels in {path}, got some marked as nodata; crop it")
+    return to_image(numbers, stack.scale, str(path))
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Name the file in errors."""
     try:
         with decoding(str(path)):

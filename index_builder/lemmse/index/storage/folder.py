@@ -29,6 +29,7 @@ from lemmse.index.storage.manifest import MANIFEST, read_small
 
 __all__ = [
     "ARRAYS",
+    "DEPTHS",
     "SOURCES",
     "STAGED",
     "about_index",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 ARRAYS = "arrays.zarr"
+DEPTHS = "images/depths"
+"""The array with the number of planes of each volume."""
 SOURCES = "sources.json"
 STAGED = "index"
 """Subfolder of the folder of a build, with the files to publish."""

@@ -91,7 +91,7 @@ class Shards:
         ]
         return np.concatenate(parts or [zarr_store.read(self._groups[0], name, 0, 0)])
 
-    def take(self, name: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+    def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return some rows of an array that is concatenated over all shards, in the given order."""
         order = np.argsort(rows, kind="stable")
         ends = np.searchsorted(rows[order], self._first_rows(name))

@@ -159,7 +159,7 @@ def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
         return np.asarray(_array(group, name)[start:stop])
 
 
-def take(group: zarr.Group, name: str, rows: NDArray[np.integer]) -> NDArray[Any]:
+def take(group: zarr.Group, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
     """Return some rows of an array, in the given order; each chunk is read once. See `read`."""
     with raise_data_loss(f"{group.path}/{name}"):
         return np.asarray(_array(group, name).oindex[rows])
