@@ -31,7 +31,7 @@ from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import read_map, read_mask
 
-__all__ = ["reconstruct"]
+__all__ = ["as_mask", "reconstruct", "require_one_target"]
 
 
 def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> float | NDArray[np.float32]:
@@ -54,7 +54,7 @@ def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> N
         ) from error
 
 
-def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
+def as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
     """Return the mask in a file, or None if no file is given."""
     try:
         return None if value is None else read_mask(value)
@@ -93,7 +93,7 @@ def _as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> 
     "--mask",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    callback=_as_mask,
+    callback=as_mask,
     help="Observed pixels, for all planes: PNG, TIFF or npy, 0 where a pixel is to be ignored.",
 )
 @click.option(
@@ -166,10 +166,7 @@ def reconstruct(
     equivariance none. If a file fails, the others are still processed: the exit status is 1 if some files
     failed, and 2 if all failures are bad input.
     """
-    if server is not None and folders:
-        raise click.UsageError("expected either --server or --index, got both")
-    if server is None and not folders and not os.environ.get("LEMMSE_SERVER"):
-        raise click.UsageError("expected either --server or --index, got neither, and no LEMMSE_SERVER")
+    require_one_target(server, folders)
     if not folders and scheduler is not None:
         raise click.UsageError("expected --scheduler with --index only")
     for argument, path in (("--report", report_file), ("--journal", journal_file)):
@@ -231,6 +228,14 @@ def reconstruct(
         nothing_done = len(failures) == len(jobs)
         only_bad_input = all(exit_status(error) == BAD_INPUT for error in failures)
         sys.exit(BAD_INPUT if nothing_done and only_bad_input else FAILED)
+
+
+def require_one_target(server: str | None, folders: Sequence[str]) -> None:
+    """Raise UsageError unless there is either a server or an index folder."""
+    if server is not None and folders:
+        raise click.UsageError("expected either --server or --index, got both")
+    if server is None and not folders and not os.environ.get("LEMMSE_SERVER"):
+        raise click.UsageError("expected either --server or --index, got neither, and no LEMMSE_SERVER")
 
 
 def _indexes(client: Client, name: str | None, quality: str) -> list[IndexInfo]:
