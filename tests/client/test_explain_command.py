@@ -107,6 +107,7 @@ def test_a_masked_image(run, embedded):
             ("--pixel", "1,1", "--out", "x.jpg"),
             "out: expected a name that ends in .png, .pdf, .svg, got x.jpg",
         ),
+        (("--pixel", "-1,1"), "pixel: expected numbers >= 0 and below (6, 5), got (-1, 1)"),
         (("--pixel", "1,1", "--out", "there.png"), "there.png exists; --overwrite replaces it"),
     ],
 )

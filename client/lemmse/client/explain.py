@@ -22,7 +22,7 @@ from lemmse.client.jobs import check_writable
 from lemmse.client.progress import report_progress
 from lemmse.client.reconstruct import as_mask, require_one_target
 from lemmse.client.server_flags import server_flags
-from lemmse.contract.errors import AlreadyExists, InvalidArgument
+from lemmse.contract.errors import AlreadyExists, InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.results import Contributor
 from lemmse.index.files import open_stack
@@ -161,16 +161,19 @@ def explain(
 
 def _read(path: Path, channels: int) -> NDArray[Any]:
     """Return the only plane of a file, in intensities; masked where it was not observed."""
-    with open_stack(path) as stack:
-        stack = stack.joined(channels)
-        if stack.layout.channels != channels:
-            raise InvalidArgument(
-                f"{path}: expected {channels} channels, as the index has, got {stack.layout.channels} "
-                f"({stack.layout.axes} {stack.layout.shape})"
-            )
-        numbers = stack.only()
-        missing = stack.missing(numbers)
-        y = stack.scale.intensities(numbers)
+    try:
+        with open_stack(path) as stack:
+            stack = stack.joined(channels)
+            if stack.layout.channels != channels:
+                raise InvalidArgument(
+                    f"expected {channels} channels, as the index has, got {stack.layout.channels} "
+                    f"({stack.layout.axes} {stack.layout.shape})"
+                )
+            numbers = stack.only()
+            missing = stack.missing(numbers)
+            y = stack.scale.intensities(numbers)
+    except LemmseError as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="IMAGE") from error
     return y if missing is None else np.ma.masked_array(y, missing)
 
 
