@@ -28,6 +28,8 @@ ON_DEMAND = {
     "client/lemmse/client/demo.py": {"index"},
     "client/lemmse/client/embedded.py": {"estimator", "index"},
     # Image files, whose module is light.
+    "client/lemmse/client/explain.py": {"index"},
+    "client/lemmse/client/explain_figure.py": {"index"},
     "client/lemmse/client/jobs.py": {"index"},
     "client/lemmse/client/estimate_noise.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},

@@ -344,6 +344,24 @@ def test_explain(client):
     assert mean == pytest.approx(result.image[4, 0], abs=1e-6)
 
 
+def test_explain_with_crops(client, tiny_index):
+    images = np.load(tiny_index.parent / "images.npy")
+    y = np.rint(255 * IMAGE).astype(np.uint8)
+    (contributor,) = client.explain(y, sigma=0.2, pixel=(4, 0), top=1, context=4)
+    around = np.pad(images[contributor.image], 11, mode="wrap")[contributor.row :, contributor.column :]
+    np.testing.assert_allclose(contributor.crop[..., 0], 255 * around[6:17, 6:17], rtol=1e-6)
+    assert contributor.crop.dtype == np.float32
+    assert contributor.crop[5, 5] == pytest.approx(contributor.value)
+    assert client.explain(y, sigma=0.2, pixel=(4, 0), top=1)[0].crop is None
+
+
+def test_the_source_is_the_image_of_the_first_contributor(client):
+    result = client.reconstruct(IMAGE, sigma=0.2, mode="exact", maps=["source"])
+    for row, column in np.ndindex(IMAGE.shape):
+        (contributor,) = client.explain(IMAGE, sigma=0.2, pixel=(row, column), top=1)
+        assert result.source[row, column] == contributor.image
+
+
 @pytest.mark.parametrize("pixel", [(0, 0), (0, 1099), (1099, 550), (17, 23)])
 def test_explain_in_an_image_larger_than_a_message(remote, embedded, pixel):
     y = np.random.default_rng(5).random((1100, 1100), np.float32)
@@ -360,6 +378,10 @@ def test_explain_in_an_image_larger_than_a_message(remote, embedded, pixel):
         ({"pixel": (0.5, 0)}, "pixel"),
         ({"top": 0}, "top"),
         ({"top": 4097}, "top"),
+        ({"context": -1}, "context"),
+        ({"context": 1.5}, "context"),
+        ({"context": 2**32 - 1}, "context"),
+        ({"context": 150, "top": 12}, "context"),
         ({"sigma": 0}, "sigma"),
         ({"y": np.zeros(3)}, "y"),
     ],

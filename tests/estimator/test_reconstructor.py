@@ -138,7 +138,7 @@ BAD = [
     ({"nprobe": -1}, r"nprobe: expected a whole number >= 1, got -1"),
     (
         {"maps": ["variance", "entropy"]},
-        r"maps: expected names out of variance, ess, log_density, error, got 'entropy'",
+        r"maps: expected names out of variance, ess, log_density, error, source, got 'entropy'",
     ),
 ]
 

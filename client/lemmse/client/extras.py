@@ -8,6 +8,7 @@ from lemmse.contract.errors import FailedPrecondition
 __all__ = ["required"]
 
 _EXTRAS = {
+    "dask": "dask",
     "faiss": "server",
     "grpc_reflection": "server",
     "h5py": "hdf5",

@@ -128,7 +128,8 @@ class Client(Closable, ABC):
         budget : int, optional
             Largest number of keys that hybrid sums for a patch, >= 1; by default there is no limit.
         maps : collection of str
-            Maps to return with the image: "variance", "ess", "log_density", "error". Mode topk has no error.
+            Maps to return with the image: "variance", "ess", "log_density", "error", "source". Mode topk has
+            no error.
         error : str
             Kind of the map error: it bounds |image − exact| for 95 % of the pixels ("estimated") or for all
             ("certified").
@@ -266,6 +267,7 @@ class Client(Closable, ABC):
         nan: str = "error",
         pixel: Sequence[int],
         top: int = 16,
+        context: int | None = None,
         exclude: Collection[str | int] = (),
         index: str | None = None,
         timeout: float | None = None,
@@ -280,6 +282,10 @@ class Client(Closable, ABC):
             Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of patches to return, 1 to 4096.
+        context : int, optional
+            Return with each patch also its pixels and so many pixels around it on each side, >= 0, as
+            `Contributor.crop`; those of all patches must fit into a message of 4 MiB. By default there are
+            none.
 
         Returns
         -------
@@ -288,7 +294,9 @@ class Client(Closable, ABC):
         """
         self._require_open()
         measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, exclude=exclude)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude
+        )
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def estimate_noise(

@@ -112,19 +112,22 @@ class ImageNames:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """A whole number >= 1."""
+    """A whole number, >= 1 unless another bound is given."""
 
     most: float
     """Largest value."""
+    least: int = 1
+    """Least value."""
 
     def check(self, argument: str, value: Any) -> int:
         """Return the number."""
         try:
             count = operator.index(value)
         except TypeError as error:
-            raise InvalidArgument.of(argument, f"expected a whole number >= 1, got {value!r}") from error
-        if not 1 <= count <= self.most:
-            bound = ">= 1" if count < 1 else f"<= {self.most}"
+            expected = f"expected a whole number >= {self.least}"
+            raise InvalidArgument.of(argument, f"{expected}, got {value!r}") from error
+        if not self.least <= count <= self.most:
+            bound = f">= {self.least}" if count < self.least else f"<= {self.most}"
             raise InvalidArgument.of(argument, f"expected a whole number {bound}, got {count}")
         return count
 
@@ -347,6 +350,8 @@ class ExplainOptions:
     """Row and column of the pixel in the image, or plane, row and column in the volume, each >= 0."""
     top: int
     """Number of contributors to return, >= 1."""
+    context: int | None = None
+    """Pixels around the patch of each contributor that its crop shows on each side; None for no crops."""
     exclude: tuple[str, ...] = ()
     """Training images to leave out, as in `Options`."""
 
@@ -357,6 +362,7 @@ class ExplainOptions:
         *,
         pixel: Any,
         top: Any,
+        context: Any = None,
         exclude: Any = (),
         most: float = MAX_CONTRIBUTORS,
     ) -> Self:
@@ -381,7 +387,10 @@ class ExplainOptions:
                 "pixel", f"expected numbers >= 0 and below {shape[: len(place)]}, got {place}"
             )
         return cls(
-            pixel=place, top=Count(most).check("top", top), exclude=ImageNames().check("exclude", exclude)
+            pixel=place,
+            top=Count(most).check("top", top),
+            context=None if context is None else Count(_UINT32, least=0).check("context", context),
+            exclude=ImageNames().check("exclude", exclude),
         )
 
     def require_axes(self, count: int) -> None:

@@ -138,6 +138,9 @@ class Result:
     error: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=1))
     """Bound on |image − sum over all keys|, for 95 % of the pixels (estimated) or for all (certified), in the
     unit and shape of y."""
+    source: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
+    """Number of the training image, in the order of the index, from which the training patch with the largest
+    weight comes, in whole numbers, (H, W); −1 if no training patch counts."""
     white_level: float = 1.0
     """The value of intensity 1 in the image: 1, or 255 or 65535 if y was of uint8 or uint16."""
 
@@ -231,10 +234,15 @@ class Contributor:
     symmetry: str
     """The symmetric copy of the training image from which the patch was taken, for example "rotate-90";
     "identity" is the image itself."""
+    crop: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """The clean patch, of side p, with `context` pixels on each side, in the range of y, float32,
+    (p + 2 context, p + 2 context, C), from that copy; beyond its border the image is continued as the index
+    says. None if no context was asked for."""
 
     def scaled(self, white_level: float) -> "Contributor":
         """Return a contributor that is in intensities, rescaled so that intensity 1 is `white_level`."""
-        return replace(self, value=tuple(value * white_level for value in self.value))
+        crop = None if self.crop is None else self.crop * np.float32(white_level)
+        return replace(self, value=tuple(value * white_level for value in self.value), crop=crop)
 
 
 @dataclass(frozen=True, slots=True)

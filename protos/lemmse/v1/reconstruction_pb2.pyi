@@ -105,6 +105,10 @@ class _MapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Map.ValueType], _
     """How far each pixel and channel may be from the sum over all keys, in
     intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
     """
+    MAP_SOURCE: _Map.ValueType  # 5
+    """The number of the training image with the heaviest training patch, (H, W),
+    in whole numbers from 0; -1 if there is none.
+    """
 
 class Map(_Map, metaclass=_MapEnumTypeWrapper):
     """A result besides the image."""
@@ -119,6 +123,10 @@ MAP_LOG_DENSITY: Map.ValueType  # 3
 MAP_ERROR: Map.ValueType  # 4
 """How far each pixel and channel may be from the sum over all keys, in
 intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
+"""
+MAP_SOURCE: Map.ValueType  # 5
+"""The number of the training image with the heaviest training patch, (H, W),
+in whole numbers from 0; -1 if there is none.
 """
 Global___Map: _TypeAlias = Map  # noqa: Y015
 
@@ -162,7 +170,7 @@ class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.V
 class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
     """How a pixel is made from the posterior means of patches. The maps are made
     likewise: with AGGREGATE_OVERLAP, MAP_ESS and MAP_LOG_DENSITY are means over
-    the patches.
+    the patches. MAP_SOURCE is always that of the patch centred at the pixel.
     """
 
 AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
@@ -561,6 +569,7 @@ class ReconstructResponse(_message.Message):
     LOG_DENSITY_FIELD_NUMBER: _builtins.int
     DIAGNOSTICS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def image(self) -> _tensor_pb2.Tensor:
         """The posterior mean, float32, shape of y."""
@@ -577,6 +586,8 @@ class ReconstructResponse(_message.Message):
     def diagnostics(self) -> Global___Diagnostics: ...
     @_builtins.property
     def error(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def source(self) -> _tensor_pb2.Tensor: ...
     def __init__(
         self,
         *,
@@ -586,10 +597,11 @@ class ReconstructResponse(_message.Message):
         log_density: _tensor_pb2.Tensor | None = ...,
         diagnostics: Global___Diagnostics | None = ...,
         error: _tensor_pb2.Tensor | None = ...,
+        source: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_source", b"_source", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "source", b"source", "variance", b"variance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_source", b"_source", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "source", b"source", "variance", b"variance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
@@ -597,6 +609,8 @@ class ReconstructResponse(_message.Message):
     _WhichOneofArgType__ess: _TypeAlias = _typing.Literal["_ess", b"_ess"]  # noqa: Y015
     _WhichOneofReturnType__log_density: _TypeAlias = _typing.Literal["log_density"]  # noqa: Y015
     _WhichOneofArgType__log_density: _TypeAlias = _typing.Literal["_log_density", b"_log_density"]  # noqa: Y015
+    _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
+    _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
     _WhichOneofReturnType__variance: _TypeAlias = _typing.Literal["variance"]  # noqa: Y015
     _WhichOneofArgType__variance: _TypeAlias = _typing.Literal["_variance", b"_variance"]  # noqa: Y015
     @_typing.overload
@@ -605,6 +619,8 @@ class ReconstructResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ess) -> _WhichOneofReturnType__ess | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_density) -> _WhichOneofReturnType__log_density | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__variance) -> _WhichOneofReturnType__variance | None: ...
 
@@ -704,6 +720,7 @@ class ExplainRequest(_message.Message):
     COLUMN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     PLANE_FIELD_NUMBER: _builtins.int
     EXCLUDE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
@@ -713,6 +730,10 @@ class ExplainRequest(_message.Message):
     column: _builtins.int
     top: _builtins.int
     """Number of contributors to return, 1 to 4096."""
+    context: _builtins.int
+    """Pixels around the patch that Contributor.crop shows on each side; no crops if
+    not given. All crops of an answer must fit into a message.
+    """
     plane: _builtins.int
     """Plane of the pixel in a volume; not set for an image."""
     @_builtins.property
@@ -747,19 +768,24 @@ class ExplainRequest(_message.Message):
         column: _builtins.int = ...,
         top: _builtins.int = ...,
         mask: _tensor_pb2.Tensor | None = ...,
+        context: _builtins.int | None = ...,
         plane: _builtins.int | None = ...,
         exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "context", b"context", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "column", b"column", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "column", b"column", "context", b"context", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__context: _TypeAlias = _typing.Literal["context"]  # noqa: Y015
+    _WhichOneofArgType__context: _TypeAlias = _typing.Literal["_context", b"_context"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
     _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
     _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
     _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context) -> _WhichOneofReturnType__context | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
     @_typing.overload
@@ -782,6 +808,7 @@ class Contributor(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     SYMMETRY_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
     image: _builtins.int
     """Number of the training image, in the order of the index, from 0; in an index
     of volumes that of a plane.
@@ -801,6 +828,14 @@ class Contributor(_message.Message):
     def value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The clean centre pixel, length C."""
 
+    @_builtins.property
+    def crop(self) -> _tensor_pb2.Tensor:
+        """The clean patch with ExplainRequest.context pixels on each side, float32,
+        (p + 2 context, p + 2 context, C), turned as that copy is; beyond its border
+        the training image is continued as the index says. Not set if no context was
+        given.
+        """
+
     def __init__(
         self,
         *,
@@ -811,12 +846,15 @@ class Contributor(_message.Message):
         weight: _builtins.float = ...,
         value: _abc.Iterable[_builtins.float] | None = ...,
         symmetry: _builtins.str = ...,
+        crop: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_crop", b"_crop", "crop", b"crop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "image", b"image", "row", b"row", "source", b"source", "symmetry", b"symmetry", "value", b"value", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crop", b"_crop", "column", b"column", "crop", b"crop", "image", b"image", "row", b"row", "source", b"source", "symmetry", b"symmetry", "value", b"value", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__crop: _TypeAlias = _typing.Literal["crop"]  # noqa: Y015
+    _WhichOneofArgType__crop: _TypeAlias = _typing.Literal["_crop", b"_crop"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crop) -> _WhichOneofReturnType__crop | None: ...
 
 Global___Contributor: _TypeAlias = Contributor  # noqa: Y015
 

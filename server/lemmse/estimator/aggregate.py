@@ -97,7 +97,9 @@ class Overlap:
     ) -> None:
         self._covered = covered
         columns = {"image": channels, "square": channels, "patches": 1}
-        columns |= {name: channels if RESULT_MAPS[name].per_channel else 1 for name in maps}
+        averaged = maps - {"source"}  # numbers of images have no mean
+        columns |= {name: channels if RESULT_MAPS[name].per_channel else 1 for name in averaged}
+        self._source = np.empty(pixels, np.float32) if "source" in maps else None
         self._sums = {
             name: torch.zeros(pixels, count, dtype=torch.float64) for name, count in columns.items()
         }
@@ -117,6 +119,8 @@ class Overlap:
         }
         for name, total in self._sums.items():
             total.index_add_(0, pixels.flatten(), values[name].double().cpu().reshape(-1, total.shape[1]))
+        if self._source is not None:
+            self._source[n] = posterior.source[:, 0].numpy()
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the image and its maps by name, float32, a row for each position."""
@@ -129,4 +133,5 @@ class Overlap:
             means["variance"] = (means["variance"] - spread).clamp_(min=0.0)
         if "error" in means:
             means["error"] = means["error"].sqrt()
-        return {name: mean.float().numpy() for name, mean in means.items()}
+        arrays = {name: mean.float().numpy() for name, mean in means.items()}
+        return arrays if self._source is None else arrays | {"source": self._source}

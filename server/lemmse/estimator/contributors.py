@@ -1,4 +1,4 @@
-"""The training patches of keys, for explanations."""
+"""The training patches and images of keys, for explanations."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -10,11 +10,12 @@ from lemmse.contract.errors import DataLoss
 from lemmse.contract.results import Contributor
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
 from lemmse.index import Index
-from lemmse.index.images.symmetries import SYMMETRIES
+from lemmse.index.images.stack import inside
+from lemmse.index.images.symmetries import SYMMETRIES, origin
 from lemmse.index.ranges import row_slices
 from lemmse.index.storage.manifest import REMEDY
 
-__all__ = ["contributors"]
+__all__ = ["contributors", "heaviest_images"]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -23,7 +24,12 @@ _BLOCK = 128
 
 
 def contributors(
-    index: Index, keys: NDArray[np.int64], weights: NDArray[np.float32], most: int, cancelled: Cancel
+    index: Index,
+    keys: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    most: int,
+    context: int | None,
+    cancelled: Cancel,
 ) -> Iterator[Contributor]:
     """Yield the training patches that equal keys, at most `most`, in the order of the keys.
 
@@ -37,6 +43,8 @@ def contributors(
         The posterior weight of each training patch that equals a key.
     most : int
         Largest number of training patches.
+    context : int or None
+        Pixels around the patch that its crop shows on each side; None for no crops.
     cancelled : callable
         Polled between reads.
 
@@ -61,7 +69,55 @@ def contributors(
     values = _in_order(index.pixels, index.pixel_numbers(ids), cancelled)  # (N, C)
     found = (ids.tolist(), np.repeat(weights, counts).tolist(), values.tolist(), symmetries.tolist())
     for (image, row, column), weight, value, symmetry in zip(*found, strict=True):
-        yield Contributor(image, labels[image], row, column, weight, tuple(value), SYMMETRIES[symmetry])
+        crop = None
+        if context is not None:
+            raise_if_cancelled(cancelled)
+            crop = _crop(index, (image, row, column), symmetry, context)
+        yield Contributor(image, labels[image], row, column, weight, tuple(value), SYMMETRIES[symmetry], crop)
+
+
+def _crop(index: Index, patch: tuple[int, int, int], symmetry: int, context: int) -> NDArray[np.float32]:
+    """Return a training patch with its surroundings, in intensities, (p + 2 context, p + 2 context, C).
+
+    The patch is given by its image, and the row and column of its centre in it.
+    """
+    image, row, column = patch
+    p, boundary = index.manifest.patch_size, index.manifest.boundary
+    offset = np.arange(p + 2 * context) - (p // 2 + context)
+    down, right = (axis.ravel() for axis in np.meshgrid(offset, offset, indexing="ij"))
+    # In an image of one pixel, at (0, 0), a symmetry turns offsets as it turns those in any other.
+    down, right = origin(np.array([symmetry]), down, right, np.ones((1, 2), np.int64))
+    height, width = index.sizes[image]
+    rows, columns = inside(row + down, height, boundary), inside(column + right, width, boundary)
+    ids = np.stack([np.full_like(rows, image), rows, columns], axis=1)
+    return index.pixels(index.pixel_numbers(ids)).reshape(len(offset), len(offset), -1)
+
+
+def heaviest_images(index: Index, keys: NDArray[np.int64], cancelled: Cancel) -> NDArray[np.int64]:
+    """Return the number of a training image for each key, (K,): the first one with a patch that equals it.
+
+    Parameters
+    ----------
+    index : Index
+        The index.
+    keys : int, (K,)
+        Numbers of keys; -1 for none, which is of image -1.
+    cancelled : callable
+        Polled between reads.
+
+    Raises
+    ------
+    Cancelled
+        `cancelled()` was true.
+    DataLoss
+        The index is damaged.
+    """
+    distinct, rows = np.unique(keys, return_inverse=True)
+    images = np.full(len(distinct), -1)
+    known = distinct >= 0
+    patches = _in_order(index.patch_ranges, distinct[known], cancelled)[:, 0]
+    images[known] = _in_order(index.ids_of, patches, cancelled)[:, 0]
+    return images[rows]
 
 
 def _in_order(

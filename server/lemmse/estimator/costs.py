@@ -93,10 +93,16 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
         return exact * _topk_share(backend, options)
     if options.mode == "exact" or (options.mode == "auto" and exact <= most_exact):
         return exact
+    search = _topk_share(backend, options) if "source" in options.maps else 0.0
+    return exact * min(1.0, _hybrid_share(backend, options, None if weighted else sigma) + search)
+
+
+def _hybrid_share(backend: Backend, options: Options, sigma: float | None) -> float:
+    """Return the time of mode hybrid relative to that of the exact sum; sigma is None if it varies."""
     calibration = backend.index.manifest.calibration
-    if calibration is None or sigma is None or weighted or not sigma > 0:
-        return exact * _UNCALIBRATED
-    return exact * min(1.0, calibration.plan(sigma, requested_accuracy(options)).cost)
+    if calibration is None or sigma is None or not sigma > 0:
+        return _UNCALIBRATED
+    return min(1.0, calibration.plan(sigma, requested_accuracy(options)).cost)
 
 
 def _calibrated_sigmas(backend: Backend) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
@@ -395,6 +396,7 @@ class Reconstructor:
         mask: ArrayLike | None = None,
         pixel: Sequence[int],
         top: int = 16,
+        context: int | None = None,
         exclude: Collection[str | int] = (),
         cancelled: Cancel = never,
     ) -> Explanation:
@@ -409,6 +411,8 @@ class Reconstructor:
         top : int
             Number of training patches to return, >= 1; all are returned if there are fewer. Equal patches are
             returned separately.
+        context : int, optional
+            Pixels around each patch that its crop shows on each side; by default there are no crops.
         exclude : collection of str or int
             Training images to leave out, as in `lemmse.contract.options.Options`.
 
@@ -421,7 +425,7 @@ class Reconstructor:
         """
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
         options = ExplainOptions.checked(
-            measurement.y.shape, pixel=pixel, top=top, exclude=exclude, most=math.inf
+            measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude, most=math.inf
         )
         return self.explain_pixel(measurement, options, cancelled)
 
@@ -450,6 +454,7 @@ class Reconstructor:
         measurement, estimate = self._with_noise(measurement, cancelled)
         observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
+        _require_small(options.context, top, manifest.patch_size, manifest.channels)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
         options.require_axes(3 if self._volumes else 2)
         place = (0, *options.pixel)[-3:]  # an image is plane 0
@@ -457,7 +462,7 @@ class Reconstructor:
         sums = cut_queries(self._backend, observation).sums(n, spec)
         posterior = sums.posterior(manifest.channels)
         keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
-        heaviest = contributors(self.index, keys, weights, top, cancelled)
+        heaviest = contributors(self.index, keys, weights, top, options.context, cancelled)
         diagnostics = self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start)
         return Explanation(
             contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
@@ -569,7 +574,9 @@ class Reconstructor:
         precision = precision if observation.is_white else precision[0]
         sums = whole.sums(y, precision, plan.spec, equivariant=equivariant, some=some)
         n = np.arange(observation.pixels)
-        yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
+        posterior = sums.posterior(y.size)
+        image = posterior.top_key // len(n) if equivariant else posterior.top_key
+        yield PixelPosteriors(n, replace(posterior, source=image), sums.keys_evaluated)
 
     def _diagnostics(
         self,
@@ -644,6 +651,20 @@ def _result(
         if name in arrays
     }
     return Result(image=arrays["image"].reshape(shape), diagnostics=diagnostics, **maps)
+
+
+def _require_small(context: int | None, top: int, patch_size: int, channels: int) -> None:
+    """Raise InvalidArgument if the crops of an explanation do not fit into a message."""
+    if context is None:
+        return
+    side = patch_size + 2 * context
+    nbytes = top * side**2 * channels * np.dtype(np.float32).itemsize
+    if nbytes > INLINE_BYTES:
+        raise InvalidArgument.of(
+            "context",
+            f"expected crops of at most {INLINE_BYTES} bytes, got {top} of {side}x{side} pixels: {nbytes} "
+            "bytes; ask for fewer contributors, or for less context",
+        )
 
 
 def _leave_out(

@@ -196,6 +196,7 @@ class PosteriorSums:
             log_density=self.log_max + w[:, 0].log(),
             top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / w,
             top_key=self.top_key,
+            source=self.top_key[:, :0],
         )
 
     def _error(self, mean: Tensor, w: Tensor) -> Tensor:
@@ -245,3 +246,5 @@ class Posterior:
     """Shares of the heaviest keys in Σ w, in descending order, (Q, R)."""
     top_key: Tensor
     """Numbers of the heaviest keys, int64, (Q, R)."""
+    source: Tensor
+    """Number of the training image of the heaviest key, int64, (Q, 1); no columns until it is looked up."""

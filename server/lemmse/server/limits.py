@@ -88,6 +88,6 @@ def require_fitting(response: pb.ExplainResponse) -> None:
     fitting = sum(size <= room for size in sizes)
     raise InvalidArgument.of(
         "top",
-        f"expected at most {fitting} for this pixel, whose contributors have long names, got "
+        f"expected at most {fitting} for this pixel, whose contributors have long names or large crops, got "
         f"{len(response.contributors)}: an answer has at most {INLINE_BYTES} bytes",
     )
