@@ -1,6 +1,6 @@
 """A denoiser and a reconstructor for deepinv: lemmse as the prior of plug-and-play methods, or as the answer.
 
-Tensors are (B, C, H, W), in intensities of [0, 1] up to noise, on any device.
+Tensors are (B, C, H, W), in intensities of [0, 1] up to noise, on any device. Gradients do not pass through.
 """
 
 from collections.abc import Sequence
