@@ -35,6 +35,7 @@ _COMMANDS = {
         "lemmse.builder.calibrate:calibrate", "Measure hybrid against exact on held-out images."
     ),
     "demo": _Lazy("lemmse.client.demo:demo", "Build, serve and reconstruct photographs; draw the result."),
+    "explore": _Lazy("lemmse.explorer.command:explore", "Try indexes on a page in the browser."),
     "health": _Lazy("lemmse.client.health:health", "Ask servers whether they can answer."),
     "inspect": _Lazy("lemmse.builder.inspect:inspect", "Describe an index, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),

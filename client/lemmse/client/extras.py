@@ -12,6 +12,7 @@ _EXTRAS = {
     "grpc_reflection": "server",
     "h5py": "hdf5",
     "matplotlib": "demo",
+    "nicegui": "explore",
     "numba": "server",
     "numcodecs": "server",
     "opentelemetry": "tracing",
@@ -20,6 +21,7 @@ _EXTRAS = {
     "threadpoolctl": "server",
     "tomli_w": "server",
     "torch": "server",
+    "uvicorn": "explore",
     "zarr": "server",
 }
 
