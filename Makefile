@@ -4,7 +4,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: audit demo paper test test-fast lint stubs clean
+.PHONY: audit browser demo paper test test-fast lint stubs clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -35,6 +35,11 @@ audit:
 	else \
 	  echo "audit: SKIPPED: api.osv.dev does not answer, the pinned versions were not audited"; \
 	fi
+
+# The browser in which the explorer is tested; without it those tests are skipped, which pytest says.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
+	  echo "browser: SKIPPED: chromium is not there and cannot be installed, the explorer's page is not tested"
 
 stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh

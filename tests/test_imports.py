@@ -16,6 +16,7 @@ ALLOWED = {
     "contract": {"v1"},
     "client": {"contract", "v1"},
     "integrations": {"client", "contract"},
+    "explorer": {"client", "contract", "index"},
     "index": {"contract"},
     "estimator": {"contract", "index"},
     "calibration": {"estimator", "index", "contract"},
@@ -35,7 +36,7 @@ ON_DEMAND = {
 
 HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {
     f"lemmse.{package}"
-    for package in ("builder", "calibration", "estimator", "index.reading", "index.storage", "server")
+    for package in ("builder", "calibration", "estimator", "explorer", "index.reading", "index.storage", "server")
 }
 
 

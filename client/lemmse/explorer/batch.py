@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from nicegui import ui
+from nicegui.elements.upload_files import FileUpload
 
 from lemmse.contract.errors import LemmseError
 from lemmse.contract.lines import one_line
@@ -27,13 +28,13 @@ class Batch:
         The files that were dropped.
     """
 
-    def __init__(self, session: Session, files: Sequence[ui.upload.FileUpload]) -> None:
+    def __init__(self, session: Session, files: Sequence[FileUpload]) -> None:
         self._session, self._files = session, files
         self._results: dict[str, Result] = {}
         self._task: asyncio.Task[None] | None = None
         heading(f"{len(files)} files")
         self._bar = ui.linear_progress(0, show_value=False).props("aria-label='Files that are finished'")
-        self._state = ui.label().props("role=status").classes("quiet")
+        self._state = ui.label().props("role=status").classes("lx-quiet")
         with ui.row():
             self._stop = ui.button("Cancel", on_click=self.cancel)
             self._download = ui.button("Download all results", on_click=self._take)
@@ -68,11 +69,13 @@ class Batch:
                 failed += 1
                 with self._errors:
                     message = error.message.removeprefix(f"{file.name}: ")
-                    ui.label(one_line(f"{file.name}: {message}")).classes("failure")
+                    ui.label(one_line(f"{file.name}: {message}")).classes("lx-failure")
             else:
                 self._results[f"{number + 1:03}-{file.name.rpartition('.')[0]}"] = answer.result
         self._bar.set_value(1)
-        self._state.set_text(f"{len(self._results)} of {len(self._files)} are reconstructed, {failed} failed.")
+        self._state.set_text(
+            f"{len(self._results)} of {len(self._files)} are reconstructed, {failed} failed."
+        )
 
     def _take(self) -> None:
         ui.download.content(downloads.several(self._results), "lemmse-results.zip")

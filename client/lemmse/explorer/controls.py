@@ -1,8 +1,10 @@
 """The settings of a reconstruction, as controls of the page."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from nicegui import events, ui
+from nicegui.elements.upload_files import FileUpload
 
 from lemmse.contract.choices import MAPS, MODES, QUALITIES
 from lemmse.contract.results import IndexInfo
@@ -16,11 +18,12 @@ _LARGEST_FILE = 64 * 2**20
 _TASKS = {False: "Reconstruct all of it", True: "Inpaint what I paint"}
 
 Change = Callable[[], Awaitable[None]]
+Event = events.ValueChangeEventArguments[Any]
 
 
 def heading(text: str) -> ui.label:
     """Add a heading of a part of the page."""
-    return ui.label(text).props("role=heading aria-level=2").classes("heading")
+    return ui.label(text).props("role=heading aria-level=2").classes("lx-heading")
 
 
 class Controls:
@@ -34,8 +37,6 @@ class Controls:
         The indexes to choose from.
     on_change : coroutine function
         Called when another answer is needed.
-    on_look : coroutine function
-        Called when the measurement looks different, too.
     on_brush : coroutine function
         Called when the brush changed.
     on_example : coroutine function
@@ -50,14 +51,13 @@ class Controls:
         indexes: Sequence[IndexInfo],
         *,
         on_change: Change,
-        on_look: Change,
         on_brush: Change,
         on_example: Callable[[str], Awaitable[None]],
-        on_files: Callable[[Sequence[ui.upload.FileUpload]], Awaitable[None]],
+        on_files: Callable[[Sequence[FileUpload]], Awaitable[None]],
     ) -> None:
         self._session = session
         self._indexes = {info.name: info for info in indexes}
-        self._on_change, self._on_look, self._on_brush = on_change, on_look, on_brush
+        self._on_change, self._on_brush = on_change, on_brush
         self._on_example, self._on_files = on_example, on_files
         self.radius = 2.0
         """Radius of the brush, in pixels."""
@@ -99,7 +99,9 @@ class Controls:
             .style("width: 100%")
         )
         self._example = ui.select(
-            self._examples(), label="Or take an example", on_change=self._took_example
+            self._examples_of(self._session.settings.index),
+            label="Or take an example",
+            on_change=self._took_example,
         ).style("width: 100%")
 
     def _problem(self) -> None:
@@ -109,10 +111,10 @@ class Controls:
             list(self._indexes), value=settings.index.name, label="Index", on_change=self._took_index
         ).style("width: 100%")
         chosen.set_enabled(len(self._indexes) > 1)
-        self._facts = ui.label().classes("quiet")
-        self._task = ui.radio(_TASKS, value=settings.inpaint, on_change=self._took_task)
-        with ui.column().classes("panel") as self._brush:
-            ui.label("Radius of the brush in pixels").classes("quiet")
+        self._facts = ui.label().classes("lx-quiet")
+        self._task = ui.radio(_TASKS, value=settings.inpaint, on_change=self._taking("inpaint"))
+        with ui.column().classes("lx-panel") as self._brush:
+            ui.label("Radius of the brush in pixels").classes("lx-quiet")
             ui.slider(min=0.5, max=12, step=0.5, value=self.radius, on_change=self._took_radius).props(
                 "label aria-label='Radius of the brush in pixels'"
             )
@@ -123,90 +125,70 @@ class Controls:
     def _noise(self) -> None:
         heading("Noise")
         settings = self._session.settings
-        ui.label("Standard deviation σ, of intensities in [0, 1]").classes("quiet")
+        ui.label("Standard deviation σ, of intensities in [0, 1]").classes("lx-quiet")
         self._sigma = ui.slider(min=0.01, max=0.6, step=0.01, value=settings.sigma).props(
             "label aria-label='Standard deviation of the noise'"
         )
         self._sigma.on_value_change(self._took_sigma)
         self._number = ui.number("σ", value=settings.sigma, min=0.001, max=10, step=0.01).style("width: 100%")
         self._number.bind_value(self._sigma)
-        ui.switch("Estimate σ from the picture", on_change=self._took_estimate)
-        self._simulate = ui.switch("The picture is clean: add this noise", on_change=self._took_simulate)
+        ui.switch("Estimate σ from the picture", on_change=self._taking("estimate"))
+        self._simulate = ui.switch("The picture is clean: add this noise", on_change=self._taking("simulate"))
 
     def _method(self) -> None:
         heading("Method")
         settings = self._session.settings
-        ui.select(list(MODES), value=settings.mode, label="Mode", on_change=self._took_mode).style(
+        ui.select(list(MODES), value=settings.mode, label="Mode", on_change=self._taking("mode")).style(
             "width: 100%"
         ).tooltip("exact sums all training patches, topk the nearest, hybrid as many as needed; auto chooses")
         ui.select(
-            list(QUALITIES), value=settings.quality, label="Quality", on_change=self._took_quality
+            list(QUALITIES), value=settings.quality, label="Quality", on_change=self._taking("quality")
         ).style("width: 100%").tooltip("paper is the formula of the paper; best is better by calibration")
         ui.select(
-            list(MAPS), value=list(settings.maps), label="Maps", multiple=True, on_change=self._took_maps
+            list(MAPS), value=list(settings.maps), label="Maps", multiple=True, on_change=self._taking("maps")
         ).props("use-chips").style("width: 100%")
 
-    def _examples(self) -> dict[str, str]:
-        return examples(self._session.settings.index, self._session.local)
+    def _examples_of(self, index: IndexInfo) -> dict[str, str]:
+        return examples(index, self._session.local)
 
     async def _dropped(self, event: events.MultiUploadEventArguments) -> None:
         self._upload.reset()
         await self._on_files(event.files)
 
-    async def _took_example(self, event: events.ValueChangeEventArguments) -> None:
+    async def _took_example(self, event: Event) -> None:
         if event.value is not None:
             await self._on_example(event.value)
 
-    async def _took_index(self, event: events.ValueChangeEventArguments) -> None:
-        self._session.settings.index = self._indexes[event.value]
-        self._example.set_options(self._examples(), value=None)
-        self.show()
-        await self._on_look()
+    async def _took_index(self, event: Event) -> None:
+        self._example.set_options(self._examples_of(self._indexes[event.value]), value=None)
+        await self._took("index", self._indexes[event.value])
 
-    async def _took_task(self, event: events.ValueChangeEventArguments) -> None:
-        self._session.settings.inpaint = event.value
-        self.show()
-        await self._on_brush()
-        await self._on_look()
+    async def _took_sigma(self, event: Event) -> None:
+        if event.value:  # None while the number is being typed
+            await self._took("sigma", float(event.value))
 
-    async def _took_radius(self, event: events.ValueChangeEventArguments) -> None:
+    async def _took(self, name: str, value: Any) -> None:
+        """Change a setting, if it is another one."""
+        settings = self._session.settings
+        if value != getattr(settings, name):
+            setattr(settings, name, value)
+            self.show()
+            await self._on_change()
+
+    def _taking(self, name: str) -> Callable[[Event], Awaitable[None]]:
+        """Return the handler of the control of a setting."""
+        return lambda event: self._took(name, event.value)
+
+    async def _took_radius(self, event: Event) -> None:
         self.radius = event.value
         await self._on_brush()
 
-    async def _took_erase(self, event: events.ValueChangeEventArguments) -> None:
+    async def _took_erase(self, event: Event) -> None:
         self.erase = event.value
         await self._on_brush()
 
     async def _clear(self) -> None:
         self._session.painted[:] = False
-        await self._on_look()
-
-    async def _took_sigma(self, event: events.ValueChangeEventArguments) -> None:
-        if event.value:
-            self._session.settings.sigma = float(event.value)
-            await (self._on_look if self._session.settings.simulate else self._on_change)()
-
-    async def _took_estimate(self, event: events.ValueChangeEventArguments) -> None:
-        self._session.settings.estimate = event.value
-        self.show()
-        await self._on_change()
-
-    async def _took_simulate(self, event: events.ValueChangeEventArguments) -> None:
-        if event.value != self._session.settings.simulate:
-            self._session.settings.simulate = event.value
-            self.show()
-            await self._on_look()
-
-    async def _took_mode(self, event: events.ValueChangeEventArguments) -> None:
-        self._session.settings.mode = event.value
-        await self._on_change()
-
-    async def _took_quality(self, event: events.ValueChangeEventArguments) -> None:
-        self._session.settings.quality = event.value
-        await self._on_change()
-
-    async def _took_maps(self, event: events.ValueChangeEventArguments) -> None:
-        self._session.settings.maps = tuple(event.value)
         await self._on_change()
 
 

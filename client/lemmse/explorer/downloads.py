@@ -32,7 +32,11 @@ def call(answer: Answer, targets: Sequence[str]) -> str:
         "from lemmse.client import connect",
         "",
         'y = np.load("measurement.npy")  # intensities in [0, 1]',
-        *([] if answer.observed is None else ['mask = np.load("mask.npy")  # False where nothing was observed']),
+        *(
+            []
+            if answer.observed is None
+            else ['mask = np.load("mask.npy")  # False where nothing was observed']
+        ),
         f"with connect({', '.join(map(repr, targets))}) as lemmse:",
         f"    result = lemmse.reconstruct(y, {', '.join(written)})",
         'result.save("again.npz")',

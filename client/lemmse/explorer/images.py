@@ -18,8 +18,8 @@ __all__ = ["Picture", "examples", "load_example", "read_picture"]
 
 _MOST_PIXELS = 4_000_000
 """Pixels of the largest picture that the page takes."""
-_CROP = 64
-"""Side of the middle of a photograph that is offered beside the whole, in pixels."""
+_MIDDLES = (32, 64)
+"""Sides of the middles of photographs that are offered beside the wholes, in pixels."""
 _TRAINING_IMAGES = 6
 """Training images that are offered."""
 
@@ -49,7 +49,7 @@ class Picture:
         if have == 1:
             return self.pixels.repeat(channels, axis=2)
         if channels == 1 and have == 3:
-            return self.pixels.mean(axis=2, keepdims=True)
+            return np.asarray(self.pixels.mean(axis=2, keepdims=True))
         raise InvalidArgument(f"expected a picture of {channels} channels, as the index has, got {have}")
 
 
@@ -107,9 +107,10 @@ def load_example(key: str, info: IndexInfo, local: LocalIndexes) -> Picture:
         pixels = local.training_image(info.name, int(name))
     else:
         pixels = photograph(name).astype(np.float32) / np.float32(255)
-        if kind == "middle":
-            top, left = ((length - _CROP) // 2 for length in pixels.shape[:2])
-            pixels = pixels[top : top + _CROP, left : left + _CROP]
+        if kind != "whole":
+            side = int(kind)
+            top, left = ((length - side) // 2 for length in pixels.shape[:2])
+            pixels = pixels[top : top + side, left : left + side]
     return Picture(key.replace(":", "-"), pixels, np.ones(pixels.shape[:2], bool))
 
 
@@ -120,5 +121,6 @@ def _photographs() -> Iterator[tuple[str, str]]:
             height, width = photograph(name).shape[:2]
         except LemmseError:
             return
-        yield f"middle:{name}", f"{name}, its middle, {_CROP} × {_CROP}"
+        for side in _MIDDLES:
+            yield f"{side}:{name}", f"{name}, its middle, {side} × {side}"
         yield f"whole:{name}", f"{name}, {height} × {width}"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from nicegui import ui
+from nicegui.elements.upload_files import FileUpload
 
 from lemmse.client.aio import AsyncClient
 from lemmse.contract.choices import MODES
@@ -19,7 +20,7 @@ from lemmse.explorer.batch import Batch
 from lemmse.explorer.controls import Controls, heading
 from lemmse.explorer.images import load_example, read_picture
 from lemmse.explorer.local import LocalIndexes
-from lemmse.explorer.panels import MapPanels, show_contributors, show_modes, summary
+from lemmse.explorer.panels import MapPanels, show_contributors, show_mode, summary
 from lemmse.explorer.pictures import as_bytes, data_url, veil
 from lemmse.explorer.session import Answer, Session, Settings
 from lemmse.explorer.viewer import Viewer
@@ -55,22 +56,21 @@ class Page:
         self._targets = targets
         self._answer: Answer | None = None
         self._batch: Batch | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._outdated = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._answering = self._outdated = False
         ui.add_css(_STYLE)
         self._header()
-        with ui.element("main").classes("columns"):
-            with ui.element("section").classes("controls").props("aria-label=Settings"):
+        with ui.element("div").classes("lx-columns"):
+            with ui.element("section").classes("lx-controls").props("aria-label=Settings"):
                 self._controls = Controls(
                     self._session,
                     indexes,
-                    on_change=self._reconstruct,
-                    on_look=self._look,
+                    on_change=self._look,
                     on_brush=self._set_brush,
                     on_example=self._take_example,
                     on_files=self._take_files,
                 )
-            with ui.element("section").classes("work").props("aria-label=Results"):
+            with ui.element("section").classes("lx-work").props("aria-label=Results"):
                 self._work()
         self._controls.show()
         ui.context.client.on_delete(self._cancel)
@@ -89,29 +89,29 @@ class Page:
             button = ui.button(_THEMES[None], on_click=turn).props("flat color=white no-caps")
 
     def _work(self) -> None:
-        self._failure = ui.label().props("role=alert").classes("failure")
+        self._failure = ui.label().props("role=alert").classes("lx-failure")
         self._failure.set_visibility(False)
         with ui.row().style("align-items: center"):
             self._run = ui.button("Reconstruct", on_click=self._reconstruct)
             self._stop = ui.button("Cancel", on_click=self._cancel).props("outline")
             self._busy = ui.spinner(size="1.5rem").props("aria-label='At work'")
             self._state = ui.label("Drop a picture, or take an example.").props("role=status")
-        self._set_busy(False)
-        with ui.element("div").classes("row"):
-            with ui.element("div").classes("panel"):
+        self._show_busy()
+        with ui.element("div").classes("lx-row"):
+            with ui.element("div").classes("lx-panel"):
                 heading("Measurement")
                 self._measured = Viewer(
                     "Measurement", on_hover=self._read_values, on_pick=self._explain, on_paint=self._paint
                 )
-            with ui.element("div").classes("panel"):
+            with ui.element("div").classes("lx-panel"):
                 heading("Reconstruction")
                 self._reconstruction = Viewer(
                     "Reconstruction over the measurement", on_hover=self._read_values, on_pick=self._explain
                 )
         self._values = ui.label("Point at a pixel for its values, click it for its training patches.")
-        self._values.classes("mono").props("role=status")
+        self._values.classes("lx-mono").props("role=status")
         self._maps = MapPanels(on_hover=self._read_values, on_pick=self._explain)
-        self._explanation = ui.element("section").classes("panel").props("aria-label=Explanation")
+        self._explanation = ui.element("section").classes("lx-panel").props("aria-label=Explanation")
         with ui.row():
             self._takes = [
                 ui.button("Compare modes", on_click=self._compare).props("outline"),
@@ -121,19 +121,21 @@ class Page:
             ]
         for button in self._takes:
             button.disable()
-        self._extra = ui.element("section").classes("panel").props("aria-label='Modes and call'")
-        self._files = ui.element("section").classes("panel").props("aria-label=Files")
+        self._extra = ui.element("section").classes("lx-panel").props("aria-label='Modes and call'")
+        self._files = ui.element("section").classes("lx-panel").props("aria-label=Files")
 
     async def _take_example(self, key: str) -> None:
         settings = self._session.settings
-        picture = await self._attempt(asyncio.to_thread(load_example, key, settings.index, self._session.local))
+        picture = await self._attempt(
+            asyncio.to_thread(load_example, key, settings.index, self._session.local)
+        )
         if picture is not None:
             settings.simulate = self._session.can_simulate
             self._session.take(picture)
             self._controls.show()
             await self._look()
 
-    async def _take_files(self, files: Sequence[ui.upload.FileUpload]) -> None:
+    async def _take_files(self, files: Sequence[FileUpload]) -> None:
         if len(files) > 1:
             if self._batch is not None:
                 self._batch.cancel()
@@ -153,18 +155,15 @@ class Page:
         """Show the measurement, and reconstruct it."""
         if self._session.picture is None:
             return
-        if self._show_measurement():
-            await self._reconstruct()
-
-    def _show_measurement(self) -> bool:
         try:
             y, observed = self._session.measurement(), self._session.observed()
         except LemmseError as error:
             self._fail(error)
-            return False
+            return
         hidden = "" if observed is None else veil(~observed)
         self._measured.show(data_url(as_bytes(y)), y.shape[:2], veil=hidden)
-        return True
+        await self._set_brush()
+        await self._reconstruct()
 
     async def _set_brush(self) -> None:
         self._measured.set_brush(self._controls.brush, erase=self._controls.erase)
@@ -177,15 +176,18 @@ class Page:
         """Reconstruct with the settings; while that is at work, note that they changed."""
         if self._session.picture is None:
             return
-        if self._task is not None:
-            self._outdated = True
-            return
         self._outdated = True
-        while self._outdated:
-            self._outdated = False
-            answer = await self._attempt(self._session.reconstruct(), busy=True)
-            if answer is not None:
-                self._show(answer)
+        if self._answering:
+            return
+        self._answering = True
+        try:
+            while self._outdated:
+                self._outdated = False
+                answer = await self._attempt(self._session.reconstruct())
+                if answer is not None:
+                    self._show(answer)
+        finally:
+            self._answering = False
 
     def _show(self, answer: Answer) -> None:
         self._answer = answer
@@ -212,7 +214,7 @@ class Page:
         if answer is None:
             return
         row, column = place["row"], place["column"]
-        contributors = await self._attempt(self._session.explain(answer, row, column), busy=True)
+        contributors = await self._attempt(self._session.explain(answer, row, column))
         if contributors is None:
             return
         self._explanation.clear()
@@ -224,21 +226,20 @@ class Page:
                 column,
                 contributors,
                 local=self._session.local,
-                patch_size=self._session.settings.index.patch_size,
             )
 
     async def _compare(self) -> None:
-        answers = []
-        for mode in MODES:
-            self._state.set_text(f"Reconstructing with mode {mode} …")
-            answer = await self._attempt(self._session.reconstruct(mode=mode, maps=()), busy=True)
-            if answer is None:
-                return
-            answers.append(answer)
-        self._state.set_text("Four modes are compared below.")
         self._extra.clear()
-        with self._extra:
-            show_modes(answers)
+        exact: Answer | None = None
+        with self._extra, ui.element("div").classes("lx-grid"):
+            for mode in sorted(MODES, key="exact".__ne__):  # exact is first: the others are compared with it
+                self._state.set_text(f"Reconstructing with mode {mode} …")
+                answer = await self._attempt(self._session.reconstruct(mode=mode, maps=()))
+                if answer is None:
+                    return
+                exact = exact or answer
+                show_mode(mode, answer, exact)
+        self._state.set_text("The modes are compared below.")
 
     def _download_picture(self) -> None:
         if self._answer is not None:
@@ -255,16 +256,15 @@ class Page:
             self._extra.clear()
             with self._extra:
                 heading("The Python call that made this answer")
-                ui.label("The files that it reads are in 'Download everything'.").classes("quiet")
-                with ui.element("pre").classes("call").props("tabindex=0"):
+                ui.label("The files that it reads are in 'Download everything'.").classes("lx-quiet")
+                with ui.element("pre").classes("lx-call").props("tabindex=0"):
                     ui.label(downloads.call(self._answer, self._targets)).style("white-space: pre")
 
-    async def _attempt(self, work: Coroutine[Any, Any, T], *, busy: bool = False) -> T | None:
+    async def _attempt(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return the outcome of work; show its error in a line, and return None."""
         task = asyncio.create_task(work)
-        if busy:
-            self._task = task
-            self._set_busy(True)
+        self._tasks.add(task)
+        self._show_busy()
         try:
             outcome = await task
         except asyncio.CancelledError:
@@ -274,9 +274,8 @@ class Page:
             self._fail(error)
             return None
         finally:
-            if busy:
-                self._task = None
-                self._set_busy(False)
+            self._tasks.discard(task)
+            self._show_busy()
         self._failure.set_visibility(False)
         return outcome
 
@@ -289,14 +288,14 @@ class Page:
         self._failure.set_text(text)
         self._failure.set_visibility(True)
 
-    def _set_busy(self, busy: bool) -> None:
-        self._busy.set_visibility(busy)
-        self._stop.set_enabled(busy)
+    def _show_busy(self) -> None:
+        self._busy.set_visibility(bool(self._tasks))
+        self._stop.set_enabled(bool(self._tasks))
 
     def _cancel(self) -> None:
         self._outdated = False
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._batch is not None:
             self._batch.cancel()
 

@@ -7,7 +7,6 @@ import numpy as np
 from nicegui import ui
 from numpy.typing import NDArray
 
-from lemmse.contract.choices import MODES
 from lemmse.contract.results import Contributor
 from lemmse.explorer.controls import heading
 from lemmse.explorer.local import LocalIndexes
@@ -15,7 +14,7 @@ from lemmse.explorer.pictures import Colours, as_bytes, data_url, outlined
 from lemmse.explorer.session import Answer, psnr
 from lemmse.explorer.viewer import Viewer
 
-__all__ = ["MapPanels", "show_contributors", "show_modes", "summary"]
+__all__ = ["MapPanels", "show_contributors", "show_mode", "summary"]
 
 TITLES = {
     "variance": "Posterior variance",
@@ -41,7 +40,7 @@ class MapPanels:
 
     def __init__(self, *, on_hover: Event, on_pick: Event) -> None:
         self._events = {"on_hover": on_hover, "on_pick": on_pick}
-        self._row = ui.element("div").classes("row")
+        self._row = ui.element("div").classes("lx-grid")
         self._panels: dict[str, tuple[Viewer, Sequence[ui.label]]] = {}
 
     def show(self, answer: Answer) -> None:
@@ -61,13 +60,13 @@ class MapPanels:
 
     def _panel(self, name: str) -> tuple[Viewer, Sequence[ui.label]]:
         title = TITLES.get(name, name)
-        with ui.element("div").classes("panel"):
+        with ui.element("div").classes("lx-panel"):
             heading(title)
             viewer = Viewer(title, **self._events)
-            ui.element("div").classes("bar").style(f"background: {Colours.gradient()}").props(
+            ui.element("div").classes("lx-bar").style(f"background: {Colours.gradient()}").props(
                 f"role=img aria-label='Colours of {title}, dark to bright'"
             )
-            with ui.element("div").classes("ends"):
+            with ui.element("div").classes("lx-ends"):
                 return viewer, [ui.label() for _ in range(3)]
 
 
@@ -85,19 +84,16 @@ def summary(answer: Answer) -> str:
     return ", ".join(parts)
 
 
-def show_modes(answers: Sequence[Answer]) -> None:
-    """Add one answer of each mode, and how far each is from mode exact."""
-    exact = answers[list(MODES).index("exact")]
-    with ui.element("div").classes("row small"):
-        for mode, answer in zip(MODES, answers, strict=True):
-            with ui.element("div").classes("panel"):
-                heading(mode)
-                image = answer.result.image
-                Viewer(f"Reconstruction of mode {mode}").show(data_url(as_bytes(image)), image.shape[:2])
-                ui.label(summary(answer)).classes("quiet")
-                distance = psnr(image, exact.result.image)
-                agreement = "identical to exact" if np.isinf(distance) else f"{distance:.1f} dB to exact"
-                ui.label(agreement).classes("quiet")
+def show_mode(mode: str, answer: Answer, exact: Answer) -> None:
+    """Add the answer of a mode, and how far it is from that of mode exact."""
+    with ui.element("div").classes("lx-panel"):
+        heading(mode)
+        image = answer.result.image
+        Viewer(f"Reconstruction of mode {mode}").show(data_url(as_bytes(image)), image.shape[:2])
+        ui.label(summary(answer)).classes("lx-quiet")
+        distance = psnr(image, exact.result.image)
+        agreement = "identical to exact" if np.isinf(distance) else f"{distance:.1f} dB to exact"
+        ui.label(agreement).classes("lx-quiet")
 
 
 def show_contributors(
@@ -107,16 +103,16 @@ def show_contributors(
     contributors: Sequence[Contributor],
     *,
     local: LocalIndexes,
-    patch_size: int,
 ) -> None:
     """Add the training patches that made a pixel, heaviest first, in their images if those are here."""
     share = sum(contributor.weight for contributor in contributors)
     ui.label(
         f"Pixel at row {row}, column {column}: these {len(contributors)} training patches have "
         f"{share:.1%} of the weight."
-    ).classes("quiet")
-    index = answer.keywords["index"]
-    with ui.element("div").classes("patches").props("role=list"):
+    ).classes("lx-quiet")
+    index = answer.index.name
+    patch_size = answer.index.patch_size
+    with ui.element("div").classes("lx-patches").props("role=list"):
         with _card():
             query = outlined(answer.y, row, column, patch_size, margin=_MARGIN, zoom=_ZOOM)
             _image(query, f"The measured patch at row {row}, column {column}")
@@ -140,7 +136,7 @@ def show_contributors(
 
 
 def _card() -> ui.element:
-    return ui.element("div").classes("patch").props("role=listitem")
+    return ui.element("div").classes("lx-patch").props("role=listitem")
 
 
 def _image(address: str, text: str) -> None:
@@ -151,5 +147,5 @@ def _image(address: str, text: str) -> None:
 def _swatch(value: Sequence[float]) -> None:
     pixel: NDArray[Any] = np.asarray(value, np.float32)[None, None]
     red, green, blue = np.broadcast_to(np.atleast_1d(as_bytes(pixel)[0, 0]), 3)
-    element = ui.element("div").classes("swatch").style(f"background: rgb({red} {green} {blue})")
+    element = ui.element("div").classes("lx-swatch").style(f"background: rgb({red} {green} {blue})")
     element.props["role"], element.props["aria-label"] = "img", "Colour of the patch's centre"

@@ -68,7 +68,8 @@ class Colours:
         place = np.clip(np.nan_to_num((values - low) / ((high - low) or 1.0)), 0, 1) * (len(_STOPS) - 1)
         below = np.minimum(place.astype(np.int64), len(_STOPS) - 2)
         part = (place - below)[..., None]
-        return np.rint(_STOPS[below] * (1 - part) + _STOPS[below + 1] * part).astype(np.uint8)
+        colours = _STOPS[below] * (1 - part) + _STOPS[below + 1] * part
+        return np.asarray(np.rint(colours), np.uint8)
 
     @staticmethod
     def gradient() -> str:
@@ -78,7 +79,7 @@ class Colours:
 
 def as_bytes(intensities: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Return an image (H, W, C) in 8 bits, as grey or as colours: of other channels, the first ones."""
-    picture = np.rint(np.clip(np.nan_to_num(intensities), 0, 1) * 255).astype(np.uint8)
+    picture = np.asarray(np.rint(np.clip(np.nan_to_num(intensities), 0, 1) * 255), np.uint8)
     return picture[..., :3] if picture.shape[2] >= 3 else picture[..., 0]
 
 
@@ -94,9 +95,7 @@ def veil(hidden: NDArray[np.bool_]) -> str:
     return data_url(np.where(hidden[..., None], np.array(_VEIL, np.uint8), np.uint8(0)))
 
 
-def outlined(
-    image: NDArray[np.float32], row: int, column: int, side: int, *, margin: int, zoom: int
-) -> str:
+def outlined(image: NDArray[np.float32], row: int, column: int, side: int, *, margin: int, zoom: int) -> str:
     """Return the surroundings of a patch, enlarged, with the patch outlined.
 
     Parameters

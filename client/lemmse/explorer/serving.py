@@ -2,7 +2,7 @@
 
 import socket
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import click
@@ -48,19 +48,20 @@ async def serve(
                 raise FailedPrecondition("expected a server with indexes, got one without; load one first")
             local = LocalIndexes(folders)
 
-            async def root() -> None:
+            async def page() -> None:
                 Page(client, local, await client.list_indexes(timeout=_PATIENCE), targets)
 
-            server = uvicorn.Server(uvicorn.Config(_app(root, listen), log_level="warning", ws_max_size=2**20))
+            config = uvicorn.Config(_app(page, listen), log_level="warning", ws_max_size=2**20)
             click.echo(f"explorer  {url}")
             if browser:
                 webbrowser.open(url)
-            await server.serve(sockets=[sock])
+            await uvicorn.Server(config).serve(sockets=[sock])
 
 
-def _app(root: Any, listen: Address) -> FastAPI:
+def _app(page: Callable[[], Awaitable[None]], listen: Address) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    ui.run_with(app, root=root, title="lemmse explorer", dark=None, language="en-US", show_welcome_message=False)
+    ui.page("/")(page)
+    ui.run_with(app, title="lemmse explorer", dark=None, language="en-US", show_welcome_message=False)
     if listen.loopback:
         # A page from elsewhere whose name is made to stand for this machine does not get an answer.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", listen.host])

@@ -38,7 +38,7 @@ class Settings:
     """Mode, as of `Client.reconstruct`."""
     quality: str = "paper"
     """Quality, as of `Client.reconstruct`."""
-    maps: Sequence[str] = ("variance", "ess")
+    maps: list[str] = field(default_factory=lambda: ["variance", "ess"])
     """Maps to show."""
 
     def keywords(self, **changes: Any) -> dict[str, Any]:
@@ -66,6 +66,8 @@ class Answer:
     """Where it was observed, (H, W); None for all pixels."""
     clean: NDArray[np.float32] | None
     """The clean image, if it is known, (H, W, C)."""
+    index: IndexInfo
+    """The index that was asked."""
     keywords: dict[str, Any]
     """Keywords of the call, without the mask."""
     result: Result
@@ -138,7 +140,7 @@ class Session:
 
     async def reconstruct(self, **changes: Any) -> Answer:
         """Return the reconstruction with the settings; `changes` are other keywords of the call."""
-        picture = self._chosen()
+        picture, index = self._chosen(), self.settings.index
         y, observed, keywords = self.measurement(), self.observed(), self.settings.keywords(**changes)
         clean = picture.with_channels(y.shape[2]) if self.settings.simulate and self.can_simulate else None
         start = time.perf_counter()
@@ -148,6 +150,7 @@ class Session:
             y=y,
             observed=observed,
             clean=clean,
+            index=index,
             keywords=keywords,
             result=result,
             seconds=time.perf_counter() - start,
@@ -161,7 +164,7 @@ class Session:
             mask=answer.observed,
             pixel=(row, column),
             top=_CONTRIBUTORS,
-            index=answer.keywords["index"],
+            index=answer.index.name,
         )
 
     def of(self, picture: Picture) -> "Session":
