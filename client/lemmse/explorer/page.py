@@ -58,6 +58,7 @@ class Page:
         self._batch: Batch | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._answering = self._outdated = False
+        self._place: tuple[int, int] | None = None
         ui.add_css(_STYLE)
         self._header()
         with ui.element("div").classes("lx-columns"):
@@ -196,13 +197,22 @@ class Page:
             data_url(as_bytes(answer.y)), image.shape[:2], over=data_url(as_bytes(image))
         )
         self._maps.show(answer)
+        self._show_values()
         self._state.set_text(summary(answer))
         for button in self._takes:
             button.enable()
 
     def _read_values(self, place: dict[str, Any]) -> None:
-        answer, row, column = self._answer, place["row"], place["column"]
-        if answer is None or row >= answer.y.shape[0] or column >= answer.y.shape[1]:
+        self._place = place["row"], place["column"]
+        self._show_values()
+
+    def _show_values(self) -> None:
+        """Show the values of the pixel under the cursor."""
+        answer = self._answer
+        if answer is None or self._place is None:
+            return
+        row, column = self._place
+        if row >= answer.y.shape[0] or column >= answer.y.shape[1]:
             return
         numbers = {"measurement": answer.y, "reconstruction": answer.result.image}
         numbers |= {name: values for name, values in answer.result.arrays.items() if name != "image"}
