@@ -60,6 +60,7 @@ class Page:
         self._answering = self._outdated = False
         self._place: tuple[int, int] | None = None
         ui.add_css(_STYLE)
+        ui.colors(primary="#1976d2")  # white on it can be read, and it on black
         self._header()
         with ui.element("div").classes("lx-columns"):
             with ui.element("section").classes("lx-controls").props("aria-label=Settings"):

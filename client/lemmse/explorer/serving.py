@@ -51,7 +51,7 @@ async def serve(
             async def page() -> None:
                 Page(client, local, await client.list_indexes(timeout=_PATIENCE), targets)
 
-            config = uvicorn.Config(_app(page, listen), log_level="warning", ws_max_size=2**20)
+            config = uvicorn.Config(_app(page, listen), log_level="warning", timeout_graceful_shutdown=1)
             click.echo(f"explorer  {url}")
             if browser:
                 webbrowser.open(url)
