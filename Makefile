@@ -49,7 +49,7 @@ clean:
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	$(PIP) install --quiet -c constraints.txt -e '.[demo,explore]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt

@@ -34,9 +34,9 @@ ON_DEMAND = {
     "client/lemmse/client/running.py": {"index"},
 }
 
-HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {
+HEAVY = {"faiss", "matplotlib", "nicegui", "numba", "skimage", "torch", "zarr"} | {
     f"lemmse.{package}"
-    for package in ("builder", "calibration", "estimator", "explorer", "index.reading", "index.storage", "server")
+    for package in ("builder", "calibration", "estimator", "index.reading", "index.storage", "server")
 }
 
 

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from subprocess import PIPE
 
@@ -19,6 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lemmse.client import Client, connect
 from lemmse.client.serving import LEMMSE
+from lemmse.server.lifecycle import Server
 from tests.support.processes import run_process, start_process
 
 CHROMIUM = shutil.which("chromium")
@@ -32,14 +34,21 @@ PATIENCE = 60_000
 """Milliseconds that the page has for each step."""
 
 
-@pytest.fixture(scope="module")
-def address(larger_index: Path) -> Iterator[str]:
-    command = [*LEMMSE, "explore", "--index", larger_index, "--listen", "127.0.0.1:0", "--no-browser"]
+@contextmanager
+def explorer(*arguments: object) -> Iterator[str]:
+    """Run the command, and yield the address of its page."""
+    command = [*LEMMSE, "explore", *arguments, "--listen", "127.0.0.1:0", "--no-browser"]
     with start_process(command, 600, stdout=PIPE) as process:
         assert process.stdout is not None
         _, address = process.stdout.readline().split()
         yield address
         process.terminate()
+
+
+@pytest.fixture(scope="module")
+def address(larger_index: Path) -> Iterator[str]:
+    with explorer("--index", larger_index) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +59,17 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A new visit, which must load nothing from elsewhere and end without an error in a script."""
+def visit(browser: Browser) -> Page:
     page = browser.new_page(viewport={"width": 1360, "height": 1400})
     page.set_default_timeout(PATIENCE)
     expect.set_options(timeout=PATIENCE)
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A new visit, which must load nothing from elsewhere and end without an error in a script."""
+    page = visit(browser)
     elsewhere: list[str] = []
     errors: list[object] = []
     page.on("request", lambda request: elsewhere.append(request.url))
@@ -241,6 +255,21 @@ def test_an_error_is_one_line_and_goes_with_the_next_answer(page: Page, picture:
     assert "/tmp" not in text
     drop_one(page, picture)
     expect(failure).to_be_hidden()
+
+
+def test_a_server_shows_colours_in_place_of_its_training_images(
+    browser: Browser, server: Server, remote: Client, picture: np.ndarray
+) -> None:
+    with explorer("--server", server.address) as address, closing(visit(browser)) as page:
+        page.goto(address)
+        drop_one(page, picture)
+        page.mouse.click(*point(page, 1, 2, 3, picture.shape))
+        (first, *_) = remote.explain(picture / np.float32(255), sigma=0.1, pixel=(2, 3))
+        level = round(255 * first.value[0])
+        colour = page.get_by_label("Colour of the patch's centre").first
+        expect(colour).to_have_css("background-color", f"rgb({level}, {level}, {level})")
+        page.get_by_role("button", name="Show the Python call").click()
+        expect(page.locator("pre")).to_contain_text(f"connect('grpc://{server.address}')")
 
 
 @pytest.mark.parametrize(
