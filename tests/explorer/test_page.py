@@ -233,6 +233,14 @@ def test_modes_are_compared_on_an_example_that_is_measured_with_noise(page: Page
     expect(page.get_by_text("identical to exact").first).to_be_visible()
 
 
+def test_work_is_cancelled_and_the_page_goes_on(page: Page, picture: np.ndarray) -> None:
+    page.get_by_label("Or take an example").click()
+    page.get_by_role("option", name="chelsea, 150").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+    drop_one(page, picture)
+
+
 def test_several_files_have_their_own_results_and_errors(
     page: Page, client: Client, picture: np.ndarray
 ) -> None:

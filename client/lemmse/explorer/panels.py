@@ -75,8 +75,8 @@ def summary(answer: Answer) -> str:
     diagnostics = answer.result.diagnostics
     parts = [f"mode {diagnostics.mode}", f"{answer.seconds * 1000:.0f} ms"]
     parts.append(f"{diagnostics.keys_touched:,.0f} patches read per pixel")
-    estimated = getattr(diagnostics, "sigma", None)
-    if answer.keywords["sigma"] == "auto" and estimated is not None:
+    estimated = getattr(diagnostics, "sigma", ())
+    if answer.keywords["sigma"] == "auto" and estimated:
         parts.append(f"σ estimated {np.mean(estimated):.3g}")
     if answer.clean is not None:
         before, after = psnr(answer.y, answer.clean), psnr(answer.result.image, answer.clean)
