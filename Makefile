@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INTEGRATIONS := .venv-integrations
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: audit demo paper test test-fast test-integrations lint stubs clean
+.PHONY: audit browser clean demo lint paper stubs test test-fast test-integrations
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -41,6 +41,11 @@ audit:
 	  echo "audit: SKIPPED: api.osv.dev does not answer, the pinned versions were not audited"; \
 	fi
 
+# The browser in which the explorer is tested; without it those tests are skipped, which pytest says.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
+	  echo "browser: SKIPPED: chromium is not there and cannot be installed, the explorer's page is not tested"
+
 stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh
 
@@ -49,7 +54,7 @@ clean:
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	$(PIP) install --quiet -c constraints.txt -e '.[demo,explore]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt

@@ -16,6 +16,7 @@ ALLOWED = {
     "contract": {"v1"},
     "client": {"contract", "v1"},
     "integrations": {"client", "contract"},
+    "explorer": {"client", "contract", "index"},
     "index": {"contract"},
     "estimator": {"contract", "index"},
     "calibration": {"estimator", "index", "contract"},
@@ -39,7 +40,7 @@ ON_DEMAND = {
     "client/lemmse/client/slabs.py": {"index"},
 }
 
-HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {
+HEAVY = {"faiss", "matplotlib", "nicegui", "numba", "skimage", "torch", "zarr"} | {
     f"lemmse.{package}"
     for package in ("builder", "calibration", "estimator", "index.reading", "index.storage", "server")
 }

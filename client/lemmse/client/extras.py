@@ -13,6 +13,7 @@ _EXTRAS = {
     "grpc_reflection": "server",
     "h5py": "hdf5",
     "matplotlib": "demo",
+    "nicegui": "explore",
     "numba": "server",
     "numcodecs": "server",
     "opentelemetry": "tracing",
@@ -21,6 +22,7 @@ _EXTRAS = {
     "threadpoolctl": "server",
     "tomli_w": "server",
     "torch": "server",
+    "uvicorn": "explore",
     "zarr": "server",
 }
 
