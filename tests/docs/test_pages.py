@@ -1,4 +1,4 @@
-"""The README, the first five minutes and the tutorials do what they say, and no page names a flag that is not there."""
+"""The README, the first five minutes and the tutorials do what they say; no page names a flag that does not exist."""
 
 import io
 import re
@@ -99,7 +99,7 @@ def test_masks(page: Page) -> None:
 
 def test_unlike(page: Page) -> None:
     page.run(ROOT / "docs/tutorials/unlike.md")
-    assert page.names["marked"].mean() > 0.2
+    assert page.names["marked"].mean() > 0.1
 
 
 @pytest.mark.slow
@@ -134,7 +134,9 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        found += [(page.name, line) for line in re.findall(r"^(?: {4})?(lemmse [a-z].*)$", text, re.MULTILINE)]
+        found += [
+            (page.name, line) for line in re.findall(r"^(?: {4})?(lemmse [a-z].*)$", text, re.MULTILINE)
+        ]
     return found
 
 
@@ -143,7 +145,6 @@ def test_every_flag_in_a_page_is_one_of_its_command() -> None:
     assert len(lines) > 40
     context = click.Context(cli.main)
     for page, line in lines:
-        # An indented line may be of Python, where `lemmse` is a client.
         name = line.split()[1]
         command = cli.main.get_command(context, name)
         assert command, (page, line)
