@@ -16,6 +16,8 @@ suppress_warnings = ["toc.not_included"]
 
 myst_heading_anchors = 3
 highlight_language = "text"
+default_role = "code"
+smartquotes = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

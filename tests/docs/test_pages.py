@@ -1,4 +1,4 @@
-"""The README, the first five minutes and the tutorials do what they say; no page names a flag that does not exist."""
+"""The README and the tutorials do what they say, and no page names a flag that does not exist."""
 
 import io
 import re
