@@ -83,7 +83,7 @@ process=$!
 trap 'kill $process 2>/dev/null || true' EXIT
 until grep -q '^listening on ' listening; do
     kill -0 $process 2>/dev/null || fail "the server ended"
-    read -rt 0.2 <> <(:) || true
+    sleep 0.2
 done
 address=$(sed 's/listening on //' listening)
 client/bin/lemmse health --server "$address"
