@@ -139,9 +139,7 @@ def commands() -> list[tuple[str, str]]:
         fenced = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
         lines = re.findall(r"^ {4}(lemmse [a-z].*)$", text, re.MULTILINE)
         lines += re.findall(r"^(lemmse [a-z].*)$", fenced, re.MULTILINE)
-        found += [
-            (page.name, line) for line in re.findall(r"^(?: {4})?(lemmse [a-z].*)$", text, re.MULTILINE)
-        ]
+        found += [(page.name, line) for line in lines]
     return found
 
 
