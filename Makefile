@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INTEGRATIONS := .venv-integrations
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: audit browser clean demo lint paper stubs test test-fast test-integrations
+.PHONY: audit browser clean demo docs lint paper stubs test test-fast test-integrations test-oldest test-packages
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -22,6 +22,23 @@ test-fast: $(VENV)/.dev
 
 test-integrations: $(INTEGRATIONS)/.ready
 	$(INTEGRATIONS)/bin/python -m pytest tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py
+
+# The site: open build/site/index.html. It loads no font, style, script or picture from elsewhere.
+docs: $(VENV)/.dev
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
+	! grep -rE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//|url\(["'"'"']?(https?:)?//|@import' \
+	  --include='*.html' --include='*.css' build/site
+
+# Builds wheel and sdist, and installs and tries them in environments of their own.
+test-packages:
+	PYTHON=$(PYTHON) tests/packages.sh build/packages
+
+# The fast tests on the oldest versions that pyproject.toml allows.
+test-oldest:
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	VIRTUAL_ENV=build/oldest build/oldest/bin/uv pip install --quiet --resolution lowest-direct -e '.[dev]'
+	build/oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m 'not slow'
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check

@@ -48,6 +48,11 @@ def documented(function) -> list[str]:
     return [name.strip() for head in heads for name in head.split(",")]
 
 
+def documentation() -> str:
+    """The pages that users read."""
+    return "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+
+
 @every_option
 def test_every_option_has_a_message_field_of_its_kind(option: Option):
     field = descriptor(pb.ReconstructRequest, option.path)
@@ -89,8 +94,7 @@ def test_every_option_is_documented_where_it_is_public(option: Option, edge):
 
 @every_option
 def test_every_option_is_in_the_documentation(option: Option):
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    text = "\n".join(page.read_text() for page in pages)
+    text = documentation()
     flag = option.name.replace("_", "-")
     assert re.search(rf"`{option.name}\b|\b{option.name}=|--{flag}\b", text), option.name
 
@@ -138,7 +142,7 @@ def test_every_result_map_has_its_name_its_field_and_its_documentation(name):
     assert field.message_type.full_name == "lemmse.v1.Tensor"
     assert field.has_presence
     assert f'"{name}"' in section(Client.reconstruct, "Parameters")
-    assert re.search(rf"\b{name}\b", (ROOT / "README.md").read_text())
+    assert re.search(rf"\b{name}\b", documentation())
 
 
 def test_the_contract_has_no_other_maps():

@@ -226,8 +226,9 @@ class Client(Closable, ABC):
         sigma, mask
             As in `reconstruct`. A number, "auto", None or an array with two or more axes applies to all; a
             list, an array with one axis or any other iterable has one value for each image, in order.
-        nan, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
-        gaussian_share, quality, exclude
+        nan, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error
+            As in `reconstruct`, for all images.
+        aggregate, bandwidth, gaussian_share, quality, exclude
             As in `reconstruct`, for all images.
         timeout : float, optional
             Timeout in seconds for the whole batch.
