@@ -27,8 +27,7 @@ class IndexImages:
     @property
     def depths(self) -> NDArray[np.int64]:
         """Number of planes of each volume, of which the images are the planes."""
-        volumes = np.repeat(np.arange(len(self.index.depths)), self.index.depths)
-        return np.unique(volumes[self.numbers], return_counts=True)[1]
+        return np.unique(self.index.volumes[self.numbers], return_counts=True)[1]
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -88,5 +88,4 @@ def find_images(
                 argument,
                 f"expected the source of a training image of {index.name!r}, got {name[:_SHOWN]!r}; {hint}",
             )
-    volumes = np.repeat(np.arange(len(index.depths)), index.depths)
-    return np.flatnonzero(np.isin(volumes, volumes[sorted(found)]))
+    return np.flatnonzero(np.isin(index.volumes, index.volumes[sorted(found)]))

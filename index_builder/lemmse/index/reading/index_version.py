@@ -198,6 +198,11 @@ class Index:
             return np.ones(self.manifest.images, np.int64)
         return zarr_store.read_all(self._arrays, DEPTHS)
 
+    @cached_property
+    def volumes(self) -> NDArray[np.int64]:
+        """Number of the volume of which each image is a plane, (K,)."""
+        return np.repeat(np.arange(len(self.depths)), self.depths)
+
     def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
         """Return the training patches of the images with these numbers, in blocks as for `Corpus.of`."""
         stack, manifest = self.images(), self.manifest
