@@ -26,12 +26,15 @@ POINTERS = {
     "centres": "*fp32",
     "unit": "fp32",
     "spans": "*i64",
+    "listed": "*i64",
+    "places": "*i64",
     "reference": "*fp32",
     "sums": "*fp32",
     "squares": "*fp32",
     "patches": "*fp32",
     "Q": "i32",
     "R": "i32",
+    "N": "i32",
 }
 USUAL = {"P": 75, "BITS": 8, "SHIFT": 0, "PLANES": 2, "APART": False, "WEIGHTED": False, "REPEATED": False}
 USUAL |= {
@@ -40,6 +43,7 @@ USUAL |= {
     "ESS": False,
     "PATCH": 0,
     "SQUARES": False,
+    "LISTED": False,
     "SPAN": 1 << 16,
     "BQ": 64,
     "BM": 64,
@@ -56,6 +60,7 @@ FORMS = (
         "APART": True,
         "P": 363,
     },
+    {"LISTED": True, "SPAN": 512},
     {"BITS": 32, "WEIGHTED": True, "PATCH": 64, "SQUARES": True, "ESS": True},
 )
 CODES = {8: "*u8", 16: "*i16", 32: "*fp32"}

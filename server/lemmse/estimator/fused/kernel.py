@@ -2,7 +2,8 @@
 
 It is written in Triton, and imported only where it runs: on a GPU, or in Triton's interpreter. A program sums
 BQ queries over the keys of one span, BM at a time, as they are stored: in packed runs of LANES keys (see
-`lemmse.index.storage.packing`). For each block, tensor cores multiply the planes of the queries with the keys
+`lemmse.index.storage.packing`). Either all queries are summed over all spans, or each span has a list of
+queries, as in mode hybrid. For each block, tensor cores multiply the planes of the queries with the keys
 (see `fixed_point`), the largest score so far is updated, and the weights w = n e^(log w), n the multiplicity,
 are multiplied with the mean targets of the keys, and with the keys themselves if whole patches are requested.
 
@@ -77,6 +78,14 @@ def _square(whole, fraction, BITS: tl.constexpr):  # type: ignore[no-untyped-def
 
 
 @triton.jit
+def _of_lanes(address, own, other, LISTED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return what lanes have, or `other` for lanes that a list of queries is not summed over."""
+    if LISTED:
+        return tl.load(address, mask=own, other=other)
+    return tl.load(address)
+
+
+@triton.jit
 def _plane(planes, place, size, number: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return one of the planes of queries, each of `size` elements."""
     return tl.load(planes + number * size + place)
@@ -134,13 +143,17 @@ def fused_kernel(  # type: ignore[no-untyped-def]
     targets,  # float16, (R, V): 1 and the means of t and t², each as the sum of two numbers
     centres,  # float32, (P,): subtracted from the codes
     unit,  # float32: float keys are multiplied by it
-    spans,  # int64, (S, 2): place of the first run in the codes, and its first row in norms and targets
-    reference,  # float32, (S, 2, Q): out, the largest score, as the sum of two numbers
-    sums,  # float32, (S, Q, V): out, Σ w, Σ w t, Σ w t²
-    squares,  # float32, (S, Q): out, Σ w² / n, if ESS
-    patches,  # float32, (S, 1 or 2, Q, chunks · PATCH): out, Σ w x and Σ w x² for the keys x, if PATCH
+    spans,  # int64, (S, 4): place of the first run in the codes, its first row in norms and targets, the
+    # first lane, and the lane after the last one; the lanes are used if LISTED
+    listed,  # int64, (N,): the queries of each block of BQ, if LISTED
+    places,  # int64, (N / BQ,): the span of each block, if LISTED
+    reference,  # float32, (S, 2, N): out, the largest score, as the sum of two numbers
+    sums,  # float32, (S, N, V): out, Σ w, Σ w t, Σ w t²
+    squares,  # float32, (S, N): out, Σ w² / n, if ESS
+    patches,  # float32, (S, 1 or 2, N, chunks · PATCH): out, Σ w x and Σ w x² for the keys x, if PATCH
     Q,
     R,
+    N,  # number of rows of the sums: Q, or that of the listed queries, for which S = 1
     P: tl.constexpr,  # length of a key
     BITS: tl.constexpr,  # of an element of a key
     SHIFT: tl.constexpr,  # bits after the point of 16-bit keys
@@ -156,6 +169,7 @@ def fused_kernel(  # type: ignore[no-untyped-def]
     ESS: tl.constexpr,
     PATCH: tl.constexpr,  # width of a chunk of the sums over patches, or 0
     SQUARES: tl.constexpr,  # whether these include Σ w x²
+    LISTED: tl.constexpr,  # whether each span has its own queries
     SPAN: tl.constexpr,  # number of lanes
     BQ: tl.constexpr,
     BM: tl.constexpr,
@@ -166,11 +180,17 @@ def fused_kernel(  # type: ignore[no-untyped-def]
     was no key, becomes 0 with the first one.
     """
     KP: tl.constexpr = CHUNKS * K + TAIL
-    span = tl.program_id(1)
     chunk = tl.program_id(2)
-    rows = tl.program_id(0) * BQ + tl.arange(0, BQ)
-    codes += tl.multiple_of(tl.load(spans + span * 2), _LANES)
-    first_row = tl.multiple_of(tl.load(spans + span * 2 + 1), _LANES)
+    out = tl.program_id(0) * BQ + tl.arange(0, BQ)
+    part = tl.program_id(1)
+    rows, span = out, part
+    if LISTED:
+        rows = tl.load(listed + out)
+        span = tl.load(places + tl.program_id(0))
+        first_lane = tl.load(spans + span * 4 + 2)
+        end_lane = tl.load(spans + span * 4 + 3)
+    codes += tl.multiple_of(tl.load(spans + span * 4), _LANES)
+    first_row = tl.multiple_of(tl.load(spans + span * 4 + 1), _LANES)
     norms += first_row
     targets += first_row * V
     scale = tl.load(scales + rows)
@@ -213,11 +233,14 @@ def fused_kernel(  # type: ignore[no-untyped-def]
         lane = block * BM + tl.arange(0, BM)
         lanes = (lane // _LANES) * (P * _LANES) + lane % _LANES
 
-        norm = tl.load(norms + lane)
+        own = lane
+        if LISTED:
+            own = (lane >= first_lane) & (lane < end_lane)
+        norm = _of_lanes(norms + lane, own, _LOWEST, LISTED)
         coarse = tl.zeros((BQ, BM), tl.float32)
         fine = tl.zeros((BQ, BM), tl.float32)
         if FINE:
-            rest = tl.load(norms + R + lane)
+            rest = _of_lanes(norms + R + lane, own, 0.0, LISTED)
             if APART:
                 fine += rest[None, :]
             else:
@@ -251,7 +274,7 @@ def fused_kernel(  # type: ignore[no-untyped-def]
             common = higher
             score = (coarse - common[:, None]) + fine
         if REPEATED:
-            log_n = tl.load(norms + 2 * R + lane)
+            log_n = _of_lanes(norms + 2 * R + lane, own, 0.0, LISTED)
             score += (1.0 / scale)[:, None] * log_n[None, :]
         higher = tl.maximum(largest, tl.max(score, 1))
         shrink = tl.exp2((largest - higher) * scale)
@@ -259,10 +282,10 @@ def fused_kernel(  # type: ignore[no-untyped-def]
         w = tl.exp2(score * scale[:, None] + (largest * -scale + _WEIGHT_BITS)[:, None])
         w0, w1 = _split(w)
 
-        t = tl.load(targets + lane[:, None] * V + target[None, :])
-        part = tl.dot(w0, t)
-        part = tl.dot(w1, t, part)
-        total = total * shrink[:, None] + part
+        t = _of_lanes(targets + lane[:, None] * V + target[None, :], own[:, None], 0.0, LISTED)
+        added = tl.dot(w0, t)
+        added = tl.dot(w1, t, added)
+        total = total * shrink[:, None] + added
         if ESS:
             w2 = w * w
             if REPEATED:
@@ -270,41 +293,42 @@ def fused_kernel(  # type: ignore[no-untyped-def]
             square_total = square_total * shrink * shrink + tl.sum(w2, 1)
         if PATCH > 0:
             whole, fraction = _keys(codes, lanes, patch, patch_centre, unit, P, BITS, SHIFT)
-            part = tl.dot(w0, tl.trans(whole))
-            part = tl.dot(w1, tl.trans(whole), part)
+            added = tl.dot(w0, tl.trans(whole))
+            added = tl.dot(w1, tl.trans(whole), added)
             if BITS != 8:
-                part = tl.dot(w0, tl.trans(fraction), part)
-                part = tl.dot(w1, tl.trans(fraction), part)
-            patch_total = patch_total * shrink[:, None] + part
+                added = tl.dot(w0, tl.trans(fraction), added)
+                added = tl.dot(w1, tl.trans(fraction), added)
+            patch_total = patch_total * shrink[:, None] + added
             if SQUARES:
                 square, rest = _square(whole, fraction, BITS)
-                part = tl.dot(w0, tl.trans(square))
-                part = tl.dot(w1, tl.trans(square), part)
-                part = tl.dot(w0, tl.trans(rest), part)
-                patch_squares = patch_squares * shrink[:, None] + part
+                added = tl.dot(w0, tl.trans(square))
+                added = tl.dot(w1, tl.trans(square), added)
+                added = tl.dot(w0, tl.trans(rest), added)
+                patch_squares = patch_squares * shrink[:, None] + added
 
     if chunk == 0:
-        tl.store(reference + span * 2 * Q + rows, common)
-        tl.store(reference + (span * 2 + 1) * Q + rows, largest)
-        tl.store(sums + (span * Q + rows)[:, None] * V + target[None, :], total)
+        tl.store(reference + part * 2 * N + out, common)
+        tl.store(reference + (part * 2 + 1) * N + out, largest)
+        tl.store(sums + (part * N + out)[:, None] * V + target[None, :], total)
         if ESS:
-            tl.store(squares + span * Q + rows, square_total)
+            tl.store(squares + part * N + out, square_total)
     if PATCH > 0:
         width = tl.num_programs(2) * PATCH
         powers = 2 if SQUARES else 1
-        out = (span * powers * Q + rows)[:, None] * width + patch[None, :]
-        tl.store(patches + out, patch_total)
+        place = (part * powers * N + out)[:, None] * width + patch[None, :]
+        tl.store(patches + place, patch_total)
         if SQUARES:
-            tl.store(patches + Q * width + out, patch_squares)
+            tl.store(patches + N * width + place, patch_squares)
 
 
 def _configs() -> list[Any]:
     shapes = (
+        (128, 64, 8, 3),
+        (128, 64, 4, 4),
         (128, 64, 4, 3),
         (128, 64, 4, 2),
-        (128, 128, 8, 3),
+        (128, 128, 4, 2),
         (64, 64, 4, 3),
-        (64, 128, 4, 2),
     )
     return [
         triton.Config({"BQ": queries, "BM": keys}, num_warps=warps, num_stages=stages)

@@ -21,10 +21,13 @@ from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import LOG2_E
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["Launch", "find_cache", "start", "widths_of"]
+__all__ = ["LISTED_BLOCK", "Launch", "find_cache", "start", "widths_of"]
 
 _PATCH_CHUNK = 64
 """Number of coordinates of whole patches that a program sums."""
+LISTED_BLOCK = 64
+"""Number of queries in a block of those that are listed for a span."""
+_LISTED = {"BQ": LISTED_BLOCK, "BM": 64, "num_warps": 4, "num_stages": 3}
 _lock = Lock()
 """Held while a kernel is started: the tuner of Triton is not thread-safe."""
 
@@ -34,13 +37,12 @@ def widths_of(p_length: int) -> tuple[int, int, int]:
 
     Examples
     --------
-    >>> widths_of(9), widths_of(75), widths_of(363)
-    ((16, 1, 0), (64, 1, 16), (64, 6, 0))
+    >>> widths_of(9), widths_of(75), widths_of(147), widths_of(363)
+    ((16, 1, 0), (64, 1, 16), (64, 3, 0), (64, 6, 0))
     """
     whole = -(-p_length // 16) * 16
-    if whole > 128:
-        chunks, rest = divmod(whole, 64)
-        return (64, chunks + 1, 0) if rest > 32 else (64, chunks, rest)
+    if whole > 128:  # what Triton 3.6 compiles of a loop over chunks and a last one is wrong
+        return 64, -(-whole // 64), 0
     first = 1 << (whole.bit_length() - 1)
     return first, 1, _power(whole - first) if whole > first else 0
 
@@ -141,10 +143,10 @@ class Launch:
         }
 
     @property
-    def bytes_of_span(self) -> int:
-        """Size of the partial sums of one span."""
+    def bytes_of_query(self) -> int:
+        """Size of the partial sums of one query over one span."""
         patches = self._patch_chunks * _PATCH_CHUNK * self._powers
-        return 4 * len(self._queries.scale) * (3 + self._columns + patches)
+        return 4 * (3 + self._columns + patches)
 
     def sums(self, spans: Tensor, span: int, count: int) -> PosteriorSums:
         """Return the posterior sums of the first `count` queries over keys.
@@ -158,53 +160,107 @@ class Launch:
         count : int
             Number of queries, without the padding.
         """
-        queries = len(self._queries.scale)
+        nobody = spans.new_empty(0)
+        reference, sums, squares, patches = self._run(
+            spans, span, len(spans), len(self._queries.scale), nobody, nobody
+        )
+        log2_w = reference[..., :count].double().sum(dim=1) * self._queries.scale[:count].double()  # (S, Q)
+        largest = log2_w.amax(dim=0)
+        share = torch.exp2(log2_w - largest)  # (S, Q)
+        return self._posterior_sums(
+            largest,
+            torch.einsum("sqv,sq->qv", sums[:, :count].double(), share),
+            (squares[:, :count].double() * share.square()).sum(dim=0),
+            torch.einsum("spqv,sq->pqv", patches[:, :, :count].double(), share),
+        )
+
+    def listed_sums(self, spans: Tensor, span: int, listed: Tensor, places: Tensor) -> PosteriorSums:
+        """Return the posterior sums of all queries, each over the spans that it is listed for.
+
+        Parameters
+        ----------
+        spans, span
+            As for `sums`.
+        listed : int64, (N,)
+            Numbers of queries, LISTED_BLOCK for each of the places; −1 fills a block that has fewer.
+        places : int64, (N / LISTED_BLOCK,)
+            Numbers of spans.
+        """
+        count = len(self._queries.scale)
+        reference, sums, squares, patches = (
+            part[0] for part in self._run(spans, span, 1, len(listed), listed.clamp(min=0), places)
+        )
+        some = listed >= 0
+        listed = listed.clamp(min=0)
+        log2_w = reference.double().sum(dim=0) * self._queries.scale[listed].double()  # (N,)
+        log2_w = log2_w.where(some, -torch.inf)
+        largest = log2_w.new_full((count,), -torch.inf).scatter_reduce(0, listed, log2_w, "amax")
+        share = torch.exp2(log2_w - largest[listed]).where(some, 0.0)
+
+        def added(rows: Tensor) -> Tensor:
+            return rows.new_zeros(count, *rows.shape[1:], dtype=torch.float64).index_add(0, listed, rows)
+
+        return self._posterior_sums(
+            largest,
+            added(sums.double() * share[:, None]),
+            added(squares.double() * share.square()),
+            torch.stack([added(part.double() * share[:, None]) for part in patches]),
+        )
+
+    def _run(
+        self, spans: Tensor, span: int, parts: int, rows: int, listed: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Start the kernel, and return its partial sums, each relative to its largest weight."""
 
         def new(*shape: int) -> Tensor:
-            return torch.empty(len(spans), *shape, device=spans.device)
+            return torch.empty(parts, *shape, device=spans.device)
 
-        reference, sums, squares = new(2, queries), new(queries, self._columns), new(queries)
-        patches = new(self._powers, queries, self._patch_chunks * _PATCH_CHUNK)
-        settings = self._settings
+        outcome = (
+            new(2, rows),
+            new(rows, self._columns),
+            new(rows),
+            new(self._powers, rows, self._patch_chunks * _PATCH_CHUNK),
+        )
+        settings, is_listed = self._settings, len(places) > 0
+        if is_listed:
+            settings = settings | _LISTED
         kernel = fused_kernel if "BQ" in settings else tuned_kernel
 
         def grid(meta: dict[str, Any]) -> tuple[int, int, int]:
-            return queries // meta["BQ"], len(spans), max(1, self._patch_chunks)
+            return rows // meta["BQ"], parts, max(1, self._patch_chunks)
 
         with _lock, _current(spans.device):
             kernel[grid](
                 *self._inputs,
                 spans,
-                reference,
-                sums,
-                squares,
-                patches,
-                queries,
+                listed,
+                places,
+                *outcome,
+                len(self._queries.scale),
+                N=rows,
+                LISTED=is_listed,
                 SPAN=span,
                 **settings,
             )
-        return self._merged(
-            reference[..., :count], sums[:, :count], squares[:, :count], patches[:, :, :count]
-        )
+        return outcome
 
-    def _merged(self, reference: Tensor, sums: Tensor, squares: Tensor, patches: Tensor) -> PosteriorSums:
-        """Return the posterior sums, from those of each span relative to its largest weight."""
-        outputs, queries, count = self._outputs, self._queries, sums.shape[1]
-        log2_w = reference.double().sum(dim=1) * queries.scale[:count].double()  # (S, Q)
-        largest = log2_w.amax(dim=0)
-        share = torch.exp2(log2_w - largest)  # (S, Q)
-        weight = 2.0**-WEIGHT_BITS
-        half = self._columns // 2
-        added = weight * torch.einsum("sqv,sq->qv", sums.double(), share)
-        moments = added[:, : self._rows] + 2.0**-FINE_BITS * added[:, half : half + self._rows]
-        w2 = weight**2 * (squares.double() * share.square()).sum(dim=0)
+    def _posterior_sums(
+        self, largest: Tensor, sums: Tensor, squares: Tensor, patches: Tensor
+    ) -> PosteriorSums:
+        """Return posterior sums from those relative to the largest log2 w of each query, (Q,)."""
+        outputs, queries, count = self._outputs, self._queries, len(largest)
+        weight, half = 2.0**-WEIGHT_BITS, self._columns // 2
+        moments = weight * (
+            sums[:, : self._rows] + 2.0**-FINE_BITS * sums[:, half : half + self._rows]
+        )
+        w2 = weight**2 * squares
         # The largest precision is that of the scale, and float32 would round what all keys have in common.
         common = queries.exact_scale * queries.constant
         none = moments[:, :0]
         return PosteriorSums(
             log_max=(largest + common[:count]) / LOG2_E,
             moments=moments,
-            patches=self._patches(patches, share, moments[:, :1]) if outputs.patch else none,
+            patches=self._patches(weight * patches, moments[:, :1]) if outputs.patch else none,
             w2=w2[:, None] if outputs.ess else none,
             error_variance=none,
             bounds=none,
@@ -213,10 +269,9 @@ class Launch:
             keys_evaluated=torch.zeros(count, dtype=torch.int64, device=none.device),
         )
 
-    def _patches(self, patches: Tensor, share: Tensor, w: Tensor) -> Tensor:
+    def _patches(self, x: Tensor, w: Tensor) -> Tensor:
         """Return Σ w v and, with the variance, Σ w v², from the sums of x = (v − c) / unit and of x²."""
         form = self._form
-        x = 2.0**-WEIGHT_BITS * torch.einsum("spqv,sq->pqv", patches.double(), share)
         x = x[..., : self._keys.p_length]
         first = form.unit * x[0]
         sums = [first + w * form.origin]

@@ -111,10 +111,10 @@ class StratumKeys:
         )
 
     def spans(self, length: int, p_length: int) -> Tensor:
-        """Return the spans of a length, a power of two that is at most `longest`: see `kernel`, (S, 2)."""
+        """Return the spans of a length, a power of two that is at most `longest`: see `kernel`, (S, 4)."""
         return torch.tensor(
             [
-                (begin + skipped * p_length, row + skipped)
+                (begin + skipped * p_length, row + skipped, 0, length)
                 for row, count, begin in self.segments
                 for skipped in range(0, count, length)
             ],
@@ -156,13 +156,13 @@ def _format(keys: Keys, stratum: int, bits: int) -> tuple[Format, int]:
 
 
 def _split(keys: Keys, start: int, stop: int, form: Format, bits: int) -> tuple[Tensor, Tensor | None]:
-    """Return keys as whole numbers and fractions of units, (P, m) each."""
+    """Return keys as whole numbers and fractions of units, as the kernel reads them, (P, m) each."""
     steps = keys.codes.columns(start, stop).float() - form.centre[:, None]
     if bits == 8:
         return steps, None
     x = steps * (keys.quantization.step / form.unit)
     whole = (x + 0.5).floor() if bits == 16 else x.round()
-    return whole, x - whole
+    return whole, (x - whole).half().float()
 
 
 def _largest(keys: Keys, stratum: int, centre: Tensor, order: float) -> float:

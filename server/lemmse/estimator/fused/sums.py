@@ -149,7 +149,7 @@ class FusedKeys:
         )
         span = self._span(stratum.longest, queries)
         spans = stratum.spans(span, keys.p_length)
-        step = max(1, min(_PAIRS // (span * len(queries)), _BYTES // launch.bytes_of_span))
+        step = max(1, min(_PAIRS // (span * len(queries)), _BYTES // (launch.bytes_of_query * len(queries))))
         total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, keys.device)
         for some in torch.split(spans, step):
             raise_if_cancelled(spec.cancelled)
