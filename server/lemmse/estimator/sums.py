@@ -178,6 +178,11 @@ class PosteriorSums:
             keys_evaluated=self.keys_evaluated + other.keys_evaluated,
         )
 
+    @property
+    def log_z(self) -> Tensor:
+        """log Σ w, (Q,)."""
+        return self.log_max + self.moments[:, 0].log()
+
     def posterior(self, t_length: int) -> "Posterior":
         """Return the posterior of each query, for targets of length T."""
         w, wt, wt2 = self.moments.tensor_split([1, 1 + t_length], dim=1)
@@ -193,7 +198,7 @@ class PosteriorSums:
             ess=w.square()[:, : self.w2.shape[1]] / self.w2,
             error=self._error(mean, w),
             error_bound=self._error_bound(t_length),
-            log_density=self.log_max + w[:, 0].log(),
+            log_density=self.log_z,
             top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / w,
             top_key=self.top_key,
             source=self.top_key[:, :0],

@@ -138,6 +138,22 @@ class Groups(NamedTuple):
 
         return type(self)(first, size, **{name: select(name) for name in self.stored_names()})
 
+    def moments(self, p: int) -> Moments:
+        """Return the statistics by group, for keys of length P, as far as `of` keeps them."""
+        mean = np.concatenate([self.leading[:, :, 0], self.others], axis=1)[:, :p]
+        leading = min(p, self.leading.shape[1])
+        variance = np.broadcast_to(self.variance[:, None], mean.shape).copy()
+        variance[:, :leading] = self.leading[:, :leading, 1]
+        cross = np.zeros((len(mean), self.cross.shape[1], p, LANES), np.float32)
+        cross[:, :, :leading] = self.cross[:, :, :leading]
+        return Moments(
+            *(_in_rows(values, self.size) for values in (mean, variance, self.target, self.target_variance, cross)),
+            low=self.low,
+            high=self.high,
+            target_low=self.target_low,
+            target_high=self.target_high,
+        )
+
     def along_pixels(self, basis: Basis) -> "Groups":
         """Return the groups with means, variances and covariances along pixels instead of principal axes."""
         p, leading = len(basis.mean), min(len(basis.mean), self.leading.shape[1])

@@ -121,6 +121,11 @@ class StratumKeys:
             device=self.norms.device,
         )
 
+    def row_of(self, begin: int, p_length: int) -> int:
+        """Return the row of the first lane of the run at a place in the codes."""
+        row, _, first = next(segment for segment in reversed(self.segments) if segment[2] <= begin)
+        return row + (begin - first) // p_length
+
 
 def row_bytes(keys: Keys) -> int:
     """Return the size of the rows of all keys, without padding."""

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 from subprocess import SubprocessError
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
+
+if TYPE_CHECKING:
+    from lemmse.estimator.fused.launch import Launch
 
 __all__ = ["Blocks", "FusedKeys"]
 
@@ -103,6 +107,26 @@ class FusedKeys:
         """Return the form of each query, see `fixed_point`, (Q,); those of Form.NONE are not summed."""
         return forms(queries, self._stratum(queries.stratum).form)
 
+    def place(self, key: int, stratum: int) -> tuple[int, int, int]:
+        """Return where the kernel finds a key: the place of its run, the first row of this, and its lane."""
+        begin, lane = self._codes.packed.place(key)
+        return begin, self._stratum(stratum).row_of(begin, self.keys.p_length), lane
+
+    def launch(self, queries: Queries, outputs: Outputs, form: Form) -> "Launch":
+        """Return the request of the kernel for queries of a form."""
+        from lemmse.estimator.fused.launch import Launch, widths_of  # imports Triton
+
+        width, chunks, tail = widths_of(self.keys.p_length)
+        stratum, blocks = self._stratum(queries.stratum), self._blocks
+        return Launch(
+            self.keys,
+            stratum,
+            self._codes.values,
+            planes_of(queries, stratum.form, form, chunks * width + tail),
+            replace(outputs, error=False, bounds=False),
+            {} if blocks is None else {"BQ": blocks.queries, "BM": blocks.keys},
+        )
+
     def prepare(self) -> None:
         """Compile the kernel, and choose its blocks, for the usual requests."""
         stratum = int(np.flatnonzero(np.diff(self.keys.strata))[0])
@@ -129,24 +153,10 @@ class FusedKeys:
         Cancelled
             `spec.cancelled()` was true; it is polled after every 2^35 pairs of a query and a key.
         """
-        from lemmse.estimator.fused.launch import Launch, widths_of  # imports Triton
-
         keys, outputs, blocks = self.keys, replace(spec.outputs, error=False, bounds=False), self._blocks
         stratum = self._stratum(queries.stratum)
-        width, chunks, tail = widths_of(keys.p_length)
-        launch = Launch(
-            keys,
-            stratum,
-            self._codes.values,
-            planes_of(
-                _repeated_to(queries, _QUERIES if blocks is None else blocks.queries),
-                stratum.form,
-                form,
-                chunks * width + tail,
-            ),
-            outputs,
-            {} if blocks is None else {"BQ": blocks.queries, "BM": blocks.keys},
-        )
+        padded = _repeated_to(queries, _QUERIES if blocks is None else blocks.queries)
+        launch = self.launch(padded, outputs, form)
         span = self._span(stratum.longest, queries)
         spans = stratum.spans(span, keys.p_length)
         step = max(1, min(_PAIRS // (span * len(queries)), _BYTES // (launch.bytes_of_query * len(queries))))
