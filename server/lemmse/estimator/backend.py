@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.estimator.cancellation import Cancel
+from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.gaussians import Gaussians
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
@@ -93,6 +95,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
+        """Return the covariances over all keys of a stratum, see `covariances.key_covariances`."""
+
+    @abstractmethod
     def prepare(self) -> None:
         """Load data and compile code that the first queries would otherwise wait for."""
 
@@ -113,6 +119,14 @@ class Backend(ABC):
             return np.full(len(stratum), sum(numbers))
         return np.array(numbers)[stratum]
 
+    @property
+    def centre(self) -> slice:
+        """Coordinates of the centre pixel in a flattened patch."""
+        manifest = self.index.manifest
+        half = manifest.patch_size // 2
+        first = (half * manifest.patch_size + half) * manifest.channels
+        return slice(first, first + manifest.channels)
+
     @cached_property
     def gaussians(self) -> Gaussians:
         """The mixture of Gaussians fitted to the training patches.
@@ -122,15 +136,13 @@ class Backend(ABC):
         InvalidArgument
             The index has none.
         """
-        mixture, channels = self.index.mixture, self.index.manifest.channels
+        mixture = self.index.mixture
         if mixture is None:
             raise InvalidArgument.of(
                 "gaussian_share",
                 f"expected 0, since patches of {self.index.patch_length} numbers have no mixture",
             )
-        half = self.index.manifest.patch_size // 2
-        first = (half * self.index.manifest.patch_size + half) * channels
-        return Gaussians(mixture, slice(first, first + channels), self.device)
+        return Gaussians(mixture, self.centre, self.device)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
         """Raise InvalidArgument unless the keys are patches of the clean images, A = B = I.

@@ -12,7 +12,7 @@ from lemmse.estimator.backend import Backend
 from lemmse.estimator.planning import requested_accuracy
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["exact_work", "request_work"]
+__all__ = ["derivative_work", "exact_work", "request_work"]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -20,6 +20,8 @@ _UNCALIBRATED = 0.5
 """Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
 _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
+_DERIVATIVE = 4.0
+"""Products with all keys for a derivative: of scores, directions, means and covariances."""
 _TRANSFORM = 8.0
 """Time of a Fourier transform of n pixels, in units of n log2 n multiply-adds."""
 
@@ -70,6 +72,13 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
     if calibration is None or sigma is None or weighted or not sigma > 0:
         return exact * _UNCALIBRATED
     return exact * min(1.0, calibration.plan(sigma, requested_accuracy(options)).cost)
+
+
+def derivative_work(backend: Backend, measurement: Measurement) -> float:
+    """Return the expected work of the derivative of a reconstruction times a vector."""
+    height, width = measurement.y.shape[:2]
+    weighted = not isinstance(measurement.sigma, float) or measurement.mask is not None
+    return _DERIVATIVE * exact_work(backend, height * width, weighted=weighted)
 
 
 def _topk_share(backend: Backend, options: Options) -> float:

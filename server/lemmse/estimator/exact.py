@@ -5,6 +5,7 @@ the weights with the moments of the targets, gives all sums. The means of whole 
 with the keys. Sharp queries (see `queries`) are scored in float64.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from lemmse.estimator.cancellation import query_block, raise_if_cancelled
 from lemmse.estimator.keys import Keys, Tile
-from lemmse.estimator.queries import LOG2_E, Queries
+from lemmse.estimator.queries import LOG2_E, Queries, Scorer
 from lemmse.estimator.sum_spec import EXACT, SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["exact_sums"]
+__all__ = ["exact_sums", "scored_blocks", "weights"]
 
 _FLOOR = -100.0
 """Scores are clamped to this distance below the largest of their tile: 2^−100 is negligible relative to 1,
@@ -44,35 +45,41 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
     ----------
     arXiv 2601.10334, the LE-MMSE estimator.
     """
-    step = query_block(queries.u.device)
-    blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
-    sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec) for rows in blocks])
+    outputs = replace(spec.outputs, error=False, bounds=False)  # these follow from the other sums
+    parts = []
+    for rows, score, centre in scored_blocks(keys, queries):
+        part = PosteriorSums.empty(len(rows), keys.t_length, keys.p_length, outputs, rows.device)
+        for tile in keys.tiles(queries.stratum, centre):
+            raise_if_cancelled(spec.cancelled)
+            part = part.merge(_tile_sums(tile, *score(tile), outputs, outputs.rows(keys.t_length)))
+        parts.append((rows, part.shift(score.common)))
+    sums = PosteriorSums.gather(parts)
     return sums.with_exact_errors(keys.t_length, spec.outputs, spec.reference)
 
 
-def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
-    scale = keys.scale(queries.stratum)
-    sharp = queries.sharp(scale)
-    parts = []
-    for centre, mask in ((None, ~sharp), (scale.centre, sharp)):
-        if mask.any():
-            rows = mask.nonzero()[:, 0]
-            parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
-    return PosteriorSums.gather(parts)
+def scored_blocks(keys: Keys, queries: Queries) -> Iterator[tuple[Tensor, Scorer, Tensor | None]]:
+    """Yield the numbers of a block of queries, their scorer, and the centre of the tiles to score.
+
+    The centre is that of all tiles for sharp queries, and None for others, whose tiles have their own.
+    """
+    scale, step = keys.scale(queries.stratum), query_block(queries.u.device)
+    for block in torch.split(torch.arange(len(queries), device=queries.u.device), step):
+        sharp = queries.rows(block).sharp(scale)
+        for centre, rows in ((None, block[~sharp]), (scale.centre, block[sharp])):
+            some = queries.rows(rows)
+            if len(rows) and centre is None:
+                yield rows, some.scorer(keys.longest_tile(queries.stratum)), None
+            elif len(rows):
+                yield rows, some.sharp_scorer(scale.centre), centre
 
 
-def _sums(keys: Keys, queries: Queries, centre: Tensor | None, spec: SumSpec) -> PosteriorSums:
-    """Return the sums for a block of queries, for sharp ones if the centre of all tiles is given."""
-    if centre is None:
-        score = queries.scorer(keys.longest_tile(queries.stratum))
-    else:
-        score = queries.sharp_scorer(centre)
-    outputs = replace(spec.outputs, error=False, bounds=False)  # these follow from the other sums
-    sums = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, queries.u.device)
-    for tile in keys.tiles(queries.stratum, centre):
-        raise_if_cancelled(spec.cancelled)
-        sums = sums.merge(_tile_sums(tile, *score(tile), outputs, outputs.rows(keys.t_length)))
-    return sums.shift(score.common)
+def weights(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights of a tile of keys, relative to the largest, and the largest score, (Q, m), (Q, 1).
+
+    The scores, log2 w, are overwritten.
+    """
+    score_max = scores.amax(dim=1, keepdim=True)
+    return scores.sub_(score_max).clamp_(min=_FLOOR).exp2_(), score_max
 
 
 def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs, rows: int) -> PosteriorSums:
@@ -80,11 +87,10 @@ def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
 
     log2 w is the sum of `scores`, (Q, m), which is overwritten, and `query_terms`, (Q,).
     """
-    score_max = scores.amax(dim=1, keepdim=True)
     top_score, top_key = scores[:, :0], scores[:, :0].long()
     if outputs.top:
         top_score, top_key = scores.topk(min(outputs.top, scores.shape[1]), dim=1)
-    w = scores.sub_(score_max).clamp_(min=_FLOOR).exp2_()
+    w, score_max = weights(scores)
     moments = w @ tile.moments[:rows].T  # (Q, rows)
     patches = _patch_sums(tile, w, outputs) if outputs.patch else moments[:, :0].double()
     return PosteriorSums(

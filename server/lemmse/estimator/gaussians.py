@@ -17,7 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lemmse.estimator.cancellation import raise_if_cancelled
+from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
+from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.queries import LARGEST_MAGNITUDE, Queries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import PosteriorSums
@@ -76,22 +77,15 @@ class Gaussians:
         G. Yu, G. Sapiro, S. Mallat, Solving inverse problems with piecewise linear estimators, IEEE
         Transactions on Image Processing 21 (2012).
         """
-        step = len(queries) if queries.is_white else max(1, _BLOCK // self.axes.shape[2] ** 2)
+        step = self._step(queries)
         blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
         sums = PosteriorSums.join([self._sums(queries.rows(rows), spec) for rows in blocks])
         channels = self._centre.stop - self._centre.start
         return sums.with_exact_errors(channels, spec.outputs, spec.reference)
 
     def _sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
-        posteriors: _Posteriors = (_White if queries.is_white else _Weighted)(self, queries)
-        parts = []
-        for g in range(len(self.means)):
-            raise_if_cancelled(spec.cancelled)
-            parts.append(posteriors.log_density(g))
-        log_w = torch.stack(parts, dim=1) + self._log_weights
-        log_max = log_w.amax(dim=1)
-        w = (log_w - log_max[:, None]).exp()
-        w = torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums alike, for consistency
+        posteriors = self._posteriors(queries)
+        log_max, w = self._weights(posteriors, spec.cancelled)
         patch = torch.zeros(queries.u.shape, dtype=torch.float64, device=queries.u.device)
         square = torch.zeros_like(patch)
         for g in range(len(self.means)):
@@ -118,6 +112,58 @@ class Gaussians:
             keys_evaluated=torch.zeros(len(w), dtype=torch.int64, device=w.device),
         )
 
+    def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
+        """Return the covariances over the Gaussians, with normalizing constants; see `covariances`.
+
+        Parameters
+        ----------
+        queries : Queries
+            As for `sums`.
+        directions : Tensor
+            The direction a of each query, float64, (Q, P).
+        cancelled : callable
+            Polled for every Gaussian; when it returns True, Cancelled is raised.
+        """
+        blocks = torch.split(torch.arange(len(queries), device=queries.u.device), self._step(queries))
+        return Covariances.gather(
+            [(rows, self._covariances(queries.rows(rows), directions[rows], cancelled)) for rows in blocks]
+        )
+
+    def _covariances(self, queries: Queries, a: Tensor, cancelled: Cancel) -> Covariances:
+        posteriors = self._posteriors(queries)
+        log_max, w = self._weights(posteriors, cancelled)
+        total = w.sum(dim=1, keepdim=True)
+        s, v, product = torch.zeros_like(total), torch.zeros_like(a), torch.zeros_like(a)
+        for g in range(len(self.means)):
+            raise_if_cancelled(cancelled)
+            rows = w[:, g].nonzero()[:, 0]
+            if len(rows):
+                share = w[rows, g, None] / total[rows]
+                mean = posteriors.clean(g, rows)[0].double()
+                along = (a[rows] * mean).sum(dim=1, keepdim=True)
+                s[rows] += share * along
+                v[rows] += share * mean
+                product[rows] += share * (along * mean + posteriors.covariance(g, rows, a[rows]).double())
+        return Covariances(log_max=log_max, w=total, s=s, v=v, product=total * (product - s * v))
+
+    def _step(self, queries: Queries) -> int:
+        """Return the number of queries to process at once."""
+        return len(queries) if queries.is_white else max(1, _BLOCK // self.axes.shape[2] ** 2)
+
+    def _posteriors(self, queries: Queries) -> "_Posteriors":
+        return (_White if queries.is_white else _Weighted)(self, queries)
+
+    def _weights(self, posteriors: "_Posteriors", cancelled: Cancel) -> tuple[Tensor, Tensor]:
+        """Return the largest log weight of each query, (Q,), and all weights relative to it, (Q, G)."""
+        parts = []
+        for g in range(len(self.means)):
+            raise_if_cancelled(cancelled)
+            parts.append(posteriors.log_density(g))
+        log_w = torch.stack(parts, dim=1) + self._log_weights
+        log_max = log_w.amax(dim=1)
+        w = (log_w - log_max[:, None]).exp()
+        return log_max, torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums alike, for consistency
+
 
 class _Posteriors(Protocol):
     """The posteriors of a set of queries under each Gaussian."""
@@ -128,6 +174,10 @@ class _Posteriors(Protocol):
 
     def clean(self, g: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variances of the clean patches of some queries under Gaussian g, (n, P) each."""
+        ...
+
+    def covariance(self, g: int, rows: Tensor, a: Tensor) -> Tensor:
+        """Return the covariance of the clean patch v and a·v for some queries under Gaussian g, (n, P)."""
         ...
 
 
@@ -155,6 +205,11 @@ class _White:
         noisy = 1 + self._precision * variances
         gain = axes * (self._precision * variances / noisy)  # (P, R)
         return mean + (self._u[rows] - mean) @ axes @ gain.T, (axes.square() * (variances / noisy)).sum(dim=1)
+
+    def covariance(self, g: int, rows: Tensor, a: Tensor) -> Tensor:
+        _, axes, variances = self._parts(g)
+        left = variances / (1 + self._precision * variances)
+        return (a.to(self._type) @ axes * left) @ axes.T
 
     def _parts(self, g: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean, axes and variances of Gaussian g."""
@@ -191,6 +246,12 @@ class _Weighted:
         mean = self._means[g] + torch.cholesky_solve(b, factor)[:, :, 0] @ root.T
         whitened = torch.linalg.solve_triangular(factor, root.T.expand(len(factor), -1, -1), upper=False)
         return mean, whitened.square().sum(dim=1)
+
+    def covariance(self, g: int, rows: Tensor, a: Tensor) -> Tensor:
+        factor, _ = self._system(g, rows)
+        root = self._roots[g]
+        solved: Tensor = torch.cholesky_solve((a @ root)[:, :, None], factor)
+        return solved[:, :, 0] @ root.T
 
     def _system(self, g: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return the Cholesky factor of A, (n, R, R), and b, (n, R, 1), for the queries `rows`."""

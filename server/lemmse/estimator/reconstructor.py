@@ -18,11 +18,13 @@ from lemmse.contract.errors import DataLoss, InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Explanation, Result
+from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
-from lemmse.estimator.costs import exact_work, request_work
+from lemmse.estimator.costs import derivative_work, exact_work, request_work
 from lemmse.estimator.distributed import DistributedBackend
+from lemmse.estimator.gradients import vector_jacobian_product
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.observation import Observation, as_observation
@@ -254,6 +256,47 @@ class Reconstructor:
     def work(self, measurement: Measurement, options: Options) -> float:
         """Return the expected work of `answer`, in multiply-adds of the exact sum."""
         return request_work(self._backend, measurement, options, self.exact_work)
+
+    def differentiate(
+        self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel = never
+    ) -> NDArray[np.float32]:
+        """Return a vector times the derivative of a reconstruction with respect to y, in the shape of y.
+
+        The reconstruction is that of LE-MMSE in mode exact, whatever the options say.
+
+        Parameters
+        ----------
+        measurement : Measurement
+            The measurement to reconstruct.
+        vector : float, shape of y
+            What to multiply with, see `lemmse.client.Client.vjp`.
+        options : Options
+            The prior and the aggregate.
+        cancelled : callable
+            As in `reconstruct`.
+
+        Raises
+        ------
+        InvalidArgument
+            The measurement does not fit the index, or the index is not one of clean patches.
+        Cancelled
+            `cancelled()` was true.
+        """
+        with self._unchanged():
+            observation = self._observe(measurement)
+            self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
+            refinement = resolve_refinement(self.index, observation, options)
+            queries = cut_queries(self._backend, observation, refinement)
+            g = vector.astype(np.float64).reshape(observation.y.shape)
+            largest = np.abs(g).max() or 1.0  # the product is linear in g, and computed with numbers within 1
+            product = vector_jacobian_product(
+                self._backend, queries, g / largest, refinement.aggregate, cancelled
+            )
+            return (largest * product).astype(np.float32).reshape(vector.shape)
+
+    def derivative_work(self, measurement: Measurement) -> float:
+        """Return the expected work of `differentiate`, in multiply-adds of the exact sum."""
+        return derivative_work(self._backend, measurement)
 
     def explanation_work(self) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
