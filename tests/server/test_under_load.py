@@ -225,6 +225,10 @@ def test_at_the_limits(tiny_index):
             request(mode=pb.MODE_TOPK, topk=pb.TopK(k=6, nprobe=6)),
         ):
             assert stub.Reconstruct(asked).HasField("image")
+        for pixels, allowed in ((25, True), (26, False)):  # four times the work of a reconstruction
+            y = image(1, pixels)
+            call = stub.Differentiate.future(pb.DifferentiateRequest(y=y, vector=y, sigma=0.1))
+            assert (call.code() is grpc.StatusCode.OK) == allowed
 
 
 def test_contributors_are_limited(tiny_index):

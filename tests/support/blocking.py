@@ -55,6 +55,9 @@ class Blocking:
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self._client.explain(*args, **kwargs))
 
+    def vjp(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wait(self._client.vjp(*args, **kwargs))
+
     def list_indexes(self, **kwargs: Any) -> Any:
         return self._wait(self._client.list_indexes(**kwargs))
 

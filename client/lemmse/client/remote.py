@@ -8,6 +8,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 
 from lemmse.client import unary
 from lemmse.client.batches import IN_FLIGHT, Item, as_item
@@ -22,6 +24,7 @@ from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.tensors import FloatArray
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 
@@ -121,6 +124,16 @@ class RemoteClient(Client):
         if measurement.nbytes > INLINE_BYTES:
             measurement, options = crop(measurement, options, self._get_index(index, timeout))
         return self._ask(unary.explain(index, measurement, options), timeout)
+
+    def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]:
+        return self._ask(unary.differentiate(index, measurement, vector, options), timeout)
 
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return self._ask(unary.list_indexes(), timeout)

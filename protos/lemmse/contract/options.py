@@ -18,6 +18,7 @@ from lemmse.contract.limits import MAX_CONTRIBUTORS
 
 __all__ = [
     "OPTIONS",
+    "PRIOR_OPTIONS",
     "Count",
     "ExplainOptions",
     "Kind",
@@ -294,6 +295,12 @@ OPTIONS = tuple(
     for row in fields(Options)
 )
 """The table of options."""
+
+
+PRIOR_OPTIONS = tuple(
+    option for option in OPTIONS if option.name in ("quality", "aggregate", "bandwidth", "gaussian_share")
+)
+"""Those that say what is computed by LE-MMSE, not how: the options of a derivative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

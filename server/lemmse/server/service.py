@@ -12,15 +12,19 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
+    differentiate_response,
     explain_response,
     index_message,
+    read_differentiate_options,
     read_explain_options,
     read_measurement,
     read_options,
+    read_vector,
     reconstruct_response,
 )
 from lemmse.contract.options import Options
 from lemmse.contract.results import Result, result_bytes
+from lemmse.contract.tensors import FloatArray
 from lemmse.estimator import Reconstructor, Registry
 from lemmse.estimator.cancellation import Cancel
 from lemmse.server.admission import Memory, Queue, Upload
@@ -68,7 +72,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
 
 
 class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServicer):
-    """The service that reconstructs images, and explains reconstructions.
+    """The service that reconstructs images, and explains and differentiates reconstructions.
 
     Parameters
     ----------
@@ -155,6 +159,31 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 response = explain_response(explanation)
             require_fitting(response)
             return response
+
+    async def Differentiate(  # noqa: N802, D102
+        self, request: pb.DifferentiateRequest, context: _Context
+    ) -> pb.DifferentiateResponse:
+        with logged("Differentiate") as facts:
+            incoming, options = Incoming(request), read_differentiate_options(request)
+            nbytes = admissible_bytes(incoming, options, self._config)
+
+            def prepare() -> tuple[Measurement, FloatArray, Reconstructor]:
+                measurement = read_measurement(incoming)
+                vector = read_vector(incoming, measurement)
+                return measurement, vector, self._registry.choose(request.index, options.quality, measurement)
+
+            with self._memory.held(nbytes):
+                with phase("decode"):
+                    measurement, vector, reconstructor = await self._aside.run(nbytes, prepare)
+                facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
+                product = await self._computed(
+                    lambda cancelled: reconstructor.differentiate(measurement, vector, options, cancelled),
+                    reconstructor.derivative_work(measurement),
+                    caller(context),
+                    wait=False,
+                )
+                with phase("encode"):
+                    return await self._aside.run(product.nbytes, lambda: differentiate_response(product))
 
     async def _answers(
         self, number: int, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument, client: str

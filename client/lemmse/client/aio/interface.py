@@ -19,13 +19,15 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lemmse.client.interface import Client, Closable
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.tensors import FloatArray
 
 __all__ = ["AsyncClient", "Batch", "read"]
 
@@ -73,6 +75,7 @@ class AsyncClient(Closable, ABC):
     reconstruct = _awaited(Client.reconstruct)
     reconstruct_many = _iterated(Client.reconstruct_many)
     explain = _awaited(Client.explain)
+    vjp = _awaited(Client.vjp)
     list_indexes = _awaited(Client.list_indexes)
     get_index = _awaited(Client.get_index)
 
@@ -107,6 +110,16 @@ class AsyncClient(Closable, ABC):
     async def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
+
+    @abstractmethod
+    async def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]: ...
 
     @abstractmethod
     async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]: ...

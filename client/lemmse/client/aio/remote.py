@@ -8,6 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
 
 from lemmse.client import unary
 from lemmse.client.aio.interface import AsyncClient, Batch, read
@@ -22,6 +24,7 @@ from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.tensors import FloatArray
 
 if TYPE_CHECKING:
     from lemmse.v1.index_pb2_grpc import IndexServiceAsyncStub
@@ -127,6 +130,16 @@ class AsyncRemoteClient(AsyncClient):
         if measurement.nbytes > INLINE_BYTES:
             measurement, options = crop(measurement, options, await self._get_index(index, timeout))
         return await self._ask(unary.explain(index, measurement, options), timeout)
+
+    async def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]:
+        return await self._ask(unary.differentiate(index, measurement, vector, options), timeout)
 
     async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return await self._ask(unary.list_indexes(), timeout)
