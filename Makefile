@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+# deepinv needs a torchvision, and that another torch than the other tests have.
+INTEGRATIONS := .venv-integrations
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: audit demo paper test test-fast lint stubs clean
+.PHONY: audit demo paper test test-fast test-integrations lint stubs clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -17,6 +19,9 @@ test: $(VENV)/.dev
 
 test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow'
+
+test-integrations: $(INTEGRATIONS)/.ready
+	$(INTEGRATIONS)/bin/python -m pytest tests/integrations/test_deepinv.py client/lemmse/integrations
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check
@@ -40,7 +45,7 @@ stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh
 
 clean:
-	rm -rf $(VENV) build demo-out paper-out
+	rm -rf $(VENV) $(INTEGRATIONS) build demo-out paper-out
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,4 +55,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(INTEGRATIONS)/.ready: pyproject.toml constraints-integrations.txt
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -c constraints-integrations.txt -e '.[server,deepinv]' pytest
 	touch $@

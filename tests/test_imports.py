@@ -31,6 +31,8 @@ ON_DEMAND = {
     "client/lemmse/client/jobs.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},
     "client/lemmse/client/running.py": {"index"},
+    # The blur of an index.
+    "client/lemmse/integrations/deepinv.py": {"index"},
 }
 
 HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {

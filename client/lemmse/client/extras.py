@@ -8,6 +8,7 @@ from lemmse.contract.errors import FailedPrecondition
 __all__ = ["required"]
 
 _EXTRAS = {
+    "deepinv": "deepinv",
     "faiss": "server",
     "grpc_reflection": "server",
     "matplotlib": "demo",
