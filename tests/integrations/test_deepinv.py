@@ -1,5 +1,6 @@
 """The denoiser and the reconstructor for deepinv; run by `make test-integrations`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,15 @@ def test_says_what_it_is(client: Client, index: Path) -> None:
         repr(LemmseDenoiser(client, mode="topk")) == f"LemmseDenoiser(<EmbeddedClient {index}>, mode='topk')"
     )
     assert repr(LemmseReconstructor(client)) == f"LemmseReconstructor(<EmbeddedClient {index}>)"
+
+
+def test_the_documented_example_runs(index: Path, clean: torch.Tensor) -> None:
+    page = (Path(__file__).parents[2] / "docs/integrations.md").read_text()
+    (snippet,) = re.findall(r"## deepinv\n.*?```python\n(.*?)```", page, re.S)
+    names = {"index": index, "clean": clean}
+    exec(snippet, names)
+    for name in ("own", "plugged", "gradient"):
+        assert names[name].shape == clean.shape, name
 
 
 @pytest.fixture(scope="module")
