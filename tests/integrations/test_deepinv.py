@@ -138,6 +138,16 @@ def test_gradient_of_the_reconstructor(client: Client, clean: torch.Tensor, phys
     assert torch.autograd.gradcheck(lambda y: reconstruct(y, physics), y, eps=1e-2, atol=5e-4, rtol=1e-3)
 
 
+def test_a_server_answers_alike(remote: Client, embedded: Client) -> None:
+    x, vector = torch.rand(2, 2, 1, 5, 7)
+    x.requires_grad_()
+    found = [LemmseDenoiser(one)(x, torch.tensor([0.1, 0.3])) for one in (remote, embedded)]
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    gradients = [torch.autograd.grad(one, x, vector)[0] for one in found]
+    assert gradients[0].abs().max() > 0.01
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
 def test_gradients_that_are_refused(client: Client, clean: torch.Tensor) -> None:
     x = clean.clone().requires_grad_()
     found = LemmseDenoiser(client, estimator="mmse")(x, 0.1)
