@@ -11,7 +11,14 @@ from lemmse.client import Client, aio, connect
 from lemmse.client.errors import InvalidArgument, NotFound
 
 IMAGE = np.random.default_rng(2).random((5, 7))
-METHODS = ["reconstruct", "reconstruct_many", "explain", "list_indexes", "get_index"]
+METHODS = [
+    "reconstruct",
+    "reconstruct_many",
+    "explain",
+    "estimate_noise",
+    "list_indexes",
+    "get_index",
+]
 
 
 @pytest.fixture(params=["remote", "embedded"])

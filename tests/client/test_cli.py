@@ -43,7 +43,7 @@ def test_every_command_is_there_and_helps(name):
         (["bogus"], "No such command 'bogus'"),
         (["--bogus"], "--bogus"),
         (["reconstruct"], "INPUT"),
-        (["reconstruct", "a.png", "--out", "b.png"], "--sigma"),
+        (["reconstruct", "a.png", "--out", "b.png"], "--index"),
         (["serve", "index", "--threads", "many"], "'many' is not a valid integer"),
         (["build", "x.npy", "--out", "y", "--boundary", "torus"], "'circular', 'reflect', 'valid'"),
     ],

@@ -20,7 +20,7 @@ from lemmse.v1 import reconstruction_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 EDGES = [Client.reconstruct, Client.reconstruct_many]
-OTHERS = {"sigma", "mask", "index", "timeout"}
+OTHERS = {"sigma", "mask", "nan", "index", "out", "progress", "timeout"}
 """Keywords of the edges that are no options."""
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=[option.name for option in OPTIONS])
@@ -48,6 +48,11 @@ def documented(function) -> list[str]:
     return [name.strip() for head in heads for name in head.split(",")]
 
 
+def documentation() -> str:
+    """The pages that users read."""
+    return "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+
+
 @every_option
 def test_every_option_has_a_message_field_of_its_kind(option: Option):
     field = descriptor(pb.ReconstructRequest, option.path)
@@ -72,7 +77,7 @@ def test_every_field_of_a_request_is_an_option_or_the_measurement():
         for name in inner
         for field in message.fields_by_name[name].message_type.fields_by_name
     }
-    assert paths == {option.path for option in OPTIONS} | {"index", "y", "sigma", "sigma_map", "mask"}
+    assert paths == {option.path for option in OPTIONS} | {"index", "y", "sigma", "sigma_map", "auto", "mask"}
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -89,8 +94,7 @@ def test_every_option_is_documented_where_it_is_public(option: Option, edge):
 
 @every_option
 def test_every_option_is_in_the_documentation(option: Option):
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    text = "\n".join(page.read_text() for page in pages)
+    text = documentation()
     flag = option.name.replace("_", "-")
     assert re.search(rf"`{option.name}\b|\b{option.name}=|--{flag}\b", text), option.name
 
@@ -138,7 +142,7 @@ def test_every_result_map_has_its_name_its_field_and_its_documentation(name):
     assert field.message_type.full_name == "lemmse.v1.Tensor"
     assert field.has_presence
     assert f'"{name}"' in section(Client.reconstruct, "Parameters")
-    assert re.search(rf"\b{name}\b", (ROOT / "README.md").read_text())
+    assert re.search(rf"\b{name}\b", documentation())
 
 
 def test_the_contract_has_no_other_maps():
@@ -149,7 +153,7 @@ def test_the_contract_has_no_other_maps():
         if field.message_type and field.message_type.name == "Tensor"
     }
     assert tensors == {"image", *MAPS}
-    assert {field.name for field in fields(Result)} == tensors | {"diagnostics"}
+    assert {field.name for field in fields(Result)} == tensors | {"diagnostics", "white_level"}
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -18,7 +18,7 @@ BEST_DB = {"fine": (40.0, 20.0), "levels": (41.0, 22.0), "wide": (36.0, 24.0)}
 OPTIONS = {"fine": {}, "levels": {"equivariance": "offset"}, "wide": {"patch_size": 5}}
 Y = smooth(9, 6, 6, 1)
 AMBIGUOUS = "^index: expected one of {}, got no name"
-UNLIKE = f"{AMBIGUOUS}; best chooses only among calibrated indexes of the same images and inverse problem$"
+UNLIKE = f"{AMBIGUOUS}; best chooses only among calibrated indexes of the same inverse problem and channels$"
 
 
 def measured(best_db) -> Pictures:
@@ -34,12 +34,14 @@ def with_pictures(index, best_db):
 
 @pytest.fixture(scope="module")
 def indexes(tmp_path_factory):
-    """Three indexes of the same images, as if calibrated; one of others, and one of another problem."""
+    """Three indexes of the same images, as if calibrated; one of others, and two that are not alike."""
     folder = tmp_path_factory.mktemp("catalogue")
     np.save(folder / "images.npy", np.stack([smooth(k, 6, 6, 1) for k in range(2)]))
     np.save(folder / "others.npy", np.stack([smooth(k, 6, 6, 1) for k in range(2, 4)]))
     more = {name: (folder / "images.npy", options) for name, options in OPTIONS.items()}
     more["others"] = folder / "others.npy", {}
+    np.save(folder / "colours.npy", smooth(5, 6, 6, 3)[None])
+    more["colours"] = folder / "colours.npy", {}
     more["blur"] = folder / "images.npy", {"physics": "blur:gaussian:0.6"}
     return {
         name: with_pictures(
@@ -84,7 +86,7 @@ def test_an_index_that_was_named_is_taken(indexes):
         chosen(among, "nope")
 
 
-@pytest.mark.parametrize("other", ["others", "blur"])
+@pytest.mark.parametrize("other", ["colours", "blur"])
 def test_indexes_that_are_not_alike_are_not_compared(indexes, other):
     among = catalogue(indexes["fine"], indexes[other])
     with pytest.raises(InvalidArgument, match=UNLIKE.format(", ".join(sorted(("fine", other))))):

@@ -58,6 +58,9 @@ class Blocking:
     def vjp(self, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self._client.vjp(*args, **kwargs))
 
+    def estimate_noise(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wait(self._client.estimate_noise(*args, **kwargs))
+
     def list_indexes(self, **kwargs: Any) -> Any:
         return self._wait(self._client.list_indexes(**kwargs))
 

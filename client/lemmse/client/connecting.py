@@ -27,7 +27,7 @@ def connect(
         process immediately. This needs the estimator: `pip install 'lemmse[server]'`.
     *others : str or path
         Further index folders, with different names. Methods then need the name of the index, unless quality
-        is "best" and all indexes are of the same training images: then the best one is chosen.
+        is "best" and all indexes are of the same inverse problem: then the best one for each image is chosen.
     scheduler : str, optional
         For index folders, the address of a Dask scheduler whose workers hold the keys and sum over them. All
         workers must see the folders under the same paths. This needs Dask: `pip install 'lemmse[dask]'`.

@@ -23,7 +23,7 @@ from lemmse.contract.errors import (
 )
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray
 
 with required("an index in this process"):
@@ -60,7 +60,7 @@ class EmbeddedClient(Client):
         return partial(EmbeddedClient, scheduler=self._scheduler), tuple(self._folders)
 
     def __repr__(self) -> str:
-        return f"<EmbeddedClient {', '.join(self._folders)}>"
+        return f"<EmbeddedClient {','.join(self._folders)}>"
 
     def _close(self) -> None:
         self._registry.close()
@@ -107,6 +107,9 @@ class EmbeddedClient(Client):
     ) -> NDArray[np.float32]:
         return self.product(index, measurement, vector, options, expiry(timeout))
 
+    def _estimate_noise(self, index: str, measurement: Measurement, timeout: float | None) -> NoiseEstimate:
+        return self.noise(index, measurement, expiry(timeout))
+
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return [reconstructor.index.info for reconstructor in self._registry]
 
@@ -141,6 +144,11 @@ class EmbeddedClient(Client):
         with _computation():
             reconstructor = self._registry.choose(index, options.quality, measurement)
             return reconstructor.differentiate(measurement, vector, options, expired)
+
+    def noise(self, index: str, measurement: Measurement, expired: Callable[[], bool]) -> NoiseEstimate:
+        """Return the noise of a measurement; stop once `expired` returns True."""
+        with _computation():
+            return self._registry.get(index).estimate_noise(measurement, expired)
 
 
 def expiry(timeout: float | None) -> Callable[[], bool]:

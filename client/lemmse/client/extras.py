@@ -8,10 +8,13 @@ from lemmse.contract.errors import FailedPrecondition
 __all__ = ["required"]
 
 _EXTRAS = {
+    "dask": "dask",
     "deepinv": "deepinv",
     "faiss": "server",
     "grpc_reflection": "server",
+    "h5py": "hdf5",
     "matplotlib": "demo",
+    "nicegui": "explore",
     "numba": "server",
     "numcodecs": "server",
     "opentelemetry": "tracing",
@@ -20,6 +23,7 @@ _EXTRAS = {
     "threadpoolctl": "server",
     "tomli_w": "server",
     "torch": "server",
+    "uvicorn": "explore",
     "zarr": "server",
 }
 

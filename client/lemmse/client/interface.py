@@ -1,21 +1,26 @@
 """The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.client.arguments import as_name, as_timeout
+from lemmse.client.arguments import as_name, as_timeout, time_left
+from lemmse.client.mosaic import Mosaic, is_large, settled
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
-from lemmse.contract.measurement import Mask, Measurement, Sigma, checked_vector, measurements
+from lemmse.contract.measurement import AUTO, Mask, Measurement, Sigma, checked_vector, measurements
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray
 
-__all__ = ["Client", "Closable"]
+if TYPE_CHECKING:
+    from lemmse.client.admin import Admin
+
+__all__ = ["Client", "Closable", "without_server"]
 
 
 class Closable:
@@ -62,6 +67,7 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma,
         mask: Mask = None,
+        nan: str = "error",
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -75,23 +81,40 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
+        out: Any = None,
+        progress: Callable[[int, int], None] | None = None,
         timeout: float | None = None,
     ) -> Result:
         """Return the reconstruction of an image of any size: the posterior mean at every pixel.
 
+        An image of more than 2²² pixels is reconstructed tile by tile, each with as much of its surroundings
+        as its pixels depend on, and only the tiles at work are in memory. This holds for y, sigma, mask and
+        out: each may be any array with a shape and an element type that takes slices, such as those of Zarr,
+        Dask and `numpy.memmap`. Tiles are whole chunks where chunks have a usual size. Volumes are not
+        divided: `out` and `progress` are for images.
+
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measurement. Pixels that a masked array of NumPy masks were not observed.
-        sigma : float or array
-            Noise standard deviation, in intensities of [0, 1], > 0: one number, or a map (H, W) or (H, W, C).
+            The measurement. Pixels that a masked array of NumPy masks were not observed. For an index of
+            volumes (`IndexInfo.patch_depth` > 1), a volume (D, H, W) or (D, H, W, C).
+        sigma : float, array or "auto"
+            Noise standard deviation, in intensities of [0, 1], > 0: one number, a map (H, W) or (H, W, C),
+            for a volume (D, H, W) or (D, H, W, C), or "auto". Then it is estimated, one for the image or one
+            for each channel; this needs an index of images, of physics identity and pre-inverse identity, and
+            an image of at least the size of a patch.
         mask : array, optional
-            Mask of shape (H, W) or (H, W, C), 0 or False where y was not observed. The values of y there are
+            Mask of the same shapes, 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
             identity and equivariance none.
+        nan : str
+            "mask" takes NaN in y as pixels, or channels of pixels, that were not observed; "error" raises
+            InvalidArgument for NaN that the mask does not cover.
         index : str, optional
             Name of the index. It may be omitted if there is only one, or if quality is "best" and all indexes
-            are calibrated for the same training images and inverse problem: then the best one is used.
+            are calibrated, and of the same inverse problem and number of channels: then the best one for this
+            image is used.
         estimator : str
             "le-mmse" weights translated training patches, "e-mmse" translated training images, "mmse"
             training images; the last two need a y of the size of the training images.
@@ -107,7 +130,8 @@ class Client(Closable, ABC):
         budget : int, optional
             Largest number of keys that hybrid sums for a patch, >= 1; by default there is no limit.
         maps : collection of str
-            Maps to return with the image: "variance", "ess", "log_density", "error". Mode topk has no error.
+            Maps to return with the image: "variance", "ess", "log_density", "error", "source". Mode topk has
+            no error.
         error : str
             Kind of the map error: it bounds |image − exact| for 95 % of the pixels ("estimated") or for all
             ("certified").
@@ -126,18 +150,35 @@ class Client(Closable, ABC):
             "paper" is the formula of the reference: aggregate centre, bandwidth 0, Gaussian share 0. "best"
             is the combination of these three that calibration found best at this noise level on held-out
             training images.
+        exclude : collection of str or int
+            Training images to leave out, as if they were not in the index: names of sources, as in
+            `Contributor.source`, or numbers. A name stands for all images of that source, also without the
+            place in brackets: "faces.npy" for "faces.npy[0]" and all others of that file. The mixture of
+            Gaussians and the calibration stay those of the index.
+        out : array or mapping of str to array, optional
+            Where to write the image, or image and maps by name: arrays of the shapes of the results that take
+            assignments to slices. Integers are rounded and clipped. By default new arrays are made.
+        progress : callable, optional
+            Called as `progress(done, total)`, in pixels, as an image in tiles advances.
         timeout : float, optional
             Seconds to wait for the answer.
 
         Returns
         -------
         Result
-            The image and the maps, float32, in the shape and range of y, and diagnostics.
+            The image and the maps, float32 or what `out` gives, in the shape and range of y, and diagnostics,
+            among them the estimated sigma and the PSNR to expect.
 
         Raises
         ------
         LemmseError
             The image cannot be reconstructed; the class of the error gives the reason.
+
+        Examples
+        --------
+        >>> def denoise(client, scan):  # a Zarr array of 20 000 × 20 000
+        ...     image = zarr.create_array("clean.zarr", shape=scan.shape, chunks=scan.chunks, dtype="float32")
+        ...     client.reconstruct(scan, sigma=0.1, out=image)
 
         References
         ----------
@@ -145,7 +186,10 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
+        if out is not None or progress is not None or is_large(y):
+            mosaic = Mosaic(y, sigma=sigma, mask=mask, nan=nan, maps=options.maps, out=out, progress=progress)
+            return self.assemble(as_name(index), mosaic, options, as_timeout(timeout))
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
         return self._reconstruct(as_name(index), measurement, options, as_timeout(timeout))
 
     def reconstruct_many(
@@ -154,6 +198,7 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma | Iterable[Sigma],
         mask: Mask | Iterable[Mask] = None,
+        nan: str = "error",
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -167,6 +212,7 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
         """Yield the reconstructions of images, lazily and in order.
@@ -180,10 +226,11 @@ class Client(Closable, ABC):
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, mask
-            As in `reconstruct`. A number, None or an array with two or three axes applies to all; a list,
-            an array with one axis or any other iterable has one value for each image, in order.
-        index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
-        gaussian_share, quality
+            As in `reconstruct`. A number, "auto", None or an array with two or more axes applies to all; a
+            list, an array with one axis or any other iterable has one value for each image, in order.
+        nan, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error
+            As in `reconstruct`, for all images.
+        aggregate, bandwidth, gaussian_share, quality, exclude
             As in `reconstruct`, for all images.
         timeout : float, optional
             Timeout in seconds for the whole batch.
@@ -211,7 +258,7 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
-        batch = measurements(images, sigma, mask)
+        batch = measurements(images, sigma, mask, nan)
         return self._reconstruct_many(as_name(index), batch, options, as_timeout(timeout))
 
     def explain(
@@ -220,8 +267,11 @@ class Client(Closable, ABC):
         *,
         sigma: Sigma,
         mask: Mask = None,
-        pixel: tuple[int, int],
+        nan: str = "error",
+        pixel: Sequence[int],
         top: int = 16,
+        context: int | None = None,
+        exclude: Collection[str | int] = (),
         index: str | None = None,
         timeout: float | None = None,
     ) -> list[Contributor]:
@@ -229,12 +279,16 @@ class Client(Closable, ABC):
 
         Parameters
         ----------
-        y, sigma, mask, index, timeout
+        y, sigma, mask, nan, exclude, index, timeout
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of patches to return, 1 to 4096.
+        context : int, optional
+            Return with each patch also its pixels and so many pixels around it on each side, >= 0, as
+            `Contributor.crop`; those of all patches must fit into a message of 4 MiB. By default there are
+            none.
 
         Returns
         -------
@@ -242,8 +296,10 @@ class Client(Closable, ABC):
             The contributors, in descending order of weight.
         """
         self._require_open()
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top)
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude
+        )
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def vjp(
@@ -253,23 +309,27 @@ class Client(Closable, ABC):
         sigma: Sigma,
         vector: ArrayLike,
         mask: Mask = None,
+        nan: str = "error",
         index: str | None = None,
         aggregate: str | None = None,
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
         timeout: float | None = None,
     ) -> NDArray[np.float32]:
         """Return the vector–Jacobian product of a reconstruction: the derivative of a number made from it.
 
         If a loss has the derivative `vector` with respect to the image that `reconstruct` returns, the result
-        is its derivative with respect to y, with sigma held fixed. It is that of mode exact, which the other
-        modes approximate, for estimator le-mmse on an index of physics identity and pre-inverse identity.
+        is its derivative with respect to y, with sigma held fixed, also if it is estimated. It is that of
+        mode exact, which the other modes approximate, for estimator le-mmse on an index of physics identity
+        and pre-inverse identity.
 
         Parameters
         ----------
-        y, sigma, mask, index, aggregate, bandwidth, gaussian_share, quality, timeout
-            As in `reconstruct`. A server takes y, vector, mask and a map of sigma of 4 MiB together.
+        y, sigma, mask, nan, index, aggregate, bandwidth, gaussian_share, quality, exclude, timeout
+            As in `reconstruct`; y is not cut into tiles. A server takes y, vector, mask and a map of sigma of
+            4 MiB together.
         vector : array, shape of y
             The numbers g, one for each pixel and channel of the reconstruction, within ±1e20.
 
@@ -293,13 +353,40 @@ class Client(Closable, ABC):
         ...     one[row, column] = 1
         ...     return client.vjp(y, sigma=0.1, vector=one)
         """
+        options = Options.of(locals())
         self._require_open()
-        options = Options(
-            aggregate=aggregate, bandwidth=bandwidth, gaussian_share=gaussian_share, quality=quality
-        )
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
         numbers = checked_vector(vector, measurement.y.shape)
         return self._vjp(as_name(index), measurement, numbers, options, as_timeout(timeout))
+
+    def estimate_noise(
+        self,
+        y: ArrayLike,
+        *,
+        mask: Mask = None,
+        nan: str = "error",
+        index: str | None = None,
+        timeout: float | None = None,
+    ) -> NoiseEstimate:
+        """Return the standard deviation of the white noise in an image, as `reconstruct` estimates it.
+
+        Parameters
+        ----------
+        y, mask, nan, timeout
+            As in `reconstruct`. Of an image that does not fit into a message, a remote client sends the
+            middle.
+        index : str, optional
+            Name of the index, which must be of physics identity and pre-inverse identity; it may be omitted
+            if there is only one.
+
+        Returns
+        -------
+        NoiseEstimate
+            The estimate with its standard error, in intensities of [0, 1].
+        """
+        self._require_open()
+        measurement = Measurement.checked(y, sigma=AUTO, mask=mask, nan=nan)
+        return self._estimate_noise(as_name(index), measurement, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
         """Return the descriptions of all indexes, sorted by name."""
@@ -323,6 +410,30 @@ class Client(Closable, ABC):
         """
         self._require_open()
         return self._get_index(as_name(name), as_timeout(timeout))
+
+    def assemble(self, index: str, mosaic: Mosaic, options: Options, timeout: float | None) -> Result:
+        """Return the reconstruction of an image that is divided into tiles."""
+        left = time_left(timeout)
+        if (sample := mosaic.sample) is not None:
+            mosaic.settle(self._estimate_noise(index, sample, left()))
+        if options.quality == "best":
+            index, options = settled(self._reconstruct(index, mosaic.probe, options, left()), options)
+        mosaic.begin(self._get_index(index, left()), options)
+        with closing(self._reconstruct_many(index, mosaic.measurements(), options, left())) as outcomes:
+            for outcome in outcomes:
+                mosaic.take(outcome)
+        return mosaic.result()
+
+    @property
+    def admin(self) -> "Admin":
+        """Changes of the indexes of the server.
+
+        Raises
+        ------
+        FailedPrecondition
+            The client has index folders, or several servers: each has indexes of its own.
+        """
+        raise without_server("admin")
 
     @abstractmethod
     def _close(self) -> None: ...
@@ -357,7 +468,17 @@ class Client(Closable, ABC):
     ) -> NDArray[np.float32]: ...
 
     @abstractmethod
+    def _estimate_noise(
+        self, index: str, measurement: Measurement, timeout: float | None
+    ) -> NoiseEstimate: ...
+
+    @abstractmethod
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]: ...
 
     @abstractmethod
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo: ...
+
+
+def without_server(what: str) -> FailedPrecondition:
+    """Return the error for what only the client of a server has."""
+    return FailedPrecondition(f"{what}: expected a client of a server; this one has index folders")

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client import unary
-from lemmse.client.batches import IN_FLIGHT, Item, as_item
+from lemmse.client.admin import Admin
+from lemmse.client.attempts import Attempts
+from lemmse.client.batches import Lane, as_item, freest
 from lemmse.client.channels import Channels
 from lemmse.client.crop import crop
 from lemmse.client.interface import Client
@@ -23,7 +25,7 @@ from lemmse.contract.errors import InvalidArgument, LemmseError, Retryable
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
@@ -54,6 +56,13 @@ class RemoteClient(Client):
     def __repr__(self) -> str:
         return f"<RemoteClient {self._servers}>"
 
+    @property
+    def admin(self) -> Admin:
+        """Changes of the indexes of the server."""
+        self._require_open()
+        self._servers.require_one()
+        return Admin(self._ask)
+
     def _close(self) -> None:
         for channel in self._channels.channels:
             channel.close()
@@ -76,18 +85,17 @@ class RemoteClient(Client):
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
         # The batch is iterated in the caller's thread, so that its exceptions reach the caller.
-        attempts = self._channels.attempts(timeout)
+        def open(attempts: Attempts) -> Stream:
+            return Stream(self._channels.next(), index, options, attempts)
+
+        lanes = [Lane(open, self._channels.attempts(timeout)) for _ in range(len(self._channels))]
         numbers = count()
-        unanswered: deque[Item | InvalidArgument] = deque()
-        stream: Stream | None = None
+        order: deque[Lane[Stream]] = deque()  # of the images that are not answered
         broken: Exception | None = None  # an exception of the batch waits for the results before it
         try:
             while True:
                 self._require_open()
-                if stream is None:
-                    stream = Stream(self._channels.next(), index, options, attempts)
-                    stream.send(*unanswered)
-                while len(unanswered) < IN_FLIGHT and broken is None:
+                while broken is None and not (free := freest(lanes)).full:
                     try:
                         one = next(batch, None)
                     except Exception as error:
@@ -95,33 +103,39 @@ class RemoteClient(Client):
                         break
                     if one is None:
                         break
-                    unanswered.append(as_item(next(numbers), one))
-                    stream.send(unanswered[-1])
-                if not unanswered:
+                    free.send(as_item(next(numbers), one))
+                    order.append(free)
+                if not order:
                     break
+                lane = order[0]
                 try:
-                    outcome = stream.answer(unanswered[0])
+                    outcome = lane.stream.answer(lane.unanswered[0])
                 except LemmseError as error:
-                    stream.close()
-                    stream = None
+                    lane.close()
                     self._require_open()
-                    time.sleep(attempts.pause(error))
+                    time.sleep(lane.attempts.pause(error))
                 else:
-                    unanswered.popleft()
+                    order.popleft()
+                    lane.unanswered.popleft()
                     yield outcome
-            # All are answered: what happens to the connection now does not matter.
+            # All are answered: what happens to the connections now does not matter.
             with suppress(Retryable):
-                stream.finish()
+                for lane in lanes:
+                    if lane.used:
+                        lane.stream.finish()
             if broken is not None:
                 raise broken
         finally:
-            if stream is not None:
-                stream.close()
+            for lane in lanes:
+                lane.close()
 
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
+            if isinstance(measurement.sigma, str):
+                estimate = self._estimate_noise(index, measurement, timeout)
+                measurement = measurement.with_sigma(estimate.sigma)
             measurement, options = crop(measurement, options, self._get_index(index, timeout))
         return self._ask(unary.explain(index, measurement, options), timeout)
 
@@ -135,6 +149,9 @@ class RemoteClient(Client):
     ) -> NDArray[np.float32]:
         return self._ask(unary.differentiate(index, measurement, vector, options), timeout)
 
+    def _estimate_noise(self, index: str, measurement: Measurement, timeout: float | None) -> NoiseEstimate:
+        return self._ask(unary.estimate_noise(index, measurement), timeout)
+
     def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return self._ask(unary.list_indexes(), timeout)
 
@@ -144,6 +161,7 @@ class RemoteClient(Client):
     def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
         attempts = self._channels.attempts(timeout)
         while True:
+            self._require_open()
             server = self._channels.next()
             try:
                 with rpc_errors(server.address, attempts.request_id):

@@ -8,25 +8,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.channels import Server
+from lemmse.client.crop import middle
 from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
     differentiate_request,
+    estimate_noise_request,
     explain_request,
     read_explanation,
     read_index,
+    read_noise_estimate,
     read_product,
     read_result,
     reconstruct_request,
 )
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result, result_bytes
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result, result_bytes
 from lemmse.contract.tensors import FloatArray
+from lemmse.v1 import admin_pb2
 from lemmse.v1 import index_pb2 as pb
 
-__all__ = ["Unary", "differentiate", "explain", "fits", "get_index", "list_indexes", "reconstruct"]
+__all__ = [
+    "Unary",
+    "differentiate",
+    "estimate_noise",
+    "explain",
+    "fits",
+    "get_index",
+    "list_indexes",
+    "load_index",
+    "reconstruct",
+    "set_current_version",
+    "unload_index",
+]
 
 T = TypeVar("T")
 
@@ -91,6 +107,16 @@ def differentiate(
     )
 
 
+def estimate_noise(index: str, measurement: Measurement) -> Unary[NoiseEstimate]:
+    """Return the call that estimates the noise of a measurement, of as much of it as fits into a message."""
+    measurement = middle(measurement, INLINE_BYTES)
+    return Unary(
+        lambda server: server.reconstruction.EstimateNoise,
+        attach(estimate_noise_request(index), measurement.arrays),
+        read_noise_estimate,
+    )
+
+
 def list_indexes() -> Unary[list[IndexInfo]]:
     """Return the call that lists the indexes."""
     return Unary(
@@ -105,5 +131,32 @@ def get_index(name: str) -> Unary[IndexInfo]:
     return Unary(
         lambda server: server.indexes.GetIndex,
         pb.GetIndexRequest(name=name),
+        lambda answer: read_index(answer.index),
+    )
+
+
+def load_index(folder: str) -> Unary[IndexInfo]:
+    """Return the call that loads an index."""
+    return Unary(
+        lambda server: server.admin.LoadIndex,
+        admin_pb2.LoadIndexRequest(folder=folder),
+        lambda answer: read_index(answer.index),
+    )
+
+
+def unload_index(name: str) -> Unary[None]:
+    """Return the call that unloads an index."""
+    return Unary(
+        lambda server: server.admin.UnloadIndex,
+        admin_pb2.UnloadIndexRequest(name=name),
+        lambda answer: None,
+    )
+
+
+def set_current_version(name: str, version: str) -> Unary[IndexInfo]:
+    """Return the call that makes a version of an index the current one."""
+    return Unary(
+        lambda server: server.admin.SetCurrentVersion,
+        admin_pb2.SetCurrentVersionRequest(name=name, version=version),
         lambda answer: read_index(answer.index),
     )

@@ -5,7 +5,7 @@ and `Incoming` extracts them.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from lemmse.contract.choices import AGGREGATES
 from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.fields import get, get_all, put, put_all
-from lemmse.contract.measurement import Measurement, checked_vector
+from lemmse.contract.measurement import AUTO, Measurement, checked_vector
 from lemmse.contract.options import OPTIONS, PRIOR_OPTIONS, ExplainOptions, Options
-from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, Result
+from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray, WireArray
 from lemmse.v1 import index_pb2
 from lemmse.v1 import reconstruction_pb2 as pb
@@ -25,6 +25,8 @@ from lemmse.v1 import reconstruction_pb2 as pb
 __all__ = [
     "differentiate_request",
     "differentiate_response",
+    "estimate_noise_request",
+    "estimate_noise_response",
     "explain_request",
     "explain_response",
     "index_message",
@@ -33,6 +35,7 @@ __all__ = [
     "read_explanation",
     "read_index",
     "read_measurement",
+    "read_noise_estimate",
     "read_options",
     "read_product",
     "read_result",
@@ -69,8 +72,17 @@ def read_options(request: pb.ReconstructRequest) -> Options:
 
 def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
     """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
-    row, column = options.pixel
-    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
+    *planes, row, column = options.pixel
+    request = pb.ExplainRequest(
+        index=index,
+        row=row,
+        column=column,
+        top=options.top,
+        context=options.context,
+        exclude=options.exclude,
+    )
+    if planes:
+        request.plane = planes[0]
     _put_sigma(request, measurement)
     return request
 
@@ -83,16 +95,23 @@ def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -
     InvalidArgument
         An option is out of range.
     """
-    pixel = request.row, request.column
-    return ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=request.top)
+    plane = [request.plane] if request.HasField("plane") else []
+    return ExplainOptions.checked(
+        measurement.y.shape,
+        pixel=(*plane, request.row, request.column),
+        top=request.top,
+        context=get(request, "context"),
+        exclude=request.exclude,
+    )
 
 
 def read_measurement(
     incoming: Incoming[pb.ReconstructRequest]
     | Incoming[pb.ExplainRequest]
-    | Incoming[pb.DifferentiateRequest],
+    | Incoming[pb.DifferentiateRequest]
+    | Incoming[pb.EstimateNoiseRequest],
 ) -> Measurement:
-    """Return the measurement of a request.
+    """Return the measurement of a request; its sigma is "auto" if the request is to estimate it.
 
     Raises
     ------
@@ -103,15 +122,15 @@ def read_measurement(
     """
     request, arrays = incoming.message, incoming.arrays()
     _required(incoming, "y")
-    if request.WhichOneof("noise") is None:
-        raise MalformedMessage.of("sigma", "expected sigma or sigma_map, got neither")
+    noise = AUTO if isinstance(request, pb.EstimateNoiseRequest) else request.WhichOneof("noise")
+    if noise is None:
+        raise MalformedMessage.of("sigma", "expected sigma, sigma_map or auto, got none")
     for name, array in arrays.items():
         if array.dtype.kind != _KINDS[name]:
             expected = "uint8" if name == "mask" else "float32 or float64"
             raise MalformedMessage.of(f"{name}.dtype", f"expected {expected}, got {array.dtype}")
-    return Measurement.checked(
-        arrays["y"], sigma=arrays.get("sigma_map", request.sigma), mask=arrays.get("mask")
-    )
+    sigma = AUTO if noise == "auto" else arrays.get("sigma_map", getattr(request, "sigma", None))
+    return Measurement.checked(arrays["y"], sigma=sigma, mask=arrays.get("mask"))
 
 
 def differentiate_request(index: str, measurement: Measurement, options: Options) -> pb.DifferentiateRequest:
@@ -180,7 +199,7 @@ def read_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
 def explain_response(explanation: Explanation) -> pb.ExplainResponse:
     """Return the response for an explanation."""
     return pb.ExplainResponse(
-        contributors=[put_all(pb.Contributor(), asdict(one)) for one in explanation.contributors],
+        contributors=[_contributor(one) for one in explanation.contributors],
         diagnostics=_diagnostics(explanation.diagnostics),
     )
 
@@ -188,9 +207,34 @@ def explain_response(explanation: Explanation) -> pb.ExplainResponse:
 def read_explanation(response: pb.ExplainResponse) -> Explanation:
     """Return the explanation of a response, in intensities."""
     return Explanation(
-        contributors=tuple(Contributor(**get_all(one, _names(Contributor))) for one in response.contributors),
+        contributors=tuple(map(_read_contributor, response.contributors)),
         diagnostics=_read_diagnostics(response.diagnostics),
     )
+
+
+def estimate_noise_request(index: str) -> pb.EstimateNoiseRequest:
+    """Return the request to estimate the noise of a measurement, without the arrays of the measurement."""
+    return pb.EstimateNoiseRequest(index=index)
+
+
+def estimate_noise_response(estimate: NoiseEstimate) -> pb.EstimateNoiseResponse:
+    """Return the response for an estimate of noise."""
+    return put_all(pb.EstimateNoiseResponse(), asdict(estimate))
+
+
+def read_noise_estimate(response: pb.EstimateNoiseResponse) -> NoiseEstimate:
+    """Return the estimate of a response."""
+    return NoiseEstimate(**get_all(response, _names(NoiseEstimate)))
+
+
+def _contributor(contributor: Contributor) -> pb.Contributor:
+    message = put_all(pb.Contributor(), asdict(replace(contributor, crop=None)))
+    return message if contributor.crop is None else attach(message, {"crop": contributor.crop})
+
+
+def _read_contributor(message: pb.Contributor) -> Contributor:
+    values = get_all(message, _names(Contributor))
+    return Contributor(**values | {"crop": Incoming(message).arrays().get("crop")})
 
 
 def index_message(info: IndexInfo) -> index_pb2.Index:
@@ -229,6 +273,8 @@ def _names(kind: type[Any]) -> list[str]:
 def _put_sigma(
     request: pb.ReconstructRequest | pb.ExplainRequest | pb.DifferentiateRequest, measurement: Measurement
 ) -> None:
-    """Set the field sigma if sigma is one number; a map is sent as a tensor."""
+    """Set the field of sigma, unless it is a map, which is sent as a tensor."""
     if isinstance(measurement.sigma, float):
         request.sigma = measurement.sigma
+    elif isinstance(measurement.sigma, str):
+        request.auto.SetInParent()

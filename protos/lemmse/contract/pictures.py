@@ -5,7 +5,8 @@ import html
 import io
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from math import ceil, prod, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import LARGE_PIXELS
 
 if TYPE_CHECKING:
     from lemmse.contract.results import Result
@@ -25,9 +27,10 @@ _SHOWN = 192
 
 def as_html(result: "Result") -> str:
     """Return the picture of a result, its maps with their ranges, and its diagnostics as a table."""
-    pictures = [_figure("image", _bytes(result.image / result.white_level), "")]
+    pictures = [_figure("image", _bytes(_shown(result.image) / result.white_level), "")]
     for name, values in result.arrays.items():
         if name != "image":
+            values = _shown(values)
             low, high = float(values.min()), float(values.max())
             span = (high - low) or 1.0
             pictures.append(_figure(name, _bytes((values - low) / span), f"{low:.3g} to {high:.3g}"))
@@ -49,6 +52,9 @@ def save(result: "Result", path: str | os.PathLike[str]) -> None:
         raise InvalidArgument.of(
             "path", f"expected a name in {', '.join(most)} or {last}, got {target.name!r}"
         )
+    # Where the caller gave arrays to write to, these may be of another library.
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in result.arrays.items()}
+    result = replace(result, **arrays)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -56,6 +62,12 @@ def save(result: "Result", path: str | os.PathLike[str]) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _shown(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an image or map; of a large one, which may not be in memory, every few rows and columns."""
+    step = max(1, ceil(sqrt(prod(values.shape[:2]) / LARGE_PIXELS)))
+    return np.asarray(values[::step, ::step])
 
 
 def _bytes(intensities: NDArray[Any]) -> NDArray[np.uint8]:

@@ -105,6 +105,10 @@ class _MapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Map.ValueType], _
     """How far each pixel and channel may be from the sum over all keys, in
     intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
     """
+    MAP_SOURCE: _Map.ValueType  # 5
+    """The number of the training image with the heaviest training patch, (H, W),
+    in whole numbers from 0; -1 if there is none.
+    """
 
 class Map(_Map, metaclass=_MapEnumTypeWrapper):
     """A result besides the image."""
@@ -119,6 +123,10 @@ MAP_LOG_DENSITY: Map.ValueType  # 3
 MAP_ERROR: Map.ValueType  # 4
 """How far each pixel and channel may be from the sum over all keys, in
 intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
+"""
+MAP_SOURCE: Map.ValueType  # 5
+"""The number of the training image with the heaviest training patch, (H, W),
+in whole numbers from 0; -1 if there is none.
 """
 Global___Map: _TypeAlias = Map  # noqa: Y015
 
@@ -162,7 +170,7 @@ class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.V
 class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
     """How a pixel is made from the posterior means of patches. The maps are made
     likewise: with AGGREGATE_OVERLAP, MAP_ESS and MAP_LOG_DENSITY are means over
-    the patches.
+    the patches. MAP_SOURCE is always that of the patch centred at the pixel.
     """
 
 AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
@@ -186,7 +194,7 @@ class _QualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quality.Value
     QUALITY_BEST: _Quality.ValueType  # 2
     """The values that calibration found best on held-out training images at this
     noise level. If no index is named, also the best index; all must be
-    calibrated, of the same training images and inverse problem.
+    calibrated, of the same inverse problem and number of channels.
     """
 
 class Quality(_Quality, metaclass=_QualityEnumTypeWrapper):
@@ -199,7 +207,7 @@ QUALITY_PAPER: Quality.ValueType  # 1
 QUALITY_BEST: Quality.ValueType  # 2
 """The values that calibration found best on held-out training images at this
 noise level. If no index is named, also the best index; all must be
-calibrated, of the same training images and inverse problem.
+calibrated, of the same inverse problem and number of channels.
 """
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
@@ -275,6 +283,26 @@ class Hybrid(_message.Message):
 Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
 
 @_typing.final
+class AutoSigma(_message.Message):
+    """The noise is white, and its standard deviation is estimated: one for the
+    image, or one for each channel where they differ. Only on an index of physics
+    and pre-inverse identity.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoSigma: _TypeAlias = AutoSigma  # noqa: Y015
+
+@_typing.final
 class ReconstructRequest(_message.Message):
     """One image to reconstruct."""
 
@@ -284,6 +312,7 @@ class ReconstructRequest(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_MAP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     TOPK_FIELD_NUMBER: _builtins.int
     MAPS_FIELD_NUMBER: _builtins.int
@@ -295,6 +324,7 @@ class ReconstructRequest(_message.Message):
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one, and with
     QUALITY_BEST.
@@ -322,7 +352,8 @@ class ReconstructRequest(_message.Message):
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, (H, W) or (H, W, C), float, intensities of the clean
-        image in [0, 1].
+        image in [0, 1]. For an index whose patch_depth is more than 1, a volume,
+        (D, H, W) or (D, H, W, C); maps of sigma, masks and results likewise.
         """
 
     @_builtins.property
@@ -331,6 +362,10 @@ class ReconstructRequest(_message.Message):
         Only on an index of physics and pre-inverse identity and equivariance
         none.
         """
+
+    @_builtins.property
+    def auto(self) -> Global___AutoSigma:
+        """To be estimated from y."""
 
     @_builtins.property
     def topk(self) -> Global___TopK: ...
@@ -347,6 +382,15 @@ class ReconstructRequest(_message.Message):
 
     @_builtins.property
     def hybrid(self) -> Global___Hybrid: ...
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training images to leave out, as if they were not in the index: each its
+        number in decimal digits, or its source as in Contributor.source, which may
+        stand for several. "volume.tif" also stands for "volume.tif[0]",
+        "volume.tif[1]" and so on. The mixture of Gaussians and the calibration
+        stay those of the index.
+        """
+
     def __init__(
         self,
         *,
@@ -354,6 +398,7 @@ class ReconstructRequest(_message.Message):
         y: _tensor_pb2.Tensor | None = ...,
         sigma: _builtins.float = ...,
         sigma_map: _tensor_pb2.Tensor | None = ...,
+        auto: Global___AutoSigma | None = ...,
         mode: Global___Mode.ValueType = ...,
         topk: Global___TopK | None = ...,
         maps: _abc.Iterable[Global___Map.ValueType] | None = ...,
@@ -365,10 +410,11 @@ class ReconstructRequest(_message.Message):
         bandwidth: _builtins.float | None = ...,
         quality: Global___Quality.ValueType = ...,
         gaussian_share: _builtins.float | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
     _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
@@ -376,7 +422,7 @@ class ReconstructRequest(_message.Message):
     _WhichOneofArgType__gaussian_share: _TypeAlias = _typing.Literal["_gaussian_share", b"_gaussian_share"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
-    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
@@ -407,6 +453,10 @@ class Diagnostics(_message.Message):
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
     ESTIMATED_ACCURACY_DB_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_ERROR_FIELD_NUMBER: _builtins.int
+    EXPECTED_PSNR_DB_FIELD_NUMBER: _builtins.int
+    MISFIT_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
     """The mode that ran: never MODE_AUTO."""
     index: _builtins.str
@@ -441,6 +491,25 @@ class Diagnostics(_message.Message):
     """Estimated agreement of this image with the sum over all keys, PSNR in dB;
     not set without a calibration, with a budget, and if all keys were summed.
     """
+    expected_psnr_db: _builtins.float
+    """Expected PSNR of the image in dB, for intensities in [0, 1], over the
+    observed pixels; not set if it is unknown.
+    """
+    misfit: _builtins.float
+    """Mean square error to expect beyond the posterior variance, in squared
+    intensities: high where the training images do not describe the image, and
+    not set if it is unknown. About 0 if sigma was estimated.
+    """
+    @_builtins.property
+    def sigma(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Estimated standard deviation of the noise, in intensities: one, or one for
+        each channel where they differ; empty if the request stated it.
+        """
+
+    @_builtins.property
+    def sigma_error(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Standard error of each."""
+
     def __init__(
         self,
         *,
@@ -456,10 +525,14 @@ class Diagnostics(_message.Message):
         bandwidth: _builtins.float = ...,
         gaussian_share: _builtins.float = ...,
         estimated_accuracy_db: _builtins.float | None = ...,
+        sigma: _abc.Iterable[_builtins.float] | None = ...,
+        sigma_error: _abc.Iterable[_builtins.float] | None = ...,
+        expected_psnr_db: _builtins.float | None = ...,
+        misfit: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_misfit", b"_misfit", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "misfit", b"misfit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "mode", b"mode", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_misfit", b"_misfit", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "misfit", b"misfit", "mode", b"mode", "seconds", b"seconds", "sigma", b"sigma", "sigma_error", b"sigma_error", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__certified: _TypeAlias = _typing.Literal["certified"]  # noqa: Y015
     _WhichOneofArgType__certified: _TypeAlias = _typing.Literal["_certified", b"_certified"]  # noqa: Y015
@@ -467,12 +540,20 @@ class Diagnostics(_message.Message):
     _WhichOneofArgType__estimated_accuracy_db: _TypeAlias = _typing.Literal["_estimated_accuracy_db", b"_estimated_accuracy_db"]  # noqa: Y015
     _WhichOneofReturnType__expected_accuracy_db: _TypeAlias = _typing.Literal["expected_accuracy_db"]  # noqa: Y015
     _WhichOneofArgType__expected_accuracy_db: _TypeAlias = _typing.Literal["_expected_accuracy_db", b"_expected_accuracy_db"]  # noqa: Y015
+    _WhichOneofReturnType__expected_psnr_db: _TypeAlias = _typing.Literal["expected_psnr_db"]  # noqa: Y015
+    _WhichOneofArgType__expected_psnr_db: _TypeAlias = _typing.Literal["_expected_psnr_db", b"_expected_psnr_db"]  # noqa: Y015
+    _WhichOneofReturnType__misfit: _TypeAlias = _typing.Literal["misfit"]  # noqa: Y015
+    _WhichOneofArgType__misfit: _TypeAlias = _typing.Literal["_misfit", b"_misfit"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__certified) -> _WhichOneofReturnType__certified | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_accuracy_db) -> _WhichOneofReturnType__estimated_accuracy_db | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_accuracy_db) -> _WhichOneofReturnType__expected_accuracy_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_psnr_db) -> _WhichOneofReturnType__expected_psnr_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__misfit) -> _WhichOneofReturnType__misfit | None: ...
 
 Global___Diagnostics: _TypeAlias = Diagnostics  # noqa: Y015
 
@@ -488,6 +569,7 @@ class ReconstructResponse(_message.Message):
     LOG_DENSITY_FIELD_NUMBER: _builtins.int
     DIAGNOSTICS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def image(self) -> _tensor_pb2.Tensor:
         """The posterior mean, float32, shape of y."""
@@ -504,6 +586,8 @@ class ReconstructResponse(_message.Message):
     def diagnostics(self) -> Global___Diagnostics: ...
     @_builtins.property
     def error(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def source(self) -> _tensor_pb2.Tensor: ...
     def __init__(
         self,
         *,
@@ -513,10 +597,11 @@ class ReconstructResponse(_message.Message):
         log_density: _tensor_pb2.Tensor | None = ...,
         diagnostics: Global___Diagnostics | None = ...,
         error: _tensor_pb2.Tensor | None = ...,
+        source: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_source", b"_source", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "source", b"source", "variance", b"variance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_source", b"_source", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "source", b"source", "variance", b"variance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
@@ -524,6 +609,8 @@ class ReconstructResponse(_message.Message):
     _WhichOneofArgType__ess: _TypeAlias = _typing.Literal["_ess", b"_ess"]  # noqa: Y015
     _WhichOneofReturnType__log_density: _TypeAlias = _typing.Literal["log_density"]  # noqa: Y015
     _WhichOneofArgType__log_density: _TypeAlias = _typing.Literal["_log_density", b"_log_density"]  # noqa: Y015
+    _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
+    _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
     _WhichOneofReturnType__variance: _TypeAlias = _typing.Literal["variance"]  # noqa: Y015
     _WhichOneofArgType__variance: _TypeAlias = _typing.Literal["_variance", b"_variance"]  # noqa: Y015
     @_typing.overload
@@ -532,6 +619,8 @@ class ReconstructResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ess) -> _WhichOneofReturnType__ess | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_density) -> _WhichOneofReturnType__log_density | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__variance) -> _WhichOneofReturnType__variance | None: ...
 
@@ -626,10 +715,14 @@ class ExplainRequest(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_MAP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     COLUMN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    PLANE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     sigma: _builtins.float
     row: _builtins.int
@@ -637,6 +730,12 @@ class ExplainRequest(_message.Message):
     column: _builtins.int
     top: _builtins.int
     """Number of contributors to return, 1 to 4096."""
+    context: _builtins.int
+    """Pixels around the patch that Contributor.crop shows on each side; no crops if
+    not given. All crops of an answer must fit into a message.
+    """
+    plane: _builtins.int
+    """Plane of the pixel in a volume; not set for an image."""
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, as in ReconstructRequest. If the pre-inverse is identity,
@@ -646,8 +745,16 @@ class ExplainRequest(_message.Message):
     @_builtins.property
     def sigma_map(self) -> _tensor_pb2.Tensor: ...
     @_builtins.property
+    def auto(self) -> Global___AutoSigma:
+        """Estimated from all of y: not from a patch that it was cropped to."""
+
+    @_builtins.property
     def mask(self) -> _tensor_pb2.Tensor:
         """As in ReconstructRequest; of the shape of y, cropped like it."""
+
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training images to leave out, as in ReconstructRequest."""
 
     def __init__(
         self,
@@ -656,21 +763,33 @@ class ExplainRequest(_message.Message):
         y: _tensor_pb2.Tensor | None = ...,
         sigma: _builtins.float = ...,
         sigma_map: _tensor_pb2.Tensor | None = ...,
+        auto: Global___AutoSigma | None = ...,
         row: _builtins.int = ...,
         column: _builtins.int = ...,
         top: _builtins.int = ...,
         mask: _tensor_pb2.Tensor | None = ...,
+        context: _builtins.int | None = ...,
+        plane: _builtins.int | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "context", b"context", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "column", b"column", "index", b"index", "mask", b"mask", "noise", b"noise", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "column", b"column", "context", b"context", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__context: _TypeAlias = _typing.Literal["context"]  # noqa: Y015
+    _WhichOneofArgType__context: _TypeAlias = _typing.Literal["_context", b"_context"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
-    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
+    _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
+    _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context) -> _WhichOneofReturnType__context | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plane) -> _WhichOneofReturnType__plane | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_noise) -> _WhichOneofReturnType_noise | None: ...
 
@@ -689,8 +808,11 @@ class Contributor(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     SYMMETRY_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
     image: _builtins.int
-    """Number of the training image, in the order of the index, from 0."""
+    """Number of the training image, in the order of the index, from 0; in an index
+    of volumes that of a plane.
+    """
     source: _builtins.str
     """Source of that image: a file name, or a number in an array."""
     row: _builtins.int
@@ -706,6 +828,14 @@ class Contributor(_message.Message):
     def value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The clean centre pixel, length C."""
 
+    @_builtins.property
+    def crop(self) -> _tensor_pb2.Tensor:
+        """The clean patch with ExplainRequest.context pixels on each side, float32,
+        (p + 2 context, p + 2 context, C), turned as that copy is; beyond its border
+        the training image is continued as the index says. Not set if no context was
+        given.
+        """
+
     def __init__(
         self,
         *,
@@ -716,12 +846,15 @@ class Contributor(_message.Message):
         weight: _builtins.float = ...,
         value: _abc.Iterable[_builtins.float] | None = ...,
         symmetry: _builtins.str = ...,
+        crop: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_crop", b"_crop", "crop", b"crop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "image", b"image", "row", b"row", "source", b"source", "symmetry", b"symmetry", "value", b"value", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crop", b"_crop", "column", b"column", "crop", b"crop", "image", b"image", "row", b"row", "source", b"source", "symmetry", b"symmetry", "value", b"value", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__crop: _TypeAlias = _typing.Literal["crop"]  # noqa: Y015
+    _WhichOneofArgType__crop: _TypeAlias = _typing.Literal["_crop", b"_crop"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crop) -> _WhichOneofReturnType__crop | None: ...
 
 Global___Contributor: _TypeAlias = Contributor  # noqa: Y015
 
@@ -764,11 +897,13 @@ class DifferentiateRequest(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_MAP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     AGGREGATE_FIELD_NUMBER: _builtins.int
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     sigma: _builtins.float
@@ -783,7 +918,13 @@ class DifferentiateRequest(_message.Message):
     @_builtins.property
     def sigma_map(self) -> _tensor_pb2.Tensor: ...
     @_builtins.property
+    def auto(self) -> Global___AutoSigma:
+        """It is held fixed at the estimate."""
+
+    @_builtins.property
     def mask(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def vector(self) -> _tensor_pb2.Tensor:
         """A number for each pixel and channel of the reconstruction, float, shape of
@@ -797,16 +938,18 @@ class DifferentiateRequest(_message.Message):
         y: _tensor_pb2.Tensor | None = ...,
         sigma: _builtins.float = ...,
         sigma_map: _tensor_pb2.Tensor | None = ...,
+        auto: Global___AutoSigma | None = ...,
         mask: _tensor_pb2.Tensor | None = ...,
         aggregate: Global___Aggregate.ValueType = ...,
         bandwidth: _builtins.float | None = ...,
         quality: Global___Quality.ValueType = ...,
         gaussian_share: _builtins.float | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
         vector: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "index", b"index", "mask", b"mask", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "index", b"index", "mask", b"mask", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
     _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
@@ -814,7 +957,7 @@ class DifferentiateRequest(_message.Message):
     _WhichOneofArgType__gaussian_share: _TypeAlias = _typing.Literal["_gaussian_share", b"_gaussian_share"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
-    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
@@ -850,3 +993,63 @@ class DifferentiateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DifferentiateResponse: _TypeAlias = DifferentiateResponse  # noqa: Y015
+
+@_typing.final
+class EstimateNoiseRequest(_message.Message):
+    """An image whose noise is to be estimated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    """Name of the index; may be empty where the server has exactly one."""
+    @_builtins.property
+    def y(self) -> _tensor_pb2.Tensor:
+        """As in ReconstructRequest."""
+
+    @_builtins.property
+    def mask(self) -> _tensor_pb2.Tensor: ...
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+        y: _tensor_pb2.Tensor | None = ...,
+        mask: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "y", b"y"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "index", b"index", "mask", b"mask", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+
+Global___EstimateNoiseRequest: _TypeAlias = EstimateNoiseRequest  # noqa: Y015
+
+@_typing.final
+class EstimateNoiseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sigma(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As in Diagnostics."""
+
+    @_builtins.property
+    def sigma_error(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        sigma: _abc.Iterable[_builtins.float] | None = ...,
+        sigma_error: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sigma", b"sigma", "sigma_error", b"sigma_error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateNoiseResponse: _TypeAlias = EstimateNoiseResponse  # noqa: Y015

@@ -55,6 +55,11 @@ class ReconstructionServiceStub(object):
                 request_serializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateRequest.SerializeToString,
                 response_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateResponse.FromString,
                 _registered_method=True)
+        self.EstimateNoise = channel.unary_unary(
+                '/lemmse.v1.ReconstructionService/EstimateNoise',
+                request_serializer=lemmse_dot_v1_dot_reconstruction__pb2.EstimateNoiseRequest.SerializeToString,
+                response_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.EstimateNoiseResponse.FromString,
+                _registered_method=True)
 
 
 class ReconstructionServiceServicer(object):
@@ -95,6 +100,14 @@ class ReconstructionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateNoise(self, request, context):
+        """Estimates the noise in an image, as AutoSigma does. Only on an index of
+        physics and pre-inverse identity.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReconstructionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -117,6 +130,11 @@ def add_ReconstructionServiceServicer_to_server(servicer, server):
                     servicer.Differentiate,
                     request_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateRequest.FromString,
                     response_serializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateResponse.SerializeToString,
+            ),
+            'EstimateNoise': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateNoise,
+                    request_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.EstimateNoiseRequest.FromString,
+                    response_serializer=lemmse_dot_v1_dot_reconstruction__pb2.EstimateNoiseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -228,6 +246,33 @@ class ReconstructionService(object):
             '/lemmse.v1.ReconstructionService/Differentiate',
             lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateRequest.SerializeToString,
             lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateNoise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lemmse.v1.ReconstructionService/EstimateNoise',
+            lemmse_dot_v1_dot_reconstruction__pb2.EstimateNoiseRequest.SerializeToString,
+            lemmse_dot_v1_dot_reconstruction__pb2.EstimateNoiseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,10 @@ class ReconstructionServiceStub:
     reconstruction, by the derivative of the reconstruction with respect to y.
     Request and response must fit into a message of 4 MiB each.
     """
+    EstimateNoise: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.EstimateNoiseRequest, _reconstruction_pb2.EstimateNoiseResponse]
+    """Estimates the noise in an image, as AutoSigma does. Only on an index of
+    physics and pre-inverse identity.
+    """
 
 @_typing.type_check_only
 class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
@@ -72,6 +76,10 @@ class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
     """Multiplies a vector, which has a number for each pixel of the
     reconstruction, by the derivative of the reconstruction with respect to y.
     Request and response must fit into a message of 4 MiB each.
+    """
+    EstimateNoise: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.EstimateNoiseRequest, _reconstruction_pb2.EstimateNoiseResponse]  # type: ignore[assignment]
+    """Estimates the noise in an image, as AutoSigma does. Only on an index of
+    physics and pre-inverse identity.
     """
 
 class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -116,6 +124,16 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Multiplies a vector, which has a number for each pixel of the
         reconstruction, by the derivative of the reconstruction with respect to y.
         Request and response must fit into a message of 4 MiB each.
+        """
+
+    @_abc_1.abstractmethod
+    def EstimateNoise(
+        self,
+        request: _reconstruction_pb2.EstimateNoiseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconstruction_pb2.EstimateNoiseResponse, _abc.Awaitable[_reconstruction_pb2.EstimateNoiseResponse]]:
+        """Estimates the noise in an image, as AutoSigma does. Only on an index of
+        physics and pre-inverse identity.
         """
 
 def add_ReconstructionServiceServicer_to_server(servicer: ReconstructionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
-from lemmse.estimator.exact import scored_blocks, weights
+from lemmse.estimator.exact import blocks_to_score, scorer, weights
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 
@@ -59,6 +59,10 @@ class Covariances:
         columns = ([getattr(sums, field.name) for _, sums in parts] for field in fields(cls))
         return cls(*(torch.cat(column)[order] for column in columns))
 
+    def to(self, device: torch.device) -> "Covariances":
+        """Return the sums on a device."""
+        return Covariances(*(getattr(self, field.name).to(device) for field in fields(self)))
+
     def shift(self, constant: Tensor | float) -> "Covariances":
         """Return the sums after adding a constant, a number or (Q,), to every log w."""
         return replace(self, log_max=self.log_max + constant)
@@ -96,7 +100,8 @@ def key_covariances(keys: Keys, queries: Queries, directions: Tensor, cancelled:
         Polled for every tile; when it returns True, Cancelled is raised.
     """
     parts = []
-    for rows, score, centre in scored_blocks(keys, queries):
+    for rows, centre in blocks_to_score(keys, queries):
+        score = scorer(keys, queries.rows(rows), centre)
         part = Covariances.empty(directions[rows])
         for tile in keys.tiles(queries.stratum, centre):
             raise_if_cancelled(cancelled)

@@ -12,6 +12,7 @@ and merge with them. For noise of one σ, A is diagonal along the principal axes
 """
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,7 +25,7 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import PosteriorSums
 from lemmse.index.clustering.mixture import Mixture
 
-__all__ = ["Gaussians"]
+__all__ = ["Gaussians", "Spectra"]
 
 _NEGLIGIBLE = 1e-7
 """Gaussians whose weight, relative to the largest, is below this are omitted."""
@@ -77,11 +78,61 @@ class Gaussians:
         G. Yu, G. Sapiro, S. Mallat, Solving inverse problems with piecewise linear estimators, IEEE
         Transactions on Image Processing 21 (2012).
         """
-        step = self._step(queries)
-        blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
-        sums = PosteriorSums.join([self._sums(queries.rows(rows), spec) for rows in blocks])
+        sums = PosteriorSums.join([self._sums(queries.rows(rows), spec) for rows in self._blocks(queries)])
         channels = self._centre.stop - self._centre.start
         return sums.with_exact_errors(channels, spec.outputs, spec.reference)
+
+    def log_density(self, queries: Queries, cancelled: Cancel) -> Tensor:
+        """Return the log density of each query under the mixture and the noise, float64, (Q,).
+
+        Parameters
+        ----------
+        queries : Queries
+            As in `sums`.
+        cancelled : callable
+            Polled for every Gaussian.
+
+        Raises
+        ------
+        Cancelled
+            `cancelled()` was true.
+        """
+        parts = (self._posteriors(queries.rows(rows)) for rows in self._blocks(queries))
+        return torch.cat([self._log_w(part, cancelled) for part in parts]).logsumexp(dim=1)
+
+    def spectra(self, u: Tensor) -> "Spectra":
+        """Return what the log density of patches is computed from fast, for white noise of any σ.
+
+        Parameters
+        ----------
+        u : Tensor
+            The patches, whitened as queries are, (Q, P).
+        """
+        parts = [(u.float() - mean) @ axes for mean, axes in zip(self.means, self.axes, strict=True)]
+        squares = torch.stack(parts, dim=1).square_()  # (Q, G, R)
+        return Spectra(self._log_weights, self.variances, squares)
+
+    def _blocks(self, queries: Queries) -> list[slice]:
+        step = len(queries) if queries.is_white else max(1, _BLOCK // self.axes.shape[2] ** 2)
+        return [slice(start, start + step) for start in range(0, len(queries), step)]
+
+    def _posteriors(self, queries: Queries) -> "_Posteriors":
+        return (_White if queries.is_white else _Weighted)(self, queries)
+
+    def _log_w(self, posteriors: "_Posteriors", cancelled: Cancel) -> Tensor:
+        """Return the log weight of each Gaussian for each query, (Q, G)."""
+        parts = []
+        for g in range(len(self.means)):
+            raise_if_cancelled(cancelled)
+            parts.append(posteriors.log_density(g))
+        return torch.stack(parts, dim=1) + self._log_weights
+
+    def _weights(self, posteriors: "_Posteriors", cancelled: Cancel) -> tuple[Tensor, Tensor]:
+        """Return the largest log weight of each query, (Q,), and all weights relative to it, (Q, G)."""
+        log_w = self._log_w(posteriors, cancelled)
+        log_max = log_w.amax(dim=1)
+        w = (log_w - log_max[:, None]).exp()
+        return log_max, torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums alike, for consistency
 
     def _sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
         posteriors = self._posteriors(queries)
@@ -124,9 +175,12 @@ class Gaussians:
         cancelled : callable
             Polled for every Gaussian; when it returns True, Cancelled is raised.
         """
-        blocks = torch.split(torch.arange(len(queries), device=queries.u.device), self._step(queries))
+        numbers = torch.arange(len(queries), device=queries.u.device)
         return Covariances.gather(
-            [(rows, self._covariances(queries.rows(rows), directions[rows], cancelled)) for rows in blocks]
+            [
+                (numbers[rows], self._covariances(queries.rows(rows), directions[rows], cancelled))
+                for rows in self._blocks(queries)
+            ]
         )
 
     def _covariances(self, queries: Queries, a: Tensor, cancelled: Cancel) -> Covariances:
@@ -146,23 +200,24 @@ class Gaussians:
                 product[rows] += share * (along * mean + posteriors.covariance(g, rows, a[rows]).double())
         return Covariances(log_max=log_max, w=total, s=s, v=v, product=total * (product - s * v))
 
-    def _step(self, queries: Queries) -> int:
-        """Return the number of queries to process at once."""
-        return len(queries) if queries.is_white else max(1, _BLOCK // self.axes.shape[2] ** 2)
 
-    def _posteriors(self, queries: Queries) -> "_Posteriors":
-        return (_White if queries.is_white else _Weighted)(self, queries)
+@dataclass(frozen=True, slots=True)
+class Spectra:
+    """The parts of patches along the axes of each Gaussian, which do not depend on the noise."""
 
-    def _weights(self, posteriors: "_Posteriors", cancelled: Cancel) -> tuple[Tensor, Tensor]:
-        """Return the largest log weight of each query, (Q,), and all weights relative to it, (Q, G)."""
-        parts = []
-        for g in range(len(self.means)):
-            raise_if_cancelled(cancelled)
-            parts.append(posteriors.log_density(g))
-        log_w = torch.stack(parts, dim=1) + self._log_weights
-        log_max = log_w.amax(dim=1)
-        w = (log_w - log_max[:, None]).exp()
-        return log_max, torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums alike, for consistency
+    log_weights: Tensor
+    """log π, float64, (G,)."""
+    variances: Tensor
+    """Variances D along the axes, (G, R)."""
+    squares: Tensor
+    """Squares of u − μ_g along the axes, (Q, G, R)."""
+
+    def log_density(self, sigma: float, rows: slice) -> Tensor:
+        """Return the log density of some patches with white noise of standard deviation σ, float64, (n,)."""
+        noisy = self.variances.double() + sigma**2
+        square = torch.einsum("qgr,gr->qg", self.squares[rows], noisy.reciprocal().float()).double()
+        log_norm = self.log_weights - 0.5 * (2 * math.pi * noisy).log().sum(dim=1)
+        return (log_norm - 0.5 * square).logsumexp(dim=1)
 
 
 class _Posteriors(Protocol):
@@ -229,13 +284,18 @@ class _Weighted:
             tensor.double() for tensor in (gaussians.means, queries.u, queries.precision)
         )
         self._roots = (gaussians.axes * gaussians.variances.sqrt()[:, None]).double()
+        self._distinct, self._number = torch.unique(self._precision, dim=0, return_inverse=True)
         observed = self._precision > 0
         self._log_norm = 0.5 * torch.where(observed, self._precision / (2 * math.pi), 1.0).log().sum(dim=1)
 
     def log_density(self, g: int) -> Tensor:
         factor, b = self._system(g, slice(None))
         square = (self._precision * (self._u - self._means[g]).square()).sum(dim=1)
-        explained = torch.linalg.solve_triangular(factor, b, upper=False).square().sum(dim=(1, 2))
+        if len(factor) < len(b):  # all share one: a single solution for all is much faster
+            white = torch.linalg.solve_triangular(factor[0], b[:, :, 0].T, upper=False)
+            explained = white.square().sum(dim=0)
+        else:
+            explained = torch.linalg.solve_triangular(factor, b, upper=False).square().sum(dim=(1, 2))
         half_log_det = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
         log_density: Tensor = self._log_norm - half_log_det - 0.5 * (square - explained)
         return log_density
@@ -254,9 +314,14 @@ class _Weighted:
         return solved[:, :, 0] @ root.T
 
     def _system(self, g: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return the Cholesky factor of A, (n, R, R), and b, (n, R, 1), for the queries `rows`."""
-        root, precision = self._roots[g], self._precision[rows]
-        a = torch.einsum("np,pr,ps->nrs", precision, root, root)
+        """Return the Cholesky factor of A, (n, R, R), and b, (n, R, 1), for the queries `rows`.
+
+        If all have the same precisions, as those of channels with a noise of their own, there is one factor.
+        """
+        root = self._roots[g]
+        numbers, which = torch.unique(self._number[rows], return_inverse=True)
+        a = torch.einsum("np,pr,ps->nrs", self._distinct[numbers], root, root)
         a.diagonal(dim1=1, dim2=2).add_(1.0)
-        b = (precision * (self._u[rows] - self._means[g])) @ root
-        return torch.linalg.cholesky(a), b[:, :, None]
+        b = (self._precision[rows] * (self._u[rows] - self._means[g])) @ root
+        factor = torch.linalg.cholesky(a)
+        return factor if len(factor) == 1 else factor[which], b[:, :, None]

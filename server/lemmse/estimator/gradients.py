@@ -10,6 +10,7 @@ and h_n is a posterior covariance, see `covariances`. Π_nᵀ adds each number t
 cut, also where the border is mirrored.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -33,7 +34,7 @@ def vector_jacobian_product(
     aggregate: str,
     cancelled: Cancel,
 ) -> NDArray[np.float64]:
-    """Return the derivative of the sum of vector · reconstruction with respect to y, (H, W, C).
+    """Return the derivative of the sum of vector · reconstruction with respect to y, (D, H, W, C).
 
     Parameters
     ----------
@@ -41,27 +42,28 @@ def vector_jacobian_product(
         The keys, which are clean patches, A = B = I.
     queries : ImageQueries
         The query patches of y.
-    vector : float64, (H, W, C)
-        The vector g.
+    vector : float64, (D, H, W, C)
+        The vector g; D = 1 for an image.
     aggregate : str
         "centre" or "overlap".
     cancelled : callable
         Polled between tiles of work; when it returns True, Cancelled is raised.
     """
-    height, width, channels = vector.shape
-    pixels, positions = height * width, np.arange(height * width)[:, None]
+    *sides, channels = vector.shape
+    pixels = math.prod(sides)
+    positions = np.arange(pixels).reshape(*sides, 1)
 
     def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield positions of patches, (Q,), and those of their pixels, (Q, p²)."""
+        """Yield positions of patches, (Q,), and those of their pixels, (Q, p_z p²)."""
         for start in range(0, pixels, _BLOCK):
-            n = positions[start : start + _BLOCK, 0]
-            yield n, backend.patches(positions.reshape(height, width, 1), n)
+            n = np.arange(start, min(start + _BLOCK, pixels))
+            yield n, backend.patches(positions, n)
 
     if aggregate == "overlap":
         patches = np.zeros(pixels)
         for _, members in blocks():
             patches += np.bincount(members.reshape(-1), minlength=pixels)
-        vector = vector / patches.reshape(height, width, 1)
+        vector = vector / patches.reshape(*sides, 1)
     product = torch.zeros(pixels, channels, dtype=torch.float64)
     for n, members in blocks():
         directions = backend.patches(vector, n)  # (Q, P)

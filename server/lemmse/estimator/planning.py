@@ -14,12 +14,20 @@ from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.image_queries import ImageQueries
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
-from lemmse.estimator.sums import Outputs
+from lemmse.estimator.sums import HEAVIEST, Outputs
 from lemmse.index import Index
 from lemmse.index.storage.calibration_record import Calibration, OperatingPoint
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["Goal", "SumPlan", "plan_sums", "plan_whole_images", "requested_accuracy", "resolve_refinement"]
+__all__ = [
+    "Goal",
+    "SumPlan",
+    "is_scored",
+    "plan_sums",
+    "plan_whole_images",
+    "requested_accuracy",
+    "resolve_refinement",
+]
 
 _DEFAULT_ACCURACY_DB = 50.0
 """Default agreement of hybrid with the sum over all keys, PSNR in dB."""
@@ -57,6 +65,8 @@ class SumPlan:
     """What hybrid is to reach; None if it is not calibrated for the request, or has a budget."""
     expected_accuracy_db: float | None = None
     """Expected agreement with the sum over all keys, PSNR in dB; None if unknown or exact."""
+    nearest: SumSpec | None = None
+    """Specification of the search for the heaviest key of each query, if it is wanted and `spec` has none."""
     certify_db: float | None = None
     """Agreement to certify by bounds on the error, PSNR in dB; None for no bounds."""
 
@@ -115,8 +125,8 @@ def plan_sums(
     cancelled : callable
         Polled between tiles of work.
     """
-    outputs, accuracy_db = _outputs(options, refinement), requested_accuracy(options)
-    index, sigma = backend.index, queries.sigma
+    index, sigma, accuracy_db = backend.index, queries.sigma, requested_accuracy(options)
+    outputs = _outputs(index, options, refinement)
     calibration = index.manifest.calibration if sigma is not None else None
     point = None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
     mode = options.mode
@@ -130,10 +140,15 @@ def plan_sums(
     if mode == "hybrid" and not _hybrid_computes(backend, queries, outputs, options.certified):
         mode = "exact"
     certify = mode == "hybrid" and options.certified
+    nprobe = options.nprobe or DEFAULT_NPROBE
+    nearest = None
+    if mode == "hybrid" and outputs.top:  # which opens the groups that matter to the mean, not the nearest
+        nearest = SumSpec("topk", k=1, nprobe=nprobe, outputs=HEAVIEST, cancelled=cancelled)
+        outputs = replace(outputs, top=0)
     spec = SumSpec(
         mode,
         k=k,
-        nprobe=options.nprobe or DEFAULT_NPROBE,
+        nprobe=nprobe,
         threshold=_threshold(point, sigma, accuracy_db),
         budget=options.budget,
         outputs=replace(
@@ -151,6 +166,7 @@ def plan_sums(
         t_length=index.manifest.channels,
         goal=goal,
         expected_accuracy_db=None if point is None else point.accuracy_db,
+        nearest=nearest,
         certify_db=accuracy_db if certify else None,
     )
 
@@ -167,16 +183,16 @@ def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, 
 
     Its loops run on the CPU only. The summary statistics of a group are along principal axes: with a
     precision for each pixel they give neither bounds nor the mean of whole patches, and in no case the
-    variances of the pixels of patches.
+    variances of the pixels of patches. The heaviest key is searched for, which only some backends can.
     """
-    if backend.device.type != "cpu":
+    if not backend.compiled_hybrid or (outputs.top and not backend.searches):
         return False
     if outputs.patch and (certified or outputs.variance):
         return False
     return queries.sigma is not None or not (certified or outputs.patch)
 
 
-def plan_whole_images(options: Options, refinement: Refinement, cancelled: Cancel) -> SumPlan:
+def plan_whole_images(index: Index, options: Options, refinement: Refinement, cancelled: Cancel) -> SumPlan:
     """Return the plan for the posterior of MMSE or E-MMSE, which is summed over all whole images.
 
     Raises
@@ -190,13 +206,20 @@ def plan_whole_images(options: Options, refinement: Refinement, cancelled: Cance
             raise InvalidArgument.of(argument, f"expected none for {estimator}, which has no patches")
     if mode in ("topk", "hybrid"):
         raise InvalidArgument.of("mode", f"expected auto or exact for {estimator}, got {mode}")
-    return SumPlan(SumSpec(outputs=_outputs(options, refinement), cancelled=cancelled))
+    return SumPlan(SumSpec(outputs=_outputs(index, options, refinement), cancelled=cancelled))
 
 
-def _outputs(options: Options, refinement: Refinement) -> Outputs:
+def is_scored(index: Index, options: Options, refinement: Refinement) -> bool:
+    """Return whether the error to expect is estimated: where the variance, which it takes, costs little."""
+    cheap = options.estimator == "le-mmse" and refinement.aggregate == "centre"
+    return index.problem.denoises and (cheap or "variance" in options.maps)
+
+
+def _outputs(index: Index, options: Options, refinement: Refinement) -> Outputs:
     return Outputs(
-        variance="variance" in options.maps,
+        variance="variance" in options.maps or is_scored(index, options, refinement),
         ess="ess" in options.maps,
+        top=1 * ("source" in options.maps),
         error="error" in options.maps,
         patch=refinement.aggregate == "overlap",
     )

@@ -3,30 +3,40 @@
 import math
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract.errors import DataLoss, InvalidArgument
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import RESULT_MAPS, Contributor, Diagnostics, Explanation, Result
+from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
-from lemmse.estimator.costs import derivative_work, exact_work, request_work
+from lemmse.estimator.contributors import contributors
+from lemmse.estimator.costs import (
+    derivative_work,
+    estimate_work,
+    exact_work,
+    exclusion_work,
+    pixels_of,
+    request_work,
+)
 from lemmse.estimator.distributed import DistributedBackend
+from lemmse.estimator.exclusions import Exclusions
 from lemmse.estimator.gradients import vector_jacobian_product
+from lemmse.estimator.image_noise import estimate_noise
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
-from lemmse.estimator.local import LocalBackend
+from lemmse.estimator.local import LocalBackend, as_device
 from lemmse.estimator.observation import Observation, as_observation
 from lemmse.estimator.pixel_posteriors import (
     ROUNDING,
@@ -36,21 +46,22 @@ from lemmse.estimator.pixel_posteriors import (
 )
 from lemmse.estimator.planning import (
     SumPlan,
+    is_scored,
     plan_sums,
     plan_whole_images,
     requested_accuracy,
     resolve_refinement,
 )
+from lemmse.estimator.score import NO_SCORE, Score, expected_error, image_score, read_once
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
-from lemmse.index.images.symmetries import SYMMETRIES
+from lemmse.index.reading import find_images, leave_out
 from lemmse.index.sources import intensities
-from lemmse.index.storage.manifest import REMEDY
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
+__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor", "with_estimate"]
 
 DEFAULT_EXACT_WORK = 1e11
 """Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
@@ -64,20 +75,21 @@ class Reconstructor:
     index : Index
         The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU.
     device : str
-        "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU.
+        "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU. With a scheduler, it
+        is the device of the workers, and "auto" is the CPU.
     exact_work : float
         Largest number of multiply-adds for which mode "auto" is exact, counted as the product of the number
         of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the mode is
         hybrid.
     scheduler : str, optional
-        Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys
-        on the CPU; this process then holds no keys. All workers must see the folder of the index under the
+        Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys;
+        this process then holds no keys. All workers must see the folder of the index under the
         same path. Mode "topk" is not available.
 
     Raises
     ------
     InvalidArgument
-        The device does not exist, or Dask is not installed.
+        The device does not exist, the keys do not fit into its memory, or Dask is not installed.
     NotFound
         No scheduler answers at the address.
     DataLoss
@@ -110,15 +122,23 @@ class Reconstructor:
         self.index = index
         self.exact_work = exact_work
         self._backend = _open_backend(index, device, scheduler)
+        # It must not refer to this object, which is closed when nothing refers to it any more.
+        self._exclusions = Exclusions(partial(_leave_out, index, device, exact_work, scheduler))
         # A reconstructor that a server has replaced is closed when the last request that uses it ends.
         self._close = weakref.finalize(self, self._backend.close)
         self._close.atexit = False
+
+    @property
+    def name(self) -> str:
+        """Name of the index."""
+        return self.index.name
 
     def close(self) -> None:
         """Release the keys that the workers of the scheduler hold, if there is one.
 
         It happens by itself when the reconstructor is deleted.
         """
+        self._exclusions.clear()
         self._close()
 
     def prepare(self) -> None:
@@ -163,23 +183,74 @@ class Reconstructor:
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction of a measurement, in the range of its image; see `reconstruct`."""
         with self._unchanged():
-            return self._answer(measurement, options, cancelled)
+            if options.estimator != "le-mmse" or not options.exclude:
+                return self._answer(measurement, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._answer(measurement, options, cancelled)
+
+    def excluded(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the numbers of the training images that names stand for, ascending.
+
+        Raises
+        ------
+        InvalidArgument
+            A name stands for no image, or no image would remain.
+        """
+        images = find_images(self.index, "exclude", names, numbers=True)
+        if len(images) == self.index.manifest.images:
+            raise InvalidArgument.of(
+                "exclude", f"expected some images of {self.index.name!r} to remain, got all {len(images)}"
+            )
+        return tuple(images.tolist())
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
-        observation = self._observe(measurement)
+        measurement, estimate = self._with_noise(measurement, cancelled)
+        observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
             queries = cut_queries(self._backend, observation, refinement)
             image = self._aggregate(observation, options, refinement)
             plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
-            height, width, _ = observation.y.shape
-            posteriors = pixel_posteriors(self._backend, queries, plan, height * width)
+            posteriors = pixel_posteriors(self._backend, queries, plan, observation.pixels)
         else:
-            image = Centres(self.index.manifest.channels, options.maps)
-            plan = plan_whole_images(options, refinement, cancelled)
+            image = self._aggregate(observation, options, refinement)
+            plan = plan_whole_images(self.index, options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
-        return self._collected(measurement, options, plan, refinement, image, posteriors, start)
+        prepared = _Prepared(measurement, observation, refinement, image, estimate)
+        result = self._collected(prepared, options, plan, posteriors, start)
+        if options.estimator == "le-mmse" or not options.exclude:
+            return result
+        left = (
+            self.index.manifest.keys - self.index.patches_of_images[[*self.excluded(options.exclude)]].sum()
+        )
+        return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
+
+    def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
+        """Return the standard deviation of the white noise in a measurement, whatever its sigma is.
+
+        Raises
+        ------
+        InvalidArgument
+            The measurement does not fit the index, or the index cannot estimate noise.
+        Cancelled
+            `cancelled()` was true.
+        """
+        with self._unchanged():
+            return self._estimate_noise(measurement, cancelled)
+
+    def _estimate_noise(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
+        observation = self._observe(replace(measurement, sigma=1.0), cancelled)
+        return estimate_noise(self._backend, observation, cancelled)
+
+    def _with_noise(
+        self, measurement: Measurement, cancelled: Cancel
+    ) -> tuple[Measurement, NoiseEstimate | None]:
+        """Return a measurement whose noise is known, and the estimate of it; None if it was stated."""
+        if not isinstance(measurement.sigma, str):
+            return measurement, None
+        estimate = self._estimate_noise(measurement, cancelled)
+        return measurement.with_sigma(estimate.sigma), estimate
 
     def answer_together(
         self, measurements: Sequence[Measurement], options: Options, cancelled: Cancel = never
@@ -213,23 +284,25 @@ class Reconstructor:
         small = [one for one in found if not isinstance(one, InvalidArgument)]
         results = []
         if small:
-            images = [one.queries for one in small]
-            refinement = small[0].refinement
+            images = [queries for _, queries in small]
+            refinement = small[0][0].refinement
             plan = plan_sums(self._backend, images[0], options, refinement, self.exact_work, cancelled)
             posteriors = joint_posteriors(self._backend, images, plan.spec)
             results = [
-                self._collected(one.measurement, options, plan, refinement, one.image, [posterior], start)
-                for one, posterior in zip(small, posteriors, strict=True)
+                self._collected(one, options, plan, [posterior], start)
+                for (one, _), posterior in zip(small, posteriors, strict=True)
             ]
-        each = (time.perf_counter() - start) / max(1, sum(one.queries.pixels for one in small))
+        each = (time.perf_counter() - start) / max(1, sum(queries.pixels for _, queries in small))
         answers = (
-            replace(result, diagnostics=replace(result.diagnostics, seconds=each * one.queries.pixels))
-            for one, result in zip(small, results, strict=True)
+            replace(result, diagnostics=replace(result.diagnostics, seconds=each * queries.pixels))
+            for (_, queries), result in zip(small, results, strict=True)
         )
         return [one if isinstance(one, InvalidArgument) else next(answers) for one in found]
 
-    def _prepared(self, measurement: Measurement, options: Options) -> "_Prepared | InvalidArgument":
-        """Return what the reconstruction of a small image begins with, or the error if it does not fit."""
+    def _prepared(
+        self, measurement: Measurement, options: Options
+    ) -> "tuple[_Prepared, WhitenedQueries] | InvalidArgument":
+        """Return a small image and its queries, or the error if it does not fit."""
         try:
             observation = self._observe(measurement)
             refinement = resolve_refinement(self.index, observation, options)
@@ -237,32 +310,46 @@ class Reconstructor:
             image = self._aggregate(observation, options, refinement)
         except InvalidArgument as error:
             return error.with_traceback(None)  # it would refer to this frame, and that to the image
-        return _Prepared(measurement, refinement, queries, image)
+        return _Prepared(measurement, observation, refinement, image), queries
 
     def joint_options(self, measurement: Measurement, options: Options) -> Options | None:
         """Return the options with which `answer_together` answers a measurement as `answer` does.
 
-        It is None for what it does not answer: other estimators and modes, noise maps and masks.
+        It is None for what it does not answer: other estimators and modes, noise maps, masks, excluded images
+        and volumes.
         """
-        if options.estimator != "le-mmse" or options.mode not in ("auto", "exact"):
+        if options.estimator != "le-mmse" or options.mode not in ("auto", "exact") or options.exclude:
+            return None
+        if self._volumes:
             return None
         if measurement.mask is not None or not isinstance(measurement.sigma, float):
             return None
-        height, width = measurement.y.shape[:2]
-        if options.mode == "auto" and exact_work(self._backend, height * width) > self.exact_work:
+        if options.mode == "auto" and exact_work(self._backend, self.pixels(measurement)) > self.exact_work:
             return None
         return replace(options, mode="exact")
 
+    def pixels(self, measurement: Measurement) -> int:
+        """Return the number of pixels of a measurement; in volumes, those of all planes."""
+        return pixels_of(self._backend, measurement)
+
     def work(self, measurement: Measurement, options: Options) -> float:
-        """Return the expected work of `answer`, in multiply-adds of the exact sum."""
-        return request_work(self._backend, measurement, options, self.exact_work)
+        """Return the expected work of `answer`, in multiply-adds of the exact sum.
+
+        Raises
+        ------
+        InvalidArgument
+            An image to exclude does not exist.
+        """
+        work = request_work(self._backend, measurement, options, self.exact_work)
+        return work + (self._exclusion_work(options.exclude) if options.estimator == "le-mmse" else 0.0)
 
     def differentiate(
         self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel = never
     ) -> NDArray[np.float32]:
         """Return a vector times the derivative of a reconstruction with respect to y, in the shape of y.
 
-        The reconstruction is that of LE-MMSE in mode exact, whatever the options say.
+        The reconstruction is that of LE-MMSE in mode exact, whatever the options say. A noise that is to be
+        estimated is held fixed at its estimate.
 
         Parameters
         ----------
@@ -271,36 +358,80 @@ class Reconstructor:
         vector : float, shape of y
             What to multiply with, see `lemmse.client.Client.vjp`.
         options : Options
-            The prior and the aggregate.
+            The prior, the aggregate, and the training images to leave out.
         cancelled : callable
             As in `reconstruct`.
 
         Raises
         ------
         InvalidArgument
-            The measurement does not fit the index, or the index is not one of clean patches.
+            The measurement does not fit the index, the index is not one of clean patches, or an image to
+            exclude does not exist.
         Cancelled
             `cancelled()` was true.
         """
         with self._unchanged():
-            observation = self._observe(measurement)
-            self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
-            refinement = resolve_refinement(self.index, observation, options)
-            queries = cut_queries(self._backend, observation, refinement)
-            g = vector.astype(np.float64).reshape(observation.y.shape)
-            largest = np.abs(g).max() or 1.0  # the product is linear in g, and computed with numbers within 1
-            product = vector_jacobian_product(
-                self._backend, queries, g / largest, refinement.aggregate, cancelled
-            )
-            return (largest * product).astype(np.float32).reshape(vector.shape)
+            if not options.exclude:
+                return self._differentiate(measurement, vector, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._differentiate(measurement, vector, options, cancelled)
 
-    def derivative_work(self, measurement: Measurement) -> float:
+    def _differentiate(
+        self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel
+    ) -> NDArray[np.float32]:
+        self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
+        measurement, _ = self._with_noise(measurement, cancelled)
+        observation = self._observe(measurement, cancelled)
+        refinement = resolve_refinement(self.index, observation, options)
+        queries = cut_queries(self._backend, observation, refinement)
+        g = vector.astype(np.float64).reshape(observation.y.shape)
+        largest = np.abs(g).max() or 1.0  # the product is linear in g, and computed with numbers within 1
+        product = vector_jacobian_product(
+            self._backend, queries, g / largest, refinement.aggregate, cancelled
+        )
+        return (largest * product).astype(np.float32).reshape(vector.shape)
+
+    def derivative_work(self, measurement: Measurement, options: Options) -> float:
         """Return the expected work of `differentiate`, in multiply-adds of the exact sum."""
-        return derivative_work(self._backend, measurement)
+        work = derivative_work(self._backend, measurement) + self._exclusion_work(options.exclude)
+        return work + self.estimate_work(measurement) if isinstance(measurement.sigma, str) else work
 
-    def explanation_work(self) -> float:
+    def explanation_work(self, measurement: Measurement, options: ExplainOptions) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
-        return exact_work(self._backend, 1)
+        work = exact_work(self._backend, 1) + self._exclusion_work(options.exclude)
+        return work + self.estimate_work(measurement) if isinstance(measurement.sigma, str) else work
+
+    def _exclusion_work(self, names: Sequence[str]) -> float:
+        """Return the expected work of leaving training images out, done once for each set of them."""
+        if not names or self.excluded(names) in self._exclusions:
+            return 0.0
+        return exclusion_work(self._backend)
+
+    def estimate_work(self, measurement: Measurement) -> float:
+        """Return the expected work of `estimate_noise`, in multiply-adds of the exact sum."""
+        return estimate_work(self._backend, self.pixels(measurement))
+
+    def expected_error(
+        self, measurement: Measurement, options: Options, n: NDArray[np.int64], cancelled: Cancel = never
+    ) -> float:
+        """Return the mean square error to expect at some pixels, up to a number that no index changes.
+
+        Aggregate centre stands for overlap, whose error takes far longer to tell, and le-mmse for the others.
+
+        Parameters
+        ----------
+        measurement, options, cancelled
+            As in `answer`.
+        n : int, (N,)
+            Positions of the pixels; those that were not observed do not count.
+        """
+        options = replace(options, estimator="le-mmse", maps=frozenset({"variance"}))
+        observation = self._observe(measurement, cancelled)
+        refinement = replace(resolve_refinement(self.index, observation, options), aggregate="centre")
+        queries = cut_queries(self._backend, observation, refinement)
+        plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
+        posterior = queries.sums(n, plan.spec).posterior(self.index.manifest.channels)
+        return expected_error(queries.clean(posterior, n), observation, n)
 
     def expected_db(self, measurement: Measurement) -> float:
         """Return the calibrated PSNR in dB of quality "best" at the noise level of a measurement.
@@ -325,8 +456,10 @@ class Reconstructor:
         *,
         sigma: ArrayLike,
         mask: ArrayLike | None = None,
-        pixel: tuple[int, int],
+        pixel: Sequence[int],
         top: int = 16,
+        context: int | None = None,
+        exclude: Collection[str | int] = (),
         cancelled: Cancel = never,
     ) -> Explanation:
         """Return the training patches with the largest weights at one pixel of LE-MMSE, in mode exact.
@@ -335,11 +468,15 @@ class Reconstructor:
         ----------
         y, sigma, mask, cancelled
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of training patches to return, >= 1; all are returned if there are fewer. Equal patches are
             returned separately.
+        context : int, optional
+            Pixels around each patch that its crop shows on each side; by default there are no crops.
+        exclude : collection of str or int
+            Training images to leave out, as in `lemmse.contract.options.Options`.
 
         Raises
         ------
@@ -349,7 +486,9 @@ class Reconstructor:
             `cancelled()` was true.
         """
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, most=math.inf)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude, most=math.inf
+        )
         return self.explain_pixel(measurement, options, cancelled)
 
     def explain_pixel(
@@ -357,7 +496,10 @@ class Reconstructor:
     ) -> Explanation:
         """Return the training patches with the largest weights at a pixel of a measurement; see `explain`."""
         with self._unchanged():
-            return self._explain_pixel(measurement, options, cancelled)
+            if not options.exclude:
+                return self._explain_pixel(measurement, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._explain_pixel(measurement, options, cancelled)
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
@@ -371,93 +513,132 @@ class Reconstructor:
     ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
-        observation = self._observe(measurement)
+        measurement, estimate = self._with_noise(measurement, cancelled)
+        observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
+        _require_small(options.context, top, manifest.patch_size, manifest.channels)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
-        row, column = options.pixel
-        n = np.array([row * observation.y.shape[1] + column])
+        options.require_axes(3 if self._volumes else 2)
+        place = (0, *options.pixel)[-3:]  # an image is plane 0
+        n = np.array([np.ravel_multi_index(place, observation.y.shape[:3])])
         sums = cut_queries(self._backend, observation).sums(n, spec)
         posterior = sums.posterior(manifest.channels)
-        heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
-        contributors = (
-            contributor
-            for key, weight in heaviest
-            if key >= 0
-            for contributor in self._contributors(key, weight, top, cancelled)
-        )
+        keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
+        heaviest = contributors(self.index, keys, weights, top, options.context, cancelled)
+        diagnostics = self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start)
         return Explanation(
-            contributors=tuple(one.scaled(measurement.white_level) for one in islice(contributors, top)),
-            diagnostics=self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start),
+            contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
+            diagnostics=with_estimate(diagnostics, estimate),
         )
 
-    def _observe(self, measurement: Measurement) -> Observation:
-        return as_observation(measurement, self.index.manifest.channels)
+    def _observe(self, measurement: Measurement, cancelled: Cancel = never) -> Observation:
+        return as_observation(measurement, self.index.manifest.channels, cancelled, volume=self._volumes)
+
+    @property
+    def _volumes(self) -> bool:
+        """Whether patches lie in several planes of a volume."""
+        return self.index.manifest.patch_depth > 1
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
         """Return the collector that makes an image from the posteriors of patches."""
-        if refinement.aggregate == "centre":
-            return Centres(self.index.manifest.channels, options.maps)
+        maps = options.maps | {"variance"} if is_scored(self.index, options, refinement) else options.maps
+        if refinement.aggregate == "centre" or options.estimator != "le-mmse":
+            return Centres(self.index.manifest.channels, maps)
         self._backend.require_clean_keys("aggregate", "overlap")
-        height, width, _ = shape = observation.y.shape
-        positions = np.arange(height * width).reshape(height, width, 1)
-        return Overlap(shape, options.maps, lambda n: self._backend.patches(positions, n))
+        *pixels, channels = observation.y.shape
+        positions = np.arange(observation.pixels).reshape(*pixels, 1)
+        return Overlap(observation.pixels, channels, maps, lambda n: self._backend.patches(positions, n))
 
     @cached_property
-    def _whole_images(self) -> WholeImages:
-        """The training images, for the estimators that compare whole images."""
-        if not any(self.index.image_size):
+    def _whole_images(self) -> dict[tuple[int, int], tuple[NDArray[np.int64], WholeImages]]:
+        """The training images of each size that was needed to compare whole images, and their numbers."""
+        return {}
+
+    def _images_to_compare(self, exclude: Sequence[str]) -> tuple[WholeImages, NDArray[np.int64]]:
+        """Return training images, and which of them count: all images of the index but the excluded ones.
+
+        Raises
+        ------
+        InvalidArgument
+            They are planes of volumes, or not of one size.
+        """
+        if self._volumes:
+            raise InvalidArgument.of("estimator", "expected le-mmse for an index of volumes")
+        index, sizes = self.index, self.index.sizes
+        out = self.excluded(exclude) if exclude else ()
+        numbers = np.setdiff1d(np.arange(len(sizes)), out)
+        if (sizes[numbers] != sizes[numbers[0]]).any():
             raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
             )
-        images = self.index.images()
-        problem = self.index.problem
-        clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
-        measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
-        scale = None if problem.stationary else problem.scale(clean[0].shape)
-        return WholeImages(clean, measured, self._backend.device, scale=scale)
+        height, width = size = tuple(sizes[numbers[0]].tolist())
+        if size not in self._whole_images:
+            alike, images = np.flatnonzero((sizes == size).all(axis=1)), index.images()
+            clean = np.stack([intensities(images[k]) for k in alike.tolist()])
+            problem = index.problem
+            measured = (
+                clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
+            )
+            scale = None if problem.stationary else problem.scale(clean[0].shape)
+            whole = WholeImages(clean, measured, self._backend.device, scale=scale)
+            self._whole_images[height, width] = alike, whole
+        alike, whole = self._whole_images[height, width]
+        return whole, np.searchsorted(alike, numbers)
+
+    def _score(
+        self, prepared: "_Prepared", options: Options, arrays: Mapping[str, NDArray[np.float32]]
+    ) -> Score:
+        """Return what the measurement says about the error of its reconstruction."""
+        if not is_scored(self.index, options, prepared.refinement):
+            return NO_SCORE
+        pixels, manifest = prepared.observation.y.shape[:3], self.index.manifest
+        once = np.ones(pixels, np.bool_)
+        if options.estimator == "le-mmse":
+            sides = manifest.patch_depth, manifest.patch_size, manifest.patch_size
+            once = read_once(pixels, sides, manifest.boundary)
+        noise = prepared.estimate or NoiseEstimate((), ())
+        errors = [2 * s * e for s, e in zip(noise.sigma, noise.sigma_error, strict=True)]
+        return image_score(arrays, prepared.observation, once, sum(errors) / max(1, len(errors)))
 
     def _collected(
         self,
-        measurement: Measurement,
+        prepared: "_Prepared",
         options: Options,
         plan: SumPlan,
-        refinement: Refinement,
-        image: Aggregate,
         posteriors: Iterable[PixelPosteriors],
         start: float,
     ) -> Result:
         """Return the result made from the posteriors of a measurement."""
-        keys_evaluated, estimated = _collect(posteriors, image)
-        arrays = image.arrays()
+        keys_evaluated, estimated = _collect(posteriors, prepared.image)
+        arrays = prepared.image.arrays()
+        score = self._score(prepared, options, arrays)
         certified = None
         if options.certified:
             certified = float((arrays["error"] <= 10 ** (-requested_accuracy(options) / 20)).mean())
-        diagnostics = self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified)
-        return _result(arrays, measurement.y.shape, diagnostics).scaled(measurement.white_level)
+        refinement, measurement = prepared.refinement, prepared.measurement
+        diagnostics = replace(
+            self._diagnostics(plan, refinement, keys_evaluated, start, estimated, certified),
+            expected_psnr_db=score.expected_psnr_db,
+            misfit=score.misfit,
+        )
+        diagnostics = with_estimate(diagnostics, prepared.estimate)
+        asked = {name: array for name, array in arrays.items() if name in {"image", *options.maps}}
+        axes = 3 if self._volumes else 2
+        return _result(asked, measurement.y.shape, axes, diagnostics).scaled(measurement.white_level)
 
     def _whole_image_posterior(
         self, observation: Observation, options: Options, plan: SumPlan
     ) -> Iterator[PixelPosteriors]:
         """Yield the posterior of MMSE or E-MMSE: one query, whose target is the whole image."""
-        y = observation.y
+        whole, some = self._images_to_compare(options.exclude)
+        (y,), precision = observation.y, observation.precision
         equivariant = options.estimator == "e-mmse"
-        sums = self._whole_images.sums(y, observation.precision, plan.spec, equivariant=equivariant)
-        n = np.arange(y.shape[0] * y.shape[1])
-        yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
-
-    def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
-        """Yield at most `most` training patches that equal a key, each with this weight."""
-        start, stop = self.index.patch_range(key)
-        patches = start, min(stop, start + most)
-        symmetries = self.index.symmetries(*patches).tolist()
-        for (image, row, column), symmetry in zip(self.index.ids(*patches).tolist(), symmetries, strict=True):
-            raise_if_cancelled(cancelled)
-            if symmetry >= len(SYMMETRIES):
-                raise DataLoss(f"a patch is of symmetry {symmetry}, which does not exist; {REMEDY}")
-            value = tuple(self.index.pixel(image, row, column).tolist())
-            yield Contributor(
-                image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]
-            )
+        precision = precision if observation.is_white else precision[0]
+        sums = whole.sums(y, precision, plan.spec, equivariant=equivariant, some=some)
+        n = np.arange(observation.pixels)
+        posterior = sums.posterior(y.size)
+        image = posterior.top_key // len(n) if equivariant else posterior.top_key
+        yield PixelPosteriors(n, replace(posterior, source=image), sums.keys_evaluated)
 
     def _diagnostics(
         self,
@@ -486,12 +667,13 @@ class Reconstructor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prepared:
-    """What the reconstruction of a small image by LE-MMSE begins with."""
+    """What a reconstruction begins with."""
 
     measurement: Measurement
+    observation: Observation
     refinement: Refinement
-    queries: WhitenedQueries
     image: Aggregate
+    estimate: NoiseEstimate | None = None
 
 
 def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[float, float | None]:
@@ -514,34 +696,70 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[f
     return float(torch.cat(evaluated).double().mean()), estimated
 
 
+def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> Diagnostics:
+    """Return the diagnostics with the estimate of the noise, if there is one."""
+    if estimate is None:
+        return diagnostics
+    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error)
+
+
 def _result(
-    arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], diagnostics: Diagnostics
+    arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], axes: int, diagnostics: Diagnostics
 ) -> Result:
-    """Return the result made from arrays with a row for each pixel, for a measurement of shape (H, W, …)."""
-    maps = {
-        name: arrays[name].reshape(shape if info.per_channel else shape[:2])
+    """Return the result made from arrays with a row for each pixel, the first so many axes of y's shape."""
+    maps: dict[str, Any] = {
+        name: arrays[name].reshape(shape if info.per_channel else shape[:axes])
         for name, info in RESULT_MAPS.items()
         if name in arrays
     }
     return Result(image=arrays["image"].reshape(shape), diagnostics=diagnostics, **maps)
 
 
+def _require_small(context: int | None, top: int, patch_size: int, channels: int) -> None:
+    """Raise InvalidArgument if the crops of an explanation do not fit into a message."""
+    if context is None:
+        return
+    side = patch_size + 2 * context
+    nbytes = top * side**2 * channels * np.dtype(np.float32).itemsize
+    if nbytes > INLINE_BYTES:
+        raise InvalidArgument.of(
+            "context",
+            f"expected crops of at most {INLINE_BYTES} bytes, got {top} of {side}x{side} pixels: {nbytes} "
+            "bytes; ask for fewer contributors, or for less context",
+        )
+
+
+def _leave_out(
+    index: Index,
+    device: str,
+    exact_work: float,
+    scheduler: str | None,
+    images: tuple[int, ...],
+    cancelled: Cancel,
+) -> Reconstructor:
+    """Return the estimator for an index without the images with these numbers.
+
+    Raises
+    ------
+    InvalidArgument
+        Without them there are no keys, or none for a pattern of the mask of the index.
+    """
+    view = leave_out(index, np.array(images), refits=False)
+    raise_if_cancelled(cancelled)
+    strata = [np.diff(one.cell_keys[index.stratum_cells]) for one in (view, index)]
+    if not view.manifest.keys or (index.strata.exclusive and (strata[0] == 0)[strata[1] > 0].any()):
+        raise InvalidArgument.of(
+            "exclude",
+            f"expected patches of all patterns to remain, got {len(images)} images without which "
+            f"{index.name!r} lacks some",
+        )
+    if scheduler is None:
+        view.load(lambda: raise_if_cancelled(cancelled))
+    return Reconstructor(view, device=device, exact_work=exact_work, scheduler=scheduler)
+
+
 def _open_backend(index: Index, device: str, scheduler: str | None) -> Backend:
     """Return the backend for keys in this process, or for keys on the workers of a scheduler."""
     if scheduler is None:
-        return LocalBackend(index, _as_device(device))
-    if device not in ("auto", "cpu"):
-        raise InvalidArgument.of("device", f"expected auto or cpu with a scheduler, got {device!r}")
-    return DistributedBackend(index, scheduler)
-
-
-def _as_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidArgument.of(
-            "device", f"expected auto, cpu or a GPU that torch sees, got {device!r}"
-        ) from error
-    return torch.device(device)
+        return LocalBackend(index, as_device(device))
+    return DistributedBackend(index, scheduler, "cpu" if device == "auto" else device)

@@ -7,6 +7,7 @@ from threading import Lock
 
 from lemmse.contract.errors import InvalidArgument, NotFound
 from lemmse.contract.measurement import Measurement
+from lemmse.estimator.best_of import BestOf
 from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK, Reconstructor
 from lemmse.index import open_index
 
@@ -113,11 +114,13 @@ class Registry:
             raise _no_name(reconstructors)
         return next(iter(reconstructors.values()))
 
-    def choose(self, name: str, quality: str, measurement: Measurement) -> Reconstructor:
-        """Return the reconstructor to use for a measurement: the index of the given name, if any.
+    def choose(self, name: str, quality: str, measurement: Measurement) -> Reconstructor | BestOf:
+        """Return what is to answer a measurement: the index of the given name, if any.
 
-        If no name is given, quality is "best" and all indexes are of the same images and inverse problem, it
-        is the one with the highest calibrated PSNR at this noise level.
+        If no name is given and quality is "best", it is the best of all indexes, which must be calibrated,
+        and of one inverse problem and number of channels. If they are of the same images and σ is known, that
+        is the one with the highest calibrated PSNR at this noise level; otherwise it is found out when the
+        measurement is answered.
 
         Parameters
         ----------
@@ -137,12 +140,14 @@ class Registry:
         """
         loaded = list(self)
         manifests = [one.index.manifest for one in loaded]
-        same = len({(one.digest, one.physics, one.pre_inverse) for one in manifests}) == 1
+        same = len({(one.channels, one.physics, one.pre_inverse) for one in manifests}) == 1
         if name or quality != "best" or len(loaded) < 2:
             return self.get(name)
         if not same or not all(one.pictures for one in manifests):
-            why = "; best chooses only among calibrated indexes of the same images and inverse problem"
+            why = "; best chooses only among calibrated indexes of the same inverse problem and channels"
             raise _no_name([one.index.name for one in loaded], why)
+        if isinstance(measurement.sigma, str) or len({one.digest for one in manifests}) > 1:
+            return BestOf(loaded)
         return max(loaded, key=lambda one: one.expected_db(measurement))
 
 

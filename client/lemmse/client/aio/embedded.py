@@ -1,6 +1,7 @@
 """The asyncio client for index folders, which are loaded and asked in threads."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from threading import Event
 from typing import TypeVar
@@ -13,7 +14,7 @@ from lemmse.client.embedded import EmbeddedClient, expiry
 from lemmse.contract.errors import DeadlineExceeded, InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray
 
 __all__ = ["AsyncEmbeddedClient"]
@@ -34,8 +35,12 @@ class AsyncEmbeddedClient(AsyncClient):
     """
 
     def __init__(self, *folders: str, scheduler: str | None = None) -> None:
+        self._folders = [os.path.abspath(folder) for folder in folders]
         loading = asyncio.to_thread(EmbeddedClient, *folders, scheduler=scheduler)
         self._loading = asyncio.get_running_loop().create_task(loading)
+
+    def __repr__(self) -> str:
+        return f"<AsyncEmbeddedClient {','.join(self._folders)}>"
 
     async def __aenter__(self) -> "AsyncEmbeddedClient":
         await self._loaded()
@@ -90,6 +95,12 @@ class AsyncEmbeddedClient(AsyncClient):
         return await _in_thread(
             lambda over: client.product(index, measurement, vector, options, over), expiry(timeout)
         )
+
+    async def _estimate_noise(
+        self, index: str, measurement: Measurement, timeout: float | None
+    ) -> NoiseEstimate:
+        client = await self._loaded()
+        return await _in_thread(lambda expired: client.noise(index, measurement, expired), expiry(timeout))
 
     async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return (await self._loaded()).list_indexes()

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client import unary
+from lemmse.client.aio.admin import AsyncAdmin
 from lemmse.client.aio.interface import AsyncClient, Batch, read
 from lemmse.client.aio.stream import AsyncStream
-from lemmse.client.batches import IN_FLIGHT, Item, as_item
+from lemmse.client.attempts import Attempts
+from lemmse.client.batches import Lane, as_item, freest
 from lemmse.client.channels import Channels
 from lemmse.client.crop import crop
 from lemmse.client.rpc_errors import rpc_errors
@@ -23,7 +25,7 @@ from lemmse.contract.errors import InvalidArgument, LemmseError, Retryable
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import Contributor, IndexInfo, Result
+from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray
 
 if TYPE_CHECKING:
@@ -48,6 +50,13 @@ class AsyncRemoteClient(AsyncClient):
     def __repr__(self) -> str:
         return f"<AsyncRemoteClient {self._servers}>"
 
+    @property
+    def admin(self) -> AsyncAdmin:
+        """Changes of the indexes of the server."""
+        self._require_open()
+        self._servers.require_one()
+        return AsyncAdmin(self._ask)
+
     async def _close(self) -> None:
         for channel in self._channels.channels:
             await channel.close()
@@ -66,10 +75,12 @@ class AsyncRemoteClient(AsyncClient):
     async def _reconstruct_many(
         self, index: str, batch: Batch, options: Options, timeout: float | None
     ) -> AsyncGenerator[Result | LemmseError, None]:
-        attempts = self._channels.attempts(timeout)
+        def open(attempts: Attempts) -> AsyncStream:
+            return AsyncStream(self._channels.next(), index, options, attempts)
+
+        lanes = [Lane(open, self._channels.attempts(timeout)) for _ in range(len(self._channels))]
         numbers = count()
-        unanswered: deque[Item | InvalidArgument] = deque()
-        stream: AsyncStream | None = None
+        order: deque[Lane[AsyncStream]] = deque()  # of the images that are not answered
         # Both run at the same time: images may come slowly, and the caller wants the results until then.
         reading: asyncio.Task[Measurement | InvalidArgument | None] | None = None
         answering: asyncio.Task[Result | LemmseError] | None = None
@@ -78,13 +89,11 @@ class AsyncRemoteClient(AsyncClient):
         try:
             while True:
                 self._require_open()
-                if stream is None:
-                    stream = AsyncStream(self._channels.next(), index, options, attempts)
-                    stream.send(*unanswered)
-                if reading is None and not ended and len(unanswered) < IN_FLIGHT:
+                free = freest(lanes)
+                if reading is None and not ended and not free.full:
                     reading = asyncio.create_task(read(batch))
-                if answering is None and unanswered:
-                    answering = asyncio.create_task(stream.answer(unanswered[0]))
+                if answering is None and order:
+                    answering = asyncio.create_task(order[0].stream.answer(order[0].unanswered[0]))
                 running = [task for task in (reading, answering) if task is not None]
                 if not running:
                     break
@@ -96,24 +105,26 @@ class AsyncRemoteClient(AsyncClient):
                     if one is None:
                         ended = True
                     else:
-                        unanswered.append(as_item(next(numbers), one))
-                        stream.send(unanswered[-1])
+                        free.send(as_item(next(numbers), one))
+                        order.append(free)
                 if answering is not None and answering.done():
-                    done, answering = answering, None
+                    done, answering, lane = answering, None, order[0]
                     try:
                         with self._closing():
                             outcome = done.result()
                     except LemmseError as error:
-                        stream.close()
-                        stream = None
+                        lane.close()
                         self._require_open()
-                        await asyncio.sleep(attempts.pause(error))
+                        await asyncio.sleep(lane.attempts.pause(error))
                     else:
-                        unanswered.popleft()
+                        order.popleft()
+                        lane.unanswered.popleft()
                         yield outcome
-            # All are answered: what happens to the connection now does not matter.
+            # All are answered: what happens to the connections now does not matter.
             with suppress(Retryable):
-                await stream.finish()
+                for lane in lanes:
+                    if lane.used:
+                        await lane.stream.finish()
             if broken is not None:
                 raise broken
         finally:
@@ -121,13 +132,16 @@ class AsyncRemoteClient(AsyncClient):
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            if stream is not None:
-                stream.close()
+            for lane in lanes:
+                lane.close()
 
     async def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
+            if isinstance(measurement.sigma, str):
+                estimate = await self._estimate_noise(index, measurement, timeout)
+                measurement = measurement.with_sigma(estimate.sigma)
             measurement, options = crop(measurement, options, await self._get_index(index, timeout))
         return await self._ask(unary.explain(index, measurement, options), timeout)
 
@@ -141,6 +155,11 @@ class AsyncRemoteClient(AsyncClient):
     ) -> NDArray[np.float32]:
         return await self._ask(unary.differentiate(index, measurement, vector, options), timeout)
 
+    async def _estimate_noise(
+        self, index: str, measurement: Measurement, timeout: float | None
+    ) -> NoiseEstimate:
+        return await self._ask(unary.estimate_noise(index, measurement), timeout)
+
     async def _list_indexes(self, timeout: float | None) -> list[IndexInfo]:
         return await self._ask(unary.list_indexes(), timeout)
 
@@ -150,6 +169,7 @@ class AsyncRemoteClient(AsyncClient):
     async def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
         attempts = self._channels.attempts(timeout)
         while True:
+            self._require_open()
             server = self._channels.next()
             try:
                 with self._closing(), rpc_errors(server.address, attempts.request_id):

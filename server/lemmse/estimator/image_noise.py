@@ -1,0 +1,171 @@
+"""The noise of an image, estimated under the mixture of Gaussians of an index.
+
+The mixture describes images that the training images do not contain as well as those that they do. Under the
+training patches themselves, whatever they do not contain would count as noise; and they are many more.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.results import NoiseEstimate
+from lemmse.estimator.backend import Backend
+from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
+from lemmse.estimator.noise_estimate import NoiseLevel, maximum_likelihood, median_sigma, spread
+from lemmse.estimator.observation import Observation
+from lemmse.estimator.queries import Queries
+
+__all__ = ["estimate_noise", "sample_size"]
+
+_SHARE, _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 / 4, 32, 512
+"""Number of patches in the sample: its share of the pixels, and its bounds."""
+_MASKED_SAMPLE = 32
+"""Largest number of patches if pixels of them were not observed: each has covariances of its own."""
+_START = 0.1
+"""σ to begin with where the image does not tell."""
+_CHANNELS_DIFFER = 1.25
+"""Ratio of the largest to the least σ of a channel from which they differ."""
+_CLIPPED = 0.01
+"""Share of the numbers that are exactly 0 or 1 above which an image was clipped."""
+_AWAY = 2.0
+"""Distance of the means of a patch from 0 and 1, in units of σ, at which clipping hardly matters."""
+_LEAST_INSIDE = 1 / 8
+"""Share of the patches that are taken at least."""
+_SIGNIFICANT = 3.0
+"""Standard errors by which the log density must gain for a σ for each channel."""
+
+
+def sample_size(pixels: int) -> int:
+    """Return about how many patches an estimate takes for an image with so many pixels."""
+    return min(_LARGEST_SAMPLE, max(_LEAST_SAMPLE, round(pixels * _SHARE)))
+
+
+def estimate_noise(backend: Backend, observation: Observation, cancelled: Cancel) -> NoiseEstimate:
+    """Return the standard deviation of the white noise in an observation.
+
+    Parameters
+    ----------
+    backend : Backend
+        The index.
+    observation : Observation
+        The measurement; of its sigma only which pixels were observed is used.
+    cancelled : callable
+        Polled between pieces of work.
+
+    Raises
+    ------
+    InvalidArgument
+        The index, or the image, does not allow an estimate.
+    Cancelled
+        `cancelled()` was true.
+    """
+    _require_mixture(backend)
+    sample = _Sample(backend, observation, cancelled)
+    best = sample.best(np.array([sample.start]))
+    if backend.index.strata.constants is None and _may_differ(sample.medians):
+        each = sample.best(_channel_starts(sample.medians, float(best.sigma[0])))
+        gain = sample.log_density(each.sigma, slice(None)) - sample.log_density(best.sigma, slice(None))
+        differ = each.sigma.max() > _CHANNELS_DIFFER * each.sigma.min()
+        if differ and gain.mean() > _SIGNIFICANT * gain.std() / math.sqrt(len(gain)):
+            best = each
+    return NoiseEstimate(tuple(best.sigma.tolist()), tuple(best.error.tolist()))
+
+
+class _Sample:
+    """Patches of an observation, and their log density for any σ."""
+
+    def __init__(self, backend: Backend, observation: Observation, cancelled: Cancel) -> None:
+        self._backend, self._cancelled = backend, cancelled
+        (y,), self._p = observation.y, backend.index.manifest.patch_size
+        (observed,) = np.broadcast_to(np.isfinite(observation.sigma), observation.y.shape)
+        self.medians = median_sigma(y, observed)
+        """Median estimate for each channel, (C,), NaN where there is none."""
+        self.start = float(np.median(self.medians)) if np.isfinite(self.medians).all() else _START
+        """σ to begin with."""
+        centres, missing = _spread(observed, self._p, sample_size(y.shape[0] * y.shape[1]))
+        if missing.any():
+            centres, missing = _spread(observed, self._p, _MASKED_SAMPLE)
+        n = centres @ [y.shape[1], 1]
+        u = backend.patches(y[None], n)
+        if np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
+            inside = _inside(u.reshape(len(u), -1, y.shape[2]), self.start)
+            centres, n, u, missing = centres[inside], n[inside], u[inside], missing[inside]
+        self._centres, self._u = centres, u
+        self._observed = backend.patches(observed[None], n) if missing.any() else None
+        white = torch.from_numpy(backend.index.strata.whiten_precisely(u, 0)).to(backend.device)
+        self._spectra = None if missing.any() else backend.gaussians.spectra(white)
+
+    def best(self, start: NDArray[np.float64]) -> NoiseLevel:
+        """Return the most likely σ, one or for each channel, as many as there are to begin with."""
+        return maximum_likelihood(self.log_density, start, self._centres, self._p)
+
+    def log_density(self, sigma: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
+        """Return the log densities of some of the patches, see `noise_estimate.LogDensity`."""
+        raise_if_cancelled(self._cancelled)
+        if len(sigma) == 1 and self._spectra is not None:
+            return self._spectra.log_density(float(sigma[0]), rows).cpu().numpy()
+        device, u = self._backend.device, self._u[rows]
+        precision = np.tile(sigma**-2.0, (len(u), u.shape[1] // len(sigma)))
+        if self._observed is not None:
+            precision = np.where(self._observed[rows], precision, 0.0)
+        queries = Queries(torch.from_numpy(u).to(device), torch.from_numpy(precision).to(device))
+        return self._backend.gaussians.log_density(queries, self._cancelled).cpu().numpy()
+
+
+def _spread(observed: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the patches to look at, and how many numbers of each were not observed."""
+    if min(observed.shape[:2]) < p:
+        raise InvalidArgument.of(
+            "sigma",
+            f"expected a number for an image smaller than a patch, {p}x{p}, got auto for "
+            f"{observed.shape[0]}x{observed.shape[1]}",
+        )
+    centres, missing = spread(~observed, p, count)
+    if not len(centres):
+        raise InvalidArgument.of(
+            "sigma", f"expected a number where nowhere half of {p}x{p} pixels were observed, got auto"
+        )
+    return centres, missing
+
+
+def _inside(u: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
+    """Return which patches, (N, p², C), clipping to [0, 1] hardly affects, (N,).
+
+    It is those whose means in all channels are away from 0 and 1; if these are few, the nearest to ½.
+    """
+    distance = np.abs(u.mean(axis=1) - 0.5).max(axis=1)
+    inside: NDArray[np.bool_] = distance <= 0.5 - _AWAY * sigma
+    if inside.mean() < _LEAST_INSIDE:
+        inside = distance <= np.quantile(distance, _LEAST_INSIDE)
+    return inside
+
+
+def _require_mixture(backend: Backend) -> None:
+    manifest = backend.index.manifest
+    why = None
+    if not backend.index.problem.denoises:
+        why = f"of physics {manifest.physics} and pre-inverse {manifest.pre_inverse}"
+    elif manifest.patch_depth > 1:
+        why = "of volumes"
+    elif backend.index.mixture is None:
+        why = f"without Gaussians, as its patches have {backend.index.patch_length} numbers"
+    if why is not None:
+        raise InvalidArgument.of("sigma", f"expected a number for an index {why}, got auto")
+
+
+def _may_differ(medians: NDArray[np.float64]) -> bool:
+    """Return whether the medians of channels differ by more than details of the image usually make them."""
+    return bool(np.isfinite(medians).all()) and float(medians.max()) > _CHANNELS_DIFFER * float(medians.min())
+
+
+def _channel_starts(medians: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Return a σ for each channel to begin with, whose mean square is that of one σ for all.
+
+    What the squares of the medians have in common beside the noise are details of the image.
+    """
+    squares = np.square(medians)
+    details = max(0.0, float(squares.mean()) - sigma**2)
+    return np.sqrt(np.maximum(squares - details, sigma**2 / 25))

@@ -1,0 +1,241 @@
+"""The standard deviation of white noise in an image, by maximum composite likelihood.
+
+log p(u | σ), the log density of a noisy patch, is known for every σ. The estimate is the σ that maximises its
+sum over patches spread over the image. Patches that overlap are not independent: the sum is a composite
+likelihood, whose maximum is consistent, and whose standard error follows from the scatter of the scores of
+patches and the curvature of the sum (Godambe's sandwich). Patches that the prior does not describe, whose
+scores are far from those of the others, have less weight (Huber's).
+
+As a function of σ^(−2/3) the log likelihood of Gaussian noise has no third derivative at its maximum, which
+a parabola through three points therefore finds (the cube root of a precision is nearly normal: Wilson and
+Hilferty, 1931).
+
+Nothing here knows an index: densities come from a function.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LARGEST", "LEAST", "LogDensity", "NoiseLevel", "maximum_likelihood", "median_sigma", "spread"]
+
+LEAST = 1 / 512
+"""Least σ that is estimated: half a step of 8 bits. An estimate of it means that no noise was found."""
+LARGEST = 8.0
+"""Largest σ that is estimated."""
+
+_COARSE = 2.0
+"""Ratio of two σ of the search for the maximum."""
+_FINE = 1.25
+"""Ratio of two σ of the parabola at the maximum."""
+_ROUNDS = 3
+"""Largest number of parabolas."""
+_OUTLYING = 3.0
+"""Robust standard deviations from the median score from which a patch has less weight."""
+_COARSE_SHARE = 4
+"""The search uses one in so many patches."""
+_MAD = 0.6745
+"""Median of the absolute value of a standard normal number."""
+
+
+class LogDensity(Protocol):
+    """The log density of the patches of a sample."""
+
+    def __call__(self, sigma: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
+        """Return the log densities of some of the patches for noise of σ, (1,) or for each channel, (C,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """An estimate."""
+
+    sigma: NDArray[np.float64]
+    """Standard deviation of the noise, (1,) or for each channel, (C,)."""
+    error: NDArray[np.float64]
+    """Standard error of each, at most the estimate itself."""
+
+
+def median_sigma(y: NDArray[np.float64], observed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the median estimate of σ for each channel, (C,), NaN where nothing can be compared.
+
+    It is the median absolute diagonal Haar coefficient of blocks of 2×2 pixels, which is too large where the
+    image has details.
+
+    Parameters
+    ----------
+    y : float64, (H, W, C)
+        The noisy image.
+    observed : bool, (H, W, C)
+        Where it was observed.
+
+    References
+    ----------
+    D. L. Donoho, I. M. Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 81 (1994).
+    """
+    height, width, channels = y.shape
+    even = height - height % 2, width - width % 2
+    corners = [np.s_[i : even[0] : 2, j : even[1] : 2] for i in (0, 1) for j in (0, 1)]
+    a, b, c, d = (y[corner] for corner in corners)
+    whole = np.logical_and.reduce([observed[corner] for corner in corners])
+    coefficient = np.abs(a - b - c + d) / 2
+    medians = [
+        np.median(coefficient[..., k][whole[..., k]]) if whole[..., k].any() else math.nan
+        for k in range(channels)
+    ]
+    return np.array(medians) / _MAD
+
+
+def spread(bad: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return patches spread over an image, of those that are wholly inside it: one for each cell of a grid.
+
+    Of a cell it is the one with the fewest bad numbers; cells of which it is bad by more than half are left
+    out.
+
+    Parameters
+    ----------
+    bad : bool, (H, W, C)
+        Numbers of the image that are of no use.
+    p : int
+        Side of the patches.
+    count : int
+        About how many patches, >= 1.
+
+    Returns
+    -------
+    the row and the column of the centre of each patch, (N, 2), and its number of bad numbers, (N,)
+    """
+    totals = np.zeros((bad.shape[0] + 1, bad.shape[1] + 1), np.int64)
+    totals[1:, 1:] = bad.sum(axis=2).cumsum(axis=0).cumsum(axis=1)
+    of_patch = totals[p:, p:] - totals[:-p, p:] - totals[p:, :-p] + totals[:-p, :-p]  # by the first corner
+    height, width = of_patch.shape
+    down = min(height, max(1, round(math.sqrt(count * height / width))))
+    across = min(width, max(1, round(count / down)))
+    rows, columns = (
+        np.linspace(0, length, number + 1).astype(np.int64)
+        for length, number in ((height, down), (width, across))
+    )
+    centres, numbers = [], []
+    for top, bottom in pairwise(rows.tolist()):
+        for left, right in pairwise(columns.tolist()):
+            cell = of_patch[top:bottom, left:right]
+            middle = (bottom - top) // 2, (right - left) // 2
+            best = middle if cell[middle] == cell.min() else np.unravel_index(cell.argmin(), cell.shape)
+            centres.append((top + best[0] + p // 2, left + best[1] + p // 2))
+            numbers.append(cell[best])
+    kept = 2 * np.array(numbers) <= p * p * bad.shape[2]
+    return np.array(centres, np.int64)[kept], np.array(numbers, np.int64)[kept]
+
+
+def maximum_likelihood(
+    log_density: LogDensity, start: NDArray[np.float64], centres: NDArray[np.int64], p: int
+) -> NoiseLevel:
+    """Return the σ that maximises the composite likelihood, with its standard error.
+
+    Parameters
+    ----------
+    log_density : callable
+        The log density of the N patches.
+    start : float64, (1,) or (C,)
+        Where to begin. One σ is searched for from there; several must be within a quarter.
+    centres : int64, (N, 2)
+        Row and column of each patch, which say how patches overlap.
+    p : int
+        Side of the patches.
+    """
+    sigma = np.clip(start, LEAST, LARGEST)
+    if len(sigma) == 1:
+        sigma = _search(log_density, float(sigma[0]), len(centres))
+    overlap = np.clip(1 - np.abs(centres[:, None] - centres) / p, 0, None).prod(axis=2)  # (N, N)
+    for _ in range(_ROUNDS):
+        middle = log_density(sigma, slice(None))
+        found, errors = np.empty_like(sigma), np.empty_like(sigma)
+        for k in range(len(sigma)):
+            factor = np.where(np.arange(len(sigma)) == k, _FINE, 1.0)
+            high, low = log_density(sigma * factor, slice(None)), log_density(sigma / factor, slice(None))
+            weight = _weights(high - low)
+            means = (float(np.average(one, weights=weight)) for one in (low, middle, high))
+            found[k] = sigma[k] * _step(*means)
+            errors[k] = min(1.0, _relative_error(low, middle, high, weight, overlap))
+        moved = np.abs(np.log(found / sigma)).max()
+        sigma = np.clip(found, LEAST, LARGEST)
+        if moved <= math.log(_FINE):
+            break
+    return NoiseLevel(sigma, sigma * errors)
+
+
+def _search(log_density: LogDensity, start: float, count: int) -> NDArray[np.float64]:
+    """Return the best σ of a coarse grid, by a parabola through its neighbours, from some of the patches."""
+    some = slice(None, None, _COARSE_SHARE if count >= 16 * _COARSE_SHARE else 1)
+    known: dict[float, float] = {}
+
+    def value(sigma: float) -> float:
+        if not LEAST <= sigma <= LARGEST:
+            return -math.inf
+        if sigma not in known:
+            known[sigma] = float(log_density(np.array([sigma]), some).mean())
+        return known[sigma]
+
+    sigma = start
+    while (best := max((sigma, sigma / _COARSE, sigma * _COARSE), key=value)) != sigma:
+        sigma = best
+    low, middle, high = (value(sigma * _COARSE**k) for k in (-1, 0, 1))
+    if math.isfinite(low) and math.isfinite(high):
+        sigma *= _step(low, middle, high, _COARSE)
+    return np.array([sigma])
+
+
+def _step(low: float, middle: float, high: float, ratio: float = _FINE) -> float:
+    """Return where the parabola in σ^(−2/3) through values at σ / ratio, σ, σ · ratio is highest, over σ.
+
+    It is at most the square of the ratio away, and as far as that if they have no maximum.
+    """
+    a, b = ratio ** (2 / 3), ratio ** (-2 / 3)  # of σ / ratio and σ · ratio; that of σ is 1
+    first, second = (low - middle) / (a - 1), (middle - high) / (1 - b)
+    curvature = (first - second) / (a - b) * 2
+    most = ratio**2
+    if curvature >= 0:
+        return most if high > low else 1 / most
+    # The slope at (a + 1) / 2 is `first`.
+    top = (a + 1) / 2 - first / curvature
+    return float(np.clip(top, most ** (-2 / 3), most ** (2 / 3)) ** -1.5)
+
+
+def _weights(score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights of patches, (N,), from their scores in any unit.
+
+    References
+    ----------
+    P. J. Huber, Robust estimation of a location parameter, Annals of Mathematical Statistics 35 (1964).
+    """
+    distance = np.abs(score - np.median(score))
+    most = _OUTLYING * float(np.median(distance)) / _MAD
+    if not most:
+        return np.ones_like(score)
+    return np.divide(most, distance, out=np.ones_like(score), where=distance > most)
+
+
+def _relative_error(
+    low: NDArray[np.float64],
+    middle: NDArray[np.float64],
+    high: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    overlap: NDArray[np.float64],
+) -> float:
+    """Return the standard error of log σ from the log densities of the patches at σ / ratio, σ, σ · ratio.
+
+    Scores of patches are correlated as far as they overlap. Their scatter is at least that of noise alone,
+    which the curvature gives: few patches may scatter less by chance.
+    """
+    step = math.log(_FINE)
+    curvature = -float(np.average(low - 2 * middle + high, weights=weight)) / step**2
+    if curvature <= 0:
+        return math.inf
+    score = (high - low) / (2 * step)
+    score = weight * (score - np.average(score, weights=weight))
+    scatter = max(float(score @ overlap @ score), curvature * float(weight @ overlap @ weight))
+    return math.sqrt(scatter) / curvature / float(weight.sum())
