@@ -112,7 +112,13 @@ def test_explain_options_arrive():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"quality": "best"}, {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.0}]
+    "changes",
+    [
+        {},
+        {"quality": "best"},
+        {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.0},
+        {"exclude": ["a.png", 3]},
+    ],
 )
 def test_what_to_differentiate_arrives(changes):
     measurement = Measurement.checked(IMAGE, sigma=0.25, mask=np.ones(IMAGE.shape))
