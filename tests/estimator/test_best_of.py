@@ -95,5 +95,5 @@ def test_a_derivative_is_that_of_the_index_that_answers(registry, sigma):
     np.testing.assert_array_equal(best.differentiate(measurement, vector, BEST), expected)
     work = [one.derivative_work(measurement, BEST) for one in registry]
     assert best.derivative_work(measurement, BEST) == max(work) + sum(work) / 4
-    with pytest.raises(InvalidArgument, match="^exclude: expected none without the name of an index"):
+    with pytest.raises(InvalidArgument, match=r"^exclude: expected none without the name of an index"):
         best.differentiate(measurement, vector, replace(BEST, exclude=("0",)))
