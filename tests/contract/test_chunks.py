@@ -116,6 +116,7 @@ def test_a_huge_shape_holds_no_memory():
 @given(hnp.array_shapes(min_dims=2, max_dims=4), st.frozensets(st.sampled_from(sorted(MAPS))))
 def test_result_bytes(shape, maps):
     pixels = shape[:3]  # of three axes, the last may be columns of a volume
-    like = {"image": shape, "variance": shape, "error": shape, "ess": pixels, "log_density": pixels}
+    each = dict.fromkeys(("ess", "log_density", "source"), pixels)
+    like = each | dict.fromkeys(("image", "variance", "error"), shape)
     arrays = [np.zeros(like[name], np.float32) for name in {"image", *maps}]
     assert result_bytes(shape, maps) == sum(array.nbytes for array in arrays)

@@ -390,7 +390,7 @@ def killing(process, client):
     """What kills a process, while all workers work, when it is asked whether anybody still waits."""
 
     def cancelled() -> bool:
-        if process.poll() is None:
+        if process.poll() is None and any(client.processing().values()):  # not before there is work
             assert any(all(client.processing().values()) for _ in range(10_000))
             process.kill()
             process.wait()
