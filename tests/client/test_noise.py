@@ -50,6 +50,15 @@ def test_an_answer_with_the_estimate(client, expected):
     assert contributors == client.explain(Y, sigma=expected.sigma[0], pixel=(2, 3), top=3)
 
 
+def test_a_derivative_at_the_estimate(client, expected):
+    vector = np.random.default_rng(6).standard_normal(Y.shape)
+    found = client.vjp(Y, sigma="auto", vector=vector)
+    np.testing.assert_array_equal(found, client.vjp(Y, sigma=expected.sigma[0], vector=vector))
+    holes = client.vjp(HOLES, sigma=0.2, vector=vector, nan="mask")
+    assert (holes[np.isnan(HOLES)] == 0).all()
+    np.testing.assert_array_equal(holes, client.vjp(Y, sigma=0.2, vector=vector, mask=np.isfinite(HOLES)))
+
+
 def test_an_image_in_tiles(client, expected):
     for y, options in ((Y, {"sigma": "auto"}), (HOLES, {"sigma": expected.sigma[0], "nan": "mask"})):
         out = np.empty(Y.shape, np.float32)

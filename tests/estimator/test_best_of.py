@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor, Registry
@@ -81,3 +82,18 @@ def test_its_work_is_that_of_an_answer_and_of_a_sample_by_each(registry):
     measurement = Measurement.checked(stripes(1, 0), sigma=0.1, mask=None)
     work = [one.work(measurement, BEST) for one in registry]
     assert registry.choose("", "best", measurement).work(measurement, BEST) == max(work) + sum(work) / 4
+
+
+@pytest.mark.parametrize("sigma", [0.1, "auto"])
+def test_a_derivative_is_that_of_the_index_that_answers(registry, sigma):
+    y, vector = np.random.default_rng(4).standard_normal((2, 16, 16, 1))
+    measurement = Measurement.checked(stripes(20, 1) + 0.1 * y, sigma=sigma, mask=None)
+    best = registry.choose("", "best", measurement)
+    answer = best.answer(measurement, BEST).diagnostics
+    told = replace(measurement, sigma=answer.sigma[0] if answer.sigma else sigma)
+    expected = registry.get(answer.index).differentiate(told, vector, BEST)
+    np.testing.assert_array_equal(best.differentiate(measurement, vector, BEST), expected)
+    work = [one.derivative_work(measurement, BEST) for one in registry]
+    assert best.derivative_work(measurement, BEST) == max(work) + sum(work) / 4
+    with pytest.raises(InvalidArgument, match=r"^exclude: expected none without the name of an index"):
+        best.differentiate(measurement, vector, replace(BEST, exclude=("0",)))

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemmse.contract.errors import Cancelled, InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor
 from lemmse.estimator.exclusions import MOST_KEPT, Exclusions
 from lemmse.index import build, open_index
@@ -95,6 +97,17 @@ def test_overlap_masks_and_noise_maps_exclude(whole, training, tmp_path, aggrega
             expected = fresh.reconstruct(y, **options)
             assert agreement(found.image, expected.image) > 80
             assert agreement(found.variance, expected.variance) > 80
+
+
+def test_derivatives_exclude(whole, training, tmp_path):
+    fresh = built(tmp_path, training[2:])
+    y, vector = training[0], np.random.default_rng(2).standard_normal(training[0].shape)
+    asked = Measurement.checked(y, sigma=0.2, mask=None), vector
+    found = whole.differentiate(*asked, Options(exclude=["0.npy", "1.npy"]))
+    expected = fresh.differentiate(*asked, Options())
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * scale)
+    assert np.abs(found - whole.differentiate(*asked, Options())).max() > 0.01 * scale
 
 
 @pytest.mark.parametrize("estimator", ["mmse", "e-mmse"])

@@ -6,14 +6,16 @@ from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lemmse.client.arguments import as_name, as_timeout, time_left
 from lemmse.client.mosaic import Mosaic, is_large, settled
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
-from lemmse.contract.measurement import AUTO, Mask, Measurement, Sigma, measurements
+from lemmse.contract.measurement import AUTO, Mask, Measurement, Sigma, checked_vector, measurements
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 
 if TYPE_CHECKING:
     from lemmse.client.admin import Admin
@@ -300,6 +302,63 @@ class Client(Closable, ABC):
         )
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
+    def vjp(
+        self,
+        y: ArrayLike,
+        *,
+        sigma: Sigma,
+        vector: ArrayLike,
+        mask: Mask = None,
+        nan: str = "error",
+        index: str | None = None,
+        aggregate: str | None = None,
+        bandwidth: float | None = None,
+        gaussian_share: float | None = None,
+        quality: str = "paper",
+        exclude: Collection[str | int] = (),
+        timeout: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the vector–Jacobian product of a reconstruction: the derivative of a number made from it.
+
+        If a loss has the derivative `vector` with respect to the image that `reconstruct` returns, the result
+        is its derivative with respect to y, with sigma held fixed, also if it is estimated. It is that of
+        mode exact, which the other modes approximate, for estimator le-mmse on an index of physics identity
+        and pre-inverse identity.
+
+        Parameters
+        ----------
+        y, sigma, mask, nan, index, aggregate, bandwidth, gaussian_share, quality, exclude, timeout
+            As in `reconstruct`; y is not cut into tiles. A server takes y, vector, mask and a map of sigma of
+            4 MiB together.
+        vector : array, shape of y
+            The numbers g, one for each pixel and channel of the reconstruction, within ±1e20.
+
+        Returns
+        -------
+        float32, shape of y
+            Σ_i g_i ∂x̂_i / ∂y_j for each number y_j; 0 where y was not observed. For a y of integers it is the
+            same: image and y have one unit.
+
+        Raises
+        ------
+        LemmseError
+            An argument is invalid, or the product cannot be computed.
+
+        Examples
+        --------
+        Which pixels of y does one pixel of the reconstruction depend on, and how?
+
+        >>> def influence(client, y, row, column):
+        ...     one = np.zeros(y.shape)
+        ...     one[row, column] = 1
+        ...     return client.vjp(y, sigma=0.1, vector=one)
+        """
+        options = Options.of(locals())
+        self._require_open()
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
+        numbers = checked_vector(vector, measurement.y.shape)
+        return self._vjp(as_name(index), measurement, numbers, options, as_timeout(timeout))
+
     def estimate_noise(
         self,
         y: ArrayLike,
@@ -397,6 +456,16 @@ class Client(Closable, ABC):
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
+
+    @abstractmethod
+    def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]: ...
 
     @abstractmethod
     def _estimate_noise(

@@ -18,7 +18,7 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.lines import one_line
 from lemmse.contract.tensors import FloatArray, WireArray
 
-__all__ = ["AUTO", "NAN", "Mask", "Measurement", "Sigma", "measurements", "require_fit"]
+__all__ = ["AUTO", "NAN", "Mask", "Measurement", "Sigma", "checked_vector", "measurements", "require_fit"]
 
 AUTO: Literal["auto"] = "auto"
 """The σ that is to be estimated."""
@@ -31,6 +31,9 @@ Sigma = float | ArrayLike
 
 Mask = ArrayLike | None
 """Mask, of the same shapes, nonzero where a pixel was observed; None if all pixels were observed."""
+
+_LARGEST = 1e20
+"""Largest magnitude in a vector: a product with a derivative, 10¹² times as large at most, is a float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,6 +124,33 @@ class Measurement:
         if len(sigma) == 1:
             return replace(self, sigma=float(sigma[0]))
         return replace(self, sigma=np.tile(np.asarray(sigma, np.float64), (*self.y.shape[:2], 1)))
+
+
+def checked_vector(vector: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+    """Return a vector of numbers for the pixels of a reconstruction, as floats.
+
+    Parameters
+    ----------
+    vector : array
+        The numbers.
+    shape : tuple of int
+        Shape of y, which the vector must have.
+
+    Raises
+    ------
+    InvalidArgument
+        The vector has another type or shape, or a number that is too large.
+    """
+    array = _as_array("vector", vector)
+    if array.dtype.kind not in "fiu":
+        raise InvalidArgument.of("vector", f"expected numbers, got {array.dtype}")
+    if array.shape != shape:
+        raise InvalidArgument.of("vector", f"expected shape {shape}, that of y, got {array.shape}")
+    numbers = _as_floats(array)
+    wrong = ~(np.abs(numbers) <= _LARGEST)  # NaN is wrong
+    if wrong.any():
+        raise InvalidArgument.of("vector", f"expected numbers within ±{_LARGEST:g}, got {numbers[wrong][0]}")
+    return numbers
 
 
 @overload

@@ -885,6 +885,116 @@ class ExplainResponse(_message.Message):
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 
 @_typing.final
+class DifferentiateRequest(_message.Message):
+    """A reconstruction to differentiate: by ESTIMATOR_LE_MMSE, with the sum over
+    all keys, on an index of physics and pre-inverse identity. Fields have the
+    numbers of ReconstructRequest.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_MAP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    AGGREGATE_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    sigma: _builtins.float
+    aggregate: Global___Aggregate.ValueType
+    bandwidth: _builtins.float
+    quality: Global___Quality.ValueType
+    gaussian_share: _builtins.float
+    @_builtins.property
+    def y(self) -> _tensor_pb2.Tensor:
+        """As in ReconstructRequest."""
+
+    @_builtins.property
+    def sigma_map(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def auto(self) -> Global___AutoSigma:
+        """It is held fixed at the estimate."""
+
+    @_builtins.property
+    def mask(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def vector(self) -> _tensor_pb2.Tensor:
+        """A number for each pixel and channel of the reconstruction, float, shape of
+        y: the derivative of what is to be minimised with respect to it.
+        """
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+        y: _tensor_pb2.Tensor | None = ...,
+        sigma: _builtins.float = ...,
+        sigma_map: _tensor_pb2.Tensor | None = ...,
+        auto: Global___AutoSigma | None = ...,
+        mask: _tensor_pb2.Tensor | None = ...,
+        aggregate: Global___Aggregate.ValueType = ...,
+        bandwidth: _builtins.float | None = ...,
+        quality: Global___Quality.ValueType = ...,
+        gaussian_share: _builtins.float | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
+        vector: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "index", b"index", "mask", b"mask", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
+    _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
+    _WhichOneofReturnType__gaussian_share: _TypeAlias = _typing.Literal["gaussian_share"]  # noqa: Y015
+    _WhichOneofArgType__gaussian_share: _TypeAlias = _typing.Literal["_gaussian_share", b"_gaussian_share"]  # noqa: Y015
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
+    _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gaussian_share) -> _WhichOneofReturnType__gaussian_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_noise) -> _WhichOneofReturnType_noise | None: ...
+
+Global___DifferentiateRequest: _TypeAlias = DifferentiateRequest  # noqa: Y015
+
+@_typing.final
+class DifferentiateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> _tensor_pb2.Tensor:
+        """The product, float32, shape of y: for each number of y, the sum over those
+        of the reconstruction of vector times their derivative with respect to it.
+        """
+
+    def __init__(
+        self,
+        *,
+        product: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DifferentiateResponse: _TypeAlias = DifferentiateResponse  # noqa: Y015
+
+@_typing.final
 class EstimateNoiseRequest(_message.Message):
     """An image whose noise is to be estimated."""
 

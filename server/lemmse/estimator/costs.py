@@ -14,7 +14,7 @@ from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.planning import requested_accuracy
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["estimate_work", "exact_work", "exclusion_work", "pixels_of", "request_work"]
+__all__ = ["derivative_work", "estimate_work", "exact_work", "exclusion_work", "pixels_of", "request_work"]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -22,6 +22,8 @@ _UNCALIBRATED = 0.5
 """Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
 _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
+_DERIVATIVE = 4.0
+"""Products with all keys for a derivative: of scores, directions, means and covariances."""
 _COPIED = 100.0
 """Time of copying a coordinate of a key, and of what else a view without some images takes."""
 _ESTIMATE = 2.0
@@ -109,6 +111,12 @@ def _calibrated_sigmas(backend: Backend) -> tuple[float, ...]:
     """Return the σ at which the time of hybrid is known; any σ if it is not known."""
     calibration = backend.index.manifest.calibration
     return (1.0,) if calibration is None else calibration.sigmas
+
+
+def derivative_work(backend: Backend, measurement: Measurement) -> float:
+    """Return the expected work of the derivative of a reconstruction times a vector."""
+    weighted = not isinstance(measurement.sigma, float | str) or measurement.mask is not None
+    return _DERIVATIVE * exact_work(backend, pixels_of(backend, measurement), weighted=weighted)
 
 
 def _topk_share(backend: Backend, options: Options) -> float:

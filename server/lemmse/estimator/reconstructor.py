@@ -18,13 +18,22 @@ from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.contributors import contributors
-from lemmse.estimator.costs import estimate_work, exact_work, exclusion_work, pixels_of, request_work
+from lemmse.estimator.costs import (
+    derivative_work,
+    estimate_work,
+    exact_work,
+    exclusion_work,
+    pixels_of,
+    request_work,
+)
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.exclusions import Exclusions
+from lemmse.estimator.gradients import vector_jacobian_product
 from lemmse.estimator.image_noise import estimate_noise
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
 from lemmse.estimator.local import LocalBackend, as_device
@@ -333,6 +342,59 @@ class Reconstructor:
         """
         work = request_work(self._backend, measurement, options, self.exact_work)
         return work + (self._exclusion_work(options.exclude) if options.estimator == "le-mmse" else 0.0)
+
+    def differentiate(
+        self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel = never
+    ) -> NDArray[np.float32]:
+        """Return a vector times the derivative of a reconstruction with respect to y, in the shape of y.
+
+        The reconstruction is that of LE-MMSE in mode exact, whatever the options say. A noise that is to be
+        estimated is held fixed at its estimate.
+
+        Parameters
+        ----------
+        measurement : Measurement
+            The measurement to reconstruct.
+        vector : float, shape of y
+            What to multiply with, see `lemmse.client.Client.vjp`.
+        options : Options
+            The prior, the aggregate, and the training images to leave out.
+        cancelled : callable
+            As in `reconstruct`.
+
+        Raises
+        ------
+        InvalidArgument
+            The measurement does not fit the index, the index is not one of clean patches, or an image to
+            exclude does not exist.
+        Cancelled
+            `cancelled()` was true.
+        """
+        with self._unchanged():
+            if not options.exclude:
+                return self._differentiate(measurement, vector, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._differentiate(measurement, vector, options, cancelled)
+
+    def _differentiate(
+        self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel
+    ) -> NDArray[np.float32]:
+        self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
+        measurement, _ = self._with_noise(measurement, cancelled)
+        observation = self._observe(measurement, cancelled)
+        refinement = resolve_refinement(self.index, observation, options)
+        queries = cut_queries(self._backend, observation, refinement)
+        g = vector.astype(np.float64).reshape(observation.y.shape)
+        largest = np.abs(g).max() or 1.0  # the product is linear in g, and computed with numbers within 1
+        product = vector_jacobian_product(
+            self._backend, queries, g / largest, refinement.aggregate, cancelled
+        )
+        return (largest * product).astype(np.float32).reshape(vector.shape)
+
+    def derivative_work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of `differentiate`, in multiply-adds of the exact sum."""
+        work = derivative_work(self._backend, measurement) + self._exclusion_work(options.exclude)
+        return work + self.estimate_work(measurement) if isinstance(measurement.sigma, str) else work
 
     def explanation_work(self, measurement: Measurement, options: ExplainOptions) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""

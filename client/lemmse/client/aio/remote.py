@@ -8,6 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
 
 from lemmse.client import unary
 from lemmse.client.aio.admin import AsyncAdmin
@@ -24,6 +26,7 @@ from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 
 if TYPE_CHECKING:
     from lemmse.v1.index_pb2_grpc import IndexServiceAsyncStub
@@ -141,6 +144,16 @@ class AsyncRemoteClient(AsyncClient):
                 measurement = measurement.with_sigma(estimate.sigma)
             measurement, options = crop(measurement, options, await self._get_index(index, timeout))
         return await self._ask(unary.explain(index, measurement, options), timeout)
+
+    async def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]:
+        return await self._ask(unary.differentiate(index, measurement, vector, options), timeout)
 
     async def _estimate_noise(
         self, index: str, measurement: Measurement, timeout: float | None
