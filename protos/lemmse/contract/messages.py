@@ -14,7 +14,7 @@ from lemmse.contract.choices import AGGREGATES
 from lemmse.contract.chunks import Incoming
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.fields import get, get_all, put, put_all
-from lemmse.contract.measurement import AUTO, Measurement
+from lemmse.contract.measurement import AUTO, POISSON_GAUSSIAN, Measurement
 from lemmse.contract.options import OPTIONS, ExplainOptions, Options
 from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import WireArray
@@ -47,7 +47,7 @@ def reconstruct_request(index: str, measurement: Measurement, options: Options) 
     request = pb.ReconstructRequest(index=index)
     for option in OPTIONS:
         put(request, option.path, getattr(options, option.name))
-    _put_sigma(request, measurement)
+    _put_noise(request, measurement)
     return request
 
 
@@ -68,7 +68,7 @@ def explain_request(index: str, measurement: Measurement, options: ExplainOption
     """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
     row, column = options.pixel
     request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
-    _put_sigma(request, measurement)
+    _put_noise(request, measurement)
     return request
 
 
@@ -89,7 +89,7 @@ def read_measurement(
     | Incoming[pb.ExplainRequest]
     | Incoming[pb.EstimateNoiseRequest],
 ) -> Measurement:
-    """Return the measurement of a request; its sigma is "auto" if the request is to estimate it.
+    """Return the measurement of a request; what is to be estimated of its noise is "auto".
 
     Raises
     ------
@@ -101,15 +101,27 @@ def read_measurement(
     request, arrays = incoming.message, incoming.arrays()
     if "y" not in arrays:
         raise MalformedMessage.of("y", "expected a tensor, got none")
-    noise = AUTO if isinstance(request, pb.EstimateNoiseRequest) else request.WhichOneof("noise")
-    if noise is None:
-        raise MalformedMessage.of("sigma", "expected sigma, sigma_map or auto, got none")
+    noise = _which_noise(request)
     for name, array in arrays.items():
         if array.dtype.kind != _KINDS[name]:
             expected = "uint8" if name == "mask" else "float32 or float64"
             raise MalformedMessage.of(f"{name}.dtype", f"expected {expected}, got {array.dtype}")
+    mask = arrays.get("mask")
+    if noise == "poisson_gaussian":
+        sigma, gain = (get(request.poisson_gaussian, name, AUTO) for name in ("sigma", "gain"))
+        return Measurement.checked(arrays["y"], sigma=sigma, mask=mask, noise=POISSON_GAUSSIAN, gain=gain)
     sigma = AUTO if noise == "auto" else arrays.get("sigma_map", getattr(request, "sigma", None))
-    return Measurement.checked(arrays["y"], sigma=sigma, mask=arrays.get("mask"))
+    return Measurement.checked(arrays["y"], sigma=sigma, mask=mask)
+
+
+def _which_noise(request: pb.ReconstructRequest | pb.ExplainRequest | pb.EstimateNoiseRequest) -> str:
+    """Return the name of the field that states the noise."""
+    if isinstance(request, pb.EstimateNoiseRequest):
+        return "poisson_gaussian" if request.HasField("poisson_gaussian") else AUTO
+    noise = request.WhichOneof("noise")
+    if noise is None:
+        raise MalformedMessage.of("sigma", "expected sigma, sigma_map, auto or poisson_gaussian, got none")
+    return noise
 
 
 def reconstruct_response(result: Result) -> tuple[pb.ReconstructResponse, Mapping[str, WireArray]]:
@@ -149,9 +161,11 @@ def read_explanation(response: pb.ExplainResponse) -> Explanation:
     )
 
 
-def estimate_noise_request(index: str) -> pb.EstimateNoiseRequest:
+def estimate_noise_request(index: str, measurement: Measurement) -> pb.EstimateNoiseRequest:
     """Return the request to estimate the noise of a measurement, without the arrays of the measurement."""
-    return pb.EstimateNoiseRequest(index=index)
+    request = pb.EstimateNoiseRequest(index=index)
+    _put_noise(request, measurement)
+    return request
 
 
 def estimate_noise_response(estimate: NoiseEstimate) -> pb.EstimateNoiseResponse:
@@ -189,9 +203,18 @@ def _names(kind: type[Any]) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _put_sigma(request: pb.ReconstructRequest | pb.ExplainRequest, measurement: Measurement) -> None:
-    """Set the field of sigma, unless it is a map, which is sent as a tensor."""
-    if isinstance(measurement.sigma, float):
+def _put_noise(
+    request: pb.ReconstructRequest | pb.ExplainRequest | pb.EstimateNoiseRequest, measurement: Measurement
+) -> None:
+    """Set the field of the noise, unless it is a map, which is sent as a tensor."""
+    if measurement.gain is not None:
+        request.poisson_gaussian.SetInParent()
+        for name in ("sigma", "gain"):
+            value = getattr(measurement, name)
+            put(request.poisson_gaussian, name, None if isinstance(value, str) else value)
+    elif isinstance(request, pb.EstimateNoiseRequest):
+        return
+    elif isinstance(measurement.sigma, float):
         request.sigma = measurement.sigma
     elif isinstance(measurement.sigma, str):
         request.auto.SetInParent()

@@ -55,9 +55,12 @@ class Diagnostics:
     """Weight γ of the mixture of Gaussians in the prior; the training patches have 1 − γ."""
     sigma: tuple[float, ...] = ()
     """Estimated standard deviation of the noise, in intensities of [0, 1]: one number, or one for each
-    channel if they differ; empty if σ was given."""
+    channel if they differ; empty if the noise was stated. Of Poisson-Gaussian noise it is that in the dark."""
     sigma_error: tuple[float, ...] = ()
     """Standard error of each number of `sigma`."""
+    gain: float | None = None
+    """Gain of Poisson-Gaussian noise of which a part was estimated, in intensities of [0, 1]; None for other
+    noise, and if all was stated."""
     expected_psnr_db: float | None = None
     """Expected PSNR of the image, in dB for intensities in [0, 1], over the observed pixels; None if it is
     not known: docs/noise.md says when."""
@@ -101,16 +104,17 @@ class Result:
     """Bound on |image − sum over all keys|, for 95 % of the pixels (estimated) or for all (certified), in the
     unit and shape of y."""
 
-    def scaled(self, white_level: float) -> "Result":
-        """Return a result that is in intensities, rescaled so that intensity 1 is `white_level`."""
-        if white_level == 1:
+    def scaled(self, white_level: float, black_level: float = 0.0) -> "Result":
+        """Return a result in intensities, rescaled so that these numbers stand for intensities 1 and 0."""
+        if (black_level, white_level) == (0, 1):
             return self
+        span = white_level - black_level
         maps = {
-            name: values * np.float32(white_level**info.power)
+            name: values * np.float32(span**info.power)
             for name, info in RESULT_MAPS.items()
             if (values := getattr(self, name)) is not None and info.power
         }
-        return replace(self, image=self.image * np.float32(white_level), **maps)
+        return replace(self, image=self.image * np.float32(span) + np.float32(black_level), **maps)
 
     @property
     def arrays(self) -> dict[str, NDArray[np.float32]]:
@@ -163,9 +167,10 @@ class Contributor:
     """The symmetric copy of the training image from which the patch was taken, for example "rotate-90";
     "identity" is the image itself."""
 
-    def scaled(self, white_level: float) -> "Contributor":
-        """Return a contributor that is in intensities, rescaled so that intensity 1 is `white_level`."""
-        return replace(self, value=tuple(value * white_level for value in self.value))
+    def scaled(self, white_level: float, black_level: float = 0.0) -> "Contributor":
+        """Return a contributor in intensities, rescaled so that these numbers stand for intensities 1 and 0."""
+        span = white_level - black_level
+        return replace(self, value=tuple(value * span + black_level for value in self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +188,14 @@ class NoiseEstimate:
     """The noise of an image, estimated from it."""
 
     sigma: tuple[float, ...]
-    """Standard deviation, in intensities of [0, 1]: one number, or one for each channel if they differ."""
+    """Standard deviation, in intensities of [0, 1]: one number, or one for each channel if they differ. Of
+    Poisson-Gaussian noise it is that in the dark."""
     sigma_error: tuple[float, ...]
-    """Standard error of each number of `sigma`."""
+    """Standard error of each number of `sigma`; 0 if it was stated."""
+    gain: float | None = None
+    """Gain of Poisson-Gaussian noise, in intensities of [0, 1]; None for white noise."""
+    gain_error: float | None = None
+    """Standard error of the gain; 0 if it was stated."""
 
 
 @dataclass(frozen=True, slots=True)

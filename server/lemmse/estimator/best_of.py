@@ -42,10 +42,11 @@ class BestOf:
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction by the best index; as `Reconstructor.answer`."""
         estimate = None
-        if isinstance(measurement.sigma, str):
+        if measurement.is_estimated:
             estimate = self._estimate(measurement, cancelled)
-            measurement = measurement.with_sigma(estimate.sigma)
-        result = self._choose(measurement, options, cancelled).answer(measurement, options, cancelled)
+            measurement = measurement.with_noise(estimate)
+        white = measurement if measurement.gain is None else measurement.with_mean_noise()
+        result = self._choose(white, options, cancelled).answer(measurement, options, cancelled)
         return replace(result, diagnostics=with_estimate(result.diagnostics, estimate))
 
     def work(self, measurement: Measurement, options: Options) -> float:
@@ -57,7 +58,8 @@ class BestOf:
     def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
         """Return the least of the estimates: what an index does not describe looks like noise to it."""
         estimates = [one.estimate_noise(measurement, cancelled) for one in self._reconstructors]
-        return min(estimates, key=_mean_square)
+        mean = float(np.nanmean(measurement.y))
+        return min(estimates, key=lambda one: _mean_square(one) + (one.gain or 0.0) * mean)
 
     def _choose(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Reconstructor:
         groups: dict[str, list[Reconstructor]] = {}

@@ -7,11 +7,14 @@ distinct key. Other work is converted by the time that it takes.
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.planning import requested_accuracy
+from lemmse.estimator.signal_noise import MOST_MAPS
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
 __all__ = ["estimate_work", "exact_work", "request_work"]
@@ -67,6 +70,10 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
         Largest work for which mode auto is exact.
     """
     height, width = measurement.y.shape[:2]
+    if measurement.gain is not None:
+        first = estimate_work(backend, height * width) if measurement.is_estimated else 0.0
+        one = replace(measurement, sigma=1.0, gain=None, mask=np.broadcast_to(True, measurement.y.shape))
+        return first + MOST_MAPS * request_work(backend, one, options, most_exact)
     if isinstance(measurement.sigma, str):
         first = estimate_work(backend, height * width)
         known = (replace(measurement, sigma=sigma) for sigma in _calibrated_sigmas(backend))

@@ -58,7 +58,7 @@ def as_observation(measurement: Measurement, channels: int) -> Observation:
         The number of channels differs, or a value of y or sigma is out of range.
     """
     image = _with_channels(measurement.y, channels)
-    if isinstance(measurement.sigma, str):
+    if isinstance(measurement.sigma, str) or measurement.gain is not None:
         raise TypeError("expected a measurement whose noise is known")
     s: float | NDArray[np.float64]
     if isinstance(measurement.sigma, float):

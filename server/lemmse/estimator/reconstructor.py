@@ -30,8 +30,8 @@ from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.costs import estimate_work, exact_work, request_work
 from lemmse.estimator.distributed import DistributedBackend
-from lemmse.estimator.image_noise import estimate_noise
-from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
+from lemmse.estimator.image_noise import estimate_gain, estimate_noise
+from lemmse.estimator.image_queries import WhitenedQueries, cut_queries, require_map
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.observation import Observation, as_observation
 from lemmse.estimator.pixel_posteriors import (
@@ -49,6 +49,7 @@ from lemmse.estimator.planning import (
     resolve_refinement,
 )
 from lemmse.estimator.score import NO_SCORE, Score, expected_error, image_score, read_once
+from lemmse.estimator.signal_noise import settle
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
@@ -180,7 +181,7 @@ class Reconstructor:
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
-        measurement, estimate = self._with_noise(measurement, cancelled)
+        measurement, estimate = self._with_noise(measurement, options, cancelled)
         observation = self._observe(measurement)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
@@ -197,7 +198,7 @@ class Reconstructor:
         return self._collected(prepared, options, plan, posteriors, start)
 
     def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
-        """Return the standard deviation of the white noise in a measurement, whatever its sigma is.
+        """Return the noise in a measurement: σ of white noise, or what is not stated of its gain and σ.
 
         Raises
         ------
@@ -210,17 +211,28 @@ class Reconstructor:
             return self._estimate_noise(measurement, cancelled)
 
     def _estimate_noise(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
-        observation = self._observe(replace(measurement, sigma=1.0))
-        return estimate_noise(self._backend, observation, cancelled)
+        observation = self._observe(replace(measurement, sigma=1.0, gain=None))
+        if measurement.gain is None:
+            return estimate_noise(self._backend, observation, cancelled)
+        require_map(self._backend, "noise")
+        sigma, gain = (
+            None if isinstance(value, str) else value for value in (measurement.sigma, measurement.gain)
+        )
+        return estimate_gain(self._backend, observation, gain, sigma, cancelled)
 
     def _with_noise(
-        self, measurement: Measurement, cancelled: Cancel
+        self, measurement: Measurement, options: Options, cancelled: Cancel
     ) -> tuple[Measurement, NoiseEstimate | None]:
         """Return a measurement whose noise is known, and the estimate of it; None if it was stated."""
-        if not isinstance(measurement.sigma, str):
-            return measurement, None
-        estimate = self._estimate_noise(measurement, cancelled)
-        return measurement.with_sigma(estimate.sigma), estimate
+        estimate = None
+        if measurement.is_estimated:
+            estimate = self._estimate_noise(measurement, cancelled)
+            measurement = measurement.with_noise(estimate)
+        if measurement.gain is not None:
+            require_map(self._backend, "noise")
+            plain = replace(options, maps=frozenset())
+            measurement = settle(measurement, lambda one: self._answer(one, plain, cancelled).image)
+        return measurement, estimate
 
     def answer_together(
         self, measurements: Sequence[Measurement], options: Options, cancelled: Cancel = never
@@ -289,7 +301,7 @@ class Reconstructor:
         """
         if options.estimator != "le-mmse" or options.mode not in ("auto", "exact"):
             return None
-        if measurement.mask is not None or not isinstance(measurement.sigma, float):
+        if measurement.mask is not None or not isinstance(measurement.sigma, float) or measurement.gain:
             return None
         height, width = measurement.y.shape[:2]
         if options.mode == "auto" and exact_work(self._backend, height * width) > self.exact_work:
@@ -303,7 +315,9 @@ class Reconstructor:
     def explanation_work(self, measurement: Measurement) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
         work = exact_work(self._backend, 1)
-        return work + self.estimate_work(measurement) if isinstance(measurement.sigma, str) else work
+        if measurement.gain is not None:
+            return work + self.work(measurement, Options())
+        return work + self.estimate_work(measurement) if measurement.is_estimated else work
 
     def estimate_work(self, measurement: Measurement) -> float:
         """Return the expected work of `estimate_noise`, in multiply-adds of the exact sum."""
@@ -400,7 +414,7 @@ class Reconstructor:
     ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
-        measurement, estimate = self._with_noise(measurement, cancelled)
+        measurement, estimate = self._with_noise(measurement, Options(), cancelled)
         observation = self._observe(measurement)
         top = min(options.top, manifest.keys)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
@@ -417,7 +431,10 @@ class Reconstructor:
         )
         diagnostics = self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start)
         return Explanation(
-            contributors=tuple(one.scaled(measurement.white_level) for one in islice(contributors, top)),
+            contributors=tuple(
+                one.scaled(measurement.white_level, measurement.black_level)
+                for one in islice(contributors, top)
+            ),
             diagnostics=with_estimate(diagnostics, estimate),
         )
 
@@ -461,7 +478,10 @@ class Reconstructor:
             once = read_once((height, width), manifest.patch_size, manifest.boundary)
         noise = prepared.estimate or NoiseEstimate((), ())
         errors = [2 * s * e for s, e in zip(noise.sigma, noise.sigma_error, strict=True)]
-        return image_score(arrays, prepared.observation, once, sum(errors) / max(1, len(errors)))
+        noise_error = sum(errors) / max(1, len(errors))
+        if noise.gain_error:
+            noise_error += noise.gain_error * float(np.abs(prepared.observation.y).mean())
+        return image_score(arrays, prepared.observation, once, noise_error)
 
     def _collected(
         self,
@@ -486,7 +506,8 @@ class Reconstructor:
         )
         diagnostics = with_estimate(diagnostics, prepared.estimate)
         asked = {name: array for name, array in arrays.items() if name in {"image", *options.maps}}
-        return _result(asked, measurement.y.shape, diagnostics).scaled(measurement.white_level)
+        result = _result(asked, measurement.y.shape, diagnostics)
+        return result.scaled(measurement.white_level, measurement.black_level)
 
     def _whole_image_posterior(
         self, observation: Observation, options: Options, plan: SumPlan
@@ -572,7 +593,7 @@ def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> D
     """Return the diagnostics with the estimate of the noise, if there is one."""
     if estimate is None:
         return diagnostics
-    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error)
+    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain)
 
 
 def _result(

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
@@ -125,9 +126,13 @@ class AsyncRemoteClient(AsyncClient):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
-            if isinstance(measurement.sigma, str):
+            if measurement.is_estimated:
                 estimate = await self._estimate_noise(index, measurement, timeout)
-                measurement = measurement.with_sigma(estimate.sigma)
+                measurement = measurement.with_noise(estimate)
+            if measurement.gain is not None:
+                stated = replace(measurement, black_level=0.0, white_level=1.0)
+                answer = await self._reconstruct(index, stated, Options(), timeout)
+                measurement = measurement.with_noise_at(answer.image)
             measurement, options = crop(measurement, options, await self._get_index(index, timeout))
         return await self._ask(unary.explain(index, measurement, options), timeout)
 
