@@ -9,7 +9,16 @@ from numpy.typing import ArrayLike
 
 from lemmse.client.arguments import as_name, as_timeout
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
-from lemmse.contract.measurement import AUTO, Mask, Measurement, Sigma, measurements
+from lemmse.contract.measurement import (
+    AUTO,
+    GAUSSIAN,
+    Gain,
+    Mask,
+    Measurement,
+    Range,
+    Sigma,
+    measurements,
+)
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
@@ -35,9 +44,9 @@ class Client(Closable, ABC):
     DeadlineExceeded.
 
     Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
-    1/255 (uint8) or 1/65535 (uint16). Results are float32 in the range of the image: for a uint8 image, image
-    and error are multiplied by 255, the variance by 255². Sigma and the bandwidth are always in intensities
-    of [0, 1].
+    1/255 (uint8) or 1/65535 (uint16), or any numbers with a `range` that says which stand for black and
+    white. Results are float32 in the range of the image: for a uint8 image, image and error are multiplied by
+    255, the variance by 255². Sigma, the gain and the bandwidth are always in intensities of [0, 1].
     """
 
     def __enter__(self) -> Self:
@@ -59,8 +68,11 @@ class Client(Closable, ABC):
         y: ArrayLike,
         *,
         sigma: Sigma,
+        noise: str = GAUSSIAN,
+        gain: Gain = AUTO,
         mask: Mask = None,
         nan: str = "error",
+        range: Range = None,
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -85,7 +97,15 @@ class Client(Closable, ABC):
         sigma : float, array or "auto"
             Noise standard deviation, in intensities of [0, 1], > 0: one number, a map (H, W) or (H, W, C), or
             "auto". Then it is estimated, one for the image or one for each channel; this needs an index of
-            physics identity and pre-inverse identity, and an image of at least the size of a patch.
+            physics identity and pre-inverse identity, and an image of at least the size of a patch. Of
+            Poisson-Gaussian noise it is that in the dark, >= 0: a number or "auto".
+        noise : str
+            "gaussian", or "poisson-gaussian" for variance gain · x + sigma² at intensity x, as of counts of
+            photons. The answer is that for the noise map at its own reconstruction; it takes several
+            reconstructions, and what a mask needs.
+        gain : float or "auto"
+            Gain of Poisson-Gaussian noise, > 0, in intensities: of a camera, the numbers for a photoelectron
+            over those from black to white. "auto" estimates it, as sigma.
         mask : array, optional
             Mask of shape (H, W) or (H, W, C), 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
@@ -93,6 +113,9 @@ class Client(Closable, ABC):
         nan : str
             "mask" takes NaN in y as pixels, or channels of pixels, that were not observed; "error" raises
             InvalidArgument for NaN that the mask does not cover.
+        range : (float, float), optional
+            The numbers of y that stand for black and white, as of raw images with an offset: then y may be of
+            any integers or floats, and image and maps are in its numbers.
         index : str, optional
             Name of the index. It may be omitted if there is only one, or if quality is "best" and all indexes
             are calibrated, and of the same inverse problem and number of channels: then the best one for this
@@ -151,7 +174,9 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
+        measurement = Measurement.checked(
+            y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
+        )
         return self._reconstruct(as_name(index), measurement, options, as_timeout(timeout))
 
     def reconstruct_many(
@@ -159,8 +184,11 @@ class Client(Closable, ABC):
         images: Iterable[ArrayLike],
         *,
         sigma: Sigma | Iterable[Sigma],
+        noise: str = GAUSSIAN,
+        gain: Gain | Iterable[Gain] = AUTO,
         mask: Mask | Iterable[Mask] = None,
         nan: str = "error",
+        range: Range = None,
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -186,11 +214,11 @@ class Client(Closable, ABC):
         ----------
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
-        sigma, mask
+        sigma, gain, mask
             As in `reconstruct`. A number, "auto", None or an array with two or three axes applies to all; a
             list, an array with one axis or any other iterable has one value for each image, in order.
-        nan, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate, bandwidth,
-        gaussian_share, quality
+        noise, nan, range, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate,
+        bandwidth, gaussian_share, quality
             As in `reconstruct`, for all images.
         timeout : float, optional
             Timeout in seconds for the whole batch.
@@ -203,8 +231,8 @@ class Client(Closable, ABC):
         Raises
         ------
         InvalidArgument
-            An argument is invalid, or the number of sigmas or masks is known and differs from the number of
-            images.
+            An argument is invalid, or the number of sigmas, gains or masks is known and differs from the
+            number of images.
 
         Examples
         --------
@@ -218,7 +246,7 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
-        batch = measurements(images, sigma, mask, nan)
+        batch = measurements(images, sigma, mask, nan=nan, noise=noise, gain=gain, range=range)
         return self._reconstruct_many(as_name(index), batch, options, as_timeout(timeout))
 
     def explain(
@@ -226,8 +254,11 @@ class Client(Closable, ABC):
         y: ArrayLike,
         *,
         sigma: Sigma,
+        noise: str = GAUSSIAN,
+        gain: Gain = AUTO,
         mask: Mask = None,
         nan: str = "error",
+        range: Range = None,
         pixel: tuple[int, int],
         top: int = 16,
         index: str | None = None,
@@ -237,7 +268,7 @@ class Client(Closable, ABC):
 
         Parameters
         ----------
-        y, sigma, mask, nan, index, timeout
+        y, sigma, noise, gain, mask, nan, range, index, timeout
             As in `reconstruct`.
         pixel : (int, int)
             Row and column of the pixel in y.
@@ -250,7 +281,9 @@ class Client(Closable, ABC):
             The contributors, in descending order of weight.
         """
         self._require_open()
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
+        measurement = Measurement.checked(
+            y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
+        )
         options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top)
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
@@ -258,18 +291,24 @@ class Client(Closable, ABC):
         self,
         y: ArrayLike,
         *,
+        noise: str = GAUSSIAN,
+        sigma: Gain = AUTO,
+        gain: Gain = AUTO,
         mask: Mask = None,
         nan: str = "error",
+        range: Range = None,
         index: str | None = None,
         timeout: float | None = None,
     ) -> NoiseEstimate:
-        """Return the standard deviation of the white noise in an image, as `reconstruct` estimates it.
+        """Return the noise in an image, as `reconstruct` estimates it.
 
         Parameters
         ----------
-        y, mask, nan, timeout
+        y, noise, mask, nan, range, timeout
             As in `reconstruct`. Of an image that does not fit into a message, a remote client sends the
             middle.
+        sigma, gain : float or "auto"
+            What is known of Poisson-Gaussian noise; "auto" is estimated.
         index : str, optional
             Name of the index, which must be of physics identity and pre-inverse identity; it may be omitted
             if there is only one.
@@ -280,7 +319,11 @@ class Client(Closable, ABC):
             The estimate with its standard error, in intensities of [0, 1].
         """
         self._require_open()
-        measurement = Measurement.checked(y, sigma=AUTO, mask=mask, nan=nan)
+        measurement = Measurement.checked(
+            y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
+        )
+        if noise == GAUSSIAN and not isinstance(measurement.sigma, str):
+            raise InvalidArgument.of("sigma", f"expected auto for noise {GAUSSIAN}, got {sigma!r}")
         return self._estimate_noise(as_name(index), measurement, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:

@@ -9,7 +9,7 @@ results are scaled back by `Measurement.black_level` and `white_level`.
 """
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, Literal, overload
@@ -267,8 +267,8 @@ def measurements(
     Raises
     ------
     InvalidArgument
-        The number of images and the number of sigmas, masks or gains are known and differ. (If they are not known,
-        an image without a sigma or mask is replaced by an error.)
+        The number of images and the number of sigmas, masks or gains are known and differ. (If they are not
+        known, an image without one of them is replaced by an error.)
     """
     given = {"sigma": sigma, "mask": mask, "gain": gain}
     each = {name: _each(name, value, images) for name, value in given.items()}

@@ -55,7 +55,8 @@ class Diagnostics:
     """Weight γ of the mixture of Gaussians in the prior; the training patches have 1 − γ."""
     sigma: tuple[float, ...] = ()
     """Estimated standard deviation of the noise, in intensities of [0, 1]: one number, or one for each
-    channel if they differ; empty if the noise was stated. Of Poisson-Gaussian noise it is that in the dark."""
+    channel if they differ; empty if the noise was stated. Of Poisson-Gaussian noise it is that in the
+    dark."""
     sigma_error: tuple[float, ...] = ()
     """Standard error of each number of `sigma`."""
     gain: float | None = None
@@ -168,7 +169,7 @@ class Contributor:
     "identity" is the image itself."""
 
     def scaled(self, white_level: float, black_level: float = 0.0) -> "Contributor":
-        """Return a contributor in intensities, rescaled so that these numbers stand for intensities 1 and 0."""
+        """Return a contributor in intensities, rescaled as `Result.scaled`."""
         span = white_level - black_level
         return replace(self, value=tuple(value * span + black_level for value in self.value))
 

@@ -1,8 +1,8 @@
 """The gain and the dark σ of Poisson-Gaussian noise in an image, by maximum composite likelihood.
 
-A patch whose clean mean is m has noise of variance gain · m + σ² nearly everywhere, so its log density for
-white noise, which is known for every σ, is that of the patch. The estimate is the pair of gain and σ² with the
-largest sum over patches. Weights and standard errors are as in `noise_estimate`, for the two numbers together.
+A patch whose clean mean is m has noise of variance gain · m + σ² on average, so that its log density is
+nearly that for white noise, which is known for every σ. The estimate is the pair of gain and σ² with the
+largest sum over patches. Weights and standard errors are as in `noise_estimate`, for both numbers together.
 
 Nothing here knows an index: densities come as a table.
 """
@@ -139,7 +139,7 @@ def _covariance(
     overlap: NDArray[np.float64],
     known: tuple[float | None, float | None],
 ) -> NDArray[np.float64]:
-    """Return the covariance of the errors of gain and σ² (Godambe's sandwich), 0 for what is known, (2, 2)."""
+    """Return the covariance of the errors of gain and σ² (Godambe), 0 for what is known, (2, 2)."""
     columns = np.stack([mean, np.ones_like(mean)], axis=1)  # derivatives of the variance
     free = [k for k in range(2) if known[k] is None]
     part = columns[:, free]

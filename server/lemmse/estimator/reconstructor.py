@@ -215,8 +215,8 @@ class Reconstructor:
         if measurement.gain is None:
             return estimate_noise(self._backend, observation, cancelled)
         require_map(self._backend, "noise")
-        sigma, gain = (
-            None if isinstance(value, str) else value for value in (measurement.sigma, measurement.gain)
+        gain, sigma = (
+            value if isinstance(value, float) else None for value in (measurement.gain, measurement.sigma)
         )
         return estimate_gain(self._backend, observation, gain, sigma, cancelled)
 

@@ -118,9 +118,9 @@ class Registry:
         """Return what is to answer a measurement: the index of the given name, if any.
 
         If no name is given and quality is "best", it is the best of all indexes, which must be calibrated,
-        and of one inverse problem and number of channels. If they are of the same images and σ is stated, that
-        is the one with the highest calibrated PSNR at this noise level; otherwise it is found out when the
-        measurement is answered.
+        and of one inverse problem and number of channels. If they are of the same images and σ is stated,
+        that is the one with the highest calibrated PSNR at this noise level; otherwise it is found out when
+        the measurement is answered.
 
         Parameters
         ----------
