@@ -311,7 +311,8 @@ def _as_image(y: ArrayLike, range: Range) -> tuple[FloatArray, float, float]:
             raise InvalidArgument.of("y", f"expected numbers, got {array.dtype}")
     elif not floats and (array.dtype.kind != "u" or array.dtype.itemsize > 2):
         raise InvalidArgument.of(
-            "y", f"expected floats in [0, 1], uint8 or uint16, or a range for others, got {array.dtype}"
+            "y",
+            f"expected floats in [0, 1], uint8 or uint16, got {array.dtype}; for others state their range",
         )
     if array.ndim not in (2, 3) or array.size == 0:
         raise InvalidArgument.of("y", f"expected an image of shape (H, W) or (H, W, C), got {array.shape}")
