@@ -43,7 +43,7 @@ def test_an_estimate(client, embedded):
     diagnostics = client.reconstruct(Y, **NOISE, sigma="auto").diagnostics
     assert (diagnostics.gain, diagnostics.sigma) == (found.gain, found.sigma)
     assert client.reconstruct(Y, sigma="auto").diagnostics.gain is None
-    with pytest.raises(InvalidArgument, match="sigma: expected auto for noise gaussian, got 0.1"):
+    with pytest.raises(InvalidArgument, match="sigma: expected auto for noise gaussian, got"):
         client.estimate_noise(Y, sigma=0.1)
 
 

@@ -85,7 +85,7 @@ def test_the_most_likely_gain(gain, sigma):
 def test_the_noise_of_an_image(grey):
     gain, sigma = 1 / 64, 0.03
     estimates = [grey.estimate_noise(noisy(counted(ramps(20 + k, 32), gain, sigma, k))) for k in range(4)]
-    assert np.mean([one.gain for one in estimates]) == pytest.approx(gain, rel=0.1)
+    assert np.mean([one.gain for one in estimates]) == pytest.approx(gain, rel=0.2)
     assert np.mean([one.sigma[0] for one in estimates]) == pytest.approx(sigma, rel=0.3)
     for one in estimates:
         assert abs(one.gain - gain) < 4 * one.gain_error
@@ -120,15 +120,18 @@ def exact(training, y, gain: float, sigma: float) -> np.ndarray:
 def test_the_fixed_point_is_near_the_exact_posterior(tmp_path, gain, sigma):
     training = [ramps(k, 8) for k in range(4)]
     small = reconstructor(tmp_path, training, boundary="circular")
-    x = ramps(9, 8)
-    y = counted(x, gain, sigma, 3)
-    truth = exact(training, y, gain, sigma)
-    stated = noisy(y, gain=gain, sigma=sigma)
-    answer = small.answer(stated, Options()).image
-    white = small.answer(stated.with_mean_noise(), Options()).image
-    away, white_away = (math.sqrt(np.square(one - truth).mean()) for one in (answer, white))
-    assert away < 0.5 * white_away
-    assert away < 0.25 * math.sqrt(np.square(truth - x).mean())
+    away, white_away, error = [], [], []
+    for seed in range(3):
+        x = ramps(9 + seed, 8)
+        y = counted(x, gain, sigma, seed)
+        truth = exact(training, y, gain, sigma)
+        stated = noisy(y, gain=gain, sigma=sigma)
+        away.append(small.answer(stated, Options()).image - truth)
+        white_away.append(small.answer(stated.with_mean_noise(), Options()).image - truth)
+        error.append(truth - x)
+    away, white_away, error = (math.sqrt(np.square(one).mean()) for one in (away, white_away, error))
+    assert away < 0.7 * white_away
+    assert away < 0.3 * error
 
 
 def test_the_answer_is_that_for_the_noise_at_itself(grey):
@@ -137,7 +140,7 @@ def test_the_answer_is_that_for_the_noise_at_itself(grey):
     answer = grey.answer(stated, Options(maps=["variance", "ess"]))
     assert answer.diagnostics.gain is None
     assert answer.diagnostics.sigma == ()
-    again = grey.answer(stated.with_noise_at(answer.image), Options(maps=["variance", "ess"]))
+    again = grey.answer(stated.with_noise_at(answer.image, P), Options(maps=["variance", "ess"]))
     np.testing.assert_allclose(again.image, answer.image, atol=2e-3)
     np.testing.assert_allclose(again.variance, answer.variance, rtol=0.1, atol=1e-5)
     contributors = grey.explain_pixel(stated, ExplainOptions(pixel=(3, 4), top=2)).contributors

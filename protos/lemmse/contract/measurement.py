@@ -198,28 +198,36 @@ class Measurement:
             return replace(self, sigma=float(sigma[0]), gain=estimate.gain)
         return replace(self, sigma=np.tile(np.asarray(sigma, np.float64), (*self.y.shape[:2], 1)))
 
-    def with_noise_at(self, x: NDArray[np.floating]) -> "Measurement":
+    def with_noise_at(self, x: NDArray[np.floating], patch_size: int) -> "Measurement":
         """Return the measurement with Gaussian noise of the variance that its noise has for a clean image.
 
-        It is gain · (max(x, 0) + 3/8 gain) + sigma²: a variance of 0 would have a pixel of no counts exclude
-        all images but black ones.
+        It is gain · (m + 3/8 gain) + sigma², with the mean m of max(x, 0) over the patch around the pixel:
+        the variance at the pixel itself would have a pixel of few counts exclude all but dark patches.
 
         Parameters
         ----------
         x : float, shape of y
             The clean image, in intensities.
+        patch_size : int
+            Side of the patches.
         """
         if not isinstance(self.gain, float) or not isinstance(self.sigma, float):
             raise TypeError("expected Poisson-Gaussian noise that is known")
-        variance = self.gain * (np.maximum(x, 0.0, dtype=np.float64) + _COUNTS * self.gain) + self.sigma**2
+        mean = np.maximum(x, 0.0, dtype=np.float64)
+        for axis in range(2):
+            width = [(0, 0)] * mean.ndim
+            width[axis] = patch_size // 2, (patch_size - 1) // 2
+            padded = np.pad(mean, width, mode="edge")
+            mean = np.lib.stride_tricks.sliding_window_view(padded, patch_size, axis=axis).mean(axis=-1)
+        variance = self.gain * (mean + _COUNTS * self.gain) + self.sigma**2
         return replace(self, sigma=np.sqrt(variance), gain=None)
 
     def with_mean_noise(self) -> "Measurement":
         """Return the measurement with white Gaussian noise of the mean variance of its noise."""
         seen = self.y if self.mask is None else self.y[self.mask]
         mean = float(seen.mean(dtype=np.float64)) if seen.size else 0.0
-        one = self.with_noise_at(np.array([mean if math.isfinite(mean) else 0.0]))
-        return replace(one, sigma=float(np.asarray(one.sigma)[0]))
+        one = self.with_noise_at(np.full((1, 1), mean if math.isfinite(mean) else 0.0), 1)
+        return replace(one, sigma=float(np.max(one.sigma)))
 
 
 @overload

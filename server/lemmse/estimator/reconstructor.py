@@ -231,7 +231,8 @@ class Reconstructor:
         if measurement.gain is not None:
             require_map(self._backend, "noise")
             plain = replace(options, maps=frozenset())
-            measurement = settle(measurement, lambda one: self._answer(one, plain, cancelled).image)
+            p = self.index.manifest.patch_size
+            measurement = settle(measurement, p, lambda one: self._answer(one, plain, cancelled).image)
         return measurement, estimate
 
     def answer_together(

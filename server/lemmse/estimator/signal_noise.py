@@ -1,7 +1,7 @@
 """Noise whose variance depends on the clean image: a fixed point of noise maps and reconstructions.
 
-The noise of a pixel of intensity x has the variance gain · x + σ². A reconstruction x̂ gives a noise map, and
-that map the next reconstruction, until the map hardly changes.
+The noise of a pixel of intensity x has the variance gain · x + σ². A reconstruction x̂ gives a noise map, of
+the means of patches, and that map the next reconstruction, until the map hardly changes.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,24 @@ _SETTLED = 0.01
 """Root mean square relative change of σ between two maps that counts as none."""
 
 
-def settle(measurement: Measurement, answer: Callable[[Measurement], NDArray[np.float32]]) -> Measurement:
+def settle(
+    measurement: Measurement, patch_size: int, answer: Callable[[Measurement], NDArray[np.float32]]
+) -> Measurement:
     """Return a measurement of Poisson-Gaussian noise with the noise map at its own reconstruction.
 
     Parameters
     ----------
     measurement : Measurement
         The measurement, whose gain and sigma are known.
+    patch_size : int
+        Side of the patches.
     answer : callable
         Returns the reconstruction of a measurement with Gaussian noise, in intensities.
     """
     stated = replace(measurement, black_level=0.0, white_level=1.0)
     now = stated.with_mean_noise()
     for _ in range(MOST_MAPS):
-        last, now = now, stated.with_noise_at(answer(now))
+        last, now = now, stated.with_noise_at(answer(now), patch_size)
         if np.sqrt(np.square(np.divide(now.sigma, last.sigma) - 1).mean()) <= _SETTLED:
             break
     return replace(now, black_level=measurement.black_level, white_level=measurement.white_level)

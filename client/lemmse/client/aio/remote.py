@@ -126,14 +126,15 @@ class AsyncRemoteClient(AsyncClient):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
+            info = await self._get_index(index, timeout)
             if measurement.is_estimated:
                 estimate = await self._estimate_noise(index, measurement, timeout)
                 measurement = measurement.with_noise(estimate)
             if measurement.gain is not None:
                 stated = replace(measurement, black_level=0.0, white_level=1.0)
                 answer = await self._reconstruct(index, stated, Options(), timeout)
-                measurement = measurement.with_noise_at(answer.image)
-            measurement, options = crop(measurement, options, await self._get_index(index, timeout))
+                measurement = measurement.with_noise_at(answer.image, info.patch_size)
+            measurement, options = crop(measurement, options, info)
         return await self._ask(unary.explain(index, measurement, options), timeout)
 
     async def _estimate_noise(
