@@ -118,22 +118,25 @@ def exact(training, y, gain: float, sigma: float) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize(("gain", "sigma"), [(1 / 16, 0.05), (1 / 64, 0.02)])
-def test_the_fixed_point_is_near_the_exact_posterior(tmp_path, gain, sigma):
+@pytest.mark.parametrize(
+    ("gain", "sigma", "most"), [(1 / 16, 0.05, 0.5), (1 / 64, 0.02, 0.5), (1 / 64, 0.12, 0.15)]
+)
+def test_the_fixed_point_is_near_the_exact_posterior(tmp_path, gain, sigma, most):
+    """The more so the less the variance depends on the image, and more than white noise."""
     training = [ramps(k, 8) for k in range(4)]
     small = reconstructor(tmp_path, training, boundary="circular")
     away, white_away, error = [], [], []
-    for seed in range(3):
-        x = ramps(9 + seed, 8)
+    for seed in range(2):
+        x = ramps(9 + seed, 6)
         y = counted(x, gain, sigma, seed)
         truth = exact(training, y, gain, sigma)
         stated = noisy(y, gain=gain, sigma=sigma)
         away.append(small.answer(stated, Options()).image - truth)
         white_away.append(small.answer(stated.with_mean_noise(), Options()).image - truth)
         error.append(truth - x)
-    away, white_away, error = (math.sqrt(np.square(one).mean()) for one in (away, white_away, error))
-    assert away < 0.7 * white_away
-    assert away < 0.3 * error
+    off, white_off, off_truth = (math.sqrt(np.square(one).mean()) for one in (away, white_away, error))
+    assert off < 0.95 * white_off
+    assert off < most * off_truth
 
 
 def test_the_answer_is_that_for_the_noise_at_itself(grey):
@@ -171,6 +174,15 @@ def test_counts_with_an_offset(grey):
     plain = grey.answer(noisy(y, gain=gain, sigma=0), options)
     np.testing.assert_allclose(raw.image, black + (white - black) * plain.image, atol=0.1)
     np.testing.assert_allclose(raw.variance, (white - black) ** 2 * plain.variance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1)])
+def test_only_observed_pixels_count(grey, shape):
+    y = counted(ramps(20, 8), 0.02, 0.02, 0)
+    mask = np.random.default_rng(4).random((8, 8)) < 0.8
+    hidden = noisy(np.where(mask[..., None], y, 1e5), gain=0.02, sigma=0.02, mask=mask.reshape(shape))
+    other = noisy(np.where(mask[..., None], y, np.nan), gain=0.02, sigma=0.02, mask=mask)
+    np.testing.assert_array_equal(grey.answer(hidden, Options()).image, grey.answer(other, Options()).image)
 
 
 def test_dark_images_have_answers(grey):

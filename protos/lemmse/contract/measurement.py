@@ -224,7 +224,9 @@ class Measurement:
 
     def with_mean_noise(self) -> "Measurement":
         """Return the measurement with white Gaussian noise of the mean variance of its noise."""
-        seen = self.y if self.mask is None else self.y[self.mask]
+        seen = self.y.reshape(*self.y.shape[:2], -1)
+        if self.mask is not None:
+            seen = seen[np.broadcast_to(self.mask.reshape(*self.y.shape[:2], -1), seen.shape)]
         mean = float(seen.mean(dtype=np.float64)) if seen.size else 0.0
         one = self.with_noise_at(np.full((1, 1), mean if math.isfinite(mean) else 0.0), 1)
         return replace(one, sigma=float(np.max(one.sigma)))
