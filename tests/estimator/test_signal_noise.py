@@ -97,6 +97,13 @@ def test_the_noise_of_an_image(grey):
     assert masked.gain * 0.5 + masked.sigma[0] ** 2 == pytest.approx(gain * 0.5 + sigma**2, rel=0.25)
 
 
+def test_dark_parts_without_counts_say_nothing(grey):
+    x = ramps(20, 32)
+    x[:, :16] = 1e-6
+    found = grey.estimate_noise(noisy(counted(x, 1 / 20, 0.0, 0), sigma=0))
+    assert found.gain == pytest.approx(1 / 20, rel=0.15)
+
+
 def exact(training, y, gain: float, sigma: float) -> np.ndarray:
     """The posterior mean with the likelihood of scaled counts and Gaussian noise, by float64 loops."""
     keys = [patch(x, i, j, P) for x in training for i in range(x.shape[0]) for j in range(x.shape[1])]

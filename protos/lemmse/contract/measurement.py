@@ -329,8 +329,8 @@ def _as_image(y: ArrayLike, range: Range) -> tuple[FloatArray, float, float]:
     if range is not None:
         black, white = range
         small = array.dtype.itemsize <= (4 if floats else 2)
-        image = (array.astype(np.float64) - black) / (white - black)
-        return image.astype(np.float32 if small else np.float64, copy=False), black, white
+        image: NDArray[np.float64] = (array.astype(np.float64) - black) / (white - black)
+        return image.astype(np.float32) if small else image, black, white
     if floats:
         return _as_floats(array), 0.0, 1.0
     white_level = float(np.iinfo(array.dtype).max)

@@ -20,12 +20,14 @@ __all__ = ["SIGMAS", "PatchDensities", "most_likely_gain"]
 
 SIGMAS = np.geomspace(LEAST / 8, LARGEST, 56)
 """The σ at which the log density of patches is tabulated."""
+_Known = tuple[float | None, float | None]
+"""The gain and σ², None for what is to be estimated."""
 _STEP = math.log(SIGMAS[1] / SIGMAS[0])
-_SIDE = 25
+_SIDE = 15
 """Number of values of the gain, and of σ², that are compared at once."""
 _OCTAVES = 14.0, 4.0
 """The search spans so many octaves below and above the variance of white noise; less counts as none."""
-_ZOOMS = 4
+_ZOOMS = 5
 """Number of times that the search is narrowed to two steps on either side of the best."""
 _ROUNDS = 2
 """Number of times that the weights of patches are determined."""
@@ -92,21 +94,30 @@ def most_likely_gain(
         log_sigma = 0.5 * np.log(best[0] * mean + best[1] + LEAST**2 / 64)
         low, middle, high = (densities.at(log_sigma + k * _STEP) for k in (-1, 0, 1))
         weight = outlier_weights(high - low)
+    gain_found, square = _at_least(best, float(mean.mean()), known)
     variance = np.exp(2 * log_sigma)
     score = weight * (high - low) / (2 * _STEP) / (2 * variance)  # by the variance
     information = -weight * (low - 2 * middle + high) / _STEP**2 / (4 * variance**2)
     covariance = _covariance(score, information, mean, overlaps(centres, p), known)
-    dark = math.sqrt(best[1])
+    dark = math.sqrt(square)
     errors = [math.sqrt(max(0.0, one)) for one in covariance.diagonal()]
-    dark_error = 0.0 if sigma is not None else math.sqrt(best[1] + errors[1]) - dark
-    return NoiseEstimate((dark if sigma is None else sigma,), (dark_error,), best[0], min(errors[0], best[0]))
+    dark_error = 0.0 if sigma is not None else math.sqrt(square + errors[1]) - dark
+    gain_error = min(errors[0], gain_found)
+    return NoiseEstimate((dark if sigma is None else sigma,), (dark_error,), gain_found, gain_error)
+
+
+def _at_least(best: tuple[float, float], mean: float, known: _Known) -> tuple[float, float]:
+    """Return the gain and σ², so that there is some noise: at the mean intensity that of the least σ."""
+    if best[0] * mean + best[1] >= LEAST**2 or None not in known:
+        return best
+    return (best[0], LEAST**2) if known[1] is None else (LEAST**2 / max(mean, _LEAST_MEAN), best[1])
 
 
 def _search(
     densities: PatchDensities,
     mean: NDArray[np.float64],
     weight: NDArray[np.float64],
-    known: tuple[float | None, float | None],
+    known: _Known,
     scales: tuple[float, float],
 ) -> tuple[float, float]:
     """Return the best gain and σ² of a grid that is narrowed step by step; 0 for one that is negligible."""
@@ -137,7 +148,7 @@ def _covariance(
     information: NDArray[np.float64],
     mean: NDArray[np.float64],
     overlap: NDArray[np.float64],
-    known: tuple[float | None, float | None],
+    known: _Known,
 ) -> NDArray[np.float64]:
     """Return the covariance of the errors of gain and σ² (Godambe), 0 for what is known, (2, 2)."""
     columns = np.stack([mean, np.ones_like(mean)], axis=1)  # derivatives of the variance

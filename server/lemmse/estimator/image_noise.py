@@ -101,7 +101,7 @@ def estimate_gain(
         `cancelled()` was true.
     """
     _require_mixture(backend)
-    sample = _Sample(backend, observation, cancelled, may_clip=False)
+    sample = _Sample(backend, observation, cancelled, counts=True)
     white = sample.best(np.array([sample.start])).sigma
     table = np.stack([sample.log_density(SIGMAS[k : k + 1], slice(None)) for k in range(len(SIGMAS))], axis=1)
     return most_likely_gain(
@@ -119,7 +119,7 @@ class _Sample:
     """Patches of an observation, and their log density for any σ."""
 
     def __init__(
-        self, backend: Backend, observation: Observation, cancelled: Cancel, *, may_clip: bool = True
+        self, backend: Backend, observation: Observation, cancelled: Cancel, *, counts: bool = False
     ) -> None:
         self._backend, self._cancelled = backend, cancelled
         y, self._p = observation.y, backend.index.manifest.patch_size
@@ -133,8 +133,12 @@ class _Sample:
             centres, missing = _spread(observed, self._p, _MASKED_SAMPLE)
         n = centres @ [y.shape[1], 1]
         u = backend.patches(y, n)
-        if may_clip and np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
+        inside = None
+        if counts:
+            inside = _with_counts(u, y[observed].min())
+        elif np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
             inside = _inside(u.reshape(len(u), -1, y.shape[2]), self.start)
+        if inside is not None:
             centres, n, u, missing = centres[inside], n[inside], u[inside], missing[inside]
         self.centres, self._u = centres, u
         """Row and column of each patch, (N, 2)."""
@@ -194,6 +198,15 @@ def _inside(u: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
     if inside.mean() < _LEAST_INSIDE:
         inside = distance <= np.quantile(distance, _LEAST_INSIDE)
     return inside
+
+
+def _with_counts(u: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
+    """Return which patches, (N, P), are not mostly of the least number of the image, that of no counts.
+
+    These show no noise. If all are such patches, all are taken.
+    """
+    some: NDArray[np.bool_] = (u == least).mean(axis=1) <= 0.5
+    return some if some.any() else ~some
 
 
 def _require_mixture(backend: Backend) -> None:
