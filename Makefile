@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+# deepinv needs a torchvision, and that another torch than the other tests have.
+INTEGRATIONS := .venv-integrations
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
-.PHONY: audit demo paper test test-fast lint stubs clean
+.PHONY: audit browser clean demo docs lint paper stubs test test-fast test-integrations test-oldest test-packages
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -17,6 +19,26 @@ test: $(VENV)/.dev
 
 test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow'
+
+test-integrations: $(INTEGRATIONS)/.ready
+	$(INTEGRATIONS)/bin/python -m pytest tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py
+
+# The site: open build/site/index.html. It loads no font, style, script or picture from elsewhere.
+docs: $(VENV)/.dev
+	$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/site
+	! grep -rE '<(script|link|img|iframe)[^>]* (src|href)="(https?:)?//|url\(["'"'"']?(https?:)?//|@import' \
+	  --include='*.html' --include='*.css' build/site
+
+# Builds wheel and sdist, and installs and tries them in environments of their own.
+test-packages:
+	PYTHON=$(PYTHON) tests/packages.sh build/packages
+
+# The fast tests on the oldest versions that pyproject.toml allows.
+test-oldest:
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	VIRTUAL_ENV=build/oldest build/oldest/bin/uv pip install --quiet --resolution lowest-direct -e '.[dev]'
+	build/oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m 'not slow'
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check
@@ -36,18 +58,29 @@ audit:
 	  echo "audit: SKIPPED: api.osv.dev does not answer, the pinned versions were not audited"; \
 	fi
 
+# The browser in which the explorer is tested; without it those tests are skipped, which pytest says.
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
+	  echo "browser: SKIPPED: chromium is not there and cannot be installed, the explorer's page is not tested"
+
 stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh
 
 clean:
-	rm -rf $(VENV) build demo-out paper-out
+	rm -rf $(VENV) $(INTEGRATIONS) build demo-out paper-out
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[demo]'
+	$(PIP) install --quiet -c constraints.txt -e '.[demo,explore]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(INTEGRATIONS)/.ready: pyproject.toml constraints-integrations.txt
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -c constraints-integrations.txt -e '.[server,deepinv]' pytest
 	touch $@

@@ -72,7 +72,7 @@ def contestants(calibration: Calibration, sigma: float, keys: int, flat: bool) -
 
 def queries(local: LocalBackend, clean: Image, sigma: float, seed: int) -> Queries:
     y = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
-    u = local.patches(y, np.arange(clean.shape[0] * clean.shape[1]))
+    u = local.patches(y[None], np.arange(clean.shape[0] * clean.shape[1]))
     return Queries.white(torch.from_numpy(u.astype(np.float32)), sigma)
 
 

@@ -11,9 +11,10 @@ All clients are threads of this process, each with one request at a time.
   `processor ms` the processor time of the server for an image.
 - Beside a long request: a 16×16 image in mode exact, alone and while an L×L image is computed. The request is
   to wait at most three times as long as alone, plus 100 ms.
-- Overhead: the time of a call for a 2×2 image, without its computation.
+- Overhead: the time of a call for a 2×2 image, without its computation, and that of a second server, which
+  has TLS and wants a token; calls of both in turn.
 - Soak: N mixed requests, of which many are cancelled, by 8 clients; memory, threads and open files of the
-  server after each tenth and a rest.
+  server before, and after each tenth and a rest.
 """
 
 import argparse
@@ -30,10 +31,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
 import numpy as np
+import trustme
 from numpy.typing import NDArray
 
 from benchmarks.measures import print_rows, timed
@@ -41,11 +44,13 @@ from benchmarks.memory import resident
 from lemmse.client import Client, LemmseError, Result, connect
 from lemmse.client.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from lemmse.client.serving import LEMMSE
+from lemmse.server.tokens import add_token
 
 CLIENTS = (1, 4, 16, 64)
 SHORT = 16
 """Side of the image that waits beside a long request, in pixels."""
-REPEATS = 12
+REPEATS, ROUNDS = 24, 6
+"""Number of times it is asked for, alone and beside the other, in so many rounds."""
 CALLS = 300
 """Number of calls whose overhead is measured."""
 SOAKERS = 8
@@ -81,6 +86,16 @@ class Beside:
     beside_most: float
     allowed: float
     """Three times the median alone, plus 100 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """The time of a call without its computation, in milliseconds."""
+
+    server: str
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +199,7 @@ def beside(address: str, arguments: argparse.Namespace, channels: int) -> Beside
         def ask() -> None:
             client.reconstruct(short, sigma=arguments.sigma, mode="exact")
 
-        return [1e3 * timed(ask)[1] for _ in range(REPEATS)]
+        return [1e3 * timed(ask)[1] for _ in range(REPEATS // ROUNDS)]
 
     def ask_long(client: Client) -> None:
         try:
@@ -194,34 +209,60 @@ def beside(address: str, arguments: argparse.Namespace, channels: int) -> Beside
         finally:
             ended.set()
 
+    alone, together = [], []
     with connect(f"grpc://{address}") as client:
         times(client)
-        alone = times(client)
-        with connect(f"grpc://{address}") as other:
-            Thread(target=ask_long, args=(other,)).start()
-            time.sleep(1.0)  # it has begun
-            together = times(client)
-            if ended.is_set():
-                raise SystemExit("the long request has ended too early: choose a larger --large")
-        ended.wait()
+        for _ in range(ROUNDS):  # by turns, as other work of the machine comes and goes
+            alone += times(client)
+            with connect(f"grpc://{address}") as other:
+                Thread(target=ask_long, args=(other,)).start()
+                time.sleep(1.0)  # it has begun
+                together += times(client)
+                if ended.is_set():
+                    raise SystemExit("the long request has ended too early: choose a larger --large")
+            ended.wait()
+            ended.clear()
     p50 = statistics.median(alone)
     return Beside("exact", p50, max(alone), statistics.median(together), max(together), allowed=3 * p50 + 100)
 
 
-def overhead(client: Client, channels: int) -> dict[str, float]:
-    """Return the time of a call for a tiny image, without its computation, in milliseconds."""
+@contextmanager
+def guarded(index: Path, options: Sequence[str]) -> Iterator[Client]:
+    """Run a server with TLS that wants a token, and yield a client of it."""
+    with TemporaryDirectory() as name:
+        folder, authority = Path(name), trustme.CA()
+        pair = folder / "pair.pem"
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pair)
+        token = add_token(folder / "tokens", "read")
+        own = ("--tls-cert", str(pair), "--tls-key", str(pair), "--tokens", str(folder / "tokens"))
+        with (
+            served(index, [*options, *own]) as (address, _),
+            connect(
+                f"grpcs://{address}", token=token, root_certificates=authority.cert_pem.bytes()
+            ) as client,
+        ):
+            yield client
+
+
+def overheads(plain: Client, arguments: argparse.Namespace, channels: int) -> list[Overhead]:
+    """Return the time of a call for a tiny image, without its computation."""
     y = np.full((2, 2, channels), 0.5, np.float32)
-    times = []
-    for _ in range(CALLS):
+
+    def milliseconds(client: Client) -> float:
         result, seconds = timed(lambda: client.reconstruct(y, sigma=0.1, mode="topk", k=1, nprobe=1))
-        times.append(1e3 * (seconds - result.diagnostics.seconds))
-    return {
-        f"p{share:.0%}".removesuffix("%"): float(np.quantile(times, share)) for share in (0.5, 0.95, 0.99)
-    }
+        return 1e3 * (seconds - result.diagnostics.seconds)
+
+    with guarded(arguments.index, arguments.options) as secure:
+        clients = {"plain": plain, "TLS and a token": secure}
+        for client in clients.values():
+            milliseconds(client)  # connects
+        times = [[milliseconds(client) for client in clients.values()] for _ in range(CALLS)]
+    columns = zip(clients, np.quantile(times, (0.5, 0.95, 0.99), axis=0).T.tolist(), strict=True)
+    return [Overhead(name, *quantiles) for name, quantiles in columns]
 
 
 def soak(client: Client, pid: int, requests: int, channels: int) -> list[Soaked]:
-    """Return the state of a server after each tenth of many requests of all kinds."""
+    """Return the state of a server before many requests of all kinds, and after each tenth of them."""
     tiny, small, large = (images(1, size, channels, 0.1)[0] for size in (4, 24, 500))
     kinds: list[Callable[[], object]] = [
         lambda: client.reconstruct(tiny, sigma=0.1),
@@ -247,8 +288,8 @@ def soak(client: Client, pid: int, requests: int, channels: int) -> list[Soaked]
 
     rng, rows, tenth = random.Random(0), [], max(1, requests // 10)
     with ThreadPoolExecutor(SOAKERS) as pool:
-        for number in range(tenth, requests + 1, tenth):
-            for outcome in pool.map(ask, rng.choices(kinds, k=tenth)):
+        for number in range(0, requests + 1, tenth):
+            for outcome in pool.map(ask, rng.choices(kinds, k=tenth) if number else ()):
                 outcomes[outcome] += 1
             time.sleep(REST)
             process = Path(f"/proc/{pid}")
@@ -286,7 +327,7 @@ def main() -> None:
         else:
             found["throughput"] = [asdict(row) for row in loads(client, pid, arguments, channels)]
             found["beside a long request, ms"] = [asdict(beside(address, arguments, channels))]
-            found["overhead, ms"] = [overhead(client, channels)]
+            found["overhead, ms"] = [asdict(row) for row in overheads(client, arguments, channels)]
     for title, rows in found.items():
         print_rows(rows, title)
     if arguments.out:

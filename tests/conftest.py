@@ -1,18 +1,23 @@
 """Fixtures that several parts share: a tiny index, a server of it, and all kinds of client."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lemmse.client import Client, aio, connect
 from lemmse.index import build
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from tests.support.blocking import Blocking, event_loop
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 
 @pytest.fixture(scope="session", autouse=True)

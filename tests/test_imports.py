@@ -15,6 +15,8 @@ ALLOWED = {
     "v1": {"v1"},
     "contract": {"v1"},
     "client": {"contract", "v1"},
+    "integrations": {"client", "contract"},
+    "explorer": {"client", "contract", "index"},
     "index": {"contract"},
     "estimator": {"contract", "index"},
     "calibration": {"estimator", "index", "contract"},
@@ -27,13 +29,18 @@ ON_DEMAND = {
     "client/lemmse/client/demo.py": {"index"},
     "client/lemmse/client/embedded.py": {"estimator", "index"},
     # Image files, whose module is light.
+    "client/lemmse/client/explain.py": {"index"},
+    "client/lemmse/client/explain_figure.py": {"index"},
     "client/lemmse/client/jobs.py": {"index"},
     "client/lemmse/client/estimate_noise.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},
-    "client/lemmse/client/running.py": {"index"},
+    "client/lemmse/client/large_files.py": {"index"},
+    "client/lemmse/client/work.py": {"index"},
+    "client/lemmse/integrations/deepinv.py": {"index"},
+    "client/lemmse/client/slabs.py": {"index"},
 }
 
-HEAVY = {"faiss", "matplotlib", "numba", "skimage", "torch", "zarr"} | {
+HEAVY = {"faiss", "matplotlib", "nicegui", "numba", "skimage", "torch", "zarr"} | {
     f"lemmse.{package}"
     for package in ("builder", "calibration", "estimator", "index.reading", "index.storage", "server")
 }

@@ -1,8 +1,10 @@
-"""`lemmse build` in bounded memory, and `--update`."""
+"""`lemmse build` in bounded memory, `--update` and `--remove`."""
 
+import json
 import signal
 from subprocess import PIPE
 
+import h5py
 import numpy as np
 import pytest
 
@@ -33,6 +35,58 @@ def test_update_adds_images_and_calibrates(images, tmp_path):
     assert index.manifest.calibration is not None
 
 
+def test_remove_makes_a_version_without_images(images, tmp_path):
+    out, names = tmp_path / "index", tmp_path / "names.txt"
+    assert invoke("build", *images, "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
+    names.write_bytes(b"y.npy[0]\r\n\nx.npy[2]\n")
+    status, stdout, stderr = invoke(
+        "build", "--out", out, "--remove", "x.npy[0]", "--remove-file", names, "--no-calibrate"
+    )
+    assert status == 0
+    assert stderr.startswith("lemmse: note: images removed: 3; version 1 and older ones still have them: ")
+    assert ["removed", "3", "(cells,"] in [line.split()[:3] for line in stdout.splitlines()]
+    assert open_index(out).labels == ["x.npy[1]", "y.npy[1]"]
+    assert invoke("build", "--out", out, "--refit", "--no-calibrate")[0] == 0
+    assert (open_index(out).version, open_index(out).manifest.removed) == ("3", 0)
+    status, stdout, _ = invoke("inspect", out, "--images", "--json")
+    assert [json.loads(line) for line in stdout.splitlines()] == [
+        {"image": 0, "source": "x.npy[1]", "height": 9, "width": 8, "keys": 72},
+        {"image": 1, "source": "y.npy[1]", "height": 9, "width": 8, "keys": 72},
+    ]
+    status, stdout, _ = invoke("inspect", out, "--images")
+    assert [line.split() for line in stdout.splitlines()] == [
+        ["image", "source", "height", "width", "keys"],
+        ["0", "x.npy[1]", "9", "8", "72"],
+        ["1", "y.npy[1]", "9", "8", "72"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--remove", "z"], "error: remove: expected the source of a training image of 'index', got 'z'; "),
+        (["--remove", "x.npy", "more.npy"], "error: expected no SOURCE and no --update beside --remove"),
+        (["--remove", "x.npy", "--update"], "error: expected no SOURCE and no --update beside --remove"),
+        (["--remove", "x.npy", "--workers", "2"], "beside --remove only with --refit"),
+        (["--refit", "--seed", "3"], "error: seed: expected none with --remove or --refit, which builds as"),
+        (["--remove-file", "nowhere"], "error: remove-file: expected a file with a name in each line, got"),
+        (
+            ["--remove", "x.npy", "--remove", "y.npy"],
+            "error: remove: expected some images of 'index' to remain",
+        ),
+        ([], "error: Missing argument 'SOURCE...'."),
+    ],
+)
+def test_a_removal_that_is_refused_changes_nothing(images, tmp_path, arguments, message):
+    out = tmp_path / "index"
+    assert invoke("build", *images, "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
+    status, stdout, stderr = invoke("build", "--out", out, *arguments)
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+    assert message in stderr
+    assert open_index(out).version == "1"
+    assert not (tmp_path / ".index.building").exists()
+
+
 @pytest.mark.slow
 def test_a_build_ended_while_it_calibrates_says_what_to_do(images, tmp_path):
     out = tmp_path / "index"
@@ -55,7 +109,7 @@ def test_of_one_image_an_index_is_built_and_not_calibrated(tmp_path):
     assert open_index(tmp_path / "index").manifest.calibration is None
 
 
-@pytest.mark.parametrize("option", [("--patch-size", 3), ("--seed", 0), ("--limit", 1)])
+@pytest.mark.parametrize("option", [("--patch-size", 3), ("--seed", 0), ("--limit", 1), ("--stride", 1)])
 def test_an_update_takes_no_option_of_the_build(images, tmp_path, option):
     out = tmp_path / "index"
     assert invoke("build", images[0], "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
@@ -79,3 +133,99 @@ def test_too_little_memory(images, tmp_path):
     status, _, stderr = invoke("build", images[0], "--out", tmp_path / "index", "--memory", "10MB")
     assert status == 2
     assert stderr == "lemmse: error: memory: expected a whole number >= 1000000000, got 10000000\n"
+
+
+def test_sources_are_read_as_stated(tmp_path):
+    counts = np.rint(4095 * np.stack([smooth(seed, 9, 8, 1)[..., 0] for seed in range(4)])).astype(np.uint16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["counts"] = np.moveaxis(counts, 0, -1)
+    np.save(tmp_path / "more.npy", (counts[:2].astype(np.int32) - 500)[:, :5, :4])
+    how = ("--axes", "yxt", "--range", "0,4095", "--roi", "2:8,:-3")
+    out = tmp_path / "index"
+    status, stdout, stderr = invoke(
+        *("build", f"{tmp_path}/a.h5:/counts", "--out", out, "--patch-size", 3, "--stride", 2),
+        *(*how, "--no-calibrate", "--json"),
+    )
+    assert status == 0
+    described = json.loads(stdout)
+    assert (described["stride"], described["images"], described["keys"]) == (2, 4, 4 * 3 * 3)
+    index = open_index(out)
+    np.testing.assert_allclose(index.image(3)[..., 0], counts[3, 2:8, :-3] / 4095, atol=1e-6)
+    assert index.labels[3] == "a.h5[3, 2:8, :-3]"
+    # What is added may be read otherwise; the stride is that of the index.
+    status, stdout, stderr = invoke(
+        *("build", tmp_path / "more.npy", "--out", out, "--update", "--range", "-500,3595", "--no-calibrate"),
+    )
+    assert status == 0
+    assert "2 of" not in stderr
+    index = open_index(out)
+    assert (index.manifest.stride, index.manifest.keys) == (2, 4 * 3 * 3 + 2 * 3 * 2)
+    np.testing.assert_allclose(index.image(5)[..., 0], counts[1, :5, :4] / 4095, atol=1e-6)
+    assert "stride" in invoke("inspect", out)[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--stride", 0), "lemmse: error: stride: expected a whole number in [1, 4096], got 0\n"),
+        (("--stride", "many"), "'--stride': 'many' is not a valid integer"),
+        (("--range", "0"), "'--range': expected LOW,HIGH, such as 0,4095, got '0'"),
+        (("--range", "1,0"), "'--range': expected finite LOW < HIGH, got 1,0"),
+        (("--range", "0,nan"), "'--range': expected finite LOW < HIGH, got 0,nan"),
+        (("--axes", "TYN"), "'--axes': expected Y, X and others of T, C, Z, S, once each, got TYN"),
+        (
+            ("--axes", "YX"),
+            "x.npy: expected Y, X and one letter for each of 4 axes, got YX for (3, 9, 8, 1)\n",
+        ),
+        (
+            ("--roi", "3"),
+            "lemmse: error: roi: expected ROW:ROW,COLUMN:COLUMN, such as 0:512,-512:, got '3'\n",
+        ),
+        (("--roi", "9:,:"), "x.npy: roi: expected pixels of an image of 9x8, got [9:, :]\n"),
+        (
+            ("--roi", ":2,:", "--boundary", "valid"),
+            "boundary: expected images of 3x3 or more for valid, got at most 2x8\n",
+        ),
+    ],
+)
+def test_what_cannot_be_read_or_taken(images, tmp_path, option, message):
+    status, stdout, stderr = invoke(
+        "build", images[0], "--out", tmp_path / "index", "--patch-size", 3, *option
+    )
+    assert (status, stdout, stderr.count("\n")) == (2, "", 1)
+    assert message in stderr
+    assert not (tmp_path / "index").exists()
+
+
+def test_equal_images_are_named_and_kept(tmp_path):
+    stack = np.stack([smooth(seed, 9, 8, 1) for seed in (0, 1, 0, 1, 2)])
+    np.save(tmp_path / "x.npy", stack)
+    np.save(tmp_path / "y.npy", np.stack([stack[2].reshape(8, 9, 1), stack[3].reshape(8, 9, 1)]))
+    out = tmp_path / "index"
+    command = ("build", tmp_path / "x.npy", tmp_path / "y.npy", "--out", out, "--patch-size", 3)
+    status, _, stderr = invoke(*command, "--no-calibrate")
+    assert status == 0
+    assert stderr == (
+        "lemmse: note: 2 of 7 training images equal earlier ones, as x.npy[2] equals x.npy[0]; all are kept\n"
+    )
+    assert open_index(out).manifest.images == 7
+
+
+@pytest.mark.slow
+def test_a_build_interrupted_while_it_reads_goes_on(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (4000, 48, 48), np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=stack, chunks=(1, 48, 48), compression="gzip")
+    out = tmp_path / "index"
+    options = ["--out", str(out), "--stride", "24", "--patch-size", "3", "--no-calibrate", "--json"]
+    command = [*LEMMSE, "build", str(tmp_path / "a.h5"), *options]
+    with start_process(command, stderr=PIPE, stdout=PIPE) as process:
+        for line in process.stderr:
+            if '"read images"' in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 130
+    assert not out.exists()
+    assert invoke(*command[len(LEMMSE) :])[0] == 0
+    assert open_index(out).manifest.keys == 4000 * 4

@@ -11,6 +11,7 @@ import pytest
 
 from lemmse.calibration import PICTURE_SIGMAS, SIGMAS, THRESHOLDS, calibrate
 from lemmse.contract.errors import InvalidArgument
+from lemmse.estimator.sum_spec import EXACT
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.commands import apart, invoke
@@ -58,6 +59,18 @@ def test_every_number_is_finite(curve, name):
 
 def test_the_last_threshold_reaches_what_is_asked_of_hybrid(curve):
     assert min(row[-1] for row in curve.accuracy_db) >= 60
+
+
+def test_the_reference_is_as_good_as_exact(index, curve, monkeypatch):
+    monkeypatch.setattr("lemmse.calibration.hybrid._REFERENCE", EXACT)
+    exact = calibrate(index, seed=3)
+    seen, wanted = np.array(curve.accuracy_db), np.array(exact.accuracy_db)
+    used = (wanted < 65) & (seen < 65)
+    assert used.sum() > 50
+    np.testing.assert_allclose(seen[used], wanted[used], atol=0.5)
+    for name in ("error_scale", "rms_scale"):
+        found, true = (np.array(getattr(one, name))[used] for one in (curve, exact))
+        np.testing.assert_allclose(found, true, rtol=0.1, atol=1e-3, err_msg=name)
 
 
 def test_keys_touched_grow_along_a_row(curve):

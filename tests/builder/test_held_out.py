@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lemmse.calibration import hold_out
+from lemmse.calibration import calibrate, hold_out
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
@@ -23,7 +23,7 @@ def built(folder, counts, **options):
 def held_out_of(counts, folder, most, seed=0):
     """Files that were left out, and files of the images to measure on."""
     file = np.repeat(np.arange(len(counts)), counts)
-    view, images = hold_out(built(folder, counts), np.random.default_rng(seed), most)
+    view, images = hold_out(built(folder, counts), seed, most)
     left = np.unique(view.ids(0, view.manifest.keys)[:, 0])
     assert not np.intersect1d(left, view.images_out).size
     assert left.size + view.images_out.size == len(file)
@@ -65,7 +65,7 @@ def test_a_file_of_many_images_is_a_collection(tmp_path):
 @pytest.mark.slow
 def test_tiles_of_a_photograph_leave_together(tmp_path):
     index = open_index(build(["sample:photos"], tmp_path / "index", patch_size=1))
-    view, images = hold_out(index, np.random.default_rng(0), 16)
+    view, images = hold_out(index, seed=0)
     shown = np.array([label.partition("[")[0] for label in index.labels])
     kept = np.setdiff1d(np.arange(len(shown)), view.images_out)
     assert len(images) == 16
@@ -80,4 +80,15 @@ def test_every_stratum_keeps_keys(tmp_path):
     sources = [tmp_path / "small.npy", tmp_path / "large.npy"]
     index = open_index(build(sources, tmp_path / "index", patch_size=7, boundary="valid"))
     with pytest.raises(InvalidArgument, match="of which one can be held out, got too few"):
-        hold_out(index, np.random.default_rng(0), 1)
+        hold_out(index, seed=0, most=1)
+
+
+def test_both_measurements_share_what_was_computed(tmp_path):
+    index = built(tmp_path, [3, 3])
+    held_out = hold_out(index, seed=0)
+    curve = calibrate(index, held_out=held_out, sigmas=[0.5])
+    known = held_out.view.with_calibration(curve)
+    assert (known.manifest.calibration, held_out.view.manifest.calibration) == (curve, None)
+    assert known.sketch is held_out.view.sketch
+    assert known.packed_keys is held_out.view.packed_keys
+    assert curve.images == len(held_out.numbers)

@@ -173,6 +173,34 @@ def test_several_servers_are_asked_in_turn(connect_any):
         assert (len(one.calls), len(other.calls)) == (5, 5)
 
 
+def test_several_servers_share_a_batch(connect_any):
+    """All work at the same time, and when one is lost, another does its images."""
+    images = [np.full((3, 3), number, np.float32) for number in range(12)]
+    both = threading.Barrier(2)
+
+    def meet(metadata):
+        both.wait(20)
+
+    with standing_in(meet) as one, standing_in(meet) as other:
+        with connect_any(f"grpc://127.0.0.1:{one.port},127.0.0.1:{other.port}") as client:
+            outcomes = list(client.reconstruct_many(images, sigma=1, timeout=60))
+        assert (len(one.calls), len(other.calls)) == (6, 6)
+    np.testing.assert_array_equal([outcome.image for outcome in outcomes], images)
+
+    seen = []
+
+    def leave(metadata):
+        seen.append(metadata)
+        if len(seen) == 3:
+            threading.Thread(target=one.stop).start()
+
+    with standing_in(leave) as one, standing_in() as other:
+        with connect_any(f"grpc://127.0.0.1:{one.port},127.0.0.1:{other.port}") as client:
+            outcomes = list(client.reconstruct_many(images, sigma=1, timeout=60))
+        assert len(other.calls) >= 6
+    np.testing.assert_array_equal([outcome.image for outcome in outcomes], images)
+
+
 def test_a_server_that_is_busy_passes_a_call_on_to_another(connect_any):
     with standing_in(lambda metadata: BUSY) as busy, standing_in() as free:
         with connect_any(f"grpc://127.0.0.1:{busy.port},127.0.0.1:{free.port}") as client:

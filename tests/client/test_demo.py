@@ -47,6 +47,7 @@ def test_the_demo_reconstructs_and_a_second_run_takes_the_index_that_is_there(
     assert float(rows["hybrid"][3]) > 40
     assert rows["exact"][3] == "identical"
     assert "auto → exact" in rows
+    assert first.stdout.splitlines()[-1] == f"try more  lemmse explore --index {out / 'index'}"
     panel = iio.imread(out / "demo.png")
     assert panel.shape[1] > 4 * panel.shape[0]
     assert np.ptp(panel[..., :3]) == 255

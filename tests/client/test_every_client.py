@@ -68,6 +68,49 @@ def test_remote_and_embedded_agree(remote, embedded, options):
     assert_same(*results)
 
 
+@pytest.mark.parametrize("exclude", [[0], ["images.npy[0]"], np.array([0]), {"0", "images.npy[0]"}], ids=str)
+def test_an_excluded_image_counts_nowhere(client, embedded, exclude):
+    result = client.reconstruct(IMAGE, sigma=0.2, maps=MAPS, exclude=exclude)
+    assert_same(result, embedded.reconstruct(IMAGE, sigma=0.2, maps=MAPS, exclude=[0]))
+    assert result.diagnostics.keys == 36
+    assert (result.image != client.reconstruct(IMAGE, sigma=0.2).image).any()
+    found = client.explain(IMAGE, sigma=0.2, pixel=(1, 2), top=72, exclude=exclude)
+    assert {one.image for one in found} == {1}
+    assert sum(one.weight for one in found) == pytest.approx(1)
+
+
+def test_all_images_of_a_batch_exclude_the_same(remote, embedded):
+    batches = [
+        list(client.reconstruct_many([IMAGE, IMAGE[:3]], sigma=0.2, maps=MAPS, exclude=[1]))
+        for client in (remote, embedded)
+    ]
+    for one, other in zip(*batches, strict=True):
+        assert_same(one, other)
+        assert one.diagnostics.keys == 36
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        (["images.npx"], "expected the source of a training image of 'tiny', got 'images.npx'"),
+        ([2], "expected a number of an image below 2, got 2"),
+        (["images.npy"], "expected some images of 'tiny' to remain, got all 2"),
+        ("images.npy[0]", "expected a collection of names and numbers of images, got 'images.npy"),
+        ([""], "expected the name or the number .* got ''"),
+        ([-1], "expected the name or the number .* got '-1'"),
+        ([0.5], "expected the name or the number .* got '0.5'"),
+        ([True], "expected the name or the number .* got 'True'"),
+        (["\ud800"], "expected the name or the number"),
+        (5, "expected a collection of names and numbers of images, got 5"),
+    ],
+)
+def test_images_to_exclude_that_are_none(client, exclude, message):
+    with pytest.raises(InvalidArgument, match=f"exclude: {message}"):
+        client.reconstruct(IMAGE, sigma=0.2, exclude=exclude)
+    with pytest.raises(InvalidArgument, match=f"exclude: {message}"):
+        client.explain(IMAGE, sigma=0.2, pixel=(0, 0), exclude=exclude)
+
+
 def test_what_was_not_asked_for_is_the_formula_untouched(client):
     said = client.reconstruct(IMAGE, sigma=0.2).diagnostics
     assert (said.aggregate, said.bandwidth, said.gaussian_share) == ("centre", 0, 0)
@@ -301,6 +344,24 @@ def test_explain(client):
     assert mean == pytest.approx(result.image[4, 0], abs=1e-6)
 
 
+def test_explain_with_crops(client, tiny_index):
+    images = np.load(tiny_index.parent / "images.npy")
+    y = np.rint(255 * IMAGE).astype(np.uint8)
+    (contributor,) = client.explain(y, sigma=0.2, pixel=(4, 0), top=1, context=4)
+    around = np.pad(images[contributor.image], 11, mode="wrap")[contributor.row :, contributor.column :]
+    np.testing.assert_allclose(contributor.crop[..., 0], 255 * around[6:17, 6:17], rtol=1e-6)
+    assert contributor.crop.dtype == np.float32
+    assert contributor.crop[5, 5] == pytest.approx(contributor.value)
+    assert client.explain(y, sigma=0.2, pixel=(4, 0), top=1)[0].crop is None
+
+
+def test_the_source_is_the_image_of_the_first_contributor(client):
+    result = client.reconstruct(IMAGE, sigma=0.2, mode="exact", maps=["source"])
+    for row, column in np.ndindex(IMAGE.shape):
+        (contributor,) = client.explain(IMAGE, sigma=0.2, pixel=(row, column), top=1)
+        assert result.source[row, column] == contributor.image
+
+
 @pytest.mark.parametrize("pixel", [(0, 0), (0, 1099), (1099, 550), (17, 23)])
 def test_explain_in_an_image_larger_than_a_message(remote, embedded, pixel):
     y = np.random.default_rng(5).random((1100, 1100), np.float32)
@@ -317,6 +378,10 @@ def test_explain_in_an_image_larger_than_a_message(remote, embedded, pixel):
         ({"pixel": (0.5, 0)}, "pixel"),
         ({"top": 0}, "top"),
         ({"top": 4097}, "top"),
+        ({"context": -1}, "context"),
+        ({"context": 1.5}, "context"),
+        ({"context": 2**32 - 1}, "context"),
+        ({"context": 150, "top": 12}, "context"),
         ({"sigma": 0}, "sigma"),
         ({"y": np.zeros(3)}, "y"),
     ],

@@ -40,6 +40,33 @@ def test_with_tls_and_without_a_token(tiny_index, tmp_path):
             indexes=(tiny_index,), listen="127.0.0.1:0", threads=1, tokens=tmp_path / "tokens", **files
         )
     )
-    target = ["--server", f"grpcs://{server.address}", "--root-certificates", str(tmp_path / "ca.pem")]
-    assert CliRunner().invoke(health, target, catch_exceptions=False).exit_code == 0
-    server.stop(0)
+    try:
+        target = ["--server", f"grpcs://{server.address}", "--root-certificates"]
+        good = CliRunner().invoke(health, [*target, str(tmp_path / "ca.pem")], catch_exceptions=False)
+        assert good.exit_code == 0
+        trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+        for untrusting in ([*target, str(tmp_path / "other.pem")], target[:-1]):
+            done = CliRunner().invoke(health, untrusting)
+            assert isinstance(done.exception, Unavailable)
+            assert str(done.exception).endswith("name its own by root_certificates, or --root-certificates")
+    finally:
+        server.stop(0)
+
+
+def test_a_certificate_for_another_name_and_a_server_without_tls(server, tiny_index, tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(tmp_path / "both.pem")
+    files = dict.fromkeys(("tls_cert", "tls_key"), tmp_path / "both.pem")
+    named = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1, **files))
+    try:
+        for address, said in (
+            (named.address, "its certificate is for another name or IP address"),
+            (server.address, "without it, the scheme is grpc://"),
+        ):
+            target = ["--server", f"grpcs://{address}", "--root-certificates", str(tmp_path / "ca.pem")]
+            done = CliRunner().invoke(health, target)
+            assert isinstance(done.exception, Unavailable)
+            assert said in str(done.exception)
+    finally:
+        named.stop(0)

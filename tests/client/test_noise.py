@@ -50,6 +50,20 @@ def test_an_answer_with_the_estimate(client, expected):
     assert contributors == client.explain(Y, sigma=expected.sigma[0], pixel=(2, 3), top=3)
 
 
+def test_an_image_in_tiles(client, expected):
+    for y, options in ((Y, {"sigma": "auto"}), (HOLES, {"sigma": expected.sigma[0], "nan": "mask"})):
+        out = np.empty(Y.shape, np.float32)
+        tiled = client.reconstruct(y, out=out, maps=["variance"], **options)
+        whole = client.reconstruct(y, maps=["variance"], **options)
+        np.testing.assert_array_equal(out, whole.image)
+        np.testing.assert_array_equal(tiled.variance, whole.variance)
+        for name in ("sigma", "sigma_error"):
+            assert getattr(tiled.diagnostics, name) == getattr(whole.diagnostics, name)
+        assert tiled.diagnostics.misfit == pytest.approx(whole.diagnostics.misfit)
+        if "nan" in options:  # the error of an estimate is not known to tiles
+            assert tiled.diagnostics.expected_psnr_db == pytest.approx(whole.diagnostics.expected_psnr_db)
+
+
 def test_a_batch_with_an_estimate_for_each(client):
     images = [Y, 0.5 + 0.1 * Y, np.zeros((2, 2)), Y]
     first, flat, small, last = client.reconstruct_many(images, sigma=["auto", "auto", "auto", 0.2])

@@ -221,9 +221,26 @@ def test_the_other_estimators(folder, where, embedded, estimator):
     np.testing.assert_array_equal(np.load("out.npy"), expected.image)
 
 
+def test_images_are_excluded_also_when_a_batch_goes_on(folder, where, embedded):
+    y = RNG.random((6, 6), np.float32)
+    for name in ("a.npy", "b.npy"):
+        np.save(name, y)
+    command = ["--out", "done", "--journal", "j", "--exclude", "0", "--exclude", "images.npy[0]", *where]
+    assert run("a.npy", *command)[0] == 0
+    assert run("a.npy", "b.npy", *command)[0] == 0
+    expected = embedded.reconstruct(y, sigma=0.1, exclude=[0])
+    for name in ("a.npy", "b.npy"):
+        np.testing.assert_array_equal(np.load(f"done/{name}"), expected.image)
+    status, _, stderr = run("a.npy", *command, "--exclude", "1")
+    assert (status, "another exclude" in stderr) == (2, True)
+    status, _, stderr = run("a.npy", "--out", "others", "--exclude", "nope", *where)
+    assert (status, "expected the source of a training image of 'tiny', got 'nope'" in stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--exclude", ""], "'--exclude': expected the name or the number"),
         (["--index-name", "nope"], "expected one of tiny, got 'nope'"),
         (["--sigma", "0"], "--sigma"),
         (["--sigma", "nan"], "--sigma"),

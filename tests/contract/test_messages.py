@@ -1,6 +1,6 @@
 """What one side writes into a message, the other reads from it."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -99,10 +99,11 @@ def test_measurements_arrive(sigma, mask):
 
 def test_explain_options_arrive():
     measurement = Measurement.checked(IMAGE, sigma=0.25, mask=None)
-    options = ExplainOptions(pixel=(1, 2), top=7)
-    request = sent(explain_request("photos", measurement, options))
-    assert (request.index, request.sigma) == ("photos", 0.25)
-    assert read_explain_options(request, measurement) == options
+    for context in (None, 0, 3):
+        options = ExplainOptions(pixel=(1, 2), top=7, context=context)
+        request = sent(explain_request("photos", measurement, options))
+        assert (request.index, request.sigma) == ("photos", 0.25)
+        assert read_explain_options(request, measurement) == options
 
 
 @pytest.mark.parametrize("maps", [(), ("variance",), ("variance", "ess", "log_density", "error")])
@@ -130,6 +131,15 @@ def test_explanations_come_back():
     )
     explanation = Explanation(contributors, DIAGNOSTICS)
     assert read_explanation(sent(explain_response(explanation))) == explanation
+
+
+def test_crops_come_back():
+    crop = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
+    contributor = Contributor(3, "a.png", 1, 2, 0.75, (0.25,), "identity", crop)
+    explanation = Explanation((contributor, replace(contributor, crop=None)), DIAGNOSTICS)
+    with_crop, without = read_explanation(sent(explain_response(explanation))).contributors
+    np.testing.assert_array_equal(with_crop.crop, crop)
+    assert without.crop is None
 
 
 def test_descriptions_of_indexes_come_back():

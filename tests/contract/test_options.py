@@ -20,7 +20,7 @@ from lemmse.v1 import reconstruction_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 EDGES = [Client.reconstruct, Client.reconstruct_many]
-OTHERS = {"sigma", "noise", "gain", "mask", "nan", "range", "index", "timeout"}
+OTHERS = {"sigma", "noise", "gain", "mask", "nan", "range", "index", "out", "progress", "timeout"}
 """Keywords of the edges that are no options."""
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=[option.name for option in OPTIONS])
@@ -46,6 +46,11 @@ def documented(function) -> list[str]:
     """The parameters that a docstring describes, in its order."""
     heads = re.findall(r"^(\w[\w, \n]*?)(?: :|\n {4})", section(function, "Parameters"), re.M)
     return [name.strip() for head in heads for name in head.split(",")]
+
+
+def documentation() -> str:
+    """The pages that users read."""
+    return "\n".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
 
 
 @every_option
@@ -97,8 +102,7 @@ def test_every_option_is_documented_where_it_is_public(option: Option, edge):
 
 @every_option
 def test_every_option_is_in_the_documentation(option: Option):
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    text = "\n".join(page.read_text() for page in pages)
+    text = documentation()
     flag = option.name.replace("_", "-")
     assert re.search(rf"`{option.name}\b|\b{option.name}=|--{flag}\b", text), option.name
 
@@ -146,7 +150,7 @@ def test_every_result_map_has_its_name_its_field_and_its_documentation(name):
     assert field.message_type.full_name == "lemmse.v1.Tensor"
     assert field.has_presence
     assert f'"{name}"' in section(Client.reconstruct, "Parameters")
-    assert re.search(rf"\b{name}\b", (ROOT / "README.md").read_text())
+    assert re.search(rf"\b{name}\b", documentation())
 
 
 def test_the_contract_has_no_other_maps():
@@ -157,7 +161,7 @@ def test_the_contract_has_no_other_maps():
         if field.message_type and field.message_type.name == "Tensor"
     }
     assert tensors == {"image", *MAPS}
-    assert {field.name for field in fields(Result)} == tensors | {"diagnostics"}
+    assert {field.name for field in fields(Result)} == tensors | {"diagnostics", "white_level", "black_level"}
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -54,6 +54,18 @@ def test_an_image_is_as_accurate_as_requested_where_the_curve_is_wrong(boastful,
     assert agreement(result.image, exact) >= accuracy_db - 0.5
 
 
+def test_sums_over_gaussians_are_the_same_if_they_are_kept(boastful, monkeypatch):
+    asked = {"sigma": SIGMA, "mode": "hybrid", "gaussian_share": 0.3, "aggregate": "overlap"}
+    y, maps = image(500), ["error"]
+    once = boastful.reconstruct(y, accuracy_db=1, **asked)
+    kept = boastful.reconstruct(y, accuracy_db=60, maps=maps, **asked)
+    assert kept.diagnostics.keys_touched > once.diagnostics.keys_touched  # some patches were summed again
+    monkeypatch.setattr("lemmse.estimator.image_queries._GaussianSums.has", lambda sums, n: False)
+    fresh = boastful.reconstruct(y, accuracy_db=60, maps=maps, **asked)
+    np.testing.assert_allclose(kept.image, fresh.image, atol=1e-5)
+    np.testing.assert_allclose(kept.error, fresh.error, atol=1e-5)
+
+
 def test_more_accuracy_is_more_keys_from_the_same_start(boastful):
     y = image(500)
     touched = [

@@ -109,6 +109,18 @@ def assert_same(found, expected, off=1e-5):
     assert found.diagnostics.keys == expected.diagnostics.keys
 
 
+@pytest.mark.parametrize("mode", ["exact", "hybrid"])
+@pytest.mark.parametrize("exclude", [[0], [0, 1, 2, 4, 5, 6, 7]], ids=str)
+def test_excluded_images_are_left_out_on_workers(whole, parts, mode, exclude):
+    options = {"sigma": 0.2, "maps": MAPS, "mode": mode, "accuracy_db": 120, "exclude": exclude}
+    assert_same(*(one.reconstruct(measurement(), **options) for one in (parts, whole)), off=1e-4)
+    asked = {"sigma": 0.2, "pixel": (2, 3), "top": 5, "exclude": exclude}
+    found, expected = (one.explain(measurement(), **asked).contributors for one in (parts, whole))
+    assert [(one.image, one.row, one.column) for one in found] == [
+        (one.image, one.row, one.column) for one in expected
+    ]
+
+
 @pytest.fixture(scope="module", params=PROBLEMS, ids=lambda problem: problem.name)
 def problem(request):
     return request.param
@@ -251,15 +263,30 @@ def test_no_keys_are_in_this_process(index, scheduler, monkeypatch):
         assert not {"counts", "copies", "neighbours", "leaves"} & vars(parts.index).keys()
 
 
-def test_what_cannot_be_asked(parts, index, scheduler):
+def test_what_cannot_be_asked(parts, index):
     with pytest.raises(
         InvalidArgument, match="mode: expected auto, exact or hybrid with a scheduler, got topk"
     ):
         parts.reconstruct(measurement(), sigma=0.1, mode="topk")
-    with pytest.raises(InvalidArgument, match="device: expected auto or cpu with a scheduler, got 'cuda'"):
-        Reconstructor(index, device="cuda", scheduler=scheduler)
     with pytest.raises(NotFound, match="scheduler: expected the address of a Dask scheduler, got nonsense"):
         Reconstructor(index, scheduler="nonsense")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
+def test_workers_without_the_requested_gpu_are_an_error(index, scheduler):
+    with pytest.raises(
+        InvalidArgument, match="device: expected auto, cpu or a GPU that torch sees, got 'cuda'"
+    ):
+        Reconstructor(index, device="cuda", scheduler=scheduler)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_workers_sum_on_their_gpu(index, whole, scheduler):
+    with spread(index, scheduler, device="cuda") as parts:
+        found = parts.reconstruct(measurement(), sigma=0.1, mode="hybrid", maps=MAPS)
+        assert found.diagnostics.mode == "exact"
+        expected = whole.reconstruct(measurement(), sigma=0.1, mode="exact", maps=MAPS)
+        assert agreement(found.image, expected.image) >= 80
 
 
 def test_stops_when_nobody_waits(parts):

@@ -58,7 +58,7 @@ def calibrated(index):
 def patches(local, sigma: float, count: int = 100, noise: float | None = None) -> Queries:
     """Patches of an image that is not in the index, with noise of standard deviation σ or `noise`."""
     rng = np.random.default_rng(3)
-    u = local.patches(images(1, 900)[0].astype(np.float64), np.arange(count))
+    u = local.patches(images(1, 900).astype(np.float64), np.arange(count))
     noisy = (u + (sigma if noise is None else noise) * rng.standard_normal(u.shape)).astype(np.float32)
     return Queries.white(torch.from_numpy(noisy), sigma)
 
@@ -111,7 +111,8 @@ def nearest_targets(index, y, mask, sigma) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest target of the keys that may be heaviest at each pixel, for all float32 can tell."""
     local = LocalBackend(index, torch.device("cpu"))
     u, seen = (
-        local.patches(np.broadcast_to(x, y.shape).astype(float), np.arange(y[..., 0].size)) for x in (y, mask)
+        local.patches(np.broadcast_to(x, y.shape)[None].astype(float), np.arange(y[..., 0].size))
+        for x in (y, mask)
     )
     v, t = index.keys(0, index.manifest.distinct).astype(float), index.targets(0, index.manifest.keys)
     t_low, t_high = (

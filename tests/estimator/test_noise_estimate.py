@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.contract.measurement import Measurement
-from lemmse.contract.options import Options
+from lemmse.contract.options import ExplainOptions, Options
 from lemmse.estimator import Reconstructor
 from lemmse.estimator.image_noise import _Sample
 from lemmse.estimator.noise_estimate import LEAST, maximum_likelihood, median_sigma, spread
@@ -256,4 +256,5 @@ def test_its_work_is_counted(grey):
     assert grey.work(unknown(y), options) == work + grey.estimate_work(known) > work
     assert grey.joint_options(known, options) is not None
     assert grey.joint_options(unknown(y), options) is None
-    assert grey.explanation_work(unknown(y)) > grey.explanation_work(known)
+    pixel = ExplainOptions.checked(y.shape, pixel=(0, 0), top=1)
+    assert grey.explanation_work(unknown(y), pixel) > grey.explanation_work(known, pixel)

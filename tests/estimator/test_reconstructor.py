@@ -101,10 +101,12 @@ def test_cancelling_ends_the_naming_of_patches(lemmse):
     calls = itertools.count()
     named = lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=lambda: next(calls) < 0)
     assert len(named.contributors) == 100
-    needed, calls = next(calls), itertools.count()
-    with pytest.raises(Cancelled):
-        lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=lambda: next(calls) > needed - 50)
-    assert next(calls) == needed - 48
+    needed = next(calls)
+    for last in range(needed - 4, needed):  # before each of the four reads
+        polls = iter([False] * last + [True])
+        with pytest.raises(Cancelled):
+            lemmse.explain(X[0], sigma=10.0, pixel=(0, 0), top=100, cancelled=polls.__next__)
+        assert not list(polls)
 
 
 NAN, INF = X[0].copy(), X[0].copy()
@@ -114,8 +116,8 @@ INF[1, 2, 0] = np.inf
 BAD = [
     ({"y": X[0][..., :2]}, r"y: expected an image of shape \(H, W, 3\), got \(9, 8, 2\)"),
     ({"y": X[0][..., 0]}, r"y: expected an image of shape \(H, W, 3\), got \(9, 8\)"),
-    ({"y": X}, r"y: expected an image of shape \(H, W\) or \(H, W, C\), got \(6, 9, 8, 3\)"),
-    ({"y": X[0][:0]}, r"y: expected an image of shape \(H, W\) or \(H, W, C\), got \(0, 8, 3\)"),
+    ({"y": X}, r"y: expected an image of shape \(H, W, 3\), got \(6, 9, 8, 3\)"),
+    ({"y": X[0][:0]}, r"y: expected an image of shape \(H, W\) or .*, or a volume .*, got \(0, 8, 3\)"),
     ({"y": np.zeros((9, 8, 3), np.int32)}, r"y: expected floats in \[0, 1\], uint8 or uint16, got int32"),
     ({"y": X[0] + 0j}, r"y: expected floats .*, got complex"),
     ({"y": "image"}, r"y: expected floats .*, got <U5"),
@@ -136,7 +138,7 @@ BAD = [
     ({"nprobe": -1}, r"nprobe: expected a whole number >= 1, got -1"),
     (
         {"maps": ["variance", "entropy"]},
-        r"maps: expected names out of variance, ess, log_density, error, got 'entropy'",
+        r"maps: expected names out of variance, ess, log_density, error, source, got 'entropy'",
     ),
 ]
 
@@ -152,10 +154,10 @@ def test_bad_arguments_are_named(lemmse, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel": (9, 0)}, r"pixel: expected a row below 9 and a column below 8, both >= 0, got \(9, 0\)"),
+        ({"pixel": (9, 0)}, r"pixel: expected numbers >= 0 and below \(9, 8\), got \(9, 0\)"),
         ({"pixel": (0, -1)}, r"pixel: .*, got \(0, -1\)"),
-        ({"pixel": 3}, r"pixel: expected \(row, column\), got 3"),
-        ({"pixel": (0.5, 1)}, r"pixel: expected \(row, column\), got \(0.5, 1\)"),
+        ({"pixel": 3}, r"pixel: expected \(row, column\), or \(plane, row, column\) in a volume, got 3"),
+        ({"pixel": (0.5, 1)}, r"pixel: expected \(row, column\), or .*, got \(0.5, 1\)"),
         ({"top": 0}, r"top: expected a whole number >= 1, got 0"),
     ],
 )
@@ -172,3 +174,15 @@ def test_more_contributors_than_there_are_name_all(lemmse, index):
 def test_unknown_device_is_named(index):
     with pytest.raises(InvalidArgument, match=r"device: expected auto, cpu or a GPU .*, got 'abacus'"):
         Reconstructor(index, device="abacus")
+
+
+def test_cancelling_ends_the_validation_of_a_large_image(lemmse):
+    y = np.zeros((1024, 1024, X[0].shape[2]), np.float32)
+    y[-1, -1] = np.nan
+    with pytest.raises(InvalidArgument, match="expected finite numbers"):
+        lemmse.reconstruct(y, sigma=0.1)
+    polls = itertools.count()
+    for call in (lemmse.reconstruct, lambda y, **options: lemmse.explain(y, pixel=(0, 0), **options)):
+        with pytest.raises(Cancelled):
+            call(y, sigma=0.1, cancelled=lambda: next(polls) % 4 == 3)
+    assert next(polls) == 8

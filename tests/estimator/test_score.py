@@ -78,7 +78,7 @@ def test_other_indexes(tmp_path, options, asked):
     other = reconstructor(tmp_path, **options)
     y = smooth(50, 8, 8, 1)[..., 0] + SIGMA * np.random.default_rng(3).standard_normal((8, 8))
     asked = {"sigma": SIGMA, "mode": "exact", "maps": ["variance"]} | asked
-    once = read_once((8, 8), 3, other.index.manifest.boundary)
+    once = read_once((8, 8), (3, 3), other.index.manifest.boundary)
     assert once.all() == ("boundary" not in options)
     expected = expected_misfit(lambda z: other.reconstruct(z, **asked), y, SIGMA, once)
     assert other.reconstruct(y, **asked).diagnostics.misfit == pytest.approx(expected, abs=2e-4)
@@ -94,10 +94,10 @@ def test_which_pixels_a_patch_reads_twice():
                 read = rows % length if boundary == "circular" else mirrored
                 twice = {row for window in read.tolist() for row in window if window.count(row) > 1}
                 expected = [row not in twice for row in range(length)]
-                assert read_once((length, 1), p, boundary)[:, 0].tolist() == (
+                assert read_once((length, 1), (p, p), boundary)[:, 0].tolist() == (
                     expected if p == 1 else [False] * length
                 )
-                assert read_once((length, 20), p, boundary)[:, 10].tolist() == expected
+                assert read_once((length, 20), (p, p), boundary)[:, 10].tolist() == expected
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -234,5 +234,6 @@ def test_it_can_be_cancelled_and_says_what_it_costs(grey):
         grey.answer(noisy(y), Options(), lambda: True)
     known, white = noisy(y, gain=0.1, sigma=0), Measurement.checked(y, sigma=0.1, mask=None)
     assert grey.work(noisy(y), Options()) > grey.work(known, Options()) > 2 * grey.work(white, Options())
-    assert grey.explanation_work(known) > grey.explanation_work(white)
+    one = ExplainOptions(pixel=(0, 0), top=1)
+    assert grey.explanation_work(known, one) > grey.explanation_work(white, one)
     assert grey.joint_options(known, Options()) is None

@@ -47,7 +47,7 @@ def queries_of(local, seed: int, noise: float, n: np.ndarray) -> torch.Tensor:
     """Noisy patches, as keys are stored: without their level where these are."""
     index = local.index
     image = smooth(seed, 16, 16, 3)[..., : index.manifest.channels].astype(np.float64)
-    clean = index.strata.whiten(local.patches(image, n), 0)
+    clean = index.strata.whiten(local.patches(image[None], n), 0)
     return torch.from_numpy(clean + noise * np.random.default_rng(seed).standard_normal(clean.shape)).float()
 
 

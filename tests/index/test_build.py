@@ -1,5 +1,6 @@
 """What a build writes, and that it writes all of it or nothing."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -79,6 +80,16 @@ def test_manifest_describes_the_index(source, tmp_path):
     assert index.labels == ["x.npy[0]", "x.npy[1]"]
     on_disk = {str(p.relative_to(index.folder)) for p in index.folder.rglob("*") if p.is_file()}
     assert set(manifest.files) == on_disk - {"manifest.json"}
+
+
+def test_a_manifest_without_a_stride_means_every_position(index_folder):
+    path = index_folder / "1" / "manifest.json"
+    content = json.loads(path.read_text())
+    assert content.pop("stride") == 1
+    del content["manifest_sha256"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content | {"manifest_sha256": digest}))
+    assert open_index(index_folder).manifest.stride == 1
 
 
 def test_same_arguments_give_the_same_index(source, tmp_path):
@@ -177,7 +188,7 @@ def test_a_source_that_fails_midway_leaves_nothing(source, tmp_path):
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["folder", "file"])
 def test_a_place_that_is_taken_stays_as_it_is(source, tmp_path, make):
     make(tmp_path / "index")
-    with pytest.raises(AlreadyExists, match="expected a new folder"):
+    with pytest.raises(AlreadyExists, match=r"expected a new folder.* by --update$"):
         build([source], tmp_path / "index")
     assert sorted(os.listdir(tmp_path)) == ["index", "x.npy"]
 

@@ -827,7 +827,7 @@ class TestBombs:
         content = struct.pack(">4I", 0x803, 1, 28, 28) + bytes(1 << 28)
         (tmp_path / "a-ubyte.gz").write_bytes(gzip.compress(content, 1))
         used, said = peak(tmp_path / "a-ubyte.gz", "source")
-        assert "expected 784 pixels after the header, got 785 or more" in said
+        assert "expected 784 bytes after the header, got 785 or more" in said
         assert used < 64
 
 

@@ -113,10 +113,16 @@ def test_patches_of_a_key_are_in_order(index):
         assert ids[start:stop] == sorted(ids[start:stop])
 
 
-def test_patches_of_a_key_are_told_one_by_one(index):
-    for key, (start, stop) in enumerate(pairwise(index.key_patches.tolist())):
-        if key % 7 == 0 or key == index.manifest.distinct - 1:
-            assert index.patch_range(key) == (start, stop)
+def test_patches_of_some_keys_are_told_in_their_order(index):
+    keys = np.random.default_rng(0).permutation(index.manifest.distinct)[:100]
+    expected = np.stack([index.key_patches[keys], index.key_patches[keys + 1]], axis=1)
+    np.testing.assert_array_equal(index.patch_ranges(keys), expected)
+
+
+def test_some_patches_are_read_in_their_order(index):
+    rows = np.random.default_rng(0).permutation(index.manifest.keys)[:100]
+    np.testing.assert_array_equal(index.ids_of(rows), index.ids(0, index.manifest.keys)[rows])
+    assert not index.symmetries_of(rows).any()
 
 
 def test_neighbours_have_the_keys_of_each_cell(index):

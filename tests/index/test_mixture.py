@@ -194,6 +194,12 @@ def test_without_some_images_it_is_that_of_the_others(tmp_path, options):
     assert not np.array_equal(found.weights, whole.mixture.weights)
 
 
+def test_without_one_image_of_many_it_stays(tmp_path):
+    whole = index_of(tmp_path, [smooth(seed, 4, 4, 1) for seed in range(50)])
+    assert leave_out(whole, np.array([7])).mixture is whole.mixture
+    assert leave_out(whole, np.array([7, 8])).mixture is not whole.mixture
+
+
 @pytest.mark.parametrize(
     ("physics", "pre_inverse"),
     [

@@ -49,10 +49,20 @@ def test_a_section_is_counted_from_0(index, sections):
         assert section.stratum_cells[-1] == len(section.cell_keys) - 1 == manifest.cells
 
 
-def test_patches_of_a_key_are_told_one_by_one(sections):
+def test_patches_of_some_keys_are_told_in_their_order(sections):
     for section in sections:
-        for key in (0, section.manifest.distinct // 2, section.manifest.distinct - 1):
-            assert section.patch_range(key) == tuple(section.key_patches[key : key + 2])
+        last = section.manifest.distinct - 1
+        for keys in (np.array([last // 2, last, 0, last // 2]), np.arange(0)):
+            expected = np.stack([section.key_patches[keys], section.key_patches[keys + 1]], axis=1)
+            np.testing.assert_array_equal(section.patch_ranges(keys), expected)
+
+
+def test_some_patches_are_read_in_their_order(sections):
+    for section in sections:
+        m = section.manifest.keys
+        rows = np.array([m - 1, 0, m // 2, m - 1])
+        np.testing.assert_array_equal(section.ids_of(rows), section.ids(0, m)[rows])
+        np.testing.assert_array_equal(section.symmetries_of(rows), section.symmetries(0, m)[rows])
 
 
 def test_keys_keep_their_stratum(index, sections):

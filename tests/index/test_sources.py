@@ -132,7 +132,7 @@ class TestArrays:
 
     def test_npz_with_one_unfit_array_says_why(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", y=np.zeros((2, 6, 6), int))
-        with pytest.raises(InvalidArgument, match=r"expected uint8, uint16 or float .*got int64 in .*a.npz"):
+        with pytest.raises(InvalidArgument, match=r"a.npz: expected uint8, uint16 or float .*got int64"):
             open_source(tmp_path / "a.npz")
 
     @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ class TestArrays:
             (np.zeros((2, 8, 8), complex), "got complex128"),
             (np.zeros((2, 8, 8), np.int64), "got int64"),
             (np.zeros((2, 8, 8), np.uint32), "got uint32"),
-            (np.full((2, 8, 8), "a"), "got str"),
+            (np.full((2, 8, 8), "a"), "got <U1"),
             (np.full((2, 8, 8), None), "got object"),
         ],
     )
@@ -437,13 +437,13 @@ class TestIdx:
     def test_short_data(self, tmp_path: Path, change: slice, found: int) -> None:
         path = write_idx(tmp_path / "a-ubyte", pixels(2, 4, 4))
         path.write_bytes(path.read_bytes()[change])
-        with pytest.raises(InvalidArgument, match=rf"expected 32 pixels .*got {found} in .*a-ubyte"):
+        with pytest.raises(InvalidArgument, match=rf"expected 32 bytes .*got {found} in .*a-ubyte"):
             open_source(path)[0]
 
     def test_data_past_the_end(self, tmp_path: Path) -> None:
         path = write_idx(tmp_path / "a-ubyte", pixels(2, 4, 4))
         path.write_bytes(path.read_bytes() + b"\x00")
-        with pytest.raises(InvalidArgument, match="expected 32 pixels after the header, got 33"):
+        with pytest.raises(InvalidArgument, match="expected 32 bytes after the header, got 33"):
             open_source(path)[0]
 
     def test_a_truncated_or_false_gzip(self, tmp_path: Path) -> None:
@@ -528,14 +528,14 @@ class TestZarr:
         group.create_array("images", data=pixels(2, 6, 6))
         group.create_array("labels", data=np.arange(2))
         with pytest.raises(
-            InvalidArgument, match=r"a group with images, labels in .*a\.zarr; name the array"
+            InvalidArgument, match=r"SOURCE: .*a\.zarr: .* a group with images, labels; name the array"
         ):
             open_source(tmp_path / "a.zarr")
         assert len(open_source(tmp_path / "a.zarr" / "images")) == 2
 
     def test_another_dtype_or_rank(self, tmp_path: Path) -> None:
         zarr.create_array(tmp_path / "a.zarr", data=np.zeros((2, 6, 6), np.int32))
-        with pytest.raises(InvalidArgument, match=r"got int32 in .*a\.zarr"):
+        with pytest.raises(InvalidArgument, match=r"a\.zarr: .*got int32"):
             open_source(tmp_path / "a.zarr")
         zarr.create_array(tmp_path / "b.zarr", data=np.zeros((6, 6), np.uint8))
         with pytest.raises(InvalidArgument, match=r"got shape \(6, 6\) in .*b\.zarr"):

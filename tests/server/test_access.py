@@ -127,6 +127,32 @@ def test_a_file_that_becomes_invalid_or_vanishes_changes_nothing(tmp_path, caplo
     assert tokens.find(token).role == "read"
 
 
+def test_a_file_that_is_being_written_changes_nothing(tmp_path):
+    path = _with(tmp_path / "tokens", "read")
+    tokens = Tokens(path)
+    for left in ("", path.read_text()[:-10]):  # emptied, and written in part
+        path.write_text(left)
+        assert tokens.find("secret").role == "read"
+    path.write_text("# nobody\n")
+    assert tokens.find("secret") is None
+    _with(path, "admin")
+    assert tokens.find("secret").role == "admin"
+    path.write_text("")
+    assert tokens.find("secret").role == "admin"
+    long_ago = path.stat().st_mtime - 60
+    os.utime(path, (long_ago, long_ago))
+    assert tokens.find("secret") is None
+
+
+def test_a_file_that_is_missing_at_the_start(tmp_path):
+    with pytest.raises(
+        InvalidArgument, match=r"^tokens: cannot read .*: No such file.*`lemmse token` makes it"
+    ):
+        Tokens(tmp_path / "tokens")
+    with pytest.raises(InvalidArgument, match=r"^tokens: cannot read .*: Is a directory$"):
+        Tokens(tmp_path)
+
+
 def test_admin_calls():
     check = "lemmse.v1.AdminService"
     with pytest.raises(PermissionDenied, match="without --tokens"):

@@ -144,6 +144,9 @@ def test_only_what_is_below_the_root_is_loaded(tmp_path):
     root = tmp_path / "root"
     (root / "photos").mkdir(parents=True)
     (root / "link").symlink_to(tmp_path / "other")
+    (root / "circle").symlink_to(root / "circle")
+    (root / "dangling").symlink_to(root / "nowhere")
+    (root / "file").write_bytes(b"")
     with serving(tmp_path, tmp_path / "photos") as stubs:
         code, message = refusal(stubs.admin.LoadIndex, admin.LoadIndexRequest(folder="photos"))
         assert (code, "without --admin-root" in message) == ("PERMISSION_DENIED", True)
@@ -155,11 +158,39 @@ def test_only_what_is_below_the_root_is_loaded(tmp_path):
             ("nothing", "NOT_FOUND"),
             ("photos", "INVALID_ARGUMENT"),
             ("a\0b", "INVALID_ARGUMENT"),
+            ("circle", "NOT_FOUND"),
+            ("circle/below", "NOT_FOUND"),
+            ("dangling", "NOT_FOUND"),
+            ("file", "NOT_FOUND"),
+            ("n" * 300, "NOT_FOUND"),
+            ("n/" * 3000 + "n", "NOT_FOUND"),
         ):
             found, message = refusal(stubs.admin.LoadIndex, admin.LoadIndexRequest(folder=folder))
             assert found == code
             assert str(tmp_path) not in message
         assert stubs.names() == [("photos", "1")]
+
+
+@pytest.mark.usefixtures("often")
+def test_health_follows_indexes_that_come_and_go(tmp_path):
+    made(tmp_path / "photos")
+    names = [f"more{number}" for number in range(4)]
+    for name in names:
+        shutil.copytree(tmp_path / "photos", tmp_path / "root" / name)
+    with serving(tmp_path, tmp_path / "photos", admin_root=tmp_path / "root") as stubs:
+
+        def come_and_go(name):
+            for _ in range(3):
+                stubs.admin.LoadIndex(admin.LoadIndexRequest(folder=name))
+                stubs.admin.UnloadIndex(admin.UnloadIndexRequest(name=name))
+                with pytest.raises(grpc.RpcError) as caught:
+                    stubs.health.Check(HealthCheckRequest(service=f"index/{name}"))
+                assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            stubs.admin.LoadIndex(admin.LoadIndexRequest(folder=name))
+            return stubs.health.Check(HealthCheckRequest(service=f"index/{name}")).status
+
+        with ThreadPoolExecutor(len(names)) as pool:
+            assert list(pool.map(come_and_go, names)) == [SERVING] * len(names)
 
 
 def test_a_version_becomes_the_current_one_without_a_mixed_answer(tmp_path):

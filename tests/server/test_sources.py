@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK
 from lemmse.server.command import serve
 from lemmse.server.config import ServerConfig
 from lemmse.server.settings import options
@@ -34,6 +35,12 @@ def test_the_command_line_then_the_environment_then_the_file(file):
     assert (said["threads"], said["queue"], said["grace"]) == (2, 9, 3.0)
     assert (said["indexes"], said["exact-work"], said["device"]) == (["a", "b"], 1e9, "auto")
     assert "scheduler" not in said
+
+
+def test_defaults_that_depend_on_others_are_printed_as_comments():
+    printed = CliRunner().invoke(serve, ["a", "--print-config"]).stdout.splitlines()
+    assert f"# exact-work = {DEFAULT_EXACT_WORK:g}".replace("e+", "e") in printed
+    assert "# tokens =" in printed
 
 
 def test_folders_and_the_file_from_the_environment(file):

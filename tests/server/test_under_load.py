@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 
@@ -17,6 +18,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
+from lemmse.contract.limits import MESSAGE_BYTES
 from lemmse.index import build
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
@@ -176,6 +178,30 @@ def test_a_new_call_takes_the_place_of_the_longest_silent_one(tiny_index, monkey
         assert streams[1].close() == []
 
 
+def test_calls_that_wait_for_messages_are_no_more_than_the_memory_has_room_for(tiny_index, monkeypatch):
+    monkeypatch.setattr("lemmse.server.receiving._LEAST", 1)
+    room_for_four = {"memory": 4 * MESSAGE_BYTES, "max_bytes": 1 << 20}  # one of them is of other services
+    with serving(tiny_index, **room_for_four) as channel:
+        stub = ReconstructionServiceStub(channel)
+        streams = [OpenStream(stub) for _ in range(3)]
+        for stream in streams:
+            assert stream.ask().HasField("response")
+        code, message, details = refusal(stub.Reconstruct, request())
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "already waits for 3 messages" in message
+        assert details[RetryInfo].retry_delay.ToTimedelta().total_seconds() == 1
+        assert HealthStub(channel).Check(HealthCheckRequest(), timeout=10)
+        monkeypatch.setattr("lemmse.server.receiving._SILENT", 0.0)
+        assert stub.Reconstruct(request()).HasField("image")
+        ended = []
+        for stream in streams:
+            try:
+                assert stream.close() == []
+            except grpc.RpcError as error:
+                ended.append(outcome(error)[0])
+        assert ended == [grpc.StatusCode.UNAVAILABLE]
+
+
 def test_too_many_calls(larger_index):
     endless = request(y=image(900, 900))
     with serving(larger_index, calls=2) as channel:
@@ -203,6 +229,8 @@ def test_too_many_calls(larger_index):
         ({"max_work": 71 * 9 * 4}, {}, ["y"]),
         ({"max_k": 5}, {"mode": pb.MODE_TOPK, "topk": pb.TopK(k=6)}, ["k"]),
         ({"max_nprobe": 5}, {"mode": pb.MODE_TOPK, "topk": pb.TopK(nprobe=6)}, ["nprobe"]),
+        ({"max_exclude": 1}, {"exclude": ["0", "1"]}, ["exclude"]),
+        ({"max_work": 72 * 9 * 100}, {"exclude": ["0"]}, ["y"]),
     ],
 )
 def test_beyond_a_limit(tiny_index, settings, changes, fields):
@@ -217,14 +245,30 @@ def test_beyond_a_limit(tiny_index, settings, changes, fields):
 
 
 def test_at_the_limits(tiny_index):
-    settings = {"max_pixels": 100, "max_bytes": 800, "max_work": 72 * 9 * 100, "max_k": 6, "max_nprobe": 6}
+    settings = {"max_pixels": 100, "max_bytes": 800, "max_work": 72 * 9 * 104, "max_k": 6, "max_nprobe": 6}
+    settings["max_exclude"] = 1
     with serving(tiny_index, **settings) as channel:
         stub = ReconstructionServiceStub(channel)
         for asked in (
             request(y=image(10, 10), mode=pb.MODE_EXACT),
             request(mode=pb.MODE_TOPK, topk=pb.TopK(k=6, nprobe=6)),
+            request(exclude=["0"]),
         ):
             assert stub.Reconstruct(asked).HasField("image")
+
+
+def test_many_that_exclude_other_images_wait_for_each_other(tmp_path):
+    training = np.random.default_rng(0).random((5, 12, 12), np.float32)
+    np.save(tmp_path / "x.npy", training)
+    index = build([tmp_path / "x.npy"], tmp_path / "index", patch_size=3)
+    with serving(index) as channel, ThreadPoolExecutor(10) as pool:
+        stub = ReconstructionServiceStub(channel)
+        asked = [request(y=image(40, 40), exclude=[str(number % 5)]) for number in range(20)]
+        answers = list(pool.map(lambda one: stub.Reconstruct(one, timeout=60), asked))
+    for number in range(5):
+        same = {answer.image.data for answer in answers[number::5]}
+        assert len(same) == 1
+        assert {answer.diagnostics.keys for answer in answers[number::5]} == {4 * 144}
 
 
 def test_contributors_are_limited(tiny_index):

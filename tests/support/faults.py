@@ -5,7 +5,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -75,7 +75,8 @@ class Proxy:
 def reset(side: asyncio.StreamWriter) -> None:
     """Close a connection so that its other end sees a reset."""
     sock: socket.socket = side.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with suppress(OSError):  # the other end has closed it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     side.transport.abort()
 
 
@@ -83,28 +84,33 @@ def reset(side: asyncio.StreamWriter) -> None:
 def faulty_proxy(loop: asyncio.AbstractEventLoop, upstream: int, **options: Any) -> Iterator[Proxy]:
     """Yield a proxy that runs in an event loop of another thread."""
     proxy = Proxy(upstream, **options)
-    tasks: set[asyncio.Task[None]] = set()
+    running: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+    stopping = False
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        tasks.add(task)
-        try:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):  # a side is gone
             await proxy.serve(reader, writer)
-        except (OSError, asyncio.CancelledError):  # a side is gone, or the test is over
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if stopping:
             reset(writer)
-        finally:
-            tasks.discard(task)
+            return
+        task = loop.create_task(serve(reader, writer))
+        running[task] = writer
+        task.add_done_callback(lambda task: reset(running.pop(task)))
 
     async def start() -> asyncio.Server:
         return await asyncio.start_server(accept, "127.0.0.1", 0)
 
     async def stop() -> None:
+        nonlocal stopping
+        stopping = True
         server.close()
-        running = list(tasks)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await server.wait_closed()
+        await asyncio.sleep(0)  # what has been aborted is closed
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result()
     proxy.port = server.sockets[0].getsockname()[1]

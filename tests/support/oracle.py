@@ -13,21 +13,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Oracle:
-    image: np.ndarray  # (H, W, C)
+    image: np.ndarray  # (H, W, C), or (D, H, W, C) of a volume, and so on
     variance: np.ndarray  # (H, W, C)
     ess: np.ndarray  # (H, W)
     log_density: np.ndarray  # (H, W)
     weights: np.ndarray  # (H, W, M), adding up to 1
-    ids: list[tuple[int, int, int]]  # image, row, column of each of the M
+    ids: list[tuple[int, ...]]  # image, row, column of each of the M; or volume, plane, row, column
 
     @classmethod
     def empty(cls, shape, ids):
         return cls(
             image=np.empty(shape),
             variance=np.empty(shape),
-            ess=np.empty(shape[:2]),
-            log_density=np.empty(shape[:2]),
-            weights=np.zeros((*shape[:2], len(ids))),
+            ess=np.empty(shape[:-1]),
+            log_density=np.empty(shape[:-1]),
+            weights=np.zeros((*shape[:-1], len(ids))),
             ids=ids,
         )
 
@@ -67,11 +67,16 @@ def log_weights(u, keys, precision):
     return relative.astype(float), float(-0.5 * (precision * (u - keys[0]) ** 2).sum())
 
 
-def oracle(training, y, sigma, p) -> Oracle:
-    """Reconstruct y (H, W, C) from training images, each (H_k, W_k, C)."""
+def oracle(training, y, sigma, p, stride=1) -> Oracle:
+    """Reconstruct y (H, W, C) from training images, each (H_k, W_k, C): every stride-th row and column."""
     training = [np.asarray(x, np.float64) for x in training]
     y = np.asarray(y, np.float64)
-    ids = [(k, i, j) for k, x in enumerate(training) for i in range(x.shape[0]) for j in range(x.shape[1])]
+    ids = [
+        (k, i, j)
+        for k, x in enumerate(training)
+        for i in range(0, x.shape[0], stride)
+        for j in range(0, x.shape[1], stride)
+    ]
     keys = np.array([patch(training[k], i, j, p) for k, i, j in ids])
     targets = np.array([training[k][i, j] for k, i, j in ids])
 

@@ -51,8 +51,11 @@ def convolution_matrix(kernel, shape):
     return matrix
 
 
-def problem_oracle(training, y, sigma, p, a, b, boundary="circular") -> Oracle:
-    """Reconstruct y (H, W, C) from training images of the same size, for dense A and B."""
+def problem_oracle(training, y, sigma, p, a, b, boundary="circular", stride=1) -> Oracle:
+    """Reconstruct y (H, W, C) from training images of the same size, for dense A and B.
+
+    Of the training patches, only those in every stride-th of the rows and columns count.
+    """
     shape = y.shape
     height, width, _ = shape
     positions = [(i, j) for i in range(height) for j in range(width)]
@@ -63,6 +66,11 @@ def problem_oracle(training, y, sigma, p, a, b, boundary="circular") -> Oracle:
         boundary != "valid"
         or (i - p // 2 >= 0 and j - p // 2 >= 0 and i - p // 2 + p <= height and j - p // 2 + p <= width)
         for i, j in positions
+    ]
+    first = p // 2 if boundary == "valid" else 0
+    inside = [
+        yes and (i - first) % stride == (j - first) % stride == 0
+        for yes, (i, j) in zip(inside, positions, strict=True)
     ]
     noise = []
     for r in rows:

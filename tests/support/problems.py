@@ -58,6 +58,7 @@ class Problem:
     decibels: float = 80
     steps: int = 255
     """Steps of the training images from 0 to 1; 0 if they are floating-point numbers."""
+    stride: int = 1
 
     @cached_property
     def training(self) -> list[np.ndarray]:
@@ -94,7 +95,8 @@ class Problem:
         known = self.__dict__.setdefault("_known", {})
         if sigma not in known:
             y = self.measurement(sigma)
-            known[sigma] = problem_oracle(self.training, y, sigma, P, self.a, self.b, self.boundary)
+            where = {"boundary": self.boundary, "stride": self.stride}
+            known[sigma] = problem_oracle(self.training, y, sigma, P, self.a, self.b, **where)
         return known[sigma]
 
     def build(self, folder: Path) -> Index:
@@ -113,6 +115,7 @@ class Problem:
             physics=physics,
             pre_inverse=self.pre_inverse,
             boundary=self.boundary,
+            stride=self.stride,
         )
         (folder / "operator.npy").unlink(missing_ok=True)  # an index needs no other file
         return open_index(built)

@@ -11,10 +11,10 @@ import numpy as np
 from tests.support.oracle import Oracle, patch
 
 
-def patch_posteriors(training, y, s, p, bandwidth, mixture=None, gaussian_share=0.0):
+def patch_posteriors(training, y, s, p, bandwidth, mixture=None, gaussian_share=0.0, stride=1):
     """Mean and variance of every patch of y (H, W, C), by position; s (H, W, C) is inf where y is unseen."""
     basis = np.eye(p * p * y.shape[2])
-    parts = prior(training, p, bandwidth, mixture, gaussian_share, basis)
+    parts = prior(training, p, bandwidth, mixture, gaussian_share, basis, stride)
     return {
         (i, j): posterior(patch(y, i, j, p), patch(s, i, j, p), parts)
         for i in range(y.shape[0])
@@ -22,7 +22,7 @@ def patch_posteriors(training, y, s, p, bandwidth, mixture=None, gaussian_share=
     }
 
 
-def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_share=0.0):
+def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_share=0.0, stride=1):
     """The same where a training patch stands for all its levels of brightness, in each channel.
 
     In an orthonormal basis of C constants and what is left, the constants have a flat prior, so that the
@@ -31,7 +31,7 @@ def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_s
     channels = y.shape[2]
     constants = np.tile(np.eye(channels), (p * p, 1)) / p  # (P, C), unit columns
     rest = np.linalg.svd(constants, full_matrices=True)[0][:, channels:]  # (P, P − C)
-    parts = prior(training, p, bandwidth, mixture, gaussian_share, rest)
+    parts = prior(training, p, bandwidth, mixture, gaussian_share, rest, stride)
     posteriors = {}
     for i in range(y.shape[0]):
         for j in range(y.shape[1]):
@@ -43,7 +43,7 @@ def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_s
     return posteriors
 
 
-def prior(training, p, bandwidth, mixture, gaussian_share, basis):
+def prior(training, p, bandwidth, mixture, gaussian_share, basis, stride=1):
     """The prior in an orthonormal basis (P, D): log weight, means (n, D), covariance (D, D) of its parts."""
     wide = bandwidth**2 * np.eye(basis.shape[1])
     parts = []
@@ -52,8 +52,8 @@ def prior(training, p, bandwidth, mixture, gaussian_share, basis):
             [
                 basis.T @ patch(np.asarray(x, np.float64), i, j, p)
                 for x in training
-                for i in range(x.shape[0])
-                for j in range(x.shape[1])
+                for i in range(0, x.shape[0], stride)
+                for j in range(0, x.shape[1], stride)
             ]
         )
         parts.append((np.log1p(-gaussian_share) - np.log(len(keys)), keys, wide))
@@ -101,13 +101,14 @@ def quality_oracle(
     mixture=None,
     gaussian_share=0.0,
     equivariance="none",
+    stride=1,
 ) -> Oracle:
     """Reconstruct y (H, W, C) from training images with noise of standard deviation s (H, W, C)."""
     height, width, channels = y.shape
     if equivariance == "offset":
-        posteriors = offset_posteriors(training, y, s.flat[0], p, bandwidth, mixture, gaussian_share)
+        posteriors = offset_posteriors(training, y, s.flat[0], p, bandwidth, mixture, gaussian_share, stride)
     else:
-        posteriors = patch_posteriors(training, y, s, p, bandwidth, mixture, gaussian_share)
+        posteriors = patch_posteriors(training, y, s, p, bandwidth, mixture, gaussian_share, stride)
     told = {pixel: [] for pixel in posteriors}  # what patches say of a pixel: mean, variance, ess, density
     half = p // 2
     for (i, j), of_patch in posteriors.items():

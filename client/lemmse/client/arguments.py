@@ -1,11 +1,13 @@
 """Validation of the arguments of a call that are not options."""
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 from lemmse.contract.errors import InvalidArgument
 
-__all__ = ["as_name", "as_timeout"]
+__all__ = ["as_name", "as_timeout", "time_left"]
 
 _FOREVER = 1e9
 """Largest timeout in seconds, 30 years; gRPC cannot represent much longer ones."""
@@ -29,3 +31,11 @@ def as_timeout(timeout: Any) -> float | None:
     if math.isnan(seconds):
         raise InvalidArgument.of("timeout", "expected a number of seconds, got nan")
     return seconds if seconds <= _FOREVER else None
+
+
+def time_left(timeout: float | None) -> Callable[[], float | None]:
+    """Return a function that returns what is left of a timeout, in seconds."""
+    if timeout is None:
+        return lambda: None
+    end = time.monotonic() + timeout
+    return lambda: end - time.monotonic()

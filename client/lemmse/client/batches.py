@@ -1,10 +1,12 @@
 """The images of a batch as messages of a ReconstructStream call, and their answers. Nothing here connects."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from google.rpc.status_pb2 import Status
 
+from lemmse.client.attempts import Attempts
 from lemmse.contract.address import Address
 from lemmse.contract.chunks import Incoming, split
 from lemmse.contract.errors import InvalidArgument, LemmseError, MalformedMessage, Retryable, Unavailable
@@ -16,11 +18,11 @@ from lemmse.contract.status import from_status
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.tensor_pb2 import TensorChunk
 
-__all__ = ["IN_FLIGHT", "Answer", "Item", "as_item", "ended", "parts", "surplus"]
+__all__ = ["Answer", "Item", "Lane", "as_item", "ended", "freest", "parts", "surplus"]
 
-IN_FLIGHT = 3
-"""Number of images that are read before the answer to the first of them: one is being sent, one computed and
-one returned."""
+_IN_FLIGHT = 3
+"""Number of images that are sent to a server before the answer to the first of them: one is being sent, one
+computed and one returned."""
 
 
 class Item(NamedTuple):
@@ -42,6 +44,69 @@ def parts(item: Item, index: str, options: Options) -> Iterator[pb.ReconstructSt
             yield pb.ReconstructStreamRequest(item=item.number, chunk=part)
         else:
             yield pb.ReconstructStreamRequest(item=item.number, request=part)
+
+
+class _Stream(Protocol):
+    def send(self, *items: Item | InvalidArgument) -> None: ...
+
+    def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=_Stream)
+
+
+class Lane(Generic[S]):
+    """The images of a batch that one server is asked for: a stream, or one after another if they fail.
+
+    Parameters
+    ----------
+    open : callable
+        Opens a stream for some attempts.
+    attempts : Attempts
+        The attempts, of which each stream is one.
+    """
+
+    def __init__(self, open: Callable[[Attempts], S], attempts: Attempts) -> None:
+        self._open = open
+        self._stream: S | None = None
+        self.attempts = attempts
+        self.unanswered: deque[Item | InvalidArgument] = deque()
+        """The images that are sent and not answered, in order."""
+
+    @property
+    def stream(self) -> S:
+        """The stream, which is opened if there is none, and sent what is not answered."""
+        if self._stream is None:
+            self._stream = self._open(self.attempts)
+            self._stream.send(*self.unanswered)
+        return self._stream
+
+    @property
+    def used(self) -> bool:
+        """Whether the stream is open."""
+        return self._stream is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether no further image should be sent before one is answered."""
+        return len(self.unanswered) >= _IN_FLIGHT
+
+    def send(self, item: Item | InvalidArgument) -> None:
+        """Send an item, without waiting."""
+        stream = self.stream
+        self.unanswered.append(item)
+        stream.send(item)
+
+    def close(self) -> None:
+        """Cancel the stream; the next use opens another."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def freest(lanes: Sequence[Lane[S]]) -> Lane[S]:
+    """Return the lane with the fewest images."""
+    return min(lanes, key=lambda lane: len(lane.unanswered))
 
 
 class Answer:

@@ -11,6 +11,7 @@ from lemmse.client.attempts import Attempts, Contact
 from lemmse.client.targets import Servers
 from lemmse.contract.address import Address
 from lemmse.contract.limits import MESSAGE_BYTES
+from lemmse.v1.admin_pb2_grpc import AdminServiceStub
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 
@@ -49,6 +50,8 @@ class Server(NamedTuple, Generic[R, I]):
     address: Address
     reconstruction: R
     indexes: I
+    admin: Any
+    """The stub of AdminService."""
 
 
 class Channels(Generic[R, I]):
@@ -67,12 +70,21 @@ class Channels(Generic[R, I]):
         self.channels = [_open(library, servers, address, several) for address in servers.addresses]
         """One for each address; the first call makes its connection."""
         stubs: list[Server[Any, Any]] = [
-            Server(address, ReconstructionServiceStub(channel), IndexServiceStub(channel))
+            Server(
+                address,
+                ReconstructionServiceStub(channel),
+                IndexServiceStub(channel),
+                AdminServiceStub(channel),
+            )
             for address, channel in zip(servers.addresses, self.channels, strict=True)
         ]
         self._turns = cycle(random.sample(stubs, len(stubs)))
         self._contact = Contact(len(stubs))
         self._metadata = (("authorization", f"Bearer {servers.token}"),) if servers.token else ()
+
+    def __len__(self) -> int:
+        """Return the number of servers."""
+        return len(self.channels)
 
     def next(self) -> Server[R, I]:
         """Return the server whose turn it is."""

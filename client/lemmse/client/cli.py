@@ -38,6 +38,8 @@ _COMMANDS = {
     "estimate-noise": _Lazy(
         "lemmse.client.estimate_noise:estimate_noise", "Estimate the noise in image files."
     ),
+    "explain": _Lazy("lemmse.client.explain:explain", "Name the training patches that make a pixel."),
+    "explore": _Lazy("lemmse.explorer.command:explore", "Try indexes on a page in the browser."),
     "health": _Lazy("lemmse.client.health:health", "Ask servers whether they can answer."),
     "inspect": _Lazy("lemmse.builder.inspect:inspect", "Describe an index, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),

@@ -37,6 +37,8 @@ def crop(
 ) -> tuple[Measurement, ExplainOptions]:
     """Return the part of a measurement that the patch at the pixel covers, and the options for this crop.
 
+    It has the planes of the patch, too, if the pixel is in a volume.
+
     Beyond its border, the crop is continued in the same way as the image.
     """
     if index.pre_inverse != "identity":
@@ -45,14 +47,15 @@ def crop(
             f"expected at most {INLINE_BYTES} bytes, since pre-inverse {index.pre_inverse} needs all of it, "
             f"got {measurement.nbytes}; explain it where the index is",
         )
-    reach = index.patch_size // 2
+    options.require_axes(2 if index.patch_depth == 1 else 3)
+    reaches = (index.patch_depth // 2, index.patch_size // 2, index.patch_size // 2)[-len(options.pixel) :]
     spans: list[NDArray[np.int64]] = []
     pixel: list[int] = []
-    for centre, length in zip(options.pixel, measurement.y.shape, strict=False):
+    for centre, length, reach in zip(options.pixel, measurement.y.shape, reaches, strict=False):
         span = np.arange(centre - reach, centre + reach + 1)
         if index.boundary != "circular":
             # Mirrored pixels are no farther from the edge than the patch extends, so the crop contains them.
             span = span[(span >= 0) & (span < length)]
         spans.append(span % length)
         pixel.append(centre - int(span[0]))
-    return measurement.crop(*spans), replace(options, pixel=(pixel[0], pixel[1]))
+    return measurement.crop(*spans), replace(options, pixel=tuple(pixel))

@@ -86,6 +86,7 @@ def demo(out: Path, sigma: float, size: int) -> None:
     _print_table(clean, noisy, runs)
     _draw(out / "demo.png", clean, noisy, runs[0].result, sigma)
     click.echo(f"panel     {out / 'demo.png'}")
+    click.echo(f"try more  lemmse explore --index {index}")
 
 
 def _load_photograph(size: int) -> NDArray[np.float32]:

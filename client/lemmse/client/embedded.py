@@ -55,6 +55,9 @@ class EmbeddedClient(Client):
         self._require_open()
         return partial(EmbeddedClient, scheduler=self._scheduler), tuple(self._folders)
 
+    def __repr__(self) -> str:
+        return f"<EmbeddedClient {','.join(self._folders)}>"
+
     def _close(self) -> None:
         self._registry.close()
         del self._registry

@@ -14,8 +14,8 @@ from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.interface import Client
 from lemmse.client.reconstruct import as_axes, as_mask, as_range, nan_flag, noise_flag, require_one_target
-from lemmse.client.running import Reading, read_plane, with_channels
 from lemmse.client.server_flags import server_flags
+from lemmse.client.work import Reading, read_plane, with_channels
 from lemmse.contract.errors import LemmseError
 from lemmse.contract.results import NoiseEstimate
 from lemmse.index.files import open_stack

@@ -8,9 +8,12 @@ from lemmse.contract.errors import FailedPrecondition
 __all__ = ["required"]
 
 _EXTRAS = {
+    "dask": "dask",
     "faiss": "server",
     "grpc_reflection": "server",
+    "h5py": "hdf5",
     "matplotlib": "demo",
+    "nicegui": "explore",
     "numba": "server",
     "numcodecs": "server",
     "opentelemetry": "tracing",
@@ -19,6 +22,7 @@ _EXTRAS = {
     "threadpoolctl": "server",
     "tomli_w": "server",
     "torch": "server",
+    "uvicorn": "explore",
     "zarr": "server",
 }
 

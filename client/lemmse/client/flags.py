@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import click
 
-from lemmse.contract.options import OPTIONS, Count, Kind, Names, Number, OneOf, Option
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.options import OPTIONS, Count, ImageNames, Kind, Names, Number, OneOf, Option
 
 __all__ = ["option_flags"]
 
@@ -22,6 +23,7 @@ def option_flags(command: F) -> F:
             type=_type(option.kind),
             callback=_callback(option),
             default=None if isinstance(option.kind, Names) else option.default,
+            multiple=isinstance(option.kind, ImageNames),
             show_default=isinstance(option.kind, OneOf) and option.default is not None,
             metavar=option.metavar,
             help=option.help,
@@ -56,6 +58,15 @@ def _callback(option: Option) -> Callable[[click.Context, click.Parameter, Any],
                 return given
 
             return split
+        case ImageNames() as kind:
+
+            def check(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+                try:
+                    return kind.check(option.name, value)
+                except InvalidArgument as error:
+                    raise click.BadParameter(error.expected, ctx, param) from error
+
+            return check
         case Number():
             return _not_nan
     return None

@@ -1,13 +1,15 @@
 """The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import ArrayLike
 
-from lemmse.client.arguments import as_name, as_timeout
+from lemmse.client.arguments import as_name, as_timeout, time_left
+from lemmse.client.mosaic import Mosaic, is_large, settled
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
 from lemmse.contract.measurement import (
     AUTO,
@@ -22,7 +24,10 @@ from lemmse.contract.measurement import (
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
-__all__ = ["Client", "Closable"]
+if TYPE_CHECKING:
+    from lemmse.client.admin import Admin
+
+__all__ = ["Client", "Closable", "without_server"]
 
 
 class Closable:
@@ -86,19 +91,30 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
+        out: Any = None,
+        progress: Callable[[int, int], None] | None = None,
         timeout: float | None = None,
     ) -> Result:
         """Return the reconstruction of an image of any size: the posterior mean at every pixel.
 
+        An image of more than 2²² pixels is reconstructed tile by tile, each with as much of its surroundings
+        as its pixels depend on, and only the tiles at work are in memory. This holds for y, sigma, mask and
+        out: each may be any array with a shape and an element type that takes slices, such as those of Zarr,
+        Dask and `numpy.memmap`. Tiles are whole chunks where chunks have a usual size. Volumes are not
+        divided: `out` and `progress` are for images.
+
         Parameters
         ----------
         y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measurement. Pixels that a masked array of NumPy masks were not observed.
+            The measurement. Pixels that a masked array of NumPy masks were not observed. For an index of
+            volumes (`IndexInfo.patch_depth` > 1), a volume (D, H, W) or (D, H, W, C).
         sigma : float, array or "auto"
-            Noise standard deviation, in intensities of [0, 1], > 0: one number, a map (H, W) or (H, W, C), or
-            "auto". Then it is estimated, one for the image or one for each channel; this needs an index of
-            physics identity and pre-inverse identity, and an image of at least the size of a patch. Of
-            Poisson-Gaussian noise it is that in the dark, >= 0: a number or "auto".
+            Noise standard deviation, in intensities of [0, 1], > 0: one number, a map (H, W) or (H, W, C),
+            for a volume (D, H, W) or (D, H, W, C), or "auto". Then it is estimated, one for the image or one
+            for each channel; this needs an index of images, of physics identity and pre-inverse identity, and
+            an image of at least the size of a patch. Of Poisson-Gaussian noise it is that in the dark, >= 0:
+            a number or "auto".
         noise : str
             "gaussian", or "poisson-gaussian" for variance gain · x + sigma² at intensity x, as of counts of
             photons. The answer is that for the noise map at its own reconstruction; it takes several
@@ -107,7 +123,7 @@ class Client(Closable, ABC):
             Gain of Poisson-Gaussian noise, > 0, in intensities: of a camera, the numbers for a photoelectron
             over those from black to white. "auto" estimates it, as sigma.
         mask : array, optional
-            Mask of shape (H, W) or (H, W, C), 0 or False where y was not observed. The values of y there are
+            Mask of the same shapes, 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
             identity and equivariance none.
         nan : str
@@ -135,7 +151,8 @@ class Client(Closable, ABC):
         budget : int, optional
             Largest number of keys that hybrid sums for a patch, >= 1; by default there is no limit.
         maps : collection of str
-            Maps to return with the image: "variance", "ess", "log_density", "error". Mode topk has no error.
+            Maps to return with the image: "variance", "ess", "log_density", "error", "source". Mode topk has
+            no error.
         error : str
             Kind of the map error: it bounds |image − exact| for 95 % of the pixels ("estimated") or for all
             ("certified").
@@ -154,19 +171,35 @@ class Client(Closable, ABC):
             "paper" is the formula of the reference: aggregate centre, bandwidth 0, Gaussian share 0. "best"
             is the combination of these three that calibration found best at this noise level on held-out
             training images.
+        exclude : collection of str or int
+            Training images to leave out, as if they were not in the index: names of sources, as in
+            `Contributor.source`, or numbers. A name stands for all images of that source, also without the
+            place in brackets: "faces.npy" for "faces.npy[0]" and all others of that file. The mixture of
+            Gaussians and the calibration stay those of the index.
+        out : array or mapping of str to array, optional
+            Where to write the image, or image and maps by name: arrays of the shapes of the results that take
+            assignments to slices. Integers are rounded and clipped. By default new arrays are made.
+        progress : callable, optional
+            Called as `progress(done, total)`, in pixels, as an image in tiles advances.
         timeout : float, optional
             Seconds to wait for the answer.
 
         Returns
         -------
         Result
-            The image and the maps, float32, in the shape and range of y, and diagnostics, among them the
-            estimated sigma and the PSNR to expect.
+            The image and the maps, float32 or what `out` gives, in the shape and range of y, and diagnostics,
+            among them the estimated sigma and the PSNR to expect.
 
         Raises
         ------
         LemmseError
             The image cannot be reconstructed; the class of the error gives the reason.
+
+        Examples
+        --------
+        >>> def denoise(client, scan):  # a Zarr array of 20 000 × 20 000
+        ...     image = zarr.create_array("clean.zarr", shape=scan.shape, chunks=scan.chunks, dtype="float32")
+        ...     client.reconstruct(scan, sigma=0.1, out=image)
 
         References
         ----------
@@ -174,6 +207,20 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
+        if out is not None or progress is not None or is_large(y):
+            mosaic = Mosaic(
+                y,
+                sigma=sigma,
+                noise=noise,
+                gain=gain,
+                mask=mask,
+                nan=nan,
+                range=range,
+                maps=options.maps,
+                out=out,
+                progress=progress,
+            )
+            return self.assemble(as_name(index), mosaic, options, as_timeout(timeout))
         measurement = Measurement.checked(
             y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
         )
@@ -202,6 +249,7 @@ class Client(Closable, ABC):
         bandwidth: float | None = None,
         gaussian_share: float | None = None,
         quality: str = "paper",
+        exclude: Collection[str | int] = (),
         timeout: float | None = None,
     ) -> Generator[Result | LemmseError, None, None]:
         """Yield the reconstructions of images, lazily and in order.
@@ -215,10 +263,11 @@ class Client(Closable, ABC):
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
         sigma, gain, mask
-            As in `reconstruct`. A number, "auto", None or an array with two or three axes applies to all; a
+            As in `reconstruct`. A number, "auto", None or an array with two or more axes applies to all; a
             list, an array with one axis or any other iterable has one value for each image, in order.
-        noise, nan, range, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error, aggregate,
-        bandwidth, gaussian_share, quality
+        noise, nan, range, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error
+            As in `reconstruct`, for all images.
+        aggregate, bandwidth, gaussian_share, quality, exclude
             As in `reconstruct`, for all images.
         timeout : float, optional
             Timeout in seconds for the whole batch.
@@ -259,8 +308,10 @@ class Client(Closable, ABC):
         mask: Mask = None,
         nan: str = "error",
         range: Range = None,
-        pixel: tuple[int, int],
+        pixel: Sequence[int],
         top: int = 16,
+        context: int | None = None,
+        exclude: Collection[str | int] = (),
         index: str | None = None,
         timeout: float | None = None,
     ) -> list[Contributor]:
@@ -268,12 +319,16 @@ class Client(Closable, ABC):
 
         Parameters
         ----------
-        y, sigma, noise, gain, mask, nan, range, index, timeout
+        y, sigma, noise, gain, mask, nan, range, exclude, index, timeout
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of patches to return, 1 to 4096.
+        context : int, optional
+            Return with each patch also its pixels and so many pixels around it on each side, >= 0, as
+            `Contributor.crop`; those of all patches must fit into a message of 4 MiB. By default there are
+            none.
 
         Returns
         -------
@@ -284,7 +339,9 @@ class Client(Closable, ABC):
         measurement = Measurement.checked(
             y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
         )
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude
+        )
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
     def estimate_noise(
@@ -349,6 +406,30 @@ class Client(Closable, ABC):
         self._require_open()
         return self._get_index(as_name(name), as_timeout(timeout))
 
+    def assemble(self, index: str, mosaic: Mosaic, options: Options, timeout: float | None) -> Result:
+        """Return the reconstruction of an image that is divided into tiles."""
+        left = time_left(timeout)
+        if (sample := mosaic.sample) is not None:
+            mosaic.settle(self._estimate_noise(index, sample, left()))
+        if options.quality == "best":
+            index, options = settled(self._reconstruct(index, mosaic.probe, options, left()), options)
+        mosaic.begin(self._get_index(index, left()), options)
+        with closing(self._reconstruct_many(index, mosaic.measurements(), options, left())) as outcomes:
+            for outcome in outcomes:
+                mosaic.take(outcome)
+        return mosaic.result()
+
+    @property
+    def admin(self) -> "Admin":
+        """Changes of the indexes of the server.
+
+        Raises
+        ------
+        FailedPrecondition
+            The client has index folders, or several servers: each has indexes of its own.
+        """
+        raise without_server("admin")
+
     @abstractmethod
     def _close(self) -> None: ...
 
@@ -381,3 +462,8 @@ class Client(Closable, ABC):
 
     @abstractmethod
     def _get_index(self, name: str, timeout: float | None) -> IndexInfo: ...
+
+
+def without_server(what: str) -> FailedPrecondition:
+    """Return the error for what only the client of a server has."""
+    return FailedPrecondition(f"{what}: expected a client of a server; this one has index folders")

@@ -1,20 +1,39 @@
 """The journal of a batch of files: what is finished, so that a stopped batch goes on where it was.
 
 A journal is a text file of JSON lines. The first has the settings of the batch; each other names an input and
-its outputs, once before they get their names, and once after, with size and time of change of the input. A
-line that was cut short by a crash counts as not written.
+its outputs, once before they get their names, and once after, with size and time of change of the input. For
+large images there are lines before these: one with the temporary files, and one for each tile that is stored
+in them. A line that was cut short by a crash counts as not written.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lemmse.client.jobs import Job
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.results import Diagnostics
 
 __all__ = ["Journal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A large image of which tiles are stored."""
+
+    state: list[int] | None
+    """Size and time of change of the input."""
+    temporaries: dict[str, Path]
+    """The temporary files of the outputs, by name."""
+    tiles: dict[int, dict[int, Diagnostics]] = field(default_factory=dict)
+    """How the tiles that are stored were computed, by the number of the plane and their own."""
+
+    def fits(self, job: Job) -> bool:
+        """Return whether the input is as it was, and the temporary files are there."""
+        return self.state == _state(job.source) and all(path.exists() for path in self.temporaries.values())
 
 
 class Journal:
@@ -42,7 +61,9 @@ class Journal:
         try:
             lines = [json.loads(line) for line in content[: self._length].splitlines()]
             self._settings: Any = lines[0]["settings"] if lines else None
-            self._entries = [(line["input"], line["state"], line["outputs"]) for line in lines[1:]]
+            finished = [line for line in lines[1:] if "outputs" in line]
+            self._entries = [(line["input"], line["state"], line["outputs"]) for line in finished]
+            self._begun = _begun(line for line in lines[1:] if "outputs" not in line)
         except (ValueError, LookupError, TypeError) as error:
             raise InvalidArgument.of("--journal", f"expected a journal or no file, got {path}") from error
 
@@ -62,6 +83,19 @@ class Journal:
     def outputs(self) -> set[Path]:
         """Return the outputs that the batch has written, or was about to write."""
         return {Path(path) for _, _, (image, maps) in self._entries for path in (image, *maps.values())}
+
+    def begun(self, job: Job) -> Begun | None:
+        """Return the part of a large image that was stored, if any was."""
+        return self._begun.get(_key(job))
+
+    def begin_tiles(self, job: Job, temporaries: Mapping[str, Path]) -> None:
+        """Note the temporary files of the outputs of a large image, by name."""
+        paths = {name: str(path) for name, path in temporaries.items()}
+        self._append({"begun": _key(job), "state": _state(job.source), "temporaries": paths})
+
+    def add_tile(self, job: Job, plane: int, number: int, diagnostics: Diagnostics) -> None:
+        """Note that a tile of a plane of a large image is stored in the temporary files."""
+        self._append({"tile_of": _key(job), "tile": [plane, number], "diagnostics": asdict(diagnostics)})
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Start to write; the settings must be those of the part that is finished.
@@ -93,6 +127,25 @@ class Journal:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _key(job: Job) -> str:
+    """Return what names a job in the lines of its tiles: its input and its image."""
+    return json.dumps([str(job.source), str(job.image)])
+
+
+def _begun(lines: Iterable[Mapping[str, Any]]) -> dict[str, Begun]:
+    """Return the large images that were begun, by the key of their job."""
+    begun: dict[str, Begun] = {}
+    for line in lines:
+        if "begun" in line:
+            temporaries = {name: Path(path) for name, path in line["temporaries"].items()}
+            begun[line["begun"]] = Begun(line["state"], temporaries)
+        else:
+            plane, number = line["tile"]
+            tiles = begun[line["tile_of"]].tiles.setdefault(plane, {})
+            tiles[number] = Diagnostics(**line["diagnostics"])
+    return begun
 
 
 def _state(path: Path) -> list[int] | None:

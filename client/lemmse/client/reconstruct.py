@@ -5,9 +5,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,21 @@ from numpy.typing import NDArray
 
 from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
+from lemmse.client.file_flags import as_axes, as_range
 from lemmse.client.flags import option_flags
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job, check_writable, plan
 from lemmse.client.journal import Journal
 from lemmse.client.progress import report_progress
 from lemmse.client.reports import failure, write_report
-from lemmse.client.running import Done, Reading, run
+from lemmse.client.running import run
 from lemmse.client.server_flags import server_flags
-from lemmse.contract.errors import LemmseError
+from lemmse.client.slabs import Slabs
+from lemmse.client.work import Done, Reading
+from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import AUTO, GAUSSIAN, NAN, NOISES, POISSON_GAUSSIAN
 from lemmse.contract.results import Diagnostics, IndexInfo
-from lemmse.index.files import read_map, read_mask
+from lemmse.index.files import Plane, read_map, read_mask
 
 __all__ = [
     "as_axes",
@@ -74,7 +76,7 @@ def _as_gain(ctx: click.Context, param: click.Parameter, value: str) -> str | fl
     return number
 
 
-def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | float | NDArray[np.float32]:
+def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | float | NDArray[Any] | Plane:
     """Return sigma as "auto", a positive number, or the map in a file."""
     if value == AUTO:
         return AUTO
@@ -88,7 +90,7 @@ def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | f
     return number
 
 
-def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[np.float32]:
+def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> NDArray[Any] | Plane:
     try:
         return read_map(path)
     except LemmseError as error:
@@ -97,37 +99,12 @@ def _read_sigma_map(ctx: click.Context, param: click.Parameter, path: Path) -> N
         ) from error
 
 
-def as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | None:
+def as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> NDArray[Any] | Plane | None:
     """Return the mask in a file, or None if no file is given."""
     try:
         return None if value is None else read_mask(value)
     except LemmseError as error:
         raise click.BadParameter(f"{value}: {error}", ctx, param) from error
-
-
-def as_range(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
-    """Return the two numbers of LOW,HIGH, or None if none are given."""
-    if value is None:
-        return None
-    try:
-        low, high = map(float, value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"expected LOW,HIGH, such as 0,4095, got {value!r}", ctx, param) from error
-    if not -math.inf < low < high < math.inf:
-        raise click.BadParameter(f"expected finite LOW < HIGH, got {value}", ctx, param)
-    return low, high
-
-
-def as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return the letters of axes, or None if none are given."""
-    if value is None:
-        return None
-    axes = value.upper()
-    if not set(axes) <= set("TCZYXS") or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
-        raise click.BadParameter(
-            f"expected Y, X and others of T, C, Z, S, once each, got {value}", ctx, param
-        )
-    return axes
 
 
 @click.command
@@ -181,7 +158,8 @@ def as_axes(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     metavar="LETTERS",
     callback=as_axes,
     help="Axes of the inputs, such as TZCYX, instead of those that the files state: planes YX are "
-    "reconstructed one by one, S are the channels of a pixel.",
+    "reconstructed one by one, or together in Z (without Z, in T) if the patches of the index have several "
+    "planes; S are the channels of a pixel.",
 )
 @click.option(
     "--range",
@@ -262,7 +240,8 @@ def reconstruct(
     for note in planned.notes:
         report(note, "note")
     known = 1.0 if isinstance(options["sigma"], str) else options["sigma"]
-    if (sigma := float(np.mean(known))) > 1:
+    largest = max(float(np.max(part)) for part in _parts(known))
+    if (sigma := min(float(np.mean(part)) for part in _parts(known))) > 1:
         report(
             f"--sigma is in intensities of [0, 1], and {sigma:.6g} drowns an image; {sigma:.6g} of 255 is "
             f"{sigma / 255:.6g}",
@@ -270,7 +249,7 @@ def reconstruct(
         )
     if options["noise"] == POISSON_GAUSSIAN:
         gain = 1.0 if isinstance(options["gain"], str) else options["gain"]
-        known = np.hypot(known, math.sqrt(gain))  # at white
+        largest = math.hypot(largest, math.sqrt(gain))  # at white
     targets = (server,) if server is not None else folders
     outcomes: list[tuple[Job, Done | Exception]] = []
     try:
@@ -288,12 +267,11 @@ def reconstruct(
                 dtype=None if dtype is None else np.dtype(dtype),
                 channels=channels.pop() if len(channels) == 1 else None,
                 mask=options["mask"],
-                sigma=float(np.max(known)),
+                sigma=largest,
+                slabs=_slabs(indexes, options),
             )
             progress("reconstruct", 0, len(jobs))
-            asked = options | {"index": index_name, "maps": maps, "progress": progress}
-            if journal is not None:
-                asked["begin"] = partial(journal.add, done=False)
+            asked = options | {"index": index_name, "maps": maps, "progress": progress, "journal": journal}
             for job, outcome in run(client, jobs, reading, **asked):
                 outcomes.append((job, outcome))
                 progress("reconstruct", len(outcomes), len(jobs))
@@ -330,6 +308,24 @@ def _indexes(client: Client, name: str | None, quality: str) -> list[IndexInfo]:
     return [client.get_index(name or "")]
 
 
+def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | None:
+    """Return how volumes are cut into slabs; None if the indexes are of images."""
+    depths = {index.patch_depth for index in indexes}
+    if depths <= {1}:
+        return None
+    circular = {index.boundary == "circular" for index in indexes}
+    if 1 in depths or len(circular) > 1:
+        raise InvalidArgument.of(
+            "--index-name",
+            "expected one of the indexes, since they differ in whether they are of volumes, or circular",
+        )
+    overlap = options["aggregate"] == "overlap" or (
+        options["aggregate"] is None and options["quality"] == "best"
+    )
+    reaches = (2 if overlap else 1) + (2 if options["noise"] == POISSON_GAUSSIAN else 0)  # as in Mosaic
+    return Slabs(reaches * (max(depths) // 2), circular.pop())
+
+
 def _settings(
     indexes: Sequence[IndexInfo],
     axes: str | None,
@@ -349,12 +345,21 @@ def _settings(
     }
 
 
+def _parts(value: Any) -> Iterable[Any]:
+    """Return the parts of a large map in a file; what is in memory is one part."""
+    return value.bands() if isinstance(value, Plane) else [value]
+
+
 def _digest(value: Any) -> Any:
-    """Return a value as JSON can store it; an array by its SHA-256."""
-    if isinstance(value, np.ndarray):
-        shape = f"{value.dtype} {value.shape} ".encode()
-        return hashlib.sha256(shape + np.ascontiguousarray(value).tobytes()).hexdigest()
-    return value
+    """Return a value as JSON stores it; an array by its SHA-256."""
+    if isinstance(value, tuple):
+        return list(value)
+    if not isinstance(value, np.ndarray | Plane):
+        return value
+    digest = hashlib.sha256(f"{value.dtype} {value.shape} ".encode())
+    for part in _parts(value):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:
@@ -365,17 +370,17 @@ def _description(job: Job, outcome: Done | Exception) -> dict[str, Any]:
         "input": str(job.source),
         "output": str(job.image),
         "maps": {name: str(path) for name, path in job.maps.items()},
-        "planes": len(outcome.diagnostics),
+        "planes": outcome.planes,
         **_summary(outcome.diagnostics),
     }
 
 
-def _summary(planes: Sequence[Diagnostics]) -> dict[str, Any]:
-    """Return the diagnostics of a file: of its first plane, but all seconds, and the least accuracies."""
-    summary = asdict(planes[0])
-    summary["seconds"] = sum(plane.seconds for plane in planes)
-    summary["keys_touched"] = sum(plane.keys_touched for plane in planes) / len(planes)
+def _summary(parts: Sequence[Diagnostics]) -> dict[str, Any]:
+    """Return the diagnostics of a file: of its first part, but all seconds, and the least accuracies."""
+    summary = asdict(parts[0])
+    summary["seconds"] = sum(part.seconds for part in parts)
+    summary["keys_touched"] = sum(part.keys_touched for part in parts) / len(parts)
     for name in ("expected_accuracy_db", "estimated_accuracy_db", "certified", "expected_psnr_db"):
-        known = [value for plane in planes if (value := getattr(plane, name)) is not None]
+        known = [value for part in parts if (value := getattr(part, name)) is not None]
         summary[name] = min(known, default=None)
     return summary

@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 import grpc
 
 from lemmse.client import unary
-from lemmse.client.batches import IN_FLIGHT, Item, as_item
+from lemmse.client.admin import Admin
+from lemmse.client.attempts import Attempts
+from lemmse.client.batches import Lane, as_item, freest
 from lemmse.client.channels import Channels
 from lemmse.client.crop import crop
 from lemmse.client.interface import Client
@@ -52,6 +54,13 @@ class RemoteClient(Client):
     def __repr__(self) -> str:
         return f"<RemoteClient {self._servers}>"
 
+    @property
+    def admin(self) -> Admin:
+        """Changes of the indexes of the server."""
+        self._require_open()
+        self._servers.require_one()
+        return Admin(self._ask)
+
     def _close(self) -> None:
         for channel in self._channels.channels:
             channel.close()
@@ -74,18 +83,17 @@ class RemoteClient(Client):
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
         # The batch is iterated in the caller's thread, so that its exceptions reach the caller.
-        attempts = self._channels.attempts(timeout)
+        def open(attempts: Attempts) -> Stream:
+            return Stream(self._channels.next(), index, options, attempts)
+
+        lanes = [Lane(open, self._channels.attempts(timeout)) for _ in range(len(self._channels))]
         numbers = count()
-        unanswered: deque[Item | InvalidArgument] = deque()
-        stream: Stream | None = None
+        order: deque[Lane[Stream]] = deque()  # of the images that are not answered
         broken: Exception | None = None  # an exception of the batch waits for the results before it
         try:
             while True:
                 self._require_open()
-                if stream is None:
-                    stream = Stream(self._channels.next(), index, options, attempts)
-                    stream.send(*unanswered)
-                while len(unanswered) < IN_FLIGHT and broken is None:
+                while broken is None and not (free := freest(lanes)).full:
                     try:
                         one = next(batch, None)
                     except Exception as error:
@@ -93,28 +101,31 @@ class RemoteClient(Client):
                         break
                     if one is None:
                         break
-                    unanswered.append(as_item(next(numbers), one))
-                    stream.send(unanswered[-1])
-                if not unanswered:
+                    free.send(as_item(next(numbers), one))
+                    order.append(free)
+                if not order:
                     break
+                lane = order[0]
                 try:
-                    outcome = stream.answer(unanswered[0])
+                    outcome = lane.stream.answer(lane.unanswered[0])
                 except LemmseError as error:
-                    stream.close()
-                    stream = None
+                    lane.close()
                     self._require_open()
-                    time.sleep(attempts.pause(error))
+                    time.sleep(lane.attempts.pause(error))
                 else:
-                    unanswered.popleft()
+                    order.popleft()
+                    lane.unanswered.popleft()
                     yield outcome
-            # All are answered: what happens to the connection now does not matter.
+            # All are answered: what happens to the connections now does not matter.
             with suppress(Retryable):
-                stream.finish()
+                for lane in lanes:
+                    if lane.used:
+                        lane.stream.finish()
             if broken is not None:
                 raise broken
         finally:
-            if stream is not None:
-                stream.close()
+            for lane in lanes:
+                lane.close()
 
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
@@ -126,8 +137,9 @@ class RemoteClient(Client):
                 measurement = measurement.with_noise(estimate)
             if measurement.gain is not None:
                 stated = replace(measurement, black_level=0.0, white_level=1.0)
-                answer = self._reconstruct(index, stated, Options(), timeout)
-                measurement = measurement.with_noise_at(answer.image, info.patch_size)
+                plain = Options(exclude=options.exclude)
+                answer = self._reconstruct(index, stated, plain, timeout)
+                measurement = measurement.with_noise_at(answer.image, info.patch_size, info.patch_depth)
             measurement, options = crop(measurement, options, info)
         return self._ask(unary.explain(index, measurement, options), timeout)
 
@@ -143,6 +155,7 @@ class RemoteClient(Client):
     def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
         attempts = self._channels.attempts(timeout)
         while True:
+            self._require_open()
             server = self._channels.next()
             try:
                 with rpc_errors(server.address, attempts.request_id):

@@ -15,6 +15,19 @@ from lemmse.contract.status import from_status
 
 __all__ = ["rpc_errors"]
 
+_NO_SERVER = "is a server running there?"
+_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not of an authority that is trusted; name its own by "
+    "root_certificates, or --root-certificates",
+    "Hostname Verification": "its certificate is for another name or IP address",
+    "WRONG_VERSION_NUMBER": "does the server use TLS? without it, the scheme is grpc://",
+}
+"""What to do, by what gRPC says of a connection that failed."""
+
+
+_UNSENT = "Internal error from Core"
+"""What grpc.aio says, with the code INTERNAL, of a message that it sends while the connection is lost."""
+
 
 @contextmanager
 def rpc_errors(address: Address, request_id: str) -> Iterator[None]:
@@ -45,10 +58,11 @@ def _convert(error: grpc.RpcError, address: Address, request_id: str) -> LemmseE
         converted = from_status(status)
     else:
         details = one_line(call.details() or "", "no details")
-        if call.code() is grpc.StatusCode.UNAVAILABLE:
+        if call.code() is grpc.StatusCode.UNAVAILABLE or details == _UNSENT:
             # The connection, or a proxy. Nothing tells whether the server has seen the call.
             request_id = ""
-            converted = Unavailable(f"{address}: {details}; is a server running there?", retry_after=0.0)
+            hint = next((hint for sign, hint in _HINTS.items() if sign in details), _NO_SERVER)
+            converted = Unavailable(f"{address}: {details}; {hint}", retry_after=0.0)
         else:
             converted = BY_CODE[call.code().name](f"{address}: {details}")
     converted.request_id = metadata.get(REQUEST_ID, request_id)

@@ -1,13 +1,13 @@
-"""Reconstruct files plane by plane, many at a time: an error of one file is the outcome of that file.
+"""Reconstruct files part by part, many at a time: an error of one file is the outcome of that file.
 
-Planes of all files go through one call of `reconstruct_many`, so that a client reads ahead across files. The
-outputs of a file get their names when all of its planes are written.
+A part is a plane, or a slab of a volume where the index is of volumes. Parts of all files go through one call
+of `reconstruct_many`, so that a client reads ahead across files. The outputs of a file get their names when
+all of its parts are written. Files with large planes come last: their tiles go through a call for each plane.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,167 +15,14 @@ from numpy.typing import NDArray
 
 from lemmse.client.interface import Client
 from lemmse.client.jobs import Job
+from lemmse.client.journal import Journal
+from lemmse.client.large_files import run_large
 from lemmse.client.progress import Progress
-from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.client.work import Done, Reading, Work
+from lemmse.contract.errors import LemmseError
 from lemmse.contract.lines import one_line
-from lemmse.contract.results import RESULT_MAPS, Diagnostics, Result
-from lemmse.index.files import Output, Scale, Stack, create_output, divisor_hint, open_stack
-from lemmse.index.files.outputs import check_output
 
-__all__ = ["Done", "Reading", "read_plane", "run", "with_channels"]
-
-_NOISE = 8.0
-"""Largest deviation that counts as noise, in standard deviations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How inputs are read and outputs written."""
-
-    axes: str | None
-    """Letters of the axes, or None for those that the files state."""
-    stated: tuple[float, float] | None
-    """The numbers that encode intensities 0 and 1, or None for those of the element type."""
-    dtype: np.dtype[Any] | None
-    """Element type of the outputs, or None for that of the inputs."""
-    channels: int | None
-    """Number of channels of the index, or None where indexes differ in it."""
-    mask: NDArray[Any] | None
-    """Nonzero where pixels were observed, or None for all: what other pixels hold does not matter."""
-    sigma: float
-    """Largest standard deviation that the noise may have, in intensities."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A file that was reconstructed."""
-
-    diagnostics: list[Diagnostics]
-    """How each of its planes was computed."""
-
-
-class _Work:
-    """A job at work: its opened input, and its outputs.
-
-    Parameters
-    ----------
-    job : Job
-        What to read and write.
-    reading : Reading
-        How.
-
-    Raises
-    ------
-    LemmseError
-        The input cannot be read, or the output cannot hold it.
-    """
-
-    def __init__(self, job: Job, reading: Reading) -> None:
-        self.job = job
-        self.error: Exception | None = None
-        self.sent = self.answered = 0
-        """Numbers of planes."""
-        self.sending = True
-        """Whether planes may follow."""
-        self.diagnostics: list[Diagnostics] = []
-        self._reading = reading
-        self._outputs: dict[str, Output] = {}
-        self.stack = open_stack(job.source, axes=reading.axes, stated=reading.stated)
-        try:
-            self.stack = with_channels(self.stack, reading.channels)
-            self._scale = _output_scale(self.stack.scale, reading.dtype)
-            check_output(job.image.suffix.lower(), self.stack.layout, self._scale)
-        except BaseException:
-            self.stack.close()
-            raise
-
-    @property
-    def over(self) -> bool:
-        """Whether all planes that were sent are answered, and none follows."""
-        return not self.sending and self.sent == self.answered
-
-    def plane(self, k: int) -> NDArray[Any]:
-        """Return plane k in intensities; masked where it was not observed."""
-        return read_plane(self.stack, k, self._reading)
-
-    def take(self, k: int, outcome: Result | LemmseError) -> None:
-        """Write the result of plane k; its error, and that of writing, is the error of the file."""
-        self.answered += 1
-        if not isinstance(outcome, Result):
-            self.error = self.error or outcome
-        if self.error is not None or not isinstance(outcome, Result):
-            return
-        self.diagnostics.append(outcome.diagnostics)
-        try:
-            outputs = self._outputs or self._create()
-            outputs["image"].put(k, self._scale.numbers(outcome.image))
-            scaled = outcome.scaled(self._scale.span)
-            for name in self.job.maps:
-                outputs[name].put(k, getattr(scaled, name))
-        except Exception as error:  # writers raise exceptions of any class
-            self.error = error
-
-    def finish(self) -> Done | Exception:
-        """Give the outputs their names, or discard them; return the outcome of the file."""
-        outcome: Done | Exception = self.error or Done(self.diagnostics)
-        try:
-            if self.error is None:
-                for name in [*self.job.maps, "image"]:  # the image last: where it is, its maps are
-                    self._outputs[name].commit()
-        except Exception as error:  # writers raise exceptions of any class
-            outcome = error
-        if isinstance(outcome, Exception):
-            self.discard()
-        self.stack.close()
-        return outcome
-
-    def discard(self) -> None:
-        """Close the input, and remove what was written."""
-        self.stack.close()
-        for output in self._outputs.values():
-            output.discard()
-
-    def _create(self) -> dict[str, Output]:
-        layout, metadata = self.stack.layout, self.stack.metadata
-        numbers = Scale.of(np.dtype(np.float32))
-        for name, path in self.job.maps.items():
-            shape = layout.of_map(per_channel=RESULT_MAPS[name].per_channel)
-            self._outputs[name] = create_output(path, shape, numbers, replace(metadata, texts={}))
-        self._outputs["image"] = create_output(self.job.image, layout, self._scale, metadata)
-        return self._outputs
-
-
-def with_channels(stack: Stack, channels: int | None) -> Stack:
-    """Return a stack with the channels of an index, which are not known if indexes differ in them.
-
-    Raises
-    ------
-    InvalidArgument
-        The stack has others.
-    """
-    if channels is None:
-        return stack
-    stack = stack.joined(channels)
-    layout = stack.layout
-    if layout.channels != channels:
-        raise InvalidArgument(
-            f"expected images with {channels} channels, as the index has, got {layout.channels} "
-            f"({layout.axes} {layout.shape}); for a stack, state --axes, such as TYX"
-        )
-    return stack
-
-
-def read_plane(stack: Stack, k: int, reading: Reading) -> NDArray[Any]:
-    """Return plane k of a stack in intensities; masked where it was not observed."""
-    numbers = stack.numbers(k)
-    missing = stack.missing(numbers)
-    y = stack.scale.intensities(numbers)
-    if reading.stated is None and stack.scale.dtype.kind == "f":
-        observed = np.ones(y.shape, bool) if missing is None else ~missing
-        if (mask := reading.mask) is not None and mask.shape[:2] == y.shape[:2]:
-            observed &= (mask[..., None] if mask.ndim < y.ndim else mask) != 0
-        _check_measured(y[observed], reading.sigma)
-    return y if missing is None else np.ma.masked_array(y, missing)
+__all__ = ["run"]
 
 
 def run(
@@ -185,17 +32,18 @@ def run(
     *,
     maps: Collection[str],
     progress: Progress,
-    begin: Callable[[Job], None] = lambda job: None,
+    journal: Journal | None = None,
     **options: Any,
 ) -> Iterator[tuple[Job, Done | Exception]]:
     """Process jobs, and yield each with its outcome, after its files are written or with its error.
 
-    Outcomes are in the order of the jobs, except that errors of files that cannot be read may come earlier.
+    Outcomes are in the order of the jobs, except that errors of files that cannot be read may come earlier,
+    and those of large images come last.
 
     Parameters
     ----------
     client : Client
-        Reconstructs the planes.
+        Reconstructs the parts.
     jobs : sequence of Job
         What to read and write.
     reading : Reading
@@ -203,9 +51,9 @@ def run(
     maps : collection of str
         The maps that the jobs write.
     progress : callable
-        Told of the planes of a stack.
-    begin : callable
-        Told of a job before its outputs get their names.
+        Told of the parts of a stack.
+    journal : Journal, optional
+        Told of a job before its outputs get their names, and of the tiles of large planes.
     **options
         Further arguments of `Client.reconstruct_many`.
 
@@ -214,35 +62,52 @@ def run(
     LemmseError
         An error of the whole batch, such as a lost connection. What is not finished is discarded.
     """
+    reach = 1  # planes of the part that is sent
     over: deque[tuple[Job, Done | Exception]] = deque()
-    sent: deque[tuple[_Work, int]] = deque()
-    working: list[_Work] = []
+    sent: deque[tuple[Work, int]] = deque()
+    working: list[Work] = []
+    large: list[Job] = []
 
-    def settle(work: _Work) -> None:
+    def settle(work: Work) -> None:
         if work.over and work in working:
             working.remove(work)
-            if work.error is None:
-                begin(work.job)
+            if work.error is None and journal is not None:
+                journal.add(work.job, done=False)
             over.append((work.job, work.finish()))
 
+    def for_each_part(value: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """Yield a map, which applies to all planes, with those of the part that is sent."""
+        while True:
+            yield np.broadcast_to(value, (reach, *value.shape))
+
+    if reading.slabs is not None:
+        of_planes = [name for name in ("sigma", "mask") if np.ndim(options.get(name, 0))]
+        options |= {name: for_each_part(np.asarray(options[name])) for name in of_planes}
+
     def images() -> Iterator[NDArray[Any]]:
+        nonlocal reach
         for job in jobs:
             try:
-                work = _Work(job, reading)
+                work = Work(job, reading)
             except (LemmseError, OSError) as error:
                 over.append((job, error))
                 continue
+            if work.large:
+                work.discard()
+                large.append(job)
+                continue
             working.append(work)
-            for k in range(len(work.stack)):
+            for number, part in enumerate(work.parts):
                 try:
-                    y = work.plane(k)
+                    y = work.part(number)
                 except (LemmseError, OSError) as error:
                     work.error = work.error or error
                 if work.error is not None:
                     break
-                sent.append((work, k))
+                sent.append((work, number))
                 work.sent += 1
-                work.sending = k + 1 < len(work.stack)
+                work.sending = number + 1 < len(work.parts)
+                reach = len(part.read)
                 yield y
             work.sending = False
             settle(work)
@@ -250,33 +115,17 @@ def run(
     try:
         with closing(client.reconstruct_many(images(), maps=maps, **options)) as outcomes:
             for outcome in outcomes:
-                work, k = sent.popleft()
-                work.take(k, outcome)
-                if len(work.stack) > 1:
-                    progress(one_line(work.job.source), k + 1, len(work.stack))
+                work, number = sent.popleft()
+                work.take(number, outcome)
+                if len(work.parts) > 1:
+                    progress(one_line(work.job.source), number + 1, len(work.parts))
                 settle(work)
                 while over:
                     yield over.popleft()
         yield from over
+        for job in large:
+            asked = {"maps": maps, "progress": progress, "journal": journal, **options}
+            yield job, run_large(client, job, reading, **asked)
     finally:
         for work in working:
             work.discard()
-
-
-def _output_scale(scale: Scale, dtype: np.dtype[Any] | None) -> Scale:
-    """Return the scale of the output: another element type has its own, in all of its range."""
-    return scale if dtype is None or dtype == scale.dtype else Scale.of(dtype)
-
-
-def _check_measured(y: NDArray[Any], sigma: float) -> None:
-    """Raise InvalidArgument for floats that cannot be intensities of [0, 1] with noise."""
-    finite = y[np.isfinite(y)]
-    if finite.size == 0:
-        return
-    low, high = finite.min(), finite.max()
-    margin = 1 + _NOISE * min(sigma, 1.0)
-    if low < -margin or high > 1 + margin:
-        raise InvalidArgument(
-            f"expected floats in [0, 1], up to noise, got {low:.9g} to {high:.9g}; {divisor_hint(high)}, "
-            "or state --range"
-        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from lemmse.contract.address import Address
-from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.errors import FailedPrecondition, InvalidArgument
 
 __all__ = ["Pem", "Servers", "Target", "as_server", "resolve"]
 
@@ -78,6 +78,11 @@ class Servers:
 
     def __str__(self) -> str:
         return ",".join(map(str, self.addresses))
+
+    def require_one(self) -> None:
+        """Raise FailedPrecondition if there are several: each has indexes of its own."""
+        if len(self.addresses) > 1:
+            raise FailedPrecondition(f"admin: expected a client of one server, got {self}; ask each of them")
 
 
 def as_server(server: str) -> str:

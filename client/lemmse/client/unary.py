@@ -20,9 +20,21 @@ from lemmse.contract.messages import (
 )
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result, result_bytes
+from lemmse.v1 import admin_pb2
 from lemmse.v1 import index_pb2 as pb
 
-__all__ = ["Unary", "estimate_noise", "explain", "fits", "get_index", "list_indexes", "reconstruct"]
+__all__ = [
+    "Unary",
+    "estimate_noise",
+    "explain",
+    "fits",
+    "get_index",
+    "list_indexes",
+    "load_index",
+    "reconstruct",
+    "set_current_version",
+    "unload_index",
+]
 
 T = TypeVar("T")
 
@@ -89,5 +101,32 @@ def get_index(name: str) -> Unary[IndexInfo]:
     return Unary(
         lambda server: server.indexes.GetIndex,
         pb.GetIndexRequest(name=name),
+        lambda answer: read_index(answer.index),
+    )
+
+
+def load_index(folder: str) -> Unary[IndexInfo]:
+    """Return the call that loads an index."""
+    return Unary(
+        lambda server: server.admin.LoadIndex,
+        admin_pb2.LoadIndexRequest(folder=folder),
+        lambda answer: read_index(answer.index),
+    )
+
+
+def unload_index(name: str) -> Unary[None]:
+    """Return the call that unloads an index."""
+    return Unary(
+        lambda server: server.admin.UnloadIndex,
+        admin_pb2.UnloadIndexRequest(name=name),
+        lambda answer: None,
+    )
+
+
+def set_current_version(name: str, version: str) -> Unary[IndexInfo]:
+    """Return the call that makes a version of an index the current one."""
+    return Unary(
+        lambda server: server.admin.SetCurrentVersion,
+        admin_pb2.SetCurrentVersionRequest(name=name, version=version),
         lambda answer: read_index(answer.index),
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lemmse.builder.tables import describe
+from lemmse.builder.tables import describe, list_images
 from lemmse.builder.zarr_errors import silence_zarr
 from lemmse.client.progress import report_progress
 from lemmse.index.reading import open_index, open_unverified, verify
@@ -20,13 +20,15 @@ __all__ = ["inspect"]
     is_flag=True,
     help="Read everything: check the SHA-256 of every file, decode every chunk, compare the FAISS indexes.",
 )
+@click.option("--images", "lists", is_flag=True, help="List the training images instead.")
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Describe the index in JSON, and report the progress of --verify on stderr in lines of JSON.",
+    help="Describe the index in JSON, or each image in a line, and report the progress of --verify on stderr "
+    "in lines of JSON.",
 )
-def inspect(index: Path, verified: bool, as_json: bool) -> None:
+def inspect(index: Path, verified: bool, lists: bool, as_json: bool) -> None:
     """Describe an index.
 
     The checksum of the manifest is verified, and every file must exist and have its length.
@@ -38,4 +40,7 @@ def inspect(index: Path, verified: bool, as_json: bool) -> None:
             verify(opened, progress)
     else:
         opened = open_unverified(index)
-    describe(opened, as_json, verified=verified)
+    if lists:
+        list_images(opened, as_json)
+    else:
+        describe(opened, as_json, verified=verified)

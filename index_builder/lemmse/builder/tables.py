@@ -17,7 +17,7 @@ from lemmse.index import Index
 from lemmse.index.storage import Calibration, Pictures
 from lemmse.index.storage.folder import about_index
 
-__all__ = ["comparison_table", "cost_table", "describe", "picture_table"]
+__all__ = ["comparison_table", "cost_table", "describe", "list_images", "picture_table"]
 
 _ACCURACIES = (30.0, 40.0, 50.0, 60.0)
 """Agreements with mode exact in the table of costs, PSNR in dB."""
@@ -85,9 +85,29 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
     content["calibration"] = "none" if manifest.calibration is None else _reach(manifest.calibration)
     content["pictures"] = "none" if manifest.pictures is None else _gain(manifest.pictures)
     content["sources"] = ", ".join(manifest.sources)
+    if manifest.removed:
+        content["removed"] = f"{manifest.removed:,} (cells, PCA, Gaussians and calibration hold a trace)"
     table = Table(show_header=False, box=None)
     for name, value in content.items():
         table.add_row(name.replace("_", " "), Text(_readable(value)))  # names may contain markup
+    Console().print(table)
+
+
+def list_images(index: Index, as_json: bool) -> None:
+    """Print number, source, size and number of patches of each image, as a table or in lines of JSON."""
+    with about_index(index.name, index.version):
+        columns = zip(index.labels, index.sizes.tolist(), index.patches_of_images.tolist(), strict=True)
+        rows = [
+            {"image": number, "source": source, "height": height, "width": width, "keys": keys}
+            for number, (source, (height, width), keys) in enumerate(columns)
+        ]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
     Console().print(table)
 
 

@@ -1,4 +1,8 @@
-"""Measurement of accuracy and cost of mode hybrid, compared with mode exact, on held-out images."""
+"""Measurement of accuracy and cost of mode hybrid on held-out images.
+
+The errors at a threshold are differences from the means at a much lower threshold, which takes a part of the
+time of the sum over all keys: each step of the threshold by 2 divides the squared error by about ten.
+"""
 
 import time
 from collections.abc import Sequence
@@ -7,25 +11,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lemmse.calibration.held_out import hold_out
+from lemmse.calibration.held_out import HeldOut, hold_out, windows
 from lemmse.estimator import Outputs, SumSpec
 from lemmse.estimator.image_queries import WhitenedQueries
 from lemmse.estimator.local import LocalBackend
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.stratum_sums import ColouredQueries
+from lemmse.estimator.sum_spec import EXACT
 from lemmse.index import Index
 from lemmse.index.callbacks import Progress, silent
-from lemmse.index.sources import intensities
 from lemmse.index.storage import Calibration
 
 __all__ = ["SIGMAS", "THRESHOLDS", "calibrate"]
 
 SIGMAS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """The noise levels of the paper, and 0.05, near which the posterior changes most with the noise level."""
-THRESHOLDS = (4.0, 3.0, 2.0, *np.arange(1.5, -3.5, -0.5).tolist(), -4.0, -5.0, -6.0, -8.0, -10.0)
+THRESHOLDS = (4.0, 3.0, 2.0, *np.arange(1.5, -3.5, -0.5).tolist(), -4.0, -5.0, -6.0, -8.0)
 """Thresholds of mode hybrid, in order of increasing work."""
+_REFERENCE = SumSpec("hybrid", threshold=-10.0)
+"""What the sums at all thresholds are compared with; it agrees with the exact sum to 80 dB and more."""
 _Row = tuple[float, ...]
-_IMAGES = 16
 _QUERIES = 256
 _MARGINS = ((0.09, 4.5), (0.15, 2.0), (0.25, 1.0))
 """Up to each σ, a threshold is assigned the agreement measured at a threshold higher by this number: at low
@@ -44,16 +49,19 @@ _ROUNDING = 1e-5
 def calibrate(
     index: Index,
     *,
+    held_out: HeldOut | None = None,
     seed: int = 0,
     sigmas: Sequence[float] = SIGMAS,
     progress: Progress = silent,
 ) -> Calibration:
-    """Return the calibration of mode hybrid, measured against mode exact on patches of held-out images.
+    """Return the calibration of mode hybrid, measured on patches of held-out images.
 
     Parameters
     ----------
     index : Index
         The index; it is not changed.
+    held_out : HeldOut, optional
+        The images to measure on, from `hold_out`; by default they are drawn by `seed`.
     seed : int
         Seed of the choice of images and patches, and of the noise.
     sigmas : sequence of float
@@ -78,16 +86,16 @@ def calibrate(
     True
     >>> folder.cleanup()
     """
+    view, numbers = hold_out(index, seed) if held_out is None else held_out
     rng = np.random.default_rng(seed)
-    view, numbers = hold_out(index, rng, _IMAGES)
     progress("calibrate", 0, len(sigmas))
     local = LocalBackend(view, torch.device("cpu"))
-    stack = index.images()
-    images = [intensities(stack[k]) for k in numbers]
-    _row(local, images, sigmas[0], rng, 1, THRESHOLDS[:1])  # compiles the kernels before timing
+    images = windows(index, numbers)
+    local.prepare_sums()  # compiles the kernels before timing
+    exact_seconds = _exact_seconds(local, _queries(local, images, sigmas[-1], rng))
     rows = []
     for done, sigma in enumerate(sigmas):
-        rows.append(_row(local, images, sigma, rng, max(1, _QUERIES // len(images)), THRESHOLDS))
+        rows.append(_row(local, _queries(local, images, sigma, rng), sigma, exact_seconds))
         progress("calibrate", done + 1, len(sigmas))
     queries, accuracy, touched, cost, scale, overlap_scale, rms_scale = zip(*rows, strict=True)
     return Calibration(
@@ -104,57 +112,58 @@ def calibrate(
     )
 
 
-def _row(
+def _queries(
     local: LocalBackend,
     images: Sequence[NDArray[np.float32]],
     sigma: float,
     rng: np.random.Generator,
-    of_each: int,
-    thresholds: Sequence[float],
-) -> tuple[int, _Row, _Row, _Row, _Row, _Row, _Row]:
-    """Return the number of patches and, by threshold: agreement, keys evaluated, cost, and the error scales.
-
-    `of_each` patches are taken from each image, or all patches of smaller images.
-    """
-    channels = local.index.manifest.channels
+) -> ColouredQueries:
+    """Return noisy patches of the middle plane of each image, (p_z, H, W, C), as many of each, or all."""
     patches = []
     for x in images:
-        clean = local.index.problem.measure(x)
-        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(*x.shape[:2], channels)
-        n = rng.permutation(x.shape[0] * x.shape[1])[:of_each]
-        patches.append(WhitenedQueries(local, Observation(y, sigma, y.shape)).queries(np.sort(n)))
-    u, stratum = (np.concatenate([getattr(part, name) for part in patches]) for name in ("u", "stratum"))
-    queries = ColouredQueries(u, stratum, 1 / sigma**2)
+        clean = np.stack([local.index.problem.measure(plane) for plane in x])
+        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(x.shape)
+        plane = x.shape[1] * x.shape[2]
+        n = len(x) // 2 * plane + rng.permutation(plane)[: max(1, _QUERIES // len(images))]
+        patches.append(WhitenedQueries(local, Observation(y, sigma)).queries(np.sort(n)))
+    return ColouredQueries.join(patches)
 
-    def run(spec: SumSpec) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
-        """Return means and errors of all patches, the mean number of keys evaluated, and seconds."""
-        start = time.perf_counter()
-        sums = local.sums(queries, spec)
-        seconds = time.perf_counter() - start
-        posterior = sums.posterior(channels)
-        evaluated = float(sums.keys_evaluated.double().mean())
-        return posterior.mean.numpy(), posterior.error.numpy(), evaluated, seconds
 
+def _exact_seconds(local: LocalBackend, queries: ColouredQueries) -> float:
+    """Return the time of the exact sum for a patch, which is the same at all σ."""
+    start = time.perf_counter()
+    local.sums(queries, EXACT)
+    return (time.perf_counter() - start) / len(queries)
+
+
+def _row(
+    local: LocalBackend, queries: ColouredQueries, sigma: float, exact_seconds: float
+) -> tuple[int, _Row, _Row, _Row, _Row, _Row, _Row]:
+    """Return the number of patches and, by threshold: agreement, keys evaluated, cost, error scales."""
+    channels = local.index.manifest.channels
     # An underestimated patch affects all of its pixels.
-    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_size**2
+    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_pixels
     most_keys = max(_FEW_KEYS, local.keys.count / 16)
-    exact, _, _, exact_seconds = run(SumSpec("exact"))
+    reference = local.sums(queries, _REFERENCE).posterior(channels).mean.numpy()
     columns: list[tuple[float, float, float, float, float, float]] = []
-    for threshold in thresholds:
+    for threshold in THRESHOLDS:
         if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
             columns.append(columns[-1])
             continue
-        mean, error, keys, seconds = run(SumSpec("hybrid", threshold=threshold, outputs=Outputs(error=True)))
-        off = np.abs(mean - exact)
+        start = time.perf_counter()
+        sums = local.sums(queries, SumSpec("hybrid", threshold=threshold, outputs=Outputs(error=True)))
+        cost = (time.perf_counter() - start) / (exact_seconds * len(queries))
+        posterior, keys = sums.posterior(channels), float(sums.keys_evaluated.double().mean())
+        error, off = posterior.error.numpy(), np.abs(posterior.mean.numpy() - reference)
         agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
         factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
         own, overlapped = np.quantile(factors, [_QUANTILE, overlapping]).tolist()
         rms = float(np.sqrt(np.square(off).mean() / max(np.square(error).mean(), _ROUNDING**2)))
-        columns.append((float(agreement), keys, seconds / exact_seconds, own, overlapped, rms))
-    seen, touched, cost, scale, overlap_scale, rms_scale = zip(*columns, strict=True)
+        columns.append((float(agreement), keys, cost, own, overlapped, rms))
+    seen, touched, cost_row, scale, overlap_scale, rms_scale = zip(*columns, strict=True)
     margin = next((margin for most, margin in _MARGINS if sigma <= most), 0.0)
     promised = [
-        max([seen[0], *(seen[i] for i, more in enumerate(thresholds[: k + 1]) if more >= threshold + margin)])
-        for k, threshold in enumerate(thresholds)
+        max([seen[0], *(seen[i] for i, more in enumerate(THRESHOLDS[: k + 1]) if more >= threshold + margin)])
+        for k, threshold in enumerate(THRESHOLDS)
     ]
-    return len(queries), tuple(map(min, promised, seen)), touched, cost, scale, overlap_scale, rms_scale
+    return len(queries), tuple(map(min, promised, seen)), touched, cost_row, scale, overlap_scale, rms_scale

@@ -7,11 +7,10 @@ from dataclasses import asdict, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.calibration.held_out import hold_out
+from lemmse.calibration.held_out import HeldOut, hold_out, some_of, windows
 from lemmse.estimator import Reconstructor
 from lemmse.index import Index
 from lemmse.index.callbacks import Progress, silent
-from lemmse.index.sources import intensities
 from lemmse.index.storage import PAPER, Calibration, Pictures, Refinement
 
 __all__ = ["PICTURE_SIGMAS", "measure_pictures"]
@@ -34,6 +33,7 @@ def measure_pictures(
     index: Index,
     calibration: Calibration,
     *,
+    held_out: HeldOut | None = None,
     seed: int = 0,
     sigmas: Sequence[float] = PICTURE_SIGMAS,
     progress: Progress = silent,
@@ -48,6 +48,8 @@ def measure_pictures(
         The index, of physics and pre-inverse identity; it is not changed.
     calibration : Calibration
         The calibration of mode hybrid on it.
+    held_out : HeldOut, optional
+        The images of which some are measured on, from `hold_out`; by default they are drawn by `seed`.
     seed : int
         Seed of the choice of images, and of the noise.
     sigmas : sequence of float
@@ -60,12 +62,13 @@ def measure_pictures(
     InvalidArgument
         The index has too few images to hold one out.
     """
+    view, numbers = hold_out(index, seed) if held_out is None else held_out
     rng = np.random.default_rng(seed)
-    view, numbers = hold_out(index, rng, _IMAGES)
     progress("measure pictures", 0, len(sigmas))
-    reconstructor = Reconstructor(replace(view, manifest=replace(view.manifest, calibration=calibration)))
-    stack = index.images()
-    images = [_middle(intensities(stack[k])) for k in numbers]
+    reconstructor = Reconstructor(view.with_calibration(calibration))
+    images = [_middle(x) for x in windows(index, some_of(numbers, _IMAGES))]
+    centre = index.manifest.patch_depth // 2
+    clean = [x[centre] for x in images]
     shares = _GAUSSIAN_SHARES if index.manifest.gaussians else (0.0,)
     candidates = [PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
     rows = []
@@ -74,7 +77,9 @@ def measure_pictures(
 
         def psnr(refinement: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:
             options = {"sigma": sigma, "mode": "hybrid", "accuracy_db": _ACCURACY_DB, **asdict(refinement)}
-            return _psnr([reconstructor.reconstruct(y, **options).image for y in noisy], images)
+            # An image has one plane, which is without its axis in a request.
+            results = (reconstructor.reconstruct(y if centre else y[0], **options).image for y in noisy)
+            return _psnr([x[centre] if centre else x for x in results], clean)
 
         found = {refinement: psnr(refinement) for refinement in candidates}
         best = max(found, key=lambda refinement: found[refinement])
@@ -84,7 +89,7 @@ def measure_pictures(
             if found[wider] <= found[best]:
                 break
             best = wider
-        rows.append((best, found[best], found[PAPER], _psnr(noisy, images)))
+        rows.append((best, found[best], found[PAPER], _psnr([y[centre] for y in noisy], clean)))
         progress("measure pictures", done + 1, len(sigmas))
     refinements, best_db, paper_db, noisy_db = zip(*rows, strict=True)
     return Pictures(len(images), tuple(sigmas), refinements, best_db, paper_db, noisy_db)
@@ -97,6 +102,6 @@ def _psnr(results: Sequence[_Picture], images: Sequence[_Picture]) -> float:
 
 
 def _middle(image: _Picture) -> _Picture:
-    """Return the central crop of an image, at most _SIDE × _SIDE pixels."""
-    top, left = (max(0, length - _SIDE) // 2 for length in image.shape[:2])
-    return image[top : top + _SIDE, left : left + _SIDE]
+    """Return the central crop of an image, (p_z, H, W, C), of at most _SIDE × _SIDE pixels."""
+    top, left = (max(0, length - _SIDE) // 2 for length in image.shape[1:3])
+    return image[:, top : top + _SIDE, left : left + _SIDE]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from lemmse.calibration.held_out import hold_out
 from lemmse.calibration.hybrid import calibrate
 from lemmse.calibration.pictures import measure_pictures
 from lemmse.contract.errors import Aborted
@@ -43,10 +44,11 @@ def calibrate_index(
     DataLoss
         Its manifest is no longer there.
     """
-    calibration = calibrate(index, seed=seed, progress=progress)
+    held_out = hold_out(index, seed)
+    calibration = calibrate(index, held_out=held_out, seed=seed, progress=progress)
     pictures = None
     if index.problem.denoises:
-        pictures = measure_pictures(index, calibration, seed=seed, progress=progress)
+        pictures = measure_pictures(index, calibration, held_out=held_out, seed=seed, progress=progress)
     with about_index(index.name, index.version):
         if Manifest.read(index.folder).files != index.manifest.files:
             raise Aborted(f"index {index.name!r}: another took its place while it was calibrated; try again")

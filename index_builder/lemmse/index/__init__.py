@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 from lemmse.contract.threads import keep_threads_from_spinning
 
 if TYPE_CHECKING:
-    from lemmse.index.building import build, update
+    from lemmse.index.building import build, remove, update
     from lemmse.index.reading import Index, open_index
 
-__all__ = ["Index", "build", "open_index", "update"]
+__all__ = ["Index", "build", "open_index", "remove", "update"]
 
 _HOMES = {
     "Index": "lemmse.index.reading",
     "build": "lemmse.index.building",
     "open_index": "lemmse.index.reading",
+    "remove": "lemmse.index.building",
     "update": "lemmse.index.building",
 }
 

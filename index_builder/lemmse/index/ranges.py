@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "row_slices", "split_ranges"]
+__all__ = ["CHUNK", "joined_ranges", "row_slices", "split_ranges"]
 
 CHUNK = 16_384
 """Number of rows processed at a time, and of rows in a chunk of a Zarr array."""
@@ -59,3 +59,16 @@ def split_ranges(offsets: NDArray[np.integer], most: int) -> list[tuple[int, int
     while len(firsts) > 2 and offsets[firsts[-2]] == offsets[-1]:
         del firsts[-2]  # the groups after it are empty
     return list(pairwise(firsts))
+
+
+def joined_ranges(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the numbers starts[i] … starts[i] + counts[i] − 1 for each i, one range after the other.
+
+    Examples
+    --------
+    >>> joined_ranges(np.array([7, 2]), np.array([3, 2]))
+    array([7, 8, 9, 2, 3])
+    """
+    before = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    numbers: NDArray[np.int64] = np.arange(before[-1]) + np.repeat(starts - before[:-1], counts)
+    return numbers

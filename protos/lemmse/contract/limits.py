@@ -1,6 +1,6 @@
 """Limits on messages and tensors."""
 
-__all__ = ["CHUNK_BYTES", "INLINE_BYTES", "MAX_CONTRIBUTORS", "MESSAGE_BYTES", "TENSOR_BYTES"]
+__all__ = ["CHUNK_BYTES", "INLINE_BYTES", "LARGE_PIXELS", "MAX_CONTRIBUTORS", "MESSAGE_BYTES", "TENSOR_BYTES"]
 
 MESSAGE_BYTES = 4 << 20
 """Largest message that client and server accept, in bytes: gRPC's default, set explicitly on both sides."""
@@ -13,6 +13,9 @@ CHUNK_BYTES = 1 << 20
 
 TENSOR_BYTES = 1 << 28
 """Largest tensor, in bytes (256 MiB): a limit on the memory that a shape can make the receiver allocate."""
+
+LARGE_PIXELS = 1 << 22
+"""Number of pixels above which an image is read, reconstructed and written in parts."""
 
 MAX_CONTRIBUTORS = 4096
 """Largest number of contributors in one answer, so that it fits into a message."""

@@ -1,11 +1,12 @@
 """A measurement: the image y, the standard deviation σ of its noise, and the mask of observed pixels.
 
+An image has the axes (H, W) or (H, W, C), a volume (D, H, W) or (D, H, W, C). An array with three axes may be
+either: the index that answers decides. Both are floats in intensities, [0, 1], or integers that encode them
+in steps of 1/255 (uint8) or 1/65535 (uint16), unless a range states the numbers for black and white. Numbers
+are converted to intensities here; results are scaled back by `Measurement.black_level` and `white_level`.
+
 σ may be "auto": to be estimated from y where the index is. Poisson-Gaussian noise has a gain besides; its
 standard deviation depends on the clean image, and is found where the index is.
-
-Images are floats in intensities, [0, 1], or integers that encode them in steps of 1/255 (uint8) or 1/65535
-(uint16), unless a range states the numbers for black and white. Numbers are converted to intensities here;
-results are scaled back by `Measurement.black_level` and `white_level`.
 """
 
 import math
@@ -34,6 +35,7 @@ __all__ = [
     "Range",
     "Sigma",
     "measurements",
+    "require_fit",
 ]
 
 AUTO: Literal["auto"] = "auto"
@@ -57,15 +59,15 @@ _COUNTS = 0.375
 """Intensity that is added to a clean image for the variance of its noise, in units of the gain (Anscombe)."""
 
 Sigma = float | ArrayLike
-"""Noise standard deviation in intensities: a number, a map (H, W) or (H, W, C), or "auto"."""
+"""Noise standard deviation in intensities: a number, a map (H, W) or (H, W, C), or of a volume, or "auto"."""
 
 Mask = ArrayLike | None
-"""Mask, (H, W) or (H, W, C), nonzero where a pixel was observed; None if all pixels were observed."""
+"""Mask, of the same shapes, nonzero where a pixel was observed; None if all pixels were observed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measurement:
-    """A measured image with its noise level and mask; `checked` validates its arguments.
+    """A measured image or volume with its noise level and mask; `checked` validates its arguments.
 
     Examples
     --------
@@ -75,13 +77,14 @@ class Measurement:
     """
 
     y: FloatArray
-    """The measurement in intensities, float32 or float64, (H, W) or (H, W, C)."""
+    """The measurement in intensities, float32 or float64, (H, W), (H, W, C) or (D, H, W), or (D, H, W, C)."""
     white_level: float
     """The value that encodes intensity 1 in the original image: 1, 255, 65535, or what its range states."""
     sigma: float | FloatArray | Literal["auto"]
-    """Noise standard deviation in intensities: one number, a map (H, W) or (H, W, C), or "auto"."""
+    """Noise standard deviation in intensities: one number, a map of y's shape, or without channels, or
+    "auto"."""
     mask: NDArray[np.bool_] | None
-    """Bool, (H, W) or (H, W, C), True where a pixel was observed; None if all pixels were observed."""
+    """Bool, of y's shape or without channels, True where a pixel was observed; None if all were observed."""
     gain: float | Literal["auto"] | None = None
     """Gain of Poisson-Gaussian noise in intensities, or "auto"; `sigma` is then that of the dark, a number or
     "auto". None for Gaussian noise."""
@@ -104,12 +107,13 @@ class Measurement:
 
         Parameters
         ----------
-        y : array, (H, W) or (H, W, C), float, uint8 or uint16
-            The measured image. Pixels that a masked array masks were not observed.
-        sigma : float, array, (H, W) or (H, W, C), or "auto"
-            Noise standard deviation, in intensities of [0, 1].
-        mask : array, (H, W) or (H, W, C), or None
-            Nonzero where a pixel was observed; None if all pixels were observed.
+        y : array, (H, W), (H, W, C), (D, H, W) or (D, H, W, C), float, uint8 or uint16
+            The measured image or volume. Pixels that a masked array masks were not observed.
+        sigma : float, array or "auto"
+            Noise standard deviation, in intensities of [0, 1]: a number, or an array of y's shape, which may
+            lack channels.
+        mask : array or None
+            Of the same shapes, nonzero where a pixel was observed; None if all pixels were observed.
         nan : str
             "mask" if numbers of y that are NaN were not observed; "error" leaves them as they are.
         noise : str
@@ -161,6 +165,13 @@ class Measurement:
         return self.gain is None and not self.is_estimated
 
     @property
+    def observed(self) -> FloatArray:
+        """The numbers of y that were observed, (N,)."""
+        pixels = math.prod(self.y.shape[: max(2, self.y.ndim - 1)])  # of a volume (D, H, W): its rows
+        y = self.y.reshape(pixels, -1)
+        return y.ravel() if self.mask is None else y[np.broadcast_to(self.mask.reshape(pixels, -1), y.shape)]
+
+    @property
     def arrays(self) -> dict[str, WireArray]:
         """The arrays of the measurement, by the name of their field in a request."""
         arrays: dict[str, WireArray] = {"y": self.y}
@@ -175,15 +186,15 @@ class Measurement:
         """Total size of the arrays, in bytes."""
         return sum(array.nbytes for array in self.arrays.values())
 
-    def crop(self, rows: NDArray[np.integer], columns: NDArray[np.integer]) -> "Measurement":
-        """Return the measurement restricted to some rows and columns.
+    def crop(self, *spans: NDArray[np.integer]) -> "Measurement":
+        """Return the measurement restricted to some positions along its first axes.
 
         Parameters
         ----------
-        rows, columns : int, (n,) and (m,)
-            Numbers of the rows and columns; the result has height n and width m.
+        *spans : int, (n,) each
+            Numbers of the rows and columns, or of the planes, rows and columns.
         """
-        cut = np.ix_(rows, columns)
+        cut = np.ix_(*spans)
         return replace(
             self,
             y=self.y[cut],
@@ -198,7 +209,7 @@ class Measurement:
             return replace(self, sigma=float(sigma[0]), gain=estimate.gain)
         return replace(self, sigma=np.tile(np.asarray(sigma, np.float64), (*self.y.shape[:2], 1)))
 
-    def with_noise_at(self, x: NDArray[np.floating], patch_size: int) -> "Measurement":
+    def with_noise_at(self, x: NDArray[np.floating], patch_size: int, patch_depth: int = 1) -> "Measurement":
         """Return the measurement with Gaussian noise of the variance that its noise has for a clean image.
 
         It is gain · (m + 3/8 gain) + sigma², with the mean m of max(x, 0) over the patch around the pixel:
@@ -209,24 +220,25 @@ class Measurement:
         x : float, shape of y
             The clean image, in intensities.
         patch_size : int
-            Side of the patches.
+            Rows and columns of the patches.
+        patch_depth : int
+            Planes of the patches; 1 for those of images.
         """
         if not isinstance(self.gain, float) or not isinstance(self.sigma, float):
             raise TypeError("expected Poisson-Gaussian noise that is known")
         mean = np.maximum(x, 0.0, dtype=np.float64)
-        for axis in range(2):
+        sides = (patch_size, patch_size) if patch_depth == 1 else (patch_depth, patch_size, patch_size)
+        for axis, side in enumerate(sides):
             width = [(0, 0)] * mean.ndim
-            width[axis] = patch_size // 2, (patch_size - 1) // 2
+            width[axis] = side // 2, (side - 1) // 2
             padded = np.pad(mean, width, mode="edge")
-            mean = np.lib.stride_tricks.sliding_window_view(padded, patch_size, axis=axis).mean(axis=-1)
+            mean = np.lib.stride_tricks.sliding_window_view(padded, side, axis=axis).mean(axis=-1)
         variance = self.gain * (mean + _COUNTS * self.gain) + self.sigma**2
         return replace(self, sigma=np.sqrt(variance), gain=None)
 
     def with_mean_noise(self) -> "Measurement":
         """Return the measurement with white Gaussian noise of the mean variance of its noise."""
-        seen = self.y.reshape(*self.y.shape[:2], -1)
-        if self.mask is not None:
-            seen = seen[np.broadcast_to(self.mask.reshape(*self.y.shape[:2], -1), seen.shape)]
+        seen = self.observed
         mean = float(seen.mean(dtype=np.float64)) if seen.size else 0.0
         one = self.with_noise_at(np.full((1, 1), mean if math.isfinite(mean) else 0.0), 1)
         return replace(one, sigma=float(np.max(one.sigma)))
@@ -269,7 +281,7 @@ def measurements(
     images : iterable or asynchronous iterable of arrays
         The images; the iterator is asynchronous if they are.
     sigma, mask, gain
-        A number, "auto", None or an array with two or three axes applies to all images; any other iterable,
+        A number, "auto", None or an array with two or more axes applies to all images; any other iterable,
         including an array with one axis, has one value for each image.
     **common
         Further arguments of `Measurement.checked`, for all images.
@@ -324,8 +336,12 @@ def _as_image(y: ArrayLike, range: Range) -> tuple[FloatArray, float, float]:
             "y",
             f"expected floats in [0, 1], uint8 or uint16, got {array.dtype}; for others state their range",
         )
-    if array.ndim not in (2, 3) or array.size == 0:
-        raise InvalidArgument.of("y", f"expected an image of shape (H, W) or (H, W, C), got {array.shape}")
+    if array.ndim not in (2, 3, 4) or array.size == 0:
+        raise InvalidArgument.of(
+            "y",
+            f"expected an image of shape (H, W) or (H, W, C), or a volume (D, H, W) or (D, H, W, C), got "
+            f"{array.shape}",
+        )
     if range is not None:
         black, white = range
         small = array.dtype.itemsize <= (4 if floats else 2)
@@ -378,7 +394,7 @@ def _as_sigma(sigma: Any, shape: tuple[int, ...]) -> float | FloatArray | Litera
             raise InvalidArgument.of("sigma", f"expected a number, a map or auto, got {sigma!r}") from error
     if array.dtype.kind not in "fiu":
         raise InvalidArgument.of("sigma", f"expected numbers, got {array.dtype}")
-    _require_fit("sigma", array, shape)
+    require_fit("sigma", array.shape, shape)
     return _as_floats(array)
 
 
@@ -390,7 +406,7 @@ def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     if array.dtype.kind not in "bfiu" or (array.dtype.kind == "f" and np.isnan(array).any()):
         what = "NaN" if array.dtype.kind == "f" else array.dtype
         raise InvalidArgument.of("mask", f"expected booleans or numbers, not 0 where observed, got {what}")
-    _require_fit("mask", array, shape)
+    require_fit("mask", array.shape, shape)
     return array.astype(np.bool_)
 
 
@@ -398,16 +414,19 @@ def _both(mask: NDArray[np.bool_] | None, other: NDArray[np.bool_]) -> NDArray[n
     """Return where both masks are True, the second of which has the shape of the image."""
     if mask is None:
         return other
-    if mask.ndim == 2 < other.ndim:
+    if mask.ndim < other.ndim:
         mask = mask[..., None]
-    return mask.reshape(*other.shape[:2], *mask.shape[2 : other.ndim]) & other
+    elif mask.ndim > other.ndim:
+        mask = mask[..., 0]
+    return mask & other
 
 
-def _require_fit(argument: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    """Raise InvalidArgument unless a map has the shape of the image, or one value for each pixel."""
-    if array.shape not in (shape, shape[:2], (*shape[:2], 1)):
-        wanted = " or ".join(dict.fromkeys(map(str, (shape[:2], shape))))
-        raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {array.shape}")
+def require_fit(argument: str, got: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raise InvalidArgument unless a map has the shape of y, or one value for each pixel."""
+    pixels = shape[:2] if len(shape) == 2 else shape[:-1]  # of an image, or of a volume with channels
+    if got not in (shape, pixels, (*pixels, 1)):
+        wanted = " or ".join(dict.fromkeys(map(str, (pixels, shape))))
+        raise InvalidArgument.of(argument, f"expected shape {wanted}, that of y, got {got}")
 
 
 def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:

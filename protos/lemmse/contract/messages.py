@@ -5,13 +5,13 @@ and `Incoming` extracts them.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
 from lemmse.contract.choices import AGGREGATES
-from lemmse.contract.chunks import Incoming
+from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.fields import get, get_all, put, put_all
 from lemmse.contract.measurement import AUTO, POISSON_GAUSSIAN, Measurement
@@ -66,8 +66,17 @@ def read_options(request: pb.ReconstructRequest) -> Options:
 
 def explain_request(index: str, measurement: Measurement, options: ExplainOptions) -> pb.ExplainRequest:
     """Return the request to explain a pixel of a measurement, without the arrays of the measurement."""
-    row, column = options.pixel
-    request = pb.ExplainRequest(index=index, row=row, column=column, top=options.top)
+    *planes, row, column = options.pixel
+    request = pb.ExplainRequest(
+        index=index,
+        row=row,
+        column=column,
+        top=options.top,
+        context=options.context,
+        exclude=options.exclude,
+    )
+    if planes:
+        request.plane = planes[0]
     _put_noise(request, measurement)
     return request
 
@@ -80,8 +89,14 @@ def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -
     InvalidArgument
         An option is out of range.
     """
-    pixel = request.row, request.column
-    return ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=request.top)
+    plane = [request.plane] if request.HasField("plane") else []
+    return ExplainOptions.checked(
+        measurement.y.shape,
+        pixel=(*plane, request.row, request.column),
+        top=request.top,
+        context=get(request, "context"),
+        exclude=request.exclude,
+    )
 
 
 def read_measurement(
@@ -148,7 +163,7 @@ def read_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
 def explain_response(explanation: Explanation) -> pb.ExplainResponse:
     """Return the response for an explanation."""
     return pb.ExplainResponse(
-        contributors=[put_all(pb.Contributor(), asdict(one)) for one in explanation.contributors],
+        contributors=[_contributor(one) for one in explanation.contributors],
         diagnostics=_diagnostics(explanation.diagnostics),
     )
 
@@ -156,7 +171,7 @@ def explain_response(explanation: Explanation) -> pb.ExplainResponse:
 def read_explanation(response: pb.ExplainResponse) -> Explanation:
     """Return the explanation of a response, in intensities."""
     return Explanation(
-        contributors=tuple(Contributor(**get_all(one, _names(Contributor))) for one in response.contributors),
+        contributors=tuple(map(_read_contributor, response.contributors)),
         diagnostics=_read_diagnostics(response.diagnostics),
     )
 
@@ -176,6 +191,16 @@ def estimate_noise_response(estimate: NoiseEstimate) -> pb.EstimateNoiseResponse
 def read_noise_estimate(response: pb.EstimateNoiseResponse) -> NoiseEstimate:
     """Return the estimate of a response."""
     return NoiseEstimate(**get_all(response, _names(NoiseEstimate)))
+
+
+def _contributor(contributor: Contributor) -> pb.Contributor:
+    message = put_all(pb.Contributor(), asdict(replace(contributor, crop=None)))
+    return message if contributor.crop is None else attach(message, {"crop": contributor.crop})
+
+
+def _read_contributor(message: pb.Contributor) -> Contributor:
+    values = get_all(message, _names(Contributor))
+    return Contributor(**values | {"crop": Incoming(message).arrays().get("crop")})
 
 
 def index_message(info: IndexInfo) -> index_pb2.Index:

@@ -20,6 +20,7 @@ __all__ = [
     "OPTIONS",
     "Count",
     "ExplainOptions",
+    "ImageNames",
     "Kind",
     "Names",
     "Number",
@@ -79,20 +80,54 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageNames:
+    """A set of training images, possibly empty: each by its number >= 0, or by the name of its source."""
+
+    def check(self, argument: str, value: Any) -> tuple[str, ...]:
+        """Return the names in order; a number is the name of its decimal digits."""
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise InvalidArgument.of(
+                argument, f"expected a collection of names and numbers of images, got {value!r}"
+            )
+        return tuple(sorted({self._name(argument, one) for one in value}))
+
+    @staticmethod
+    def _name(argument: str, value: Any) -> str:
+        wrong = InvalidArgument.of(
+            argument, f"expected the name or the number (>= 0) of a training image, got {str(value)[:100]!r}"
+        )
+        if isinstance(value, str):
+            if not value or any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise wrong  # a message holds no surrogates
+            is_number = value.isascii() and value.isdecimal()
+            return value.lstrip("0") or "0" if is_number else value
+        try:
+            number = -1 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            raise wrong from None
+        if not 0 <= number <= _UINT64:
+            raise wrong
+        return str(number)
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
-    """A whole number >= 1."""
+    """A whole number, >= 1 unless another bound is given."""
 
     most: float
     """Largest value."""
+    least: int = 1
+    """Least value."""
 
     def check(self, argument: str, value: Any) -> int:
         """Return the number."""
         try:
             count = operator.index(value)
         except TypeError as error:
-            raise InvalidArgument.of(argument, f"expected a whole number >= 1, got {value!r}") from error
-        if not 1 <= count <= self.most:
-            bound = ">= 1" if count < 1 else f"<= {self.most}"
+            expected = f"expected a whole number >= {self.least}"
+            raise InvalidArgument.of(argument, f"{expected}, got {value!r}") from error
+        if not self.least <= count <= self.most:
+            bound = f">= {self.least}" if count < self.least else f"<= {self.most}"
             raise InvalidArgument.of(argument, f"expected a whole number {bound}, got {count}")
         return count
 
@@ -262,6 +297,14 @@ class Options:
             help="Share of the prior that a mixture of Gaussians has beside the training patches.",
         ),
     )
+    exclude: tuple[str, ...] = field(
+        default=(),
+        metadata=_row(
+            ImageNames(),
+            metavar="NAME",
+            help="Training image to leave out, by the name of its source or its number; may be repeated.",
+        ),
+    )
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -296,32 +339,62 @@ OPTIONS = tuple(
 """The table of options."""
 
 
+_PIXEL = "expected (row, column), or (plane, row, column) in a volume"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainOptions:
     """The options of an explanation."""
 
-    pixel: tuple[int, int]
-    """Row and column of the pixel in the image, each >= 0."""
+    pixel: tuple[int, ...]
+    """Row and column of the pixel in the image, or plane, row and column in the volume, each >= 0."""
     top: int
     """Number of contributors to return, >= 1."""
+    context: int | None = None
+    """Pixels around the patch of each contributor that its crop shows on each side; None for no crops."""
+    exclude: tuple[str, ...] = ()
+    """Training images to leave out, as in `Options`."""
 
     @classmethod
-    def checked(cls, shape: tuple[int, ...], *, pixel: Any, top: Any, most: float = MAX_CONTRIBUTORS) -> Self:
-        """Return validated options for an image of shape (H, W, …), with at most `most` contributors.
+    def checked(
+        cls,
+        shape: tuple[int, ...],
+        *,
+        pixel: Any,
+        top: Any,
+        context: Any = None,
+        exclude: Any = (),
+        most: float = MAX_CONTRIBUTORS,
+    ) -> Self:
+        """Return validated options for an image (H, W, …) or a volume (D, H, W, …).
+
+        There are at most `most` contributors.
 
         Raises
         ------
         InvalidArgument
-            The pixel is not in the image, or the number of contributors is out of range.
+            The pixel is not in the image, the number of contributors is out of range, or `exclude` does not
+            consist of names and numbers.
         """
-        height, width = shape[:2]
         try:
-            row, column = (operator.index(x) for x in pixel)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument.of("pixel", f"expected (row, column), got {pixel!r}") from error
-        if not (0 <= row < height and 0 <= column < width):
+            place = tuple(operator.index(x) for x in pixel)
+        except TypeError as error:
+            raise InvalidArgument.of("pixel", f"{_PIXEL}, got {pixel!r}") from error
+        if len(place) not in (2, 3) or len(place) > len(shape):
+            raise InvalidArgument.of("pixel", f"{_PIXEL}, got {pixel!r}")
+        if not all(0 <= x < length for x, length in zip(place, shape, strict=False)):
             raise InvalidArgument.of(
-                "pixel",
-                f"expected a row below {height} and a column below {width}, both >= 0, got ({row}, {column})",
+                "pixel", f"expected numbers >= 0 and below {shape[: len(place)]}, got {place}"
             )
-        return cls(pixel=(row, column), top=Count(most).check("top", top))
+        return cls(
+            pixel=place,
+            top=Count(most).check("top", top),
+            context=None if context is None else Count(_UINT32, least=0).check("context", context),
+            exclude=ImageNames().check("exclude", exclude),
+        )
+
+    def require_axes(self, count: int) -> None:
+        """Raise InvalidArgument unless the pixel has so many numbers: 2 in an image, 3 in a volume."""
+        if len(self.pixel) != count:
+            place = "(row, column)" if count == 2 else "(plane, row, column) in a volume"
+            raise InvalidArgument.of("pixel", f"expected {place}, got {self.pixel}")

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from math import prod
+from math import log10, prod
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = [
     "MapInfo",
     "NoiseEstimate",
     "Result",
+    "combined",
     "result_bytes",
 ]
 
@@ -71,6 +73,42 @@ class Diagnostics:
     `expected_psnr_db`."""
 
 
+def combined(parts: Sequence[tuple[Diagnostics, int]]) -> Diagnostics:
+    """Return the diagnostics of an image from those of its tiles, each with its number of pixels.
+
+    Seconds are added, accuracies and scores are those of all pixels together, and the mode is hybrid if that
+    of any tile is.
+    """
+    each = [one for one, _ in parts]
+    total = sum(pixels for _, pixels in parts)
+    expected = [one.expected_accuracy_db for one in each if one.expected_accuracy_db is not None]
+    return replace(
+        each[0],
+        mode="hybrid" if any(one.mode == "hybrid" for one in each) else each[0].mode,
+        keys_touched=sum(one.keys_touched * pixels for one, pixels in parts) / total,
+        seconds=sum(one.seconds for one in each),
+        expected_accuracy_db=min(expected, default=None),
+        estimated_accuracy_db=_mean_db([(one.estimated_accuracy_db, pixels) for one, pixels in parts], total),
+        certified=_mean([(one.certified, pixels) for one, pixels in parts]),
+        expected_psnr_db=_mean_db([(one.expected_psnr_db, pixels) for one, pixels in parts]),
+        misfit=_mean([(one.misfit, pixels) for one, pixels in parts]),
+    )
+
+
+def _mean(parts: Sequence[tuple[float | None, int]]) -> float | None:
+    """Return the mean of numbers with their weights, without those that are not known."""
+    known = [(value, pixels) for value, pixels in parts if value is not None]
+    total = sum(pixels for _, pixels in known)
+    return sum(value * pixels for value, pixels in known) / total if known else None
+
+
+def _mean_db(parts: Sequence[tuple[float | None, int]], total: int | None = None) -> float | None:
+    """Return the PSNR in dB of all pixels; of `total` pixels if those that are not known have no error."""
+    known = [(10 ** (-db / 10), pixels) for db, pixels in parts if db is not None]
+    square = sum(square * pixels for square, pixels in known)
+    return -10 * log10(square / (total or sum(pixels for _, pixels in known))) if known else None
+
+
 @dataclass(frozen=True, slots=True)
 class MapInfo:
     """Shape and unit of a map of a result."""
@@ -97,13 +135,21 @@ class Result:
     variance: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=2))
     """Posterior variance of each pixel and channel, in the squared unit and the shape of y."""
     ess: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
-    """Effective sample size of the posterior weights, from 1 to M, (H, W)."""
+    """Effective sample size of the posterior weights, from 1 to M, for each pixel: (H, W) or (D, H, W)."""
     log_density: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
-    """Natural log of the density of the noisy patch, in intensities, under the prior and the noise, (H, W);
-    without Gaussians log (1/M) Σ_km N(u; v_km, σ² I)."""
+    """Natural log of the density of the noisy patch, in intensities, under the prior and the noise, for
+    each pixel; without Gaussians log (1/M) Σ_km N(u; v_km, σ² I)."""
     error: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=True, power=1))
     """Bound on |image − sum over all keys|, for 95 % of the pixels (estimated) or for all (certified), in the
     unit and shape of y."""
+    source: NDArray[np.float32] | None = field(default=None, metadata=_map(per_channel=False, power=0))
+    """Number of the training image, in the order of the index, from which the training patch with the largest
+    weight comes, in whole numbers, (H, W); −1 if no training patch counts."""
+    white_level: float = 1.0
+    """The value of intensity 1 in the image: 1, 255 or 65535 if y was of uint8 or uint16, or what the range
+    of y states."""
+    black_level: float = 0.0
+    """The value of intensity 0 in the image: 0, or what the range of y states."""
 
     def scaled(self, white_level: float, black_level: float = 0.0) -> "Result":
         """Return a result in intensities, rescaled so that these numbers stand for intensities 1 and 0."""
@@ -115,7 +161,35 @@ class Result:
             for name, info in RESULT_MAPS.items()
             if (values := getattr(self, name)) is not None and info.power
         }
-        return replace(self, image=self.image * np.float32(span) + np.float32(black_level), **maps)
+        image = self.image * np.float32(span) + np.float32(black_level)
+        return replace(self, image=image, white_level=white_level, black_level=black_level, **maps)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the image to a file, in the format of the name's ending: as a whole, or not at all.
+
+        Parameters
+        ----------
+        path : str or path
+            ".png" has 8 bits from black to white, or 16 if y was of uint16 without a range; values beyond
+            are clipped. ".tif", ".tiff" and ".npy" have the float32 of `image`, ".npz" also the maps, by
+            their names.
+
+        Raises
+        ------
+        InvalidArgument
+            The ending is another one, or PNG cannot hold the image's channels.
+        OSError
+            The file cannot be written.
+        """
+        from lemmse.contract.pictures import save
+
+        save(self, path)
+
+    def _repr_html_(self) -> str:
+        """Return the picture with its maps and numbers, which notebooks show."""
+        from lemmse.contract.pictures import as_html
+
+        return as_html(self)
 
     @property
     def arrays(self) -> dict[str, NDArray[np.float32]]:
@@ -131,21 +205,23 @@ RESULT_MAPS: Mapping[str, MapInfo] = {f.name: f.metadata["map"] for f in fields(
 def result_bytes(shape: Sequence[int], maps: Collection[str]) -> int:
     """Return the size of a result, in bytes.
 
+    It may be less for a y with three axes, if the index reads it as an image with channels.
+
     Parameters
     ----------
     shape : sequence of int
-        Shape of the measurement, (H, W) or (H, W, C).
+        Shape of the measurement.
     maps : collection of str
         Names of the requested maps.
 
     Examples
     --------
-    >>> result_bytes((10, 10, 3), {"variance", "ess"})
-    2800
+    >>> result_bytes((10, 10), {"variance", "ess"}), result_bytes((2, 10, 10, 3), {"variance", "ess"})
+    (1200, 5600)
     """
     per_channel = 1 + sum(RESULT_MAPS[name].per_channel for name in maps)
     per_pixel = 1 + len(maps) - per_channel
-    return np.dtype(np.float32).itemsize * (per_channel * prod(shape) + per_pixel * prod(shape[:2]))
+    return np.dtype(np.float32).itemsize * (per_channel * prod(shape) + per_pixel * prod(shape[:3]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +243,17 @@ class Contributor:
     symmetry: str
     """The symmetric copy of the training image from which the patch was taken, for example "rotate-90";
     "identity" is the image itself."""
+    crop: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """The clean patch, of side p, with `context` pixels on each side, in the range of y, float32,
+    (p + 2 context, p + 2 context, C), from that copy; beyond its border the image is continued as the index
+    says. None if no context was asked for."""
 
     def scaled(self, white_level: float, black_level: float = 0.0) -> "Contributor":
         """Return a contributor in intensities, rescaled as `Result.scaled`."""
         span = white_level - black_level
-        return replace(self, value=tuple(value * span + black_level for value in self.value))
+        value = tuple(value * span + black_level for value in self.value)
+        crop = None if self.crop is None else self.crop * np.float32(span) + np.float32(black_level)
+        return replace(self, value=value, crop=crop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +297,8 @@ class IndexInfo:
     """The pre-inverse of the index. The estimator applies it; y is passed as measured."""
     patch_size: int
     """Side of the patches, in pixels."""
+    patch_depth: int
+    """Planes of the patches; 1 for an index of images, more for one of volumes."""
     boundary: str
     """How positions outside an image are read."""
     equivariance: str

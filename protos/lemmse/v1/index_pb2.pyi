@@ -40,6 +40,7 @@ class Index(_message.Message):
     DISTINCT_FIELD_NUMBER: _builtins.int
     EQUIVARIANCE_FIELD_NUMBER: _builtins.int
     AUGMENT_FIELD_NUMBER: _builtins.int
+    PATCH_DEPTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the server."""
     version: _builtins.str
@@ -78,6 +79,10 @@ class Index(_message.Message):
     """Symmetric copies that were added to the training images: "none", or
     "dihedral", all rotations by 90 degrees and mirror images.
     """
+    patch_depth: _builtins.int
+    """Planes of the patches: 1 in an index of images. More in one of volumes, whose
+    training images are their planes.
+    """
     def __init__(
         self,
         *,
@@ -97,10 +102,11 @@ class Index(_message.Message):
         distinct: _builtins.int = ...,
         equivariance: _builtins.str = ...,
         augment: _builtins.str = ...,
+        patch_depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "distinct", b"distinct", "equivariance", b"equivariance", "image_height", b"image_height", "image_width", b"image_width", "images", b"images", "keys", b"keys", "name", b"name", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "distinct", b"distinct", "equivariance", b"equivariance", "image_height", b"image_height", "image_width", b"image_width", "images", b"images", "keys", b"keys", "name", b"name", "patch_depth", b"patch_depth", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,6 +105,10 @@ class _MapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Map.ValueType], _
     """How far each pixel and channel may be from the sum over all keys, in
     intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
     """
+    MAP_SOURCE: _Map.ValueType  # 5
+    """The number of the training image with the heaviest training patch, (H, W),
+    in whole numbers from 0; -1 if there is none.
+    """
 
 class Map(_Map, metaclass=_MapEnumTypeWrapper):
     """A result besides the image."""
@@ -119,6 +123,10 @@ MAP_LOG_DENSITY: Map.ValueType  # 3
 MAP_ERROR: Map.ValueType  # 4
 """How far each pixel and channel may be from the sum over all keys, in
 intensities, (H, W, C); 0 if all keys were summed. Not with MODE_TOPK.
+"""
+MAP_SOURCE: Map.ValueType  # 5
+"""The number of the training image with the heaviest training patch, (H, W),
+in whole numbers from 0; -1 if there is none.
 """
 Global___Map: _TypeAlias = Map  # noqa: Y015
 
@@ -162,7 +170,7 @@ class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.V
 class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
     """How a pixel is made from the posterior means of patches. The maps are made
     likewise: with AGGREGATE_OVERLAP, MAP_ESS and MAP_LOG_DENSITY are means over
-    the patches.
+    the patches. MAP_SOURCE is always that of the patch centred at the pixel.
     """
 
 AGGREGATE_UNSPECIFIED: Aggregate.ValueType  # 0
@@ -356,6 +364,7 @@ class ReconstructRequest(_message.Message):
     BANDWIDTH_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one, and with
     QUALITY_BEST.
@@ -383,7 +392,8 @@ class ReconstructRequest(_message.Message):
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, (H, W) or (H, W, C), float, intensities of the clean
-        image in [0, 1].
+        image in [0, 1]. For an index whose patch_depth is more than 1, a volume,
+        (D, H, W) or (D, H, W, C); maps of sigma, masks and results likewise.
         """
 
     @_builtins.property
@@ -416,6 +426,15 @@ class ReconstructRequest(_message.Message):
 
     @_builtins.property
     def hybrid(self) -> Global___Hybrid: ...
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training images to leave out, as if they were not in the index: each its
+        number in decimal digits, or its source as in Contributor.source, which may
+        stand for several. "volume.tif" also stands for "volume.tif[0]",
+        "volume.tif[1]" and so on. The mixture of Gaussians and the calibration
+        stay those of the index.
+        """
+
     def __init__(
         self,
         *,
@@ -436,10 +455,11 @@ class ReconstructRequest(_message.Message):
         bandwidth: _builtins.float | None = ...,
         quality: Global___Quality.ValueType = ...,
         gaussian_share: _builtins.float | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
     _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
@@ -605,6 +625,7 @@ class ReconstructResponse(_message.Message):
     LOG_DENSITY_FIELD_NUMBER: _builtins.int
     DIAGNOSTICS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def image(self) -> _tensor_pb2.Tensor:
         """The posterior mean, float32, shape of y."""
@@ -621,6 +642,8 @@ class ReconstructResponse(_message.Message):
     def diagnostics(self) -> Global___Diagnostics: ...
     @_builtins.property
     def error(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def source(self) -> _tensor_pb2.Tensor: ...
     def __init__(
         self,
         *,
@@ -630,10 +653,11 @@ class ReconstructResponse(_message.Message):
         log_density: _tensor_pb2.Tensor | None = ...,
         diagnostics: Global___Diagnostics | None = ...,
         error: _tensor_pb2.Tensor | None = ...,
+        source: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_source", b"_source", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "source", b"source", "variance", b"variance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "variance", b"variance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_ess", b"_ess", "_log_density", b"_log_density", "_source", b"_source", "_variance", b"_variance", "diagnostics", b"diagnostics", "error", b"error", "ess", b"ess", "image", b"image", "log_density", b"log_density", "source", b"source", "variance", b"variance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
@@ -641,6 +665,8 @@ class ReconstructResponse(_message.Message):
     _WhichOneofArgType__ess: _TypeAlias = _typing.Literal["_ess", b"_ess"]  # noqa: Y015
     _WhichOneofReturnType__log_density: _TypeAlias = _typing.Literal["log_density"]  # noqa: Y015
     _WhichOneofArgType__log_density: _TypeAlias = _typing.Literal["_log_density", b"_log_density"]  # noqa: Y015
+    _WhichOneofReturnType__source: _TypeAlias = _typing.Literal["source"]  # noqa: Y015
+    _WhichOneofArgType__source: _TypeAlias = _typing.Literal["_source", b"_source"]  # noqa: Y015
     _WhichOneofReturnType__variance: _TypeAlias = _typing.Literal["variance"]  # noqa: Y015
     _WhichOneofArgType__variance: _TypeAlias = _typing.Literal["_variance", b"_variance"]  # noqa: Y015
     @_typing.overload
@@ -649,6 +675,8 @@ class ReconstructResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ess) -> _WhichOneofReturnType__ess | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__log_density) -> _WhichOneofReturnType__log_density | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__source) -> _WhichOneofReturnType__source | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__variance) -> _WhichOneofReturnType__variance | None: ...
 
@@ -749,6 +777,9 @@ class ExplainRequest(_message.Message):
     COLUMN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    PLANE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     sigma: _builtins.float
     row: _builtins.int
@@ -756,6 +787,12 @@ class ExplainRequest(_message.Message):
     column: _builtins.int
     top: _builtins.int
     """Number of contributors to return, 1 to 4096."""
+    context: _builtins.int
+    """Pixels around the patch that Contributor.crop shows on each side; no crops if
+    not given. All crops of an answer must fit into a message.
+    """
+    plane: _builtins.int
+    """Plane of the pixel in a volume; not set for an image."""
     @_builtins.property
     def y(self) -> _tensor_pb2.Tensor:
         """The measurement, as in ReconstructRequest. If the pre-inverse is identity,
@@ -776,6 +813,10 @@ class ExplainRequest(_message.Message):
     def mask(self) -> _tensor_pb2.Tensor:
         """As in ReconstructRequest; of the shape of y, cropped like it."""
 
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training images to leave out, as in ReconstructRequest."""
+
     def __init__(
         self,
         *,
@@ -789,17 +830,28 @@ class ExplainRequest(_message.Message):
         column: _builtins.int = ...,
         top: _builtins.int = ...,
         mask: _tensor_pb2.Tensor | None = ...,
+        context: _builtins.int | None = ...,
+        plane: _builtins.int | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "auto", b"auto", "mask", b"mask", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "context", b"context", "mask", b"mask", "noise", b"noise", "plane", b"plane", "poisson_gaussian", b"poisson_gaussian", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "auto", b"auto", "column", b"column", "index", b"index", "mask", b"mask", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "column", b"column", "context", b"context", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "poisson_gaussian", b"poisson_gaussian", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__context: _TypeAlias = _typing.Literal["context"]  # noqa: Y015
+    _WhichOneofArgType__context: _TypeAlias = _typing.Literal["_context", b"_context"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
+    _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
     _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto", "poisson_gaussian"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__context) -> _WhichOneofReturnType__context | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plane) -> _WhichOneofReturnType__plane | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_noise) -> _WhichOneofReturnType_noise | None: ...
 
@@ -818,8 +870,11 @@ class Contributor(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     SYMMETRY_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
     image: _builtins.int
-    """Number of the training image, in the order of the index, from 0."""
+    """Number of the training image, in the order of the index, from 0; in an index
+    of volumes that of a plane.
+    """
     source: _builtins.str
     """Source of that image: a file name, or a number in an array."""
     row: _builtins.int
@@ -835,6 +890,14 @@ class Contributor(_message.Message):
     def value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The clean centre pixel, length C."""
 
+    @_builtins.property
+    def crop(self) -> _tensor_pb2.Tensor:
+        """The clean patch with ExplainRequest.context pixels on each side, float32,
+        (p + 2 context, p + 2 context, C), turned as that copy is; beyond its border
+        the training image is continued as the index says. Not set if no context was
+        given.
+        """
+
     def __init__(
         self,
         *,
@@ -845,12 +908,15 @@ class Contributor(_message.Message):
         weight: _builtins.float = ...,
         value: _abc.Iterable[_builtins.float] | None = ...,
         symmetry: _builtins.str = ...,
+        crop: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_crop", b"_crop", "crop", b"crop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "image", b"image", "row", b"row", "source", b"source", "symmetry", b"symmetry", "value", b"value", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crop", b"_crop", "column", b"column", "crop", b"crop", "image", b"image", "row", b"row", "source", b"source", "symmetry", b"symmetry", "value", b"value", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__crop: _TypeAlias = _typing.Literal["crop"]  # noqa: Y015
+    _WhichOneofArgType__crop: _TypeAlias = _typing.Literal["_crop", b"_crop"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__crop) -> _WhichOneofReturnType__crop | None: ...
 
 Global___Contributor: _TypeAlias = Contributor  # noqa: Y015
 

@@ -4,6 +4,8 @@ The modules, in the order of docs/mathematics.md:
 
 - `keys`, `queries`: keys v with their targets t, queries u with their precision λ, and the scores log w
 - `sums`, `sum_spec`: the posterior sums and their merge; which sums to compute, and how
+- `device_rows`: the rows of keys and targets in the memory of a GPU
+- `fused`: the kernel that computes exact sums on a GPU
 - `exact`, `topk`, `hybrid`: three ways to compute them; `heaviest`: the k heaviest keys of a scan
 - `stratum_sums`: sums over the strata of a pre-inverse
 - `gaussians`: sums over the mixture of Gaussians beside the keys

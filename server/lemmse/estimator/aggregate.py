@@ -78,31 +78,35 @@ class Overlap:
 
     Parameters
     ----------
-    shape : (int, int, int)
-        Height, width and channels of the image.
+    pixels : int
+        Number of pixels of the image or volume.
+    channels : int
+        Channels of the image, C.
     maps : set of str
         Names of the requested maps.
-    pixels : callable
-        Returns the positions of the pixels of the patches at positions n, (len(n), p²).
+    covered : callable
+        Returns the positions of the pixels of the patches at positions n, (len(n), p_z·p²).
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        pixels: int,
+        channels: int,
         maps: frozenset[str],
-        pixels: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+        covered: Callable[[NDArray[np.int64]], NDArray[np.int64]],
     ) -> None:
-        height, width, channels = shape
-        self._pixels = pixels
+        self._covered = covered
         columns = {"image": channels, "square": channels, "patches": 1}
-        columns |= {name: channels if RESULT_MAPS[name].per_channel else 1 for name in maps}
+        averaged = maps - {"source"}  # numbers of images have no mean
+        columns |= {name: channels if RESULT_MAPS[name].per_channel else 1 for name in averaged}
+        self._source = np.empty(pixels, np.float32) if "source" in maps else None
         self._sums = {
-            name: torch.zeros(height * width, count, dtype=torch.float64) for name, count in columns.items()
+            name: torch.zeros(pixels, count, dtype=torch.float64) for name, count in columns.items()
         }
 
     def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
         """Add the posteriors of the patches at positions n."""
-        pixels = torch.from_numpy(self._pixels(n))
+        pixels = torch.from_numpy(self._covered(n))
         each = pixels.shape[1]
         values = {
             "image": posterior.patch,
@@ -115,6 +119,8 @@ class Overlap:
         }
         for name, total in self._sums.items():
             total.index_add_(0, pixels.flatten(), values[name].double().cpu().reshape(-1, total.shape[1]))
+        if self._source is not None:
+            self._source[n] = posterior.source[:, 0].numpy()
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the image and its maps by name, float32, a row for each position."""
@@ -127,4 +133,5 @@ class Overlap:
             means["variance"] = (means["variance"] - spread).clamp_(min=0.0)
         if "error" in means:
             means["error"] = means["error"].sqrt()
-        return {name: mean.float().numpy() for name, mean in means.items()}
+        arrays = {name: mean.float().numpy() for name, mean in means.items()}
+        return arrays if self._source is None else arrays | {"source": self._source}

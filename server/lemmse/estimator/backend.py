@@ -21,6 +21,7 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import PosteriorSums
 from lemmse.index import Index
 from lemmse.index.images.stack import Images, Pixel
+from lemmse.index.images.volumes import planes_around
 
 __all__ = ["Backend", "Extent"]
 
@@ -65,6 +66,11 @@ class Backend(ABC):
     def __init__(self, index: Index, device: torch.device) -> None:
         self.index = index
         self.device = device
+
+    @property
+    def compiled_hybrid(self) -> bool:
+        """Whether mode hybrid can sum, whose compiled loops run on the CPU only."""
+        return self.device.type == "cpu"
 
     @property
     @abstractmethod
@@ -128,8 +134,8 @@ class Backend(ABC):
                 "gaussian_share",
                 f"expected 0, since patches of {self.index.patch_length} numbers have no mixture",
             )
-        half = self.index.manifest.patch_size // 2
-        first = (half * self.index.manifest.patch_size + half) * channels
+        p, p_z = self.index.manifest.patch_size, self.index.manifest.patch_depth
+        first = ((p_z // 2 * p + p // 2) * p + p // 2) * channels
         return Gaussians(mixture, slice(first, first + channels), self.device)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
@@ -151,6 +157,20 @@ class Backend(ABC):
             )
 
     def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:
-        """Return the patches of an image, (H, W, C), at positions n, as an array of shape (len(n), P)."""
-        manifest = self.index.manifest
-        return Images.stack([image]).patches(n, manifest.patch_size, manifest.boundary)
+        """Return the patches of an image or a volume at positions n, (len(n), P).
+
+        Parameters
+        ----------
+        image : array, (D, H, W, C)
+            The planes of a volume; an image is one plane.
+        n : int, (Q,)
+            Positions, in the order plane, row, column.
+        """
+        manifest, (depth, height, width, channels) = self.index.manifest, image.shape
+        # Without a copy of the image, which may be large: this is called for each block of positions.
+        stack = Images(
+            image.reshape(-1, channels),
+            np.tile(np.array([height, width], np.int64), (depth, 1)),
+            planes_around([depth], manifest.patch_depth, manifest.boundary),
+        )
+        return stack.patches(n, manifest.patch_size, manifest.boundary)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.contract.results import NoiseEstimate, Result
@@ -41,19 +42,28 @@ class BestOf:
 
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction by the best index; as `Reconstructor.answer`."""
+        _require_no_exclusion(options)
         estimate = None
         if measurement.is_estimated:
             estimate = self._estimate(measurement, cancelled)
             measurement = measurement.with_noise(estimate)
-        white = measurement if measurement.gain is None else measurement.with_mean_noise()
-        result = self._choose(white, options, cancelled).answer(measurement, options, cancelled)
+        known = measurement
+        if measurement.gain is not None:  # a map of one σ: only indexes that take maps can answer
+            white = measurement.with_mean_noise()
+            known = replace(white, sigma=np.full(measurement.y.shape, white.sigma))
+        result = self._choose(known, options, cancelled).answer(measurement, options, cancelled)
         return replace(result, diagnostics=with_estimate(result.diagnostics, estimate))
 
     def work(self, measurement: Measurement, options: Options) -> float:
         """Return the expected work of `answer`, in multiply-adds of the exact sum."""
-        height, width = measurement.y.shape[:2]
+        _require_no_exclusion(options)
         work = [one.work(measurement, options) for one in self._reconstructors]
-        return max(work) + sum(work) * sample_size(height * width) / float(height * width)
+        pixels = self.pixels(measurement)
+        return max(work) + sum(work) * sample_size(pixels) / pixels
+
+    def pixels(self, measurement: Measurement) -> int:
+        """Return the number of pixels of a measurement; in volumes, those of all planes."""
+        return self._reconstructors[0].pixels(measurement)
 
     def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
         """Return the least of the estimates: what an index does not describe looks like noise to it."""
@@ -75,12 +85,19 @@ class BestOf:
 
     def _sample(self, measurement: Measurement) -> NDArray[np.int64]:
         """Return positions of pixels spread over the image, observed if possible, (N,)."""
-        height, width = measurement.y.shape[:2]
-        mask = measurement.mask
-        bad = np.zeros((height, width, 1), np.bool_) if mask is None else ~mask.reshape(height, width, -1)
-        centres, _ = spread(bad, 1, sample_size(height * width))
+        pixels, mask = self.pixels(measurement), measurement.mask
+        # The planes of a volume are one image, one below the other.
+        width = measurement.y.shape[1 if math.prod(measurement.y.shape[:2]) == pixels else 2]
+        shape = pixels // width, width
+        bad = np.zeros((*shape, 1), np.bool_) if mask is None else ~mask.reshape(*shape, -1)
+        centres, _ = spread(bad, 1, sample_size(pixels))
         n: NDArray[np.int64] = centres[:, 0] * width + centres[:, 1]
         return n
+
+
+def _require_no_exclusion(options: Options) -> None:
+    if options.exclude:
+        raise InvalidArgument.of("exclude", "expected none without the name of an index, got some; say which")
 
 
 def _mean_square(estimate: NoiseEstimate) -> float:

@@ -17,7 +17,7 @@ from lemmse.estimator.planning import requested_accuracy
 from lemmse.estimator.signal_noise import MOST_MAPS
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["estimate_work", "exact_work", "request_work"]
+__all__ = ["estimate_work", "exact_work", "exclusion_work", "pixels_of", "request_work"]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -25,6 +25,8 @@ _UNCALIBRATED = 0.5
 """Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
 _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
+_COPIED = 100.0
+"""Time of copying a coordinate of a key, and of what else a view without some images takes."""
 _ESTIMATE = 2.0
 """Time to estimate noise, relative to that of projecting patches on the axes of all Gaussians."""
 _TRANSFORM = 8.0
@@ -49,6 +51,17 @@ def exact_work(backend: Backend, pixels: int, *, weighted: bool = False) -> floa
     return pixels * keys * backend.index.patch_length * (_WEIGHTED if weighted else 1.0)
 
 
+def pixels_of(backend: Backend, measurement: Measurement) -> int:
+    """Return the number of pixels of a measurement, which for an index of volumes are those of all planes."""
+    axes = 2 if backend.index.manifest.patch_depth == 1 else 3
+    return math.prod(measurement.y.shape[:axes])
+
+
+def exclusion_work(backend: Backend) -> float:
+    """Return the work of leaving some training images out, before any sum."""
+    return _COPIED * backend.index.manifest.distinct * backend.index.patch_length
+
+
 def estimate_work(backend: Backend, pixels: int) -> float:
     """Return the expected work to estimate the noise of an image with so many pixels."""
     manifest = backend.index.manifest
@@ -69,28 +82,34 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
     most_exact : float
         Largest work for which mode auto is exact.
     """
-    height, width = measurement.y.shape[:2]
+    pixels = pixels_of(backend, measurement)
     if measurement.gain is not None:
-        first = estimate_work(backend, height * width) if measurement.is_estimated else 0.0
+        first = estimate_work(backend, pixels) if measurement.is_estimated else 0.0
         one = replace(measurement, sigma=1.0, gain=None, mask=np.broadcast_to(True, measurement.y.shape))
         return first + MOST_MAPS * request_work(backend, one, options, most_exact)
     if isinstance(measurement.sigma, str):
-        first = estimate_work(backend, height * width)
+        first = estimate_work(backend, pixels)
         known = (replace(measurement, sigma=sigma) for sigma in _calibrated_sigmas(backend))
         return first + max(request_work(backend, one, options, most_exact) for one in known)
     if options.estimator != "le-mmse":
         return _whole_image_work(backend, measurement, options)
     sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
     weighted = sigma is None or measurement.mask is not None
-    exact = exact_work(backend, height * width, weighted=weighted)
+    exact = exact_work(backend, pixels, weighted=weighted)
     if options.mode == "topk":
         return exact * _topk_share(backend, options)
     if options.mode == "exact" or (options.mode == "auto" and exact <= most_exact):
         return exact
+    search = _topk_share(backend, options) if "source" in options.maps else 0.0
+    return exact * min(1.0, _hybrid_share(backend, options, None if weighted else sigma) + search)
+
+
+def _hybrid_share(backend: Backend, options: Options, sigma: float | None) -> float:
+    """Return the time of mode hybrid relative to that of the exact sum; sigma is None if it varies."""
     calibration = backend.index.manifest.calibration
-    if calibration is None or sigma is None or weighted or not sigma > 0:
-        return exact * _UNCALIBRATED
-    return exact * min(1.0, calibration.plan(sigma, requested_accuracy(options)).cost)
+    if calibration is None or sigma is None or not sigma > 0:
+        return _UNCALIBRATED
+    return min(1.0, calibration.plan(sigma, requested_accuracy(options)).cost)
 
 
 def _calibrated_sigmas(backend: Backend) -> tuple[float, ...]:

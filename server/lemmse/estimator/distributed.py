@@ -4,8 +4,9 @@ Sums over disjoint sets of keys merge exactly, so the distribution of the keys c
 shard view of the index, a range of its shards, is read by one worker; if that worker is lost, another one
 reads the view and Dask repeats the tasks. An answer includes every view, or is an error.
 
-Workers sum on the CPU. Each should run one task at a time, which uses as many threads as its environment
-gives to OpenMP, and have enough memory for its keys: those that Dask spills to disk have to be read again.
+Workers sum on the CPU, or each on a GPU of its own. Each should run one task at a time, which uses as many
+threads as its environment gives to OpenMP, and have enough memory for its keys: those that Dask spills to
+disk have to be read again.
 """
 
 import time
@@ -15,22 +16,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, reduce
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.estimator.backend import Backend, Extent
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
-from lemmse.estimator.local import LocalBackend
+from lemmse.estimator.local import LocalBackend, as_device
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import NormalizerEstimate, SumSpec
 from lemmse.estimator.sums import HEAVIEST, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.dask_workers import PATIENCE, addresses, connect, distributed
-from lemmse.index.reading.shard_view import ShardView, split_shards
+from lemmse.index.reading import HeldOutView, ShardView, leave_out, split_shards
 
 __all__ = ["DistributedBackend"]
 
@@ -60,11 +62,13 @@ class DistributedBackend(Backend):
         shard views as there are workers.
     scheduler : str
         Address of the scheduler.
+    device : str
+        Device of the workers, "cpu", "cuda" or "cuda:N".
 
     Raises
     ------
     InvalidArgument
-        Dask is not installed.
+        Dask is not installed, or a worker has no such device.
     NotFound
         No scheduler answers at the address.
     DataLoss
@@ -75,22 +79,28 @@ class DistributedBackend(Backend):
 
     searches = False
 
-    def __init__(self, index: Index, scheduler: str) -> None:
+    def __init__(self, index: Index, scheduler: str, device: str = "cpu") -> None:
         super().__init__(index, _CPU)
+        self._device = device
         self._address = scheduler
         self._client = connect(scheduler)
         self._lock = Lock()
         try:
             with self._dask_errors():
-                self._views = split_shards(index, len(addresses(self._client)))
+                self._views = _split(index, len(addresses(self._client)))
             self._futures: list[Any] = [None] * len(self._views)
             _ = self.extent
         except BaseException:
             self.close()
             raise
 
+    @property
+    def compiled_hybrid(self) -> bool:
+        """Whether the workers can sum in mode hybrid."""
+        return self._device == "cpu"
+
     def prepare(self) -> None:
-        """Compile the loops of hybrid on all workers."""
+        """Compile the loops of hybrid, or the kernel of GPUs, on all workers."""
         self._map(_WorkerKeys.prepare)
 
     def close(self) -> None:
@@ -208,7 +218,8 @@ class DistributedBackend(Backend):
             for i in lost:
                 self._futures[i] = self._client.submit(
                     _WorkerKeys,
-                    self._views[i],
+                    *self._views[i],
+                    self._device,
                     workers=[workers[i % len(workers)]],
                     allow_other_workers=True,
                     pure=False,
@@ -230,34 +241,61 @@ class DistributedBackend(Backend):
             raise Unavailable(f"scheduler: {self._address} does not answer") from error
 
 
+class _Part(NamedTuple):
+    """What a worker holds."""
+
+    view: ShardView
+    """Some shards of the index."""
+    images: NDArray[np.int64]
+    """Numbers of the training images that are left out."""
+    first_key: int
+    """Number of the first remaining key."""
+
+
+def _split(index: Index, most: int) -> list[_Part]:
+    """Return the parts of an index, or of a view of it without some images, at most `most`."""
+    if not isinstance(index, HeldOutView):
+        return [_Part(view, np.zeros(0, np.int64), view.first_key) for view in split_shards(index, most)]
+    parts = []
+    for view in split_shards(index.whole, most):
+        first, end = np.searchsorted(index.kept, [view.first_key, view.first_key + view.manifest.distinct])
+        if first < end:
+            parts.append(_Part(view, index.images_out, int(first)))
+    return parts
+
+
 class _WorkerKeys:
-    """The keys of a shard view on a worker; unpickling reads them from the index."""
+    """The keys of a part on a worker; unpickling reads them from the index."""
 
-    def __init__(self, view: ShardView) -> None:
+    def __init__(self, view: ShardView, images: NDArray[np.int64], first_key: int, device: str) -> None:
         view.verify()
-        self._local = LocalBackend(view, _CPU)
-        self._first_key = view.first_key
+        self._part, self._device = _Part(view, images, first_key), device
+        index = leave_out(view, images, refits=False) if len(images) else view
+        self._local = LocalBackend(index, as_device(device))
+        self._first_key = first_key
 
-    def __reduce__(self) -> tuple[type["_WorkerKeys"], tuple[Index]]:
-        return type(self), (self._local.index,)
+    def __reduce__(self) -> tuple[type["_WorkerKeys"], tuple[Any, ...]]:
+        return type(self), (*self._part, self._device)
 
     def __sizeof__(self) -> int:
         """Return the size of the keys, though they are mapped: Dask counts resident pages as memory."""
         return self._local.keys.nbytes
 
     def prepare(self) -> None:
-        """Compile the loops of hybrid."""
-        self._local.prepare_hybrid()
+        """Compile the loops of hybrid, or the kernel of a GPU."""
+        self._local.prepare_sums()
 
     def extent(self) -> Extent:
         """Return the numbers of keys and the range of their targets."""
         return self._local.extent
 
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
-        """Return the sums over these keys, numbered as in the whole index."""
+        """Return the sums over these keys, numbered as in the whole index, in host memory."""
         index = self._local.index
         index.require_unchanged()
-        sums = self._local.sums(queries, spec)
+        if isinstance(queries, Queries):
+            queries = queries.to(self._local.device)
+        sums = self._local.sums(queries, spec).to(_CPU)
         index.require_unchanged()
         key = sums.top_key
         return replace(sums, top_key=torch.where(key < 0, key, key + self._first_key))

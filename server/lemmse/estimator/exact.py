@@ -3,6 +3,10 @@
 One matrix product gives the scores log w of a tile of m keys for Q queries (see `queries`), and another, of
 the weights with the moments of the targets, gives all sums. The means of whole patches need a further product
 with the keys. Sharp queries (see `queries`) are scored in float64.
+
+On a GPU, one kernel does all of this for most requests (see `fused`). It leaves to these products lists of
+the heaviest keys, targets of more than 31 numbers, whole patches of more than 512, and queries that float16
+numbers do not resolve.
 """
 
 from dataclasses import replace
@@ -10,7 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lemmse.estimator.cancellation import query_block, raise_if_cancelled
+from lemmse.estimator.cancellation import QUERIES_OF_THREAD, even_blocks, query_block, raise_if_cancelled
+from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.keys import Keys, Tile
 from lemmse.estimator.queries import LOG2_E, Queries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
@@ -23,7 +28,13 @@ _FLOOR = -100.0
 and not a denormal number, which would make every product several times slower."""
 
 
-def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> PosteriorSums:
+_VECTOR = 32
+"""Multiple of the length of the vectors in which numbers are computed."""
+
+
+def exact_sums(
+    keys: Keys, queries: Queries, spec: SumSpec = EXACT, fused: FusedKeys | None = None
+) -> PosteriorSums:
     """Return the posterior sums over all keys of the stratum of the queries, without normalizing constants.
 
     Parameters
@@ -34,6 +45,8 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
         The whitened query patches, (Q, P), on the device of the keys.
     spec : SumSpec
         Its outputs are used, and its reference mean if these include bounds.
+    fused : FusedKeys, optional
+        The keys for the fused kernel, where it runs.
 
     Raises
     ------
@@ -44,21 +57,41 @@ def exact_sums(keys: Keys, queries: Queries, spec: SumSpec = EXACT) -> Posterior
     ----------
     arXiv 2601.10334, the LE-MMSE estimator.
     """
-    step = query_block(queries.u.device)
-    blocks = [slice(start, start + step) for start in range(0, len(queries), step)]
-    sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec) for rows in blocks])
+    blocks = even_blocks(len(queries), query_block(queries.u.device) if fused is None else fused.query_block)
+    sums = PosteriorSums.join([_block_sums(keys, queries.rows(rows), spec, fused) for rows in blocks])
     return sums.with_exact_errors(keys.t_length, spec.outputs, spec.reference)
 
 
-def _block_sums(keys: Keys, queries: Queries, spec: SumSpec) -> PosteriorSums:
+def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | None) -> PosteriorSums:
     scale = keys.scale(queries.stratum)
-    sharp = queries.sharp(scale)
+    left = torch.ones(len(queries), dtype=torch.bool, device=queries.u.device)
     parts = []
-    for centre, mask in ((None, ~sharp), (scale.centre, sharp)):
-        if mask.any():
-            rows = mask.nonzero()[:, 0]
-            parts.append((rows, _sums(keys, queries.rows(rows), centre, spec)))
+    if fused is not None and fused.computes(spec.outputs):
+        forms = fused.forms(queries)
+        for form in Form:
+            rows = (forms == form).nonzero()[:, 0]
+            if form != Form.NONE and len(rows):
+                parts.append((rows, fused.sums(queries.rows(rows), spec, form)))
+        left = forms == Form.NONE
+    sharp = queries.sharp(scale)
+    for centre, mask in ((None, left & ~sharp), (scale.centre, left & sharp)):
+        rows_of_blocks = torch.split(mask.nonzero()[:, 0], query_block(mask.device)) if mask.any() else ()
+        for rows in rows_of_blocks:
+            sums = _sums(keys, queries.rows(_padded(rows)), centre, spec)
+            parts.append((rows, sums.take(torch.arange(len(rows), device=rows.device))))
     return PosteriorSums.gather(parts)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Return rows with the last one repeated, so that all threads have whole vectors of the scores of many.
+
+    torch rounds exp2 of the numbers that are left over in another way, and the sums of a pixel would depend
+    on how many pixels there are.
+    """
+    missing = -len(rows) % (_VECTOR * torch.get_num_threads())
+    if len(rows) < QUERIES_OF_THREAD // 2 or not missing:  # even blocks of more have at least this many
+        return rows
+    return torch.cat([rows, rows[-1:].expand(missing)])
 
 
 def _sums(keys: Keys, queries: Queries, centre: Tensor | None, spec: SumSpec) -> PosteriorSums:
@@ -91,7 +124,8 @@ def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
         log_max=(score_max[:, 0] + query_terms) / LOG2_E,
         moments=moments.double(),
         patches=patches,
-        w2=(w.square_() @ tile.moments[:1].T if outputs.ess else moments[:, :0]).double(),
+        # BLAS adds the product with one row in an order that depends on Q, with two it does not.
+        w2=((w.square_() @ tile.moments[:2].T)[:, :1] if outputs.ess else moments[:, :0]).double(),
         error_variance=moments[:, :0].double(),
         bounds=moments[:, :0].double(),
         top_log_w=(top_score + query_terms[:, None]) / LOG2_E,

@@ -65,7 +65,7 @@ def estimate_noise(backend: Backend, observation: Observation, cancelled: Cancel
     Cancelled
         `cancelled()` was true.
     """
-    _require_mixture(backend)
+    _require_mixture(backend, "sigma")
     sample = _Sample(backend, observation, cancelled)
     best = sample.best(np.array([sample.start]))
     if backend.index.strata.constants is None and _may_differ(sample.medians):
@@ -100,7 +100,7 @@ def estimate_gain(
     Cancelled
         `cancelled()` was true.
     """
-    _require_mixture(backend)
+    _require_mixture(backend, "sigma" if sigma is None else "gain")
     sample = _Sample(backend, observation, cancelled, counts=True)
     white = sample.best(np.array([sample.start])).sigma
     table = np.stack([sample.log_density(SIGMAS[k : k + 1], slice(None)) for k in range(len(SIGMAS))], axis=1)
@@ -122,8 +122,8 @@ class _Sample:
         self, backend: Backend, observation: Observation, cancelled: Cancel, *, counts: bool = False
     ) -> None:
         self._backend, self._cancelled = backend, cancelled
-        y, self._p = observation.y, backend.index.manifest.patch_size
-        observed = np.broadcast_to(np.isfinite(observation.sigma), y.shape)
+        (y,), self._p = observation.y, backend.index.manifest.patch_size
+        (observed,) = np.broadcast_to(np.isfinite(observation.sigma), observation.y.shape)
         self.medians = median_sigma(y, observed)
         """Median estimate for each channel, (C,), NaN where there is none."""
         self.start = float(np.median(self.medians)) if np.isfinite(self.medians).all() else _START
@@ -132,7 +132,7 @@ class _Sample:
         if missing.any():
             centres, missing = _spread(observed, self._p, _MASKED_SAMPLE)
         n = centres @ [y.shape[1], 1]
-        u = backend.patches(y, n)
+        u = backend.patches(y[None], n)
         inside = None
         if counts:
             inside = _with_counts(u, y[observed].min())
@@ -142,7 +142,7 @@ class _Sample:
             centres, n, u, missing = centres[inside], n[inside], u[inside], missing[inside]
         self.centres, self._u = centres, u
         """Row and column of each patch, (N, 2)."""
-        self._observed = backend.patches(observed, n) if missing.any() else None
+        self._observed = backend.patches(observed[None], n) if missing.any() else None
         white = torch.from_numpy(backend.index.strata.whiten_precisely(u, 0)).to(backend.device)
         self._spectra = None if missing.any() else backend.gaussians.spectra(white)
 
@@ -209,15 +209,17 @@ def _with_counts(u: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
     return some if some.any() else ~some
 
 
-def _require_mixture(backend: Backend) -> None:
+def _require_mixture(backend: Backend, argument: str) -> None:
     manifest = backend.index.manifest
     why = None
     if not backend.index.problem.denoises:
         why = f"of physics {manifest.physics} and pre-inverse {manifest.pre_inverse}"
+    elif manifest.patch_depth > 1:
+        why = "of volumes"
     elif backend.index.mixture is None:
         why = f"without Gaussians, as its patches have {backend.index.patch_length} numbers"
     if why is not None:
-        raise InvalidArgument.of("sigma", f"expected a number for an index {why}, got auto")
+        raise InvalidArgument.of(argument, f"expected a number for an index {why}, got auto")
 
 
 def _may_differ(medians: NDArray[np.float64]) -> bool:

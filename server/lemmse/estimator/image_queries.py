@@ -7,7 +7,7 @@ whiten; and noise with a precision for each pixel, which needs clean keys (A = B
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import EXACT, SumSpec
-from lemmse.estimator.sums import Posterior, PosteriorSums
+from lemmse.estimator.sums import Outputs, Posterior, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
@@ -114,6 +114,25 @@ def _require_refinable(backend: Backend, refinement: Refinement) -> None:
         backend.require_clean_keys("gaussian_share", "a share of Gaussians")
 
 
+class _GaussianSums(NamedTuple):
+    """Sums over the Gaussians for some pixels of an image."""
+
+    n: NDArray[np.int64]
+    """Positions of the pixels, ascending, (Q,)."""
+    outputs: Outputs
+    """What was summed."""
+    sums: PosteriorSums
+    """The sums, for Q queries."""
+
+    def has(self, n: NDArray[np.int64]) -> bool:
+        """Return whether all positions n are among those of the sums."""
+        return bool(np.isin(n, self.n).all())
+
+    def at(self, n: NDArray[np.int64]) -> PosteriorSums:
+        """Return the sums at positions n."""
+        return self.sums.take(torch.from_numpy(np.searchsorted(self.n, n)))
+
+
 class WhitenedQueries:
     """The query patches of z = B y with noise of one σ, which the strata of the index whiten.
 
@@ -142,13 +161,14 @@ class WhitenedQueries:
         self.gaussian_share = refinement.gaussian_share
         self._precision = 1 / self.sigma**2
         self._share = tau2 * self._precision
-        _require_same_noise(backend.index, observation.y.shape)
-        self._z = backend.index.problem.pre_invert(observation.y)
+        _require_same_noise(backend.index, observation.y.shape[1:])
+        self._z = np.stack([backend.index.problem.pre_invert(plane) for plane in observation.y])
         self._stratum = _strata_of(backend, observation.y.shape)
+        self._kept: _GaussianSums | None = None
 
     @property
     def pixels(self) -> int:
-        """Number of pixels, H·W."""
+        """Number of pixels, D·H·W."""
         return len(self._stratum)
 
     @property
@@ -164,17 +184,35 @@ class WhitenedQueries:
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
-        return self.sums_of(self.queries(n), spec)
+        queries = self.queries(n)
+        return self._mixed(queries, spec, lambda: self._gaussian_sums_at(n, queries, spec))
 
     def sums_of(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
         """Return the sums for queries that may be of other images, of the same σ and the same prior."""
+        return self._mixed(queries, spec, lambda: self._gaussian_sums(queries, spec))
+
+    def _mixed(
+        self, queries: ColouredQueries, spec: SumSpec, gaussian_sums: Callable[[], PosteriorSums]
+    ) -> PosteriorSums:
         backend = self._backend
 
         def key_sums() -> PosteriorSums:
             log_keys = torch.from_numpy(np.log(backend.keys_that_count(queries.stratum)))
             return backend.sums(queries, spec).shift(-log_keys.to(backend.device))
 
-        return _mixed(self.gaussian_share, key_sums, lambda: self._gaussian_sums(queries, spec))
+        return _mixed(self.gaussian_share, key_sums, gaussian_sums)
+
+    def _gaussian_sums_at(
+        self, n: NDArray[np.int64], queries: ColouredQueries, spec: SumSpec
+    ) -> PosteriorSums:
+        """Return the sums over the Gaussians at positions n, ascending.
+
+        The last ones are kept: hybrid asks for some of a block of pixels again, and for their mean.
+        """
+        kept, outputs = self._kept, spec.outputs
+        if kept is None or kept.outputs != outputs or outputs.bounds or not kept.has(n):
+            kept = self._kept = _GaussianSums(n, outputs, self._gaussian_sums(queries, spec))
+        return kept.at(n)
 
     def _gaussian_sums(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
         backend = self._backend
@@ -184,12 +222,14 @@ class WhitenedQueries:
 
     def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the least and the greatest mean of the targets, see `ImageQueries`."""
-        return _range(
-            self._backend,
-            self.gaussian_share,
-            len(n),
-            lambda: self._gaussian_sums(self.queries(n), EXACT),
-        )
+
+        def gaussian_sums() -> PosteriorSums:
+            kept = self._kept
+            if kept is None or not kept.has(n):
+                return self._gaussian_sums(self.queries(n), EXACT)
+            return kept.at(n)
+
+        return _range(self._backend, self.gaussian_share, len(n), gaussian_sums)
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """Return the posterior of the clean pixels, see `ImageQueries`.
@@ -220,7 +260,7 @@ def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
     except InvalidArgument as error:
         raise InvalidArgument.of("y", error.expected) from error
     if index.problem.stationary and not index.problem.white:
-        covariance = index.problem.covariance(shape, index.manifest.patch_size)
+        covariance = index.problem.covariance(shape, index.manifest.patch_size, index.manifest.patch_depth)
         if index.strata.whiteness_error(covariance) > _WHITENESS:
             raise InvalidArgument.of(
                 "y",
@@ -230,18 +270,19 @@ def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
             )
 
 
-def _strata_of(backend: Backend, shape: tuple[int, int, int]) -> NDArray[np.int64]:
-    """Return the stratum of each pixel of an image of this shape, (H·W,); 0 where all strata count."""
-    index, positions = backend.index, np.arange(shape[0] * shape[1])
+def _strata_of(backend: Backend, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the stratum of each pixel of a y of this shape, (D·H·W,); 0 where all strata count."""
+    index, (depth, height, width, channels) = backend.index, shape
     if not index.strata.exclusive:
-        return np.zeros(len(positions), np.int64)
-    stratum = index.strata.of(backend.patches(index.problem.scale(shape), positions))
+        return np.zeros(depth * height * width, np.int64)
+    scale = index.problem.scale((height, width, channels))[None]
+    stratum = np.tile(index.strata.of(backend.patches(scale, np.arange(height * width))), depth)
     if (stratum < 0).any():
-        row, column = divmod(int(np.argmin(stratum)), shape[1])
+        row, column = divmod(int(np.argmin(stratum)), width)
         raise InvalidArgument.of(
             "y",
             f"expected an image whose mask has the patterns of the index's training images, got "
-            f"{shape[0]}x{shape[1]} pixels with another pattern around ({row}, {column})",
+            f"{height}x{width} pixels with another pattern around ({row}, {column})",
         )
     return stratum
 
@@ -256,7 +297,8 @@ class _WeightedQueries:
         self._y = observation.y
         self.gaussian_share = refinement.gaussian_share
         tau2 = refinement.bandwidth**2
-        self._precision = observation.precision / (1 + tau2 * observation.precision)  # (H, W, C)
+        precision = observation.precision
+        self._precision = precision / (1 + tau2 * precision)  # (D, H, W, C)
         self._share = tau2 * self._precision
         self._variance = tau2 * (1 - self._share)
 
@@ -265,7 +307,7 @@ class _WeightedQueries:
         """Twice the number of pairs of a query and a distinct key: weighted products are twice as long."""
         if self.gaussian_share == 1:
             return 0
-        return int(2 * self._y.shape[0] * self._y.shape[1] * self._backend.index.manifest.distinct)
+        return int(2 * math.prod(self._y.shape[:3]) * self._backend.index.manifest.distinct)
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
@@ -350,7 +392,7 @@ def _blended(
 ) -> Posterior:
     """Return the posterior at positions n for a prior with a Gaussian centred at each key.
 
-    The mean is `share` · y + (1 − `share`) · mean of the keys, and `variance` is added; all (H, W, C).
+    The mean is `share` · y + (1 − `share`) · mean of the keys, and `variance` is added; all (D, H, W, C).
     """
     device = posterior.mean.device
 
@@ -361,7 +403,7 @@ def _blended(
         return share * u + (1 - share) * mean, blended
 
     images = (y, share, variance)
-    centres = [image.reshape(-1, image.shape[2])[n] for image in images]
+    centres = [image.reshape(-1, image.shape[-1])[n] for image in images]
     mean, mean_variance = blend(posterior.mean, posterior.variance, centres)
     patch, patch_variance = posterior.patch, posterior.patch_variance
     if patch.shape[1]:

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lemmse.estimator.device_rows import DeviceRows, padding_of
 from lemmse.index import Index
 from lemmse.index.clustering.moments import key_moments
-from lemmse.index.storage.packing import LANES, Packed
+from lemmse.index.storage.packing import Packed
 from lemmse.index.storage.quantization import Quantization, quantizations
 
 __all__ = ["TILE", "Keys", "Scale", "Tile", "load_keys"]
@@ -54,32 +55,6 @@ class Scale:
     """Mean key, float64, (P,)."""
     variance: float
     """Mean variance of the coordinates of the keys."""
-
-
-class _Rows:
-    """Packed rows on a device."""
-
-    def __init__(self, packed: Packed, device: torch.device) -> None:
-        self.packed = packed
-        self.values = torch.from_numpy(packed.values).to(device)
-
-    def columns(self, start: int, stop: int) -> Tensor:
-        """Return rows start … stop − 1, transposed, (L, stop − start)."""
-        length = self.packed.length
-        blocks = []
-        for first, end in self.packed.parts(start, stop):
-            begin, lane = self.packed.place(first)
-            runs = -(-(lane + end - first) // LANES)
-            block = self.values[begin : begin + runs * length * LANES].view(runs, length, LANES)
-            blocks.append(block.transpose(0, 1).reshape(length, -1)[:, lane : lane + end - first])
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
-
-    def of(self, row: Tensor) -> Tensor:
-        """Return the rows with the given numbers, (*row.shape, L)."""
-        run, lane = self.packed.run_of(row.cpu().numpy())
-        first = torch.from_numpy(run + lane).to(self.values.device)
-        number = torch.arange(self.packed.length, device=first.device) * LANES
-        return self.values[first[..., None] + number]
 
 
 @dataclass(frozen=True)
@@ -142,15 +117,22 @@ class Keys:
 
     def load(self) -> None:
         """Copy the keys to the device now, instead of at their first use."""
-        _ = self._codes, self._moments
+        _ = self.codes, self.moments
 
     @cached_property
-    def _codes(self) -> _Rows:
-        return _Rows(self.packed, self.device)
+    def codes(self) -> DeviceRows:
+        """The quantized keys on the device."""
+        return self._on_device(self.packed)
 
     @cached_property
-    def _moments(self) -> _Rows:
-        return _Rows(self.packed_moments, self.device)
+    def moments(self) -> DeviceRows:
+        """The moments of their targets on the device."""
+        return self._on_device(self.packed_moments)
+
+    def _on_device(self, packed: Packed) -> DeviceRows:
+        if self.device.type == "cpu":
+            return DeviceRows.mapped(packed)
+        return DeviceRows.copied(packed, self.device, padding_of(packed.length))
 
     @property
     def count(self) -> int:
@@ -194,15 +176,15 @@ class Keys:
             centre = v.mean(dim=1)
         torch.sub(v, centre[:, None], out=features[:-1])
         torch.sum(features[:-1].square(), dim=0, out=features[-1]).mul_(-0.5)
-        return Tile(start, centre, features, self._moments.columns(start, stop).to(v.dtype))
+        return Tile(start, centre, features, self.moments.columns(start, stop).to(v.dtype))
 
     def coordinates(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return keys start … stop − 1, transposed, (P, stop − start)."""
-        return self._decoded(self._codes.columns(start, stop), dtype)
+        return self._decoded(self.codes.columns(start, stop), dtype)
 
     def patches_of(self, key: Tensor) -> Tensor:
         """Return the keys with the given numbers, float32, (*key.shape, P)."""
-        return self._decoded(self._codes.of(key), torch.float32)
+        return self._decoded(self.codes.of(key), torch.float32)
 
     @cached_property
     def _scales(self) -> dict[int, "Scale"]:
@@ -220,7 +202,7 @@ class Keys:
 
     def moments_of(self, key: Tensor) -> Tensor:
         """Return the target moments of the keys with the given numbers, float32, (*key.shape, 1 + 2T)."""
-        return self._moments.of(key)
+        return self.moments.of(key)
 
     def _decoded(self, q: Tensor, dtype: torch.dtype) -> Tensor:
         if q.is_floating_point():

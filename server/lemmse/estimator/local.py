@@ -5,8 +5,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.backend import Backend, Extent
+from lemmse.estimator.device_rows import require_memory
 from lemmse.estimator.exact import exact_sums
+from lemmse.estimator.fused import FusedKeys, row_bytes
 from lemmse.estimator.hybrid import KeyTree, estimate_log_z, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
@@ -16,7 +19,26 @@ from lemmse.estimator.sums import PosteriorSums
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.index import Index
 
-__all__ = ["LocalBackend"]
+__all__ = ["LocalBackend", "as_device"]
+
+
+def as_device(name: str) -> torch.device:
+    """Return the device of a name: "auto" is a GPU if torch finds one, otherwise the CPU.
+
+    Raises
+    ------
+    InvalidArgument
+        The device does not exist.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidArgument.of(
+            "device", f"expected auto, cpu or a GPU that torch sees, got {name!r}"
+        ) from error
+    return torch.device(name)
 
 
 class LocalBackend(Backend):
@@ -28,23 +50,32 @@ class LocalBackend(Backend):
         The index; its keys are memory-mapped on a CPU and copied to a GPU.
     device : torch.device
         Device of the keys, queries and sums.
+
+    Raises
+    ------
+    InvalidArgument
+        The keys do not fit into the memory of the GPU.
     """
 
     def __init__(self, index: Index, device: torch.device) -> None:
         super().__init__(index, device)
         self.keys = load_keys(index, device)
         if device.type != "cpu":
+            require_memory(device, self.keys.count, self.keys.nbytes + row_bytes(self.keys))
             self.keys.load()
+        self.fused = FusedKeys.of(self.keys)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
 
     def prepare(self) -> None:
-        """Load the search of topk and compile the loops of hybrid."""
+        """Load the search of topk, and compile what sums."""
         _ = self.neighbours
-        self.prepare_hybrid()
+        self.prepare_sums()
 
-    def prepare_hybrid(self) -> None:
-        """Compile the loops of hybrid, if the device is a CPU; on a GPU they are not used."""
-        if self.device.type == "cpu":
+    def prepare_sums(self) -> None:
+        """Compile the loops of hybrid on a CPU, and the kernel on a GPU."""
+        if self.fused is not None:
+            self.fused.prepare()
+        if self.compiled_hybrid:
             stratum = int(np.flatnonzero(self.extent.counts)[0])
             hybrid_sums(
                 self.key_tree,
@@ -80,7 +111,7 @@ class LocalBackend(Backend):
             return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)
         match spec.mode:
             case "exact":
-                return exact_sums(keys, queries, spec)
+                return exact_sums(keys, queries, spec, self.fused)
             case "topk":
                 return topk_sums(keys, self.neighbours, queries, spec)
             case "estimate":

@@ -1,6 +1,8 @@
 """The validated measurement: y with the standard deviation of its noise at each pixel."""
 
+import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,6 +11,8 @@ from numpy.typing import NDArray
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.tensors import FloatArray
+from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.index.ranges import row_slices
 
 __all__ = ["Observation", "as_observation"]
 
@@ -18,6 +22,8 @@ SIGMA_RANGE = (1e-6, 1e6)
 """Range of σ: below it, float32 cannot represent the noise in [0, 1]; above it, all weights are equal."""
 Y_MAX = 1e6
 """Largest |y|, multiplied by σ if σ > 1; beyond it, even float64 would not tell near keys from far ones."""
+_BLOCK = 1 << 17
+"""Numbers that are validated between two polls: they fit into the cache of a core."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,16 +31,19 @@ class Observation:
     """A validated measurement and its noise."""
 
     y: NDArray[np.float64]
-    """The measurement, float64, (H, W, C); 0 where nothing was observed."""
+    """The measurement, float64, (D, H, W, C), D = 1 for an image; 0 where nothing was observed."""
     sigma: float | NDArray[np.float64]
     """Standard deviation s of the noise, in intensities: one number if it is the same everywhere and
-    everything was observed, otherwise (H, W, C), ∞ where nothing was observed."""
-    shape: tuple[int, ...]
-    """Shape of the original y, (H, W) or (H, W, C)."""
+    everything was observed, otherwise (D, H, W, C), ∞ where nothing was observed."""
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels, D·H·W."""
+        return math.prod(self.y.shape[:3])
 
     @property
     def precision(self) -> Any:
-        """Precision λ = 1/s², a number or (H, W, C), 0 where nothing was observed."""
+        """Precision λ = 1/s², a number or (D, H, W, C), 0 where nothing was observed."""
         return 1 / np.square(self.sigma)
 
     @property
@@ -49,32 +58,50 @@ class Observation:
         return float(np.sqrt(np.square(observed).mean())) if observed.size else 1.0
 
 
-def as_observation(measurement: Measurement, channels: int) -> Observation:
-    """Return the observation of a measurement, for an index of images with `channels` channels.
+def as_observation(
+    measurement: Measurement, channels: int, cancelled: Cancel = never, *, volume: bool = False
+) -> Observation:
+    """Return the observation of a measurement, for an index of images, or volumes, with `channels` channels.
+
+    Parameters
+    ----------
+    measurement : Measurement
+        The measurement.
+    channels : int
+        Number of channels of the images of the index.
+    cancelled : callable
+        Polled between blocks of rows.
 
     Raises
     ------
     InvalidArgument
-        The number of channels differs, or a value of y or sigma is out of range.
+        The axes or the number of channels differ, or a value of y or sigma is out of range.
+    Cancelled
+        `cancelled()` was true.
     """
-    image = _with_channels(measurement.y, channels)
-    if isinstance(measurement.sigma, str) or measurement.gain is not None:
+    y, sigma, mask = _planes(measurement.y, channels, volume=volume), measurement.sigma, measurement.mask
+    if isinstance(sigma, str) or measurement.gain is not None:
         raise TypeError("expected a measurement whose noise is known")
-    s: float | NDArray[np.float64]
-    if isinstance(measurement.sigma, float):
-        s = measurement.sigma
-    else:
-        s = _broadcast(measurement.sigma, image.shape).astype(np.float64)
+    s: float | NDArray[np.float64] = sigma if isinstance(sigma, float) else sigma.astype(np.float64)
     low, high = SIGMA_RANGE
     valid = np.less_equal(low, s) & np.less_equal(s, high)  # NaN is not valid
     if not valid.all():
         wrong = np.extract(~valid, s)[0]
         raise InvalidArgument.of("sigma", f"expected a number in [{low:g}, {high:g}], got {wrong:g}")
-    observed = None if measurement.mask is None else _broadcast(measurement.mask, image.shape)
-    _check_range(image, observed, Y_MAX * max(1.0, float(np.max(s))))
-    if observed is not None:
-        image, s = np.where(observed, image, 0.0), np.where(observed, s, np.inf)
-    return Observation(image, s, measurement.y.shape)
+    limit = Y_MAX * max(1.0, float(np.max(s)))
+    if not isinstance(s, float):
+        s = _broadcast("sigma", s, y.shape)
+    observed = None if mask is None else _broadcast("mask", mask, y.shape)
+    image = np.empty(y.shape)
+    for plane, rows in product(range(len(y)), row_slices(y.shape[1], max(1, _BLOCK // y[0, 0].size))):
+        raise_if_cancelled(cancelled)
+        block = image[plane, rows]
+        seen = None if observed is None else observed[plane, rows]
+        block[...] = y[plane, rows]
+        _check_range(block, seen, limit)
+        if seen is not None:
+            block[~seen] = 0.0
+    return Observation(image, s if observed is None else np.where(observed, s, np.inf))
 
 
 def _check_range(image: NDArray[np.float64], observed: NDArray[np.bool_] | None, limit: float) -> None:
@@ -88,15 +115,21 @@ def _check_range(image: NDArray[np.float64], observed: NDArray[np.bool_] | None,
         raise InvalidArgument.of("y", f"expected {what}, got {image[wrong][0]}")
 
 
-def _with_channels(y: FloatArray, channels: int) -> NDArray[np.float64]:
-    """Return an image (H, W) or (H, W, C) as (H, W, C)."""
-    image = y[..., None] if y.ndim == 2 else y
-    if image.shape[2] != channels:
-        expected = "(H, W) or (H, W, 1)" if channels == 1 else f"(H, W, {channels})"
-        raise InvalidArgument.of("y", f"expected an image of shape {expected}, got {y.shape}")
-    return image.astype(np.float64)
+def _planes(y: FloatArray, channels: int, *, volume: bool) -> FloatArray:
+    """Return an image (H, W) or (H, W, C), or a volume (D, H, W) or (D, H, W, C), as (D, H, W, C)."""
+    axes = 3 if volume else 2
+    full = y[..., None] if y.ndim == axes else y
+    if full.ndim != axes + 1 or full.shape[-1] != channels:
+        what, sizes = ("a volume", "D, H, W") if volume else ("an image", "H, W")
+        expected = f"({sizes}) or ({sizes}, 1)" if channels == 1 else f"({sizes}, {channels})"
+        raise InvalidArgument.of("y", f"expected {what} of shape {expected}, got {y.shape}")
+    return full if volume else full[None]
 
 
-def _broadcast(values: NDArray[T], shape: tuple[int, ...]) -> NDArray[T]:
-    """Return a map (H, W), (H, W, 1) or (H, W, C) as (H, W, C)."""
-    return np.broadcast_to(values.reshape(*shape[:2], -1), shape)
+def _broadcast(argument: str, values: NDArray[T], shape: tuple[int, ...]) -> NDArray[T]:
+    """Return a map without channels, with one or with C of them, as (D, H, W, C)."""
+    if values.size not in (pixels := math.prod(shape[:3]), pixels * shape[3]):
+        raise InvalidArgument.of(
+            argument, f"expected shape {shape[:3]} or {shape}, that of the volume, got {values.shape}"
+        )
+    return np.broadcast_to(values.reshape(*shape[:3], -1), shape)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.backend import Backend
+from lemmse.estimator.cancellation import even_blocks
 from lemmse.estimator.closed_loop import sums_to_accuracy
+from lemmse.estimator.contributors import heaviest_images
 from lemmse.estimator.image_queries import ImageQueries, WhitenedQueries, joint_sums
 from lemmse.estimator.planning import SumPlan
 from lemmse.estimator.sum_spec import SumSpec
@@ -55,10 +57,10 @@ def pixel_posteriors(
     plan : SumPlan
         The specification of the sums and of their errors.
     pixels : int
-        Number of pixels, H·W.
+        Number of pixels, D·H·W.
     """
-    for start in range(0, pixels, _BLOCK):
-        n = np.arange(start, min(start + _BLOCK, pixels))
+    for block in even_blocks(pixels, _BLOCK):
+        n = np.arange(block.start, block.stop)
         if plan.goal is not None:
             sums, scale, square, evaluated = sums_to_accuracy(queries, n, plan, plan.goal)
         else:
@@ -68,6 +70,12 @@ def pixel_posteriors(
         if plan.spec.mode == "hybrid":
             posterior, more = _with_error(backend, queries, plan, n, posterior, scale)
             evaluated = evaluated + more
+        if plan.nearest is not None:
+            nearest = queries.sums(n, plan.nearest)
+            posterior = _with_source(backend, posterior, nearest.top_key, plan.nearest)
+            evaluated = evaluated + nearest.keys_evaluated
+        elif plan.spec.outputs.top:
+            posterior = _with_source(backend, posterior, posterior.top_key, plan.spec)
         yield PixelPosteriors(n, queries.clean(posterior, n), evaluated, square)
 
 
@@ -88,7 +96,17 @@ def joint_posteriors(
     for queries, sums in zip(images, joint_sums(images, spec), strict=True):
         n = np.arange(queries.pixels)
         posterior = sums.posterior(backend.index.manifest.channels)
+        if spec.outputs.top:
+            posterior = _with_source(backend, posterior, posterior.top_key, spec)
         yield PixelPosteriors(n, queries.clean(posterior, n), sums.keys_evaluated)
+
+
+def _with_source(backend: Backend, posterior: Posterior, top_key: Tensor, spec: SumSpec) -> Posterior:
+    """Return the posterior with the training image of each query's heaviest key, (Q, 1 or 0)."""
+    keys = top_key.cpu().numpy()
+    keys = keys[:, 0] if keys.shape[1] else np.full(len(keys), -1)  # Gaussians alone have no keys
+    images = heaviest_images(backend.index, keys, spec.cancelled)
+    return replace(posterior, source=torch.from_numpy(images)[:, None])
 
 
 def _with_error(

@@ -14,7 +14,7 @@ from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.image_queries import ImageQueries
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
-from lemmse.estimator.sums import Outputs
+from lemmse.estimator.sums import HEAVIEST, Outputs
 from lemmse.index import Index
 from lemmse.index.storage.calibration_record import Calibration, OperatingPoint
 from lemmse.index.storage.picture_record import PAPER, Refinement
@@ -65,6 +65,8 @@ class SumPlan:
     """What hybrid is to reach; None if it is not calibrated for the request, or has a budget."""
     expected_accuracy_db: float | None = None
     """Expected agreement with the sum over all keys, PSNR in dB; None if unknown or exact."""
+    nearest: SumSpec | None = None
+    """Specification of the search for the heaviest key of each query, if it is wanted and `spec` has none."""
     certify_db: float | None = None
     """Agreement to certify by bounds on the error, PSNR in dB; None for no bounds."""
 
@@ -138,10 +140,15 @@ def plan_sums(
     if mode == "hybrid" and not _hybrid_computes(backend, queries, outputs, options.certified):
         mode = "exact"
     certify = mode == "hybrid" and options.certified
+    nprobe = options.nprobe or DEFAULT_NPROBE
+    nearest = None
+    if mode == "hybrid" and outputs.top:  # which opens the groups that matter to the mean, not the nearest
+        nearest = SumSpec("topk", k=1, nprobe=nprobe, outputs=HEAVIEST, cancelled=cancelled)
+        outputs = replace(outputs, top=0)
     spec = SumSpec(
         mode,
         k=k,
-        nprobe=options.nprobe or DEFAULT_NPROBE,
+        nprobe=nprobe,
         threshold=_threshold(point, sigma, accuracy_db),
         budget=options.budget,
         outputs=replace(
@@ -159,6 +166,7 @@ def plan_sums(
         t_length=index.manifest.channels,
         goal=goal,
         expected_accuracy_db=None if point is None else point.accuracy_db,
+        nearest=nearest,
         certify_db=accuracy_db if certify else None,
     )
 
@@ -175,9 +183,9 @@ def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, 
 
     Its loops run on the CPU only. The summary statistics of a group are along principal axes: with a
     precision for each pixel they give neither bounds nor the mean of whole patches, and in no case the
-    variances of the pixels of patches.
+    variances of the pixels of patches. The heaviest key is searched for, which only some backends can.
     """
-    if backend.device.type != "cpu":
+    if not backend.compiled_hybrid or (outputs.top and not backend.searches):
         return False
     if outputs.patch and (certified or outputs.variance):
         return False
@@ -211,6 +219,7 @@ def _outputs(index: Index, options: Options, refinement: Refinement) -> Outputs:
     return Outputs(
         variance="variance" in options.maps or is_scored(index, options, refinement),
         ess="ess" in options.maps,
+        top=1 * ("source" in options.maps),
         error="error" in options.maps,
         patch=refinement.aggregate == "overlap",
     )

@@ -61,6 +61,10 @@ class Queries:
         """Return queries u, (Q, P), with white noise of standard deviation sigma."""
         return cls(u, torch.tensor(1 / sigma**2, device=u.device), stratum)
 
+    def to(self, device: torch.device) -> "Queries":
+        """Return the queries on a device."""
+        return Queries(self.u.to(device), self.precision.to(device), self.stratum)
+
     def __len__(self) -> int:
         """Return the number of queries, Q."""
         return len(self.u)

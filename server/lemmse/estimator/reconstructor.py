@@ -3,36 +3,31 @@
 import math
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from lemmse.contract.errors import DataLoss, InvalidArgument
+from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import (
-    RESULT_MAPS,
-    Contributor,
-    Diagnostics,
-    Explanation,
-    NoiseEstimate,
-    Result,
-)
+from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
-from lemmse.estimator.costs import estimate_work, exact_work, request_work
+from lemmse.estimator.contributors import contributors
+from lemmse.estimator.costs import estimate_work, exact_work, exclusion_work, pixels_of, request_work
 from lemmse.estimator.distributed import DistributedBackend
+from lemmse.estimator.exclusions import Exclusions
 from lemmse.estimator.image_noise import estimate_gain, estimate_noise
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries, require_map
-from lemmse.estimator.local import LocalBackend
+from lemmse.estimator.local import LocalBackend, as_device
 from lemmse.estimator.observation import Observation, as_observation
 from lemmse.estimator.pixel_posteriors import (
     ROUNDING,
@@ -54,9 +49,8 @@ from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
 from lemmse.index import Index
-from lemmse.index.images.symmetries import SYMMETRIES
+from lemmse.index.reading import find_images, leave_out
 from lemmse.index.sources import intensities
-from lemmse.index.storage.manifest import REMEDY
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
 __all__ = ["DEFAULT_EXACT_WORK", "Reconstructor", "with_estimate"]
@@ -73,20 +67,21 @@ class Reconstructor:
     index : Index
         The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU.
     device : str
-        "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU.
+        "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU. With a scheduler, it
+        is the device of the workers, and "auto" is the CPU.
     exact_work : float
         Largest number of multiply-adds for which mode "auto" is exact, counted as the product of the number
         of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the mode is
         hybrid.
     scheduler : str, optional
-        Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys
-        on the CPU; this process then holds no keys. All workers must see the folder of the index under the
+        Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys;
+        this process then holds no keys. All workers must see the folder of the index under the
         same path. Mode "topk" is not available.
 
     Raises
     ------
     InvalidArgument
-        The device does not exist, or Dask is not installed.
+        The device does not exist, the keys do not fit into its memory, or Dask is not installed.
     NotFound
         No scheduler answers at the address.
     DataLoss
@@ -119,6 +114,8 @@ class Reconstructor:
         self.index = index
         self.exact_work = exact_work
         self._backend = _open_backend(index, device, scheduler)
+        # It must not refer to this object, which is closed when nothing refers to it any more.
+        self._exclusions = Exclusions(partial(_leave_out, index, device, exact_work, scheduler))
         # A reconstructor that a server has replaced is closed when the last request that uses it ends.
         self._close = weakref.finalize(self, self._backend.close)
         self._close.atexit = False
@@ -133,6 +130,7 @@ class Reconstructor:
 
         It happens by itself when the reconstructor is deleted.
         """
+        self._exclusions.clear()
         self._close()
 
     def prepare(self) -> None:
@@ -177,25 +175,48 @@ class Reconstructor:
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction of a measurement, in the range of its image; see `reconstruct`."""
         with self._unchanged():
-            return self._answer(measurement, options, cancelled)
+            if options.estimator != "le-mmse" or not options.exclude:
+                return self._answer(measurement, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._answer(measurement, options, cancelled)
+
+    def excluded(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the numbers of the training images that names stand for, ascending.
+
+        Raises
+        ------
+        InvalidArgument
+            A name stands for no image, or no image would remain.
+        """
+        images = find_images(self.index, "exclude", names, numbers=True)
+        if len(images) == self.index.manifest.images:
+            raise InvalidArgument.of(
+                "exclude", f"expected some images of {self.index.name!r} to remain, got all {len(images)}"
+            )
+        return tuple(images.tolist())
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
         measurement, estimate = self._with_noise(measurement, options, cancelled)
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
             queries = cut_queries(self._backend, observation, refinement)
             image = self._aggregate(observation, options, refinement)
             plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
-            height, width, _ = observation.y.shape
-            posteriors = pixel_posteriors(self._backend, queries, plan, height * width)
+            posteriors = pixel_posteriors(self._backend, queries, plan, observation.pixels)
         else:
             image = self._aggregate(observation, options, refinement)
             plan = plan_whole_images(self.index, options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
         prepared = _Prepared(measurement, observation, refinement, image, estimate)
-        return self._collected(prepared, options, plan, posteriors, start)
+        result = self._collected(prepared, options, plan, posteriors, start)
+        if options.estimator == "le-mmse" or not options.exclude:
+            return result
+        left = (
+            self.index.manifest.keys - self.index.patches_of_images[[*self.excluded(options.exclude)]].sum()
+        )
+        return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
 
     def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
         """Return the noise in a measurement: σ of white noise, or what is not stated of its gain and σ.
@@ -211,7 +232,7 @@ class Reconstructor:
             return self._estimate_noise(measurement, cancelled)
 
     def _estimate_noise(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
-        observation = self._observe(replace(measurement, sigma=1.0, gain=None))
+        observation = self._observe(replace(measurement, sigma=1.0, gain=None), cancelled)
         if measurement.gain is None:
             return estimate_noise(self._backend, observation, cancelled)
         require_map(self._backend, "noise")
@@ -231,8 +252,8 @@ class Reconstructor:
         if measurement.gain is not None:
             require_map(self._backend, "noise")
             plain = replace(options, maps=frozenset())
-            p = self.index.manifest.patch_size
-            measurement = settle(measurement, p, lambda one: self._answer(one, plain, cancelled).image)
+            sides = self.index.manifest.patch_size, self.index.manifest.patch_depth
+            measurement = settle(measurement, *sides, lambda one: self._answer(one, plain, cancelled).image)
         return measurement, estimate
 
     def answer_together(
@@ -298,31 +319,50 @@ class Reconstructor:
     def joint_options(self, measurement: Measurement, options: Options) -> Options | None:
         """Return the options with which `answer_together` answers a measurement as `answer` does.
 
-        It is None for what it does not answer: other estimators and modes, noise maps and masks.
+        It is None for what it does not answer: other estimators and modes, noise maps, masks, excluded images
+        and volumes.
         """
-        if options.estimator != "le-mmse" or options.mode not in ("auto", "exact"):
+        if options.estimator != "le-mmse" or options.mode not in ("auto", "exact") or options.exclude:
+            return None
+        if self._volumes:
             return None
         if measurement.mask is not None or not isinstance(measurement.sigma, float) or measurement.gain:
             return None
-        height, width = measurement.y.shape[:2]
-        if options.mode == "auto" and exact_work(self._backend, height * width) > self.exact_work:
+        if options.mode == "auto" and exact_work(self._backend, self.pixels(measurement)) > self.exact_work:
             return None
         return replace(options, mode="exact")
 
-    def work(self, measurement: Measurement, options: Options) -> float:
-        """Return the expected work of `answer`, in multiply-adds of the exact sum."""
-        return request_work(self._backend, measurement, options, self.exact_work)
+    def pixels(self, measurement: Measurement) -> int:
+        """Return the number of pixels of a measurement; in volumes, those of all planes."""
+        return pixels_of(self._backend, measurement)
 
-    def explanation_work(self, measurement: Measurement) -> float:
+    def work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of `answer`, in multiply-adds of the exact sum.
+
+        Raises
+        ------
+        InvalidArgument
+            An image to exclude does not exist.
+        """
+        work = request_work(self._backend, measurement, options, self.exact_work)
+        return work + (self._exclusion_work(options.exclude) if options.estimator == "le-mmse" else 0.0)
+
+    def explanation_work(self, measurement: Measurement, options: ExplainOptions) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
-        work = exact_work(self._backend, 1)
+        work = exact_work(self._backend, 1) + self._exclusion_work(options.exclude)
         if measurement.gain is not None:
             return work + self.work(measurement, Options())
         return work + self.estimate_work(measurement) if measurement.is_estimated else work
 
+    def _exclusion_work(self, names: Sequence[str]) -> float:
+        """Return the expected work of leaving training images out, done once for each set of them."""
+        if not names or self.excluded(names) in self._exclusions:
+            return 0.0
+        return exclusion_work(self._backend)
+
     def estimate_work(self, measurement: Measurement) -> float:
         """Return the expected work of `estimate_noise`, in multiply-adds of the exact sum."""
-        return estimate_work(self._backend, math.prod(measurement.y.shape[:2]))
+        return estimate_work(self._backend, self.pixels(measurement))
 
     def expected_error(
         self, measurement: Measurement, options: Options, n: NDArray[np.int64], cancelled: Cancel = never
@@ -339,7 +379,7 @@ class Reconstructor:
             Positions of the pixels; those that were not observed do not count.
         """
         options = replace(options, estimator="le-mmse", maps=frozenset({"variance"}))
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         refinement = replace(resolve_refinement(self.index, observation, options), aggregate="centre")
         queries = cut_queries(self._backend, observation, refinement)
         plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
@@ -369,8 +409,10 @@ class Reconstructor:
         *,
         sigma: ArrayLike,
         mask: ArrayLike | None = None,
-        pixel: tuple[int, int],
+        pixel: Sequence[int],
         top: int = 16,
+        context: int | None = None,
+        exclude: Collection[str | int] = (),
         cancelled: Cancel = never,
     ) -> Explanation:
         """Return the training patches with the largest weights at one pixel of LE-MMSE, in mode exact.
@@ -379,11 +421,15 @@ class Reconstructor:
         ----------
         y, sigma, mask, cancelled
             As in `reconstruct`.
-        pixel : (int, int)
-            Row and column of the pixel in y.
+        pixel : (int, int) or (int, int, int)
+            Row and column of the pixel in y; in a volume plane, row and column.
         top : int
             Number of training patches to return, >= 1; all are returned if there are fewer. Equal patches are
             returned separately.
+        context : int, optional
+            Pixels around each patch that its crop shows on each side; by default there are no crops.
+        exclude : collection of str or int
+            Training images to leave out, as in `lemmse.contract.options.Options`.
 
         Raises
         ------
@@ -393,7 +439,9 @@ class Reconstructor:
             `cancelled()` was true.
         """
         measurement = Measurement.checked(y, sigma=sigma, mask=mask)
-        options = ExplainOptions.checked(measurement.y.shape, pixel=pixel, top=top, most=math.inf)
+        options = ExplainOptions.checked(
+            measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude, most=math.inf
+        )
         return self.explain_pixel(measurement, options, cancelled)
 
     def explain_pixel(
@@ -401,7 +449,10 @@ class Reconstructor:
     ) -> Explanation:
         """Return the training patches with the largest weights at a pixel of a measurement; see `explain`."""
         with self._unchanged():
-            return self._explain_pixel(measurement, options, cancelled)
+            if not options.exclude:
+                return self._explain_pixel(measurement, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._explain_pixel(measurement, options, cancelled)
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
@@ -416,31 +467,32 @@ class Reconstructor:
         start = time.perf_counter()
         manifest = self.index.manifest
         measurement, estimate = self._with_noise(measurement, Options(), cancelled)
-        observation = self._observe(measurement)
+        observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
+        _require_small(options.context, top, manifest.patch_size, manifest.channels)
         spec = SumSpec(outputs=Outputs(top=min(top, manifest.distinct)), cancelled=cancelled)
-        row, column = options.pixel
-        n = np.array([row * observation.y.shape[1] + column])
+        options.require_axes(3 if self._volumes else 2)
+        place = (0, *options.pixel)[-3:]  # an image is plane 0
+        n = np.array([np.ravel_multi_index(place, observation.y.shape[:3])])
         sums = cut_queries(self._backend, observation).sums(n, spec)
         posterior = sums.posterior(manifest.channels)
-        heaviest = zip(posterior.top_key[0].tolist(), posterior.top_weight[0].tolist(), strict=True)
-        contributors = (
-            contributor
-            for key, weight in heaviest
-            if key >= 0
-            for contributor in self._contributors(key, weight, top, cancelled)
-        )
+        keys, weights = posterior.top_key[0].cpu().numpy(), posterior.top_weight[0].cpu().numpy()
+        heaviest = contributors(self.index, keys, weights, top, options.context, cancelled)
         diagnostics = self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start)
         return Explanation(
             contributors=tuple(
-                one.scaled(measurement.white_level, measurement.black_level)
-                for one in islice(contributors, top)
+                one.scaled(measurement.white_level, measurement.black_level) for one in heaviest
             ),
             diagnostics=with_estimate(diagnostics, estimate),
         )
 
-    def _observe(self, measurement: Measurement) -> Observation:
-        return as_observation(measurement, self.index.manifest.channels)
+    def _observe(self, measurement: Measurement, cancelled: Cancel = never) -> Observation:
+        return as_observation(measurement, self.index.manifest.channels, cancelled, volume=self._volumes)
+
+    @property
+    def _volumes(self) -> bool:
+        """Whether patches lie in several planes of a volume."""
+        return self.index.manifest.patch_depth > 1
 
     def _aggregate(self, observation: Observation, options: Options, refinement: Refinement) -> Aggregate:
         """Return the collector that makes an image from the posteriors of patches."""
@@ -448,23 +500,45 @@ class Reconstructor:
         if refinement.aggregate == "centre" or options.estimator != "le-mmse":
             return Centres(self.index.manifest.channels, maps)
         self._backend.require_clean_keys("aggregate", "overlap")
-        height, width, _ = shape = observation.y.shape
-        positions = np.arange(height * width).reshape(height, width, 1)
-        return Overlap(shape, maps, lambda n: self._backend.patches(positions, n))
+        *pixels, channels = observation.y.shape
+        positions = np.arange(observation.pixels).reshape(*pixels, 1)
+        return Overlap(observation.pixels, channels, maps, lambda n: self._backend.patches(positions, n))
 
     @cached_property
-    def _whole_images(self) -> WholeImages:
-        """The training images, for the estimators that compare whole images."""
-        if not any(self.index.image_size):
+    def _whole_images(self) -> dict[tuple[int, int], tuple[NDArray[np.int64], WholeImages]]:
+        """The training images of each size that was needed to compare whole images, and their numbers."""
+        return {}
+
+    def _images_to_compare(self, exclude: Sequence[str]) -> tuple[WholeImages, NDArray[np.int64]]:
+        """Return training images, and which of them count: all images of the index but the excluded ones.
+
+        Raises
+        ------
+        InvalidArgument
+            They are planes of volumes, or not of one size.
+        """
+        if self._volumes:
+            raise InvalidArgument.of("estimator", "expected le-mmse for an index of volumes")
+        index, sizes = self.index, self.index.sizes
+        out = self.excluded(exclude) if exclude else ()
+        numbers = np.setdiff1d(np.arange(len(sizes)), out)
+        if (sizes[numbers] != sizes[numbers[0]]).any():
             raise InvalidArgument.of(
                 "estimator", "expected an index of images of one size for mmse and e-mmse, got several sizes"
             )
-        images = self.index.images()
-        problem = self.index.problem
-        clean = intensities(images.pixels).reshape(len(images), *images[0].shape)
-        measured = clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
-        scale = None if problem.stationary else problem.scale(clean[0].shape)
-        return WholeImages(clean, measured, self._backend.device, scale=scale)
+        height, width = size = tuple(sizes[numbers[0]].tolist())
+        if size not in self._whole_images:
+            alike, images = np.flatnonzero((sizes == size).all(axis=1)), index.images()
+            clean = np.stack([intensities(images[k]) for k in alike.tolist()])
+            problem = index.problem
+            measured = (
+                clean if problem.physics == "identity" else np.stack([problem.measure(x) for x in clean])
+            )
+            scale = None if problem.stationary else problem.scale(clean[0].shape)
+            whole = WholeImages(clean, measured, self._backend.device, scale=scale)
+            self._whole_images[height, width] = alike, whole
+        alike, whole = self._whole_images[height, width]
+        return whole, np.searchsorted(alike, numbers)
 
     def _score(
         self, prepared: "_Prepared", options: Options, arrays: Mapping[str, NDArray[np.float32]]
@@ -472,11 +546,11 @@ class Reconstructor:
         """Return what the measurement says about the error of its reconstruction."""
         if not is_scored(self.index, options, prepared.refinement):
             return NO_SCORE
-        height, width, _ = prepared.observation.y.shape
-        once = np.ones((height, width), np.bool_)
+        pixels, manifest = prepared.observation.y.shape[:3], self.index.manifest
+        once = np.ones(pixels, np.bool_)
         if options.estimator == "le-mmse":
-            manifest = self.index.manifest
-            once = read_once((height, width), manifest.patch_size, manifest.boundary)
+            sides = manifest.patch_depth, manifest.patch_size, manifest.patch_size
+            once = read_once(pixels, sides, manifest.boundary)
         noise = prepared.estimate or NoiseEstimate((), ())
         errors = [2 * s * e for s, e in zip(noise.sigma, noise.sigma_error, strict=True)]
         noise_error = sum(errors) / max(1, len(errors))
@@ -507,32 +581,23 @@ class Reconstructor:
         )
         diagnostics = with_estimate(diagnostics, prepared.estimate)
         asked = {name: array for name, array in arrays.items() if name in {"image", *options.maps}}
-        result = _result(asked, measurement.y.shape, diagnostics)
+        axes = 3 if self._volumes else 2
+        result = _result(asked, measurement.y.shape, axes, diagnostics)
         return result.scaled(measurement.white_level, measurement.black_level)
 
     def _whole_image_posterior(
         self, observation: Observation, options: Options, plan: SumPlan
     ) -> Iterator[PixelPosteriors]:
         """Yield the posterior of MMSE or E-MMSE: one query, whose target is the whole image."""
-        y = observation.y
+        whole, some = self._images_to_compare(options.exclude)
+        (y,), precision = observation.y, observation.precision
         equivariant = options.estimator == "e-mmse"
-        sums = self._whole_images.sums(y, observation.precision, plan.spec, equivariant=equivariant)
-        n = np.arange(y.shape[0] * y.shape[1])
-        yield PixelPosteriors(n, sums.posterior(y.size), sums.keys_evaluated)
-
-    def _contributors(self, key: int, weight: float, most: int, cancelled: Cancel) -> Iterator[Contributor]:
-        """Yield at most `most` training patches that equal a key, each with this weight."""
-        start, stop = self.index.patch_range(key)
-        patches = start, min(stop, start + most)
-        symmetries = self.index.symmetries(*patches).tolist()
-        for (image, row, column), symmetry in zip(self.index.ids(*patches).tolist(), symmetries, strict=True):
-            raise_if_cancelled(cancelled)
-            if symmetry >= len(SYMMETRIES):
-                raise DataLoss(f"a patch is of symmetry {symmetry}, which does not exist; {REMEDY}")
-            value = tuple(self.index.pixel(image, row, column).tolist())
-            yield Contributor(
-                image, self.index.labels[image], row, column, weight, value, SYMMETRIES[symmetry]
-            )
+        precision = precision if observation.is_white else precision[0]
+        sums = whole.sums(y, precision, plan.spec, equivariant=equivariant, some=some)
+        n = np.arange(observation.pixels)
+        posterior = sums.posterior(y.size)
+        image = posterior.top_key // len(n) if equivariant else posterior.top_key
+        yield PixelPosteriors(n, replace(posterior, source=image), sums.keys_evaluated)
 
     def _diagnostics(
         self,
@@ -598,33 +663,62 @@ def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> D
 
 
 def _result(
-    arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], diagnostics: Diagnostics
+    arrays: Mapping[str, NDArray[np.float32]], shape: tuple[int, ...], axes: int, diagnostics: Diagnostics
 ) -> Result:
-    """Return the result made from arrays with a row for each pixel, for a measurement of shape (H, W, …)."""
-    maps = {
-        name: arrays[name].reshape(shape if info.per_channel else shape[:2])
+    """Return the result made from arrays with a row for each pixel, the first so many axes of y's shape."""
+    maps: dict[str, Any] = {
+        name: arrays[name].reshape(shape if info.per_channel else shape[:axes])
         for name, info in RESULT_MAPS.items()
         if name in arrays
     }
     return Result(image=arrays["image"].reshape(shape), diagnostics=diagnostics, **maps)
 
 
+def _require_small(context: int | None, top: int, patch_size: int, channels: int) -> None:
+    """Raise InvalidArgument if the crops of an explanation do not fit into a message."""
+    if context is None:
+        return
+    side = patch_size + 2 * context
+    nbytes = top * side**2 * channels * np.dtype(np.float32).itemsize
+    if nbytes > INLINE_BYTES:
+        raise InvalidArgument.of(
+            "context",
+            f"expected crops of at most {INLINE_BYTES} bytes, got {top} of {side}x{side} pixels: {nbytes} "
+            "bytes; ask for fewer contributors, or for less context",
+        )
+
+
+def _leave_out(
+    index: Index,
+    device: str,
+    exact_work: float,
+    scheduler: str | None,
+    images: tuple[int, ...],
+    cancelled: Cancel,
+) -> Reconstructor:
+    """Return the estimator for an index without the images with these numbers.
+
+    Raises
+    ------
+    InvalidArgument
+        Without them there are no keys, or none for a pattern of the mask of the index.
+    """
+    view = leave_out(index, np.array(images), refits=False)
+    raise_if_cancelled(cancelled)
+    strata = [np.diff(one.cell_keys[index.stratum_cells]) for one in (view, index)]
+    if not view.manifest.keys or (index.strata.exclusive and (strata[0] == 0)[strata[1] > 0].any()):
+        raise InvalidArgument.of(
+            "exclude",
+            f"expected patches of all patterns to remain, got {len(images)} images without which "
+            f"{index.name!r} lacks some",
+        )
+    if scheduler is None:
+        view.load(lambda: raise_if_cancelled(cancelled))
+    return Reconstructor(view, device=device, exact_work=exact_work, scheduler=scheduler)
+
+
 def _open_backend(index: Index, device: str, scheduler: str | None) -> Backend:
     """Return the backend for keys in this process, or for keys on the workers of a scheduler."""
     if scheduler is None:
-        return LocalBackend(index, _as_device(device))
-    if device not in ("auto", "cpu"):
-        raise InvalidArgument.of("device", f"expected auto or cpu with a scheduler, got {device!r}")
-    return DistributedBackend(index, scheduler)
-
-
-def _as_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidArgument.of(
-            "device", f"expected auto, cpu or a GPU that torch sees, got {device!r}"
-        ) from error
-    return torch.device(device)
+        return LocalBackend(index, as_device(device))
+    return DistributedBackend(index, scheduler, "cpu" if device == "auto" else device)

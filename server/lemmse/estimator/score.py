@@ -19,8 +19,9 @@ positive part of James and Stein).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,11 @@ def image_score(
 
     Parameters
     ----------
-    arrays : mapping of str to float32, (H·W, C)
+    arrays : mapping of str to float32, (D·H·W, C)
         "image", "variance", V, and "response", D.
     observation : Observation
         The measurement.
-    once : bool, (H, W)
+    once : bool, (D, H, W)
         Pixels that no patch reads twice.
     noise_error : float
         Standard error of the mean of s², in squared intensities, if s was estimated.
@@ -111,7 +112,7 @@ def expected_error(posterior: Posterior, observation: Observation, n: NDArray[np
         Positions of the pixels.
     """
     y, s = (
-        np.broadcast_to(image, observation.y.shape).reshape(-1, observation.y.shape[2])[n]
+        np.broadcast_to(image, observation.y.shape).reshape(-1, observation.y.shape[-1])[n]
         for image in (observation.y, observation.sigma)
     )
     terms = np.square(posterior.mean.cpu().numpy() - y) + 2 * posterior.variance.cpu().numpy()
@@ -119,16 +120,16 @@ def expected_error(posterior: Posterior, observation: Observation, n: NDArray[np
     return float(terms[observed].mean()) if observed.any() else 0.0
 
 
-def read_once(shape: tuple[int, int], p: int, boundary: str) -> NDArray[np.bool_]:
-    """Return which pixels of an image no patch of side p reads twice, (H, W).
+def read_once(shape: Sequence[int], sides: Sequence[int], boundary: str) -> NDArray[np.bool_]:
+    """Return which pixels no patch with sides of these lengths reads twice, an array of this shape.
 
     Examples
     --------
-    >>> read_once((5, 5), 3, "reflect").astype(int)[0]
+    >>> read_once((5, 5), (3, 3), "reflect").astype(int)[0]
     array([1, 0, 1, 0, 1])
     """
-    rows, columns = (_read_once(length, p, boundary) for length in shape)
-    return rows[:, None] & columns
+    each = (_read_once(length, side, boundary) for length, side in zip(shape, sides, strict=True))
+    return reduce(np.logical_and.outer, each)
 
 
 def _read_once(length: int, p: int, boundary: str) -> NDArray[np.bool_]:

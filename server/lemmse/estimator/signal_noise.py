@@ -21,7 +21,10 @@ _SETTLED = 0.01
 
 
 def settle(
-    measurement: Measurement, patch_size: int, answer: Callable[[Measurement], NDArray[np.float32]]
+    measurement: Measurement,
+    patch_size: int,
+    patch_depth: int,
+    answer: Callable[[Measurement], NDArray[np.float32]],
 ) -> Measurement:
     """Return a measurement of Poisson-Gaussian noise with the noise map at its own reconstruction.
 
@@ -29,15 +32,15 @@ def settle(
     ----------
     measurement : Measurement
         The measurement, whose gain and sigma are known.
-    patch_size : int
-        Side of the patches.
+    patch_size, patch_depth : int
+        Rows and columns, and planes, of the patches.
     answer : callable
         Returns the reconstruction of a measurement with Gaussian noise, in intensities.
     """
     stated = replace(measurement, black_level=0.0, white_level=1.0)
     now = stated.with_mean_noise()
     for _ in range(MOST_MAPS):
-        last, now = now, stated.with_noise_at(answer(now), patch_size)
+        last, now = now, stated.with_noise_at(answer(now), patch_size, patch_depth)
         if np.sqrt(np.square(np.divide(now.sigma, last.sigma) - 1).mean()) <= _SETTLED:
             break
     return replace(now, black_level=measurement.black_level, white_level=measurement.white_level)

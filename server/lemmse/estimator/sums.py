@@ -111,6 +111,10 @@ class PosteriorSums:
         rows = torch.cat([rows for rows, _ in parts])
         return cls.join([sums for _, sums in parts]).take(rows.argsort())
 
+    def to(self, device: torch.device) -> "PosteriorSums":
+        """Return the sums on a device."""
+        return PosteriorSums(*(getattr(self, field.name).to(device) for field in fields(self)))
+
     def take(self, rows: Tensor) -> "PosteriorSums":
         """Return the sums for the queries with the given numbers."""
         return PosteriorSums(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -192,6 +196,7 @@ class PosteriorSums:
             log_density=self.log_max + w[:, 0].log(),
             top_weight=torch.exp(self.top_log_w - self.log_max[:, None]) / w,
             top_key=self.top_key,
+            source=self.top_key[:, :0],
         )
 
     def _error(self, mean: Tensor, w: Tensor) -> Tensor:
@@ -241,3 +246,5 @@ class Posterior:
     """Shares of the heaviest keys in Σ w, in descending order, (Q, R)."""
     top_key: Tensor
     """Numbers of the heaviest keys, int64, (Q, R)."""
+    source: Tensor
+    """Number of the training image of the heaviest key, int64, (Q, 1); no columns until it is looked up."""

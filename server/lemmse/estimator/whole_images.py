@@ -100,6 +100,7 @@ class WholeImages:
         spec: SumSpec = EXACT,
         *,
         equivariant: bool,
+        some: NDArray[np.integer] | None = None,
     ) -> PosteriorSums:
         """Return the posterior sums over all images, or over all their translations, for one measurement.
 
@@ -115,6 +116,8 @@ class WholeImages:
             Its outputs are used; they must not include bounds or patch.
         equivariant : bool
             Whether to sum over all translations of each image (E-MMSE) or over the images only (MMSE).
+        some : int, optional
+            Numbers of the images that count, at least one; by default all.
 
         Returns
         -------
@@ -147,9 +150,10 @@ class WholeImages:
         block_sums = prepare(observed, lam, spec.outputs)
         sums = PosteriorSums.empty(1, y.size, 0, replace(spec.outputs, error=False), lam.device)
         step = max(1, _BLOCK // y.size)
-        for first in range(0, len(self._x), step):
+        numbers = torch.arange(len(self._x)) if some is None else torch.from_numpy(some)
+        for rows in torch.split(numbers.to(self._x.device), step):
             raise_if_cancelled(spec.cancelled)
-            sums = sums.merge(block_sums(first, first + step))
+            sums = sums.merge(block_sums(rows))
         counted = lam[(lam > 0) & (self._b != 0)]
         log_norm = 0.5 * (counted / (2 * math.pi)).log().sum()
         sums = sums.shift(log_norm - sums.keys_evaluated.double().log())
@@ -163,12 +167,12 @@ class WholeImages:
         """Return a function that sums over the images of a block, for MMSE."""
         compared = (lam * (self._b != 0)).flatten()
 
-        def block_sums(start: int, stop: int) -> PosteriorSums:
-            x, a = _planes(self._x[start:stop]), _planes(self._a[start:stop])
+        def block_sums(rows: Tensor) -> PosteriorSums:
+            x, a = _planes(self._x[rows]), _planes(self._a[rows])
             log_w = -0.5 * ((y - a).square_().flatten(1) @ compared)  # (B,)
             w = (log_w - log_w.max()).exp_()
             targets = [x, x.square()] if outputs.variance else [x]
-            return _sums(log_w, w, [torch.tensordot(w, t, dims=1) for t in targets], outputs, start)
+            return _sums(log_w, w, [torch.tensordot(w, t, dims=1) for t in targets], outputs, rows)
 
         return block_sums
 
@@ -187,21 +191,22 @@ class WholeImages:
         unlike = _ifft(_fft(unmasked).conj() * _fft(1 - unmasked), size).sum(0)  # (H, W)
         by_shift = by_shift.where(unlike < 0.5, -math.inf)
 
-        def block_sums(start: int, stop: int) -> PosteriorSums:
-            x, a = _planes(self._x[start:stop]), _planes(self._a[start:stop])
+        def block_sums(rows: Tensor) -> PosteriorSums:
+            x, a = _planes(self._x[rows]), _planes(self._a[rows])
             scores_hat = (linear * _fft(a * inverse)).add_(quadratic * _fft(a.square() * unmasked)).sum(1)
             log_w = _ifft(scores_hat, size).add_(by_shift)  # (B, H, W)
             w = (log_w - log_w.max()).exp_()
             w_hat = _fft(w).conj()[:, None]
             targets = [x, x.square()] if outputs.variance else [x]
             means = [_ifft((w_hat * _fft(t)).sum(0), size) for t in targets]  # Σ_ks w_k(s) t_k[n + s]
-            return _sums(log_w.flatten(), w, means, outputs, start * size.numel())
+            numbers = rows[:, None] * size.numel() + torch.arange(size.numel(), device=rows.device)
+            return _sums(log_w.flatten(), w, means, outputs, numbers.flatten())
 
         return block_sums
 
 
-_BlockSums = Callable[[int, int], PosteriorSums]
-"""A function that returns the sums over images start … stop − 1."""
+_BlockSums = Callable[[Tensor], PosteriorSums]
+"""A function that returns the sums over the images with these numbers."""
 
 
 def _planes(images: Tensor) -> Tensor:
@@ -219,8 +224,8 @@ def _ifft(x_hat: Tensor, size: torch.Size) -> Tensor:
     return x
 
 
-def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], outputs: Outputs, first: int) -> PosteriorSums:
-    """Return the sums over one block of m keys, numbered from `first`; log_w has shape (m,)."""
+def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], outputs: Outputs, numbers: Tensor) -> PosteriorSums:
+    """Return the sums over one block of m keys with these numbers, (m,); log_w has shape (m,)."""
     top_log_w, top_key = log_w.topk(min(outputs.top, len(log_w)))
     flat = [mean.movedim(0, -1).flatten() for mean in means]  # each (H·W·C,)
     return PosteriorSums(
@@ -231,6 +236,6 @@ def _sums(log_w: Tensor, w: Tensor, means: list[Tensor], outputs: Outputs, first
         error_variance=w.new_empty(1, 0),
         bounds=w.new_empty(1, 0),
         top_log_w=top_log_w[None],
-        top_key=torch.where(top_log_w > -math.inf, top_key + first, -1)[None],
+        top_key=torch.where(top_log_w > -math.inf, numbers[top_key], -1)[None],
         keys_evaluated=(log_w > -math.inf).sum()[None],
     )

@@ -30,7 +30,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         with logged("LoadIndex") as facts:
             facts["folder"] = request.folder[:100]
             info = await asyncio.to_thread(self._catalogue.load, request.folder)
-            await self._catalogue.tell(self._health)
+            self._catalogue.tell(self._health)
             return pb.LoadIndexResponse(index=index_message(info))
 
     async def UnloadIndex(  # noqa: N802, D102
@@ -39,7 +39,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         with logged("UnloadIndex") as facts:
             facts["index"] = request.name[:100]
             await asyncio.to_thread(self._catalogue.unload, request.name)
-            await self._catalogue.tell(self._health)
+            self._catalogue.tell(self._health)
             return pb.UnloadIndexResponse()
 
     async def SetCurrentVersion(  # noqa: N802, D102
@@ -48,5 +48,5 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         with logged("SetCurrentVersion") as facts:
             facts |= {"index": request.name[:100], "version": request.version[:20]}
             info = await asyncio.to_thread(self._catalogue.set_current, request.name, request.version)
-            await self._catalogue.tell(self._health)
+            self._catalogue.tell(self._health)
             return pb.SetCurrentVersionResponse(index=index_message(info))

@@ -49,6 +49,8 @@ class _Loaded:
     """The index folder."""
     stamp: _Stamp | None
     """The stamp of the folder when it was last read, successfully or not."""
+    nbytes: int
+    """The size of its files, in bytes."""
     again: float = math.inf
     """When to try again to read the folder, by the monotonic clock in seconds."""
     serving: bool = True
@@ -74,13 +76,17 @@ class Catalogue:
         self._lock = Lock()
         self._told: set[str] = set()
         paths = [Path(os.path.abspath(folder)) for folder in config.indexes]
-        self._loaded = {path.name: _Loaded(path, _stamp(path)) for path in paths}
+        stamps = {path.name: (path, _stamp(path)) for path in paths}
         self.registry = Registry.load(
             paths, device=config.device, exact_work=config.exact_work, scheduler=config.scheduler
         )
         """The reconstructors that answer."""
         for reconstructor in self.registry:
             reconstructor.prepare()
+        # Replaced as a whole, since the event loop reads it without the lock.
+        self._loaded = {
+            each.index.name: _Loaded(*stamps[each.index.name], _size(each)) for each in self.registry
+        }
 
     def load(self, folder: str) -> IndexInfo:
         """Load the index in a folder below the configured root, or load it again.
@@ -118,7 +124,7 @@ class Catalogue:
         """
         with self._lock:
             self.registry.remove(name)
-            del self._loaded[name]
+            self._loaded = {other: loaded for other, loaded in self._loaded.items() if other != name}
         _LOG.info("index %s unloaded", name)
 
     def set_current(self, name: str, version: str) -> IndexInfo:
@@ -159,18 +165,20 @@ class Catalogue:
                     self._take_up(loaded)
                 self._check(self.registry.get(name), self._loaded[name])
 
-    async def tell(self, health: Health) -> None:
-        """Tell the health service which indexes can answer, and whether any can; update the metrics."""
-        serving = {name: loaded.serving for name, loaded in self._loaded.items()}
-        for name in self._told - serving.keys():
-            await health.remove(health_name(name))
+    def tell(self, health: Health) -> None:
+        """Tell the health service which indexes can answer, and whether any can; update the metrics.
+
+        Call it in the event loop of the health service, where no other call comes between.
+        """
+        loaded = self._loaded
+        serving = {health_name(name): one.serving for name, one in loaded.items()}
+        gone = self._told - loaded.keys()
+        health.update(serving | {"": any(serving.values())}, map(health_name, gone))
+        for name in gone:
             INDEX_BYTES.remove(name)
-        self._told = set(serving)
-        for reconstructor in self.registry:
-            INDEX_BYTES.labels(reconstructor.index.name).set(_size(reconstructor))
-        for name, is_serving in serving.items():
-            await health.set(health_name(name), serving=is_serving)
-        await health.set("", serving=any(serving.values()))
+        for name, one in loaded.items():
+            INDEX_BYTES.labels(name).set(one.nbytes)
+        self._told = set(loaded)
 
     def close(self) -> None:
         """Close all indexes."""
@@ -186,6 +194,8 @@ class Catalogue:
             raise InvalidArgument.of("folder", "expected the path of a folder") from None
         if base not in path.parents:
             raise PermissionDenied(f"folder: expected one below --admin-root, got {folder[:100]!r}")
+        if not os.path.isdir(path):  # nor are links in a circle, or names that are too long
+            raise NotFound(f"folder: expected an index folder, got {folder[:100]!r}")
         return path
 
     def _put(self, path: Path, version: str | None = None) -> IndexInfo:
@@ -209,7 +219,7 @@ class Catalogue:
                 raise InvalidArgument.of("name", "the folder of the index cannot be written to") from error
             stamp = _stamp(path)
         self.registry.put(reconstructor)
-        self._loaded[index.name] = _Loaded(path, stamp)
+        self._loaded = self._loaded | {index.name: _Loaded(path, stamp, _size(reconstructor))}
         _LOG.info("index %s version %s loaded", index.name, index.version)
         return index.info
 

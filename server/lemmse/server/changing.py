@@ -1,6 +1,11 @@
-"""Files that are read again when they change."""
+"""Files that are read again when they change.
+
+A program that writes a file in place empties it first. So an empty file is not read until it has been empty
+for a while.
+"""
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -12,6 +17,9 @@ __all__ = ["Changing"]
 
 _LOG = logging.getLogger(__name__)
 
+_WRITTEN = 2.0
+"""Time in seconds for which a file may be empty because it is being written."""
+
 T = TypeVar("T")
 _Stamp = tuple[tuple[int, int, int], ...] | None
 
@@ -19,7 +27,8 @@ _Stamp = tuple[tuple[int, int, int], ...] | None
 class Changing(Generic[T]):
     """What files contain, read again after any of them has changed.
 
-    Where new contents are invalid, the earlier value stays, and the error is logged once.
+    Where new contents are invalid, the earlier value stays, and the error is logged once. It also stays while
+    a file is empty, for up to two seconds.
 
     Parameters
     ----------
@@ -44,7 +53,7 @@ class Changing(Generic[T]):
         """Return the contents of the files. Any thread may call it."""
         with self._lock:
             stamp = self._look()
-            if stamp != self._stamp:
+            if stamp != self._stamp and not _is_being_written(stamp):
                 self._stamp = stamp
                 self._renew()
             return self._value
@@ -65,3 +74,8 @@ class Changing(Generic[T]):
         except OSError:
             return None
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+
+
+def _is_being_written(stamp: _Stamp) -> bool:
+    now = time.time_ns()
+    return any(size == 0 and abs(now - changed) < _WRITTEN * 1e9 for changed, size, _ in stamp or ())

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 from lemmse.contract.address import Address
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import MAX_CONTRIBUTORS
-from lemmse.server.settings import Setting, at_least, between, validate
+from lemmse.server.settings import Setting, above, at_least, between, validate
 
 __all__ = ["ServerConfig"]
 
@@ -59,11 +59,15 @@ class ServerConfig:
     threads: Annotated[int, Setting("Threads of one computation.", between(1, 4096), default="all cores")] = (
         field(default_factory=_available_cpus)
     )
-    device: Annotated[Literal["auto", "cpu", "cuda"], Setting("Where to compute.")] = "auto"
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Setting("Where to compute; with --scheduler, where workers do.")
+    ] = "auto"
     exact_work: Annotated[
         float | None,
         Setting(
-            "Pixels x keys x patch length up to which mode auto answers exactly.", at_least(0), default="1e11"
+            "Pixels x keys x patch length up to which mode auto answers exactly; 0 for never.",
+            at_least(0),
+            default="1e11",
         ),
     ] = None
     scheduler: Annotated[
@@ -77,24 +81,35 @@ class ServerConfig:
     calls: Annotated[
         int,
         Setting(
-            "Open calls, each with up to 4 MiB while a message arrives; a new one ends the one that has been "
-            "silent for longest.",
+            "Open calls of ReconstructionService, and of all other services; a new one ends the one that has "
+            "been silent for longest.",
             at_least(1),
         ),
     ] = 1024
     queue: Annotated[int, Setting("Requests that may wait or compute.", at_least(1))] = 1024
     queue_work: Annotated[
-        float, Setting("Multiply-adds that may have to be done before a request is answered.", at_least(0))
+        float,
+        Setting(
+            "Multiply-adds that may have to be done before a request is answered; inf for no limit.", above(0)
+        ),
     ] = 1e15
     memory: Annotated[
-        int, Setting("Bytes of the images and maps of all requests, and of their answers.", at_least(1))
+        int,
+        Setting(
+            "Bytes of the images and maps of all requests, and of their answers. Messages that have arrived "
+            "in part may take as much again (at least 512 MiB): 4 MiB for each call that waits for one.",
+            at_least(1),
+        ),
     ] = 2 << 30
     max_bytes: Annotated[
         int, Setting("Bytes of the images and maps of one request, and of its answer.", at_least(1))
     ] = 1 << 30
     max_pixels: Annotated[int, Setting("Pixels of one image.", at_least(1))] = 1 << 26
     max_work: Annotated[
-        float, Setting("Multiply-adds of one request: pixels x keys x patch length if exact.", at_least(0))
+        float,
+        Setting(
+            "Multiply-adds of one request: pixels x keys x patch length if exact; inf for no limit.", above(0)
+        ),
     ] = 1e14
     max_seconds: Annotated[
         float, Setting("Seconds of computation of one request.", between(0.001, _DAY, "seconds"))
@@ -104,6 +119,7 @@ class ServerConfig:
     max_contributors: Annotated[
         int, Setting("Contributors of an explanation.", between(1, MAX_CONTRIBUTORS))
     ] = MAX_CONTRIBUTORS
+    max_exclude: Annotated[int, Setting("Names of training images to exclude.", at_least(1))] = 4096
     max_items: Annotated[int, Setting("Images of one stream.", at_least(1))] = 1_000_000
     idle_timeout: Annotated[
         float,

@@ -4,7 +4,7 @@ grpc_health's own servicer for asyncio forgets all watchers of a service as soon
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -33,32 +33,41 @@ def health_name(index: str) -> str:
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """The health service. Create and call it in the event loop of the server."""
+    """The health service. Create and call it in the event loop of the server.
+
+    Its statuses change in one step, and only those who wait for one that has changed are told.
+    """
 
     def __init__(self) -> None:
         self._statuses: dict[str, int] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._stopping = False
 
-    async def set(self, service: str, *, serving: bool) -> None:
-        """Set the status of a service, and tell its watchers; without effect once the server stops."""
+    def update(self, serving: Mapping[str, bool], gone: Iterable[str] = ()) -> None:
+        """Change statuses, and tell their watchers; without effect once the server stops.
+
+        Parameters
+        ----------
+        serving : mapping of str to bool
+            Whether services serve, by name.
+        gone : iterable of str
+            Services to forget; whoever asks for one is told that it is unknown.
+        """
         if not self._stopping:
-            async with self._changed:
-                self._statuses[service] = _SERVING if serving else _NOT_SERVING
-                self._changed.notify_all()
+            forgotten = set(gone)
+            kept = {name: status for name, status in self._statuses.items() if name not in forgotten}
+            self._put(kept | {name: _SERVING if does else _NOT_SERVING for name, does in serving.items()})
 
-    async def remove(self, service: str) -> None:
-        """Forget a service; whoever asks for it is told that it is unknown."""
-        async with self._changed:
-            self._statuses.pop(service, None)
-            self._changed.notify_all()
-
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Set the status of all services to NOT_SERVING for good."""
         self._stopping = True
-        async with self._changed:
-            self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
-            self._changed.notify_all()
+        self._put(dict.fromkeys(self._statuses, _NOT_SERVING))
+
+    def _put(self, statuses: dict[str, int]) -> None:
+        if statuses != self._statuses:
+            self._statuses = statuses
+            self._changed.set()
+            self._changed = asyncio.Event()
 
     async def Check(  # noqa: N802, D102
         self, request: health_pb2.HealthCheckRequest, context: _Context
@@ -73,8 +82,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         told = None
         while True:
-            async with self._changed:
-                while (status := self._statuses.get(request.service, _UNKNOWN)) == told:
-                    await self._changed.wait()
+            while (status := self._statuses.get(request.service, _UNKNOWN)) == told:
+                await self._changed.wait()
             yield health_pb2.HealthCheckResponse(status=status)
             told = status

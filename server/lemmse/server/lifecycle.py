@@ -99,8 +99,7 @@ class Server:
         grace : float
             Time in seconds after which running calls are cancelled.
         """
-        self._loop.run(self._health.stop())
-        self._loop.run(self._server.stop(grace))
+        self._loop.run(self._stop(grace))
         self._close()
 
     def reload(self) -> None:
@@ -110,6 +109,10 @@ class Server:
         """
         self._loop.start(self._reload())
 
+    async def _stop(self, grace: float) -> None:
+        self._health.stop()
+        await self._server.stop(grace)
+
     async def _reload(self) -> None:
         if self._reload_waits:
             return
@@ -117,7 +120,7 @@ class Server:
         async with self._reloading:
             self._reload_waits = False
             await asyncio.to_thread(self._catalogue.reload)
-            await self._catalogue.tell(self._health)
+            self._catalogue.tell(self._health)
 
     async def _start(self, config: ServerConfig) -> str:
         self._server = grpc.aio.server(
@@ -137,9 +140,8 @@ class Server:
         reflection.enable_server_reflection((*_SERVICES, _HEALTH, reflection.SERVICE_NAME), self._server)
         address = listen(self._server, config)
         await self._server.start()
-        for service in _SERVICES:
-            await self._health.set(service, serving=True)
-        await self._catalogue.tell(self._health)
+        self._health.update(dict.fromkeys(_SERVICES, True))
+        self._catalogue.tell(self._health)
         self._loop.start(keep_trimmed())
         self._loop.start(watch(self._catalogue, self._health, take_up=config.watch))
         return str(address)
@@ -154,7 +156,10 @@ class Server:
 
             observed.append(self._resources.enter_context(closing(Tracing())))
         main = reconstruction_pb2.DESCRIPTOR.services_by_name["ReconstructionService"].full_name
-        return (*observed, Receiving(idle_timeout=config.idle_timeout, calls=config.calls, main=main))
+        receiving = Receiving(
+            idle_timeout=config.idle_timeout, calls=config.calls, memory=config.memory, main=main
+        )
+        return (*observed, receiving)
 
     def _close(self) -> None:
         self._loop.close()

@@ -12,7 +12,7 @@ from lemmse.contract.results import result_bytes
 from lemmse.server.config import ServerConfig
 from lemmse.v1 import reconstruction_pb2 as pb
 
-__all__ = ["admissible_bytes", "require_fitting", "require_possible"]
+__all__ = ["admissible_bytes", "require_fitting", "require_pixels", "require_possible"]
 
 _FRAME = 8
 """Largest size of what surrounds a contributor in an answer, in bytes."""
@@ -44,13 +44,12 @@ def admissible_bytes(incoming: Incoming[Any], options: Options | None, config: S
         raise InvalidArgument.of(
             "top", f"expected at most {config.max_contributors} on this server, got {incoming.message.top}"
         )
-    shape = tuple(incoming.message.y.shape)
-    pixels = prod(shape[:2])
-    if pixels > config.max_pixels:
+    if (excluded := len(getattr(incoming.message, "exclude", ()))) > config.max_exclude:
         raise InvalidArgument.of(
-            "y",
-            f"expected at most {config.max_pixels} pixels on this server, got {pixels}; cut it into tiles",
+            "exclude", f"expected at most {config.max_exclude} names on this server, got {excluded}"
         )
+    shape = tuple(incoming.message.y.shape)
+    require_pixels(prod(shape[:2] if len(shape) < 4 else shape[:3]), config)
     nbytes = incoming.nbytes + (0 if options is None else result_bytes(shape, options.maps))
     if nbytes > config.max_bytes:
         raise InvalidArgument.of(
@@ -59,6 +58,15 @@ def admissible_bytes(incoming: Incoming[Any], options: Options | None, config: S
             f"{nbytes}; cut it into tiles",
         )
     return nbytes
+
+
+def require_pixels(pixels: int, config: ServerConfig) -> None:
+    """Raise InvalidArgument if an image or a volume has too many pixels."""
+    if pixels > config.max_pixels:
+        raise InvalidArgument.of(
+            "y",
+            f"expected at most {config.max_pixels} pixels on this server, got {pixels}; cut it into tiles",
+        )
 
 
 def require_possible(work: float, config: ServerConfig) -> None:
@@ -80,6 +88,6 @@ def require_fitting(response: pb.ExplainResponse) -> None:
     fitting = sum(size <= room for size in sizes)
     raise InvalidArgument.of(
         "top",
-        f"expected at most {fitting} for this pixel, whose contributors have long names, got "
+        f"expected at most {fitting} for this pixel, whose contributors have long names or large crops, got "
         f"{len(response.contributors)}: an answer has at most {INLINE_BYTES} bytes",
     )

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from lemmse.contract.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted
+from lemmse.contract.limits import MESSAGE_BYTES
 from lemmse.server.calls import with_status
 from lemmse.server.failures import Ended
 
@@ -23,6 +24,8 @@ _SILENT = 1.0
 """Time in seconds without a message after which a call may have to make room for another one."""
 _RETRY = 1.0
 """Time in seconds after which to try again."""
+_LEAST = 64
+"""Number of calls that may wait for a message at the same time, however little memory there is."""
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,16 +40,23 @@ class Receiving(grpc.aio.ServerInterceptor):
         Time in seconds within which each message must arrive.
     calls : int
         Largest number of calls of the main service, and of all other services together. If there are as many,
-        the one that has been silent for longest makes room for a new one. Each may hold as much memory as a
-        message, while that arrives.
+        the one that has been silent for longest makes room for a new one.
+    memory : int
+        Bytes that messages may take, in all, which have arrived in part. Each may be nearly as long as the
+        longest one, so that no more calls may wait for one at the same time: three quarters of them of the
+        main service, but at least `_LEAST` of each.
     main : str
         Full name of the main service.
     """
 
-    def __init__(self, *, idle_timeout: float, calls: int, main: str) -> None:
+    def __init__(self, *, idle_timeout: float, calls: int, memory: int, main: str) -> None:
         self._idle_timeout = idle_timeout
         self._main = f"/{main}/"
-        self._main_calls, self._other_calls = _Calls(calls), _Calls(calls)
+        others = memory // MESSAGE_BYTES // 4
+        self._main_calls, self._other_calls = (
+            _Calls(calls, max(_LEAST, 3 * others)),
+            _Calls(calls, max(_LEAST, others)),
+        )
 
     async def intercept_service(
         self,
@@ -139,10 +149,12 @@ class _Calls:
     ----------
     most : int
         Largest number.
+    waiting : int
+        Largest number of those that wait for a message.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, waiting: int) -> None:
+        self._most, self._most_waiting = most, waiting
         self._count = 0
         self._silent: dict[asyncio.Timeout, float] = {}
         """The calls that wait for a message, with the time since when, longest first."""
@@ -168,7 +180,18 @@ class _Calls:
 
     @contextmanager
     def silent(self, timeout: asyncio.Timeout) -> Iterator[None]:
-        """Note that a call waits for a message, and may be ended by its timeout to make room."""
+        """Note that a call waits for a message, and may be ended by its timeout to make room.
+
+        Raises
+        ------
+        ResourceExhausted
+            Too many do.
+        """
+        if len(self._silent) >= self._most_waiting and not self._end_silent():
+            raise ResourceExhausted(
+                f"the server already waits for {len(self._silent)} messages; try again later",
+                retry_after=_RETRY,
+            )
         self._silent[timeout] = asyncio.get_running_loop().time()
         try:
             yield

@@ -1,7 +1,6 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
-import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -20,20 +19,22 @@ from lemmse.contract.messages import (
     read_options,
     reconstruct_response,
 )
-from lemmse.contract.options import Options
+from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Result, result_bytes
 from lemmse.estimator import Reconstructor, Registry
 from lemmse.estimator.best_of import BestOf
 from lemmse.estimator.cancellation import Cancel
+from lemmse.estimator.exclusions import MOST_KEPT
 from lemmse.server.admission import Memory, Queue, Upload
 from lemmse.server.aside import Aside
 from lemmse.server.callers import caller
 from lemmse.server.calls import logged
 from lemmse.server.compute import Compute, Joint
 from lemmse.server.config import ServerConfig
+from lemmse.server.exclusive import Places
 from lemmse.server.failures import Ended, Failure
 from lemmse.server.items import items
-from lemmse.server.limits import admissible_bytes, require_fitting, require_possible
+from lemmse.server.limits import admissible_bytes, require_fitting, require_pixels, require_possible
 from lemmse.server.metrics import Stopwatch, answered, phase, queued
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
@@ -88,6 +89,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         self._config = config
         self._memory = Memory(config.memory, config.idle_timeout)
         self._queue = Queue(config.queue, config.queue_work, lambda: compute.rate)
+        self._copies = Places(MOST_KEPT)
         self._aside = Aside(_ASIDE)
 
     def close(self) -> None:
@@ -104,7 +106,8 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             if incoming.complete and size > INLINE_BYTES:
                 raise InvalidArgument.of(
                     "y",
-                    f"the answer takes {size} bytes, one message holds {INLINE_BYTES}; use ReconstructStream",
+                    f"the answer may take {size} bytes, one message holds {INLINE_BYTES}; use "
+                    f"ReconstructStream",
                 )
             with self._memory.held(nbytes):
                 result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)
@@ -142,16 +145,23 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             reconstructor = self._registry.get(request.index)
             incoming = Incoming(request)
             nbytes = admissible_bytes(incoming, None, self._config)
+
+            def prepare() -> tuple[Measurement, ExplainOptions, float, _Key]:
+                measurement = read_measurement(incoming)
+                options = read_explain_options(request, measurement)
+                key = _key(reconstructor, options.exclude)
+                return measurement, options, reconstructor.explanation_work(measurement, options), key
+
             with self._memory.held(nbytes):
                 with phase("decode"):
-                    measurement = await self._aside.run(nbytes, lambda: read_measurement(incoming))
-                options = read_explain_options(request, measurement)
+                    measurement, options, work, key = await self._aside.run(nbytes, prepare)
                 facts |= {"index": reconstructor.index.name, "mode": "exact", "shape": measurement.y.shape}
                 explanation = await self._computed(
                     lambda cancelled: reconstructor.explain_pixel(measurement, options, cancelled),
-                    reconstructor.explanation_work(measurement),
+                    work,
                     caller(context),
                     wait=False,
+                    key=key,
                 )
             with phase("encode"):
                 response = explain_response(explanation)
@@ -174,6 +184,7 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                     reconstructor.estimate_work(measurement),
                     caller(context),
                     wait=False,
+                    key=None,
                 )
             return estimate_noise_response(estimate)
 
@@ -214,13 +225,15 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
     ) -> Result:
         """Return the result of a request that has arrived; `wait` is that of `Queue.place`."""
 
-        def prepare() -> tuple[Measurement, Reconstructor | BestOf, float]:
+        def prepare() -> tuple[Measurement, Reconstructor | BestOf, float, _Key]:
             measurement = read_measurement(incoming)
             reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
-            return measurement, reconstructor, reconstructor.work(measurement, options)
+            require_pixels(reconstructor.pixels(measurement), self._config)
+            key = _key(reconstructor, options.exclude if options.estimator == "le-mmse" else ())
+            return measurement, reconstructor, reconstructor.work(measurement, options), key
 
         with phase("decode"):
-            measurement, reconstructor, work = await self._aside.run(incoming.nbytes, prepare)
+            measurement, reconstructor, work, key = await self._aside.run(incoming.nbytes, prepare)
         facts |= {
             "index": reconstructor.name,
             "estimator": options.estimator,
@@ -232,10 +245,11 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             work,
             client,
             wait=wait,
+            key=key,
             joint=_joint(reconstructor, measurement, options),
         )
         facts["index"] = result.diagnostics.index
-        answered(result.diagnostics, math.prod(measurement.y.shape[:2]), options.accuracy_db)
+        answered(result.diagnostics, reconstructor.pixels(measurement), options.accuracy_db)
         return result
 
     async def _computed(
@@ -245,13 +259,24 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         client: str,
         *,
         wait: bool,
+        key: "_Key",
         joint: Joint[T] | None = None,
     ) -> T:
-        """Return the result of a computation, once it has a place and its turns."""
+        """Return the result of a computation, once it has its places and its turns."""
         require_possible(work, self._config)
         with queued(work) as used:
-            async with self._queue.place(work, client, wait=wait):
+            async with self._queue.place(work, client, wait=wait), self._copies.taken(key):
                 return await self._compute.run(compute, client=client, cost=work, joint=joint, used=used)
+
+
+_Key = tuple[Reconstructor, tuple[int, ...]] | None
+"""What a copy of the keys without some training images belongs to; None if there is no need of one."""
+
+
+def _key(reconstructor: Reconstructor | BestOf, exclude: Sequence[str]) -> _Key:
+    if isinstance(reconstructor, BestOf) or not exclude:
+        return None
+    return reconstructor, reconstructor.excluded(exclude)
 
 
 def _joint(
@@ -266,6 +291,6 @@ def _joint(
     return Joint(
         key=(reconstructor, measurement.sigma, shared),
         argument=measurement,
-        queries=math.prod(measurement.y.shape[:2]),
+        queries=reconstructor.pixels(measurement),
         work=lambda measurements, cancelled: reconstructor.answer_together(measurements, shared, cancelled),
     )

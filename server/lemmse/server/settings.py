@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from lemmse.contract.errors import InvalidArgument
 
-__all__ = ["Option", "Setting", "at_least", "between", "options", "validate"]
+__all__ = ["Option", "Setting", "above", "at_least", "between", "options", "validate"]
 
 Check = Callable[[Any], str | None]
 """Returns None for a valid value, otherwise what was expected, in words."""
@@ -53,6 +53,17 @@ def at_least(low: float, what: str = "a number") -> Check:
     'a number >= 0'
     """
     return lambda value: None if value >= low else f"{what} >= {low}"
+
+
+def above(low: float, what: str = "a number") -> Check:
+    """Return a check that a value is greater than `low`.
+
+    Examples
+    --------
+    >>> above(0)(0)
+    'a number > 0'
+    """
+    return lambda value: None if value > low else f"{what} > {low}"
 
 
 class Option(NamedTuple):

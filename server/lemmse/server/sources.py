@@ -83,7 +83,9 @@ def given(ctx: click.Context, cls: type[C], values: dict[str, Any]) -> C:
 
 
 def as_toml(config: Any) -> str:
-    """Return the settings as a TOML file, each below its help text; those without a value are comments.
+    """Return the settings as a TOML file, each below its help text.
+
+    Those without a value are comments, with their default if they have one.
 
     Parameters
     ----------
@@ -95,7 +97,7 @@ def as_toml(config: Any) -> str:
 
 def _entry(option: Option, value: Any) -> str:
     if value is None:
-        line = f"# {option.key} =\n"
+        line = f"# {option.key} = {option.setting.default or ''}".rstrip() + "\n"
     else:
         plain = [str(path) for path in value] if option.is_argument else value
         line = tomli_w.dumps({option.key: str(plain) if isinstance(plain, Path) else plain})

@@ -104,7 +104,8 @@ def _read(path: Path) -> list[Token]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InvalidArgument.of("tokens", f"cannot read {path}: {error.strerror}") from error
+        made = "" if path.exists() else "; `lemmse token` makes it"
+        raise InvalidArgument.of("tokens", f"cannot read {path}: {error.strerror}{made}") from error
     return _parse(path, text)
 
 

@@ -33,6 +33,6 @@ async def watch(catalogue: Catalogue, health: Health, *, take_up: bool) -> None:
         await asyncio.sleep(_INTERVAL)
         try:
             await asyncio.to_thread(catalogue.refresh, watch=take_up)
-            await catalogue.tell(health)
+            catalogue.tell(health)
         except Exception:
             _LOG.exception("the indexes could not be looked at")

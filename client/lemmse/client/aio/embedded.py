@@ -1,6 +1,7 @@
 """The asyncio client for index folders, which are loaded and asked in threads."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from threading import Event
 from typing import TypeVar
@@ -30,8 +31,12 @@ class AsyncEmbeddedClient(AsyncClient):
     """
 
     def __init__(self, *folders: str, scheduler: str | None = None) -> None:
+        self._folders = [os.path.abspath(folder) for folder in folders]
         loading = asyncio.to_thread(EmbeddedClient, *folders, scheduler=scheduler)
         self._loading = asyncio.get_running_loop().create_task(loading)
+
+    def __repr__(self) -> str:
+        return f"<AsyncEmbeddedClient {','.join(self._folders)}>"
 
     async def __aenter__(self) -> "AsyncEmbeddedClient":
         await self._loaded()

@@ -4,6 +4,7 @@ They validate their arguments in the methods of `Client`, which return what `_re
 return: here, something to await.
 """
 
+import asyncio
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import (
@@ -16,18 +17,24 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from numpy.typing import ArrayLike
 
-from lemmse.client.interface import Client, Closable
+from lemmse.client.arguments import time_left
+from lemmse.client.interface import Client, Closable, without_server
+from lemmse.client.mosaic import Mosaic, settled
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 
-__all__ = ["AsyncClient", "Batch", "read"]
+if TYPE_CHECKING:
+    from lemmse.client.aio.admin import AsyncAdmin
+
+__all__ = ["AsyncClient", "Batch", "awaited", "read"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,15 +43,15 @@ Batch = Iterator[Measurement | InvalidArgument] | AsyncIterator[Measurement | In
 """The measurements of a batch, with an error in place of each invalid one."""
 
 
-def _awaited(
-    method: Callable[Concatenate[Client, P], T],
-) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
-    """Return a method of `Client` as a coroutine function."""
+def awaited(
+    method: Callable[Concatenate[Any, P], T],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return a method of a synchronous class, which returns something to await, as a coroutine function."""
 
-    async def awaited(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def coroutine(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return cast(T, await cast(Any, method)(self, *args, **kwargs))
 
-    return functools.update_wrapper(awaited, method)
+    return functools.update_wrapper(coroutine, method)
 
 
 def _iterated(
@@ -70,12 +77,17 @@ class AsyncClient(Closable, ABC):
     ...         return (await lemmse.reconstruct(y, sigma=0.1)).image
     """
 
-    reconstruct = _awaited(Client.reconstruct)
+    reconstruct = awaited(Client.reconstruct)
     reconstruct_many = _iterated(Client.reconstruct_many)
-    explain = _awaited(Client.explain)
-    estimate_noise = _awaited(Client.estimate_noise)
-    list_indexes = _awaited(Client.list_indexes)
-    get_index = _awaited(Client.get_index)
+    explain = awaited(Client.explain)
+    estimate_noise = awaited(Client.estimate_noise)
+    list_indexes = awaited(Client.list_indexes)
+    get_index = awaited(Client.get_index)
+
+    @property
+    def admin(self) -> "AsyncAdmin":
+        """Changes of the indexes of the server; see `lemmse.client.Client.admin`."""
+        raise without_server("admin")
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,6 +102,31 @@ class AsyncClient(Closable, ABC):
         if not self._closed:
             self._closed = True
             await self._close()
+
+    async def assemble(self, index: str, mosaic: Mosaic, options: Options, timeout: float | None) -> Result:
+        """Return the reconstruction of an image that is divided into tiles, as `Client.assemble` does.
+
+        Tiles are read and written in threads.
+        """
+        left = time_left(timeout)
+        if (sample := await asyncio.to_thread(lambda: mosaic.sample)) is not None:
+            mosaic.settle(await self._estimate_noise(index, sample, left()))
+        if options.quality == "best":
+            answer = await self._reconstruct(
+                index, await asyncio.to_thread(lambda: mosaic.probe), options, left()
+            )
+            index, options = settled(answer, options)
+        mosaic.begin(await self._get_index(index, left()), options)
+        tiles = mosaic.measurements()
+
+        async def measurements() -> AsyncIterator[Measurement | InvalidArgument]:
+            while (tile := await asyncio.to_thread(next, tiles, None)) is not None:
+                yield tile
+
+        async with aclosing(self._reconstruct_many(index, measurements(), options, left())) as outcomes:
+            async for outcome in outcomes:
+                await asyncio.to_thread(mosaic.take, outcome)
+        return mosaic.result()
 
     @abstractmethod
     async def _close(self) -> None: ...

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc.aio
 
 from lemmse.client import unary
+from lemmse.client.aio.admin import AsyncAdmin
 from lemmse.client.aio.interface import AsyncClient, Batch, read
 from lemmse.client.aio.stream import AsyncStream
-from lemmse.client.batches import IN_FLIGHT, Item, as_item
+from lemmse.client.attempts import Attempts
+from lemmse.client.batches import Lane, as_item, freest
 from lemmse.client.channels import Channels
 from lemmse.client.crop import crop
 from lemmse.client.rpc_errors import rpc_errors
@@ -46,6 +48,13 @@ class AsyncRemoteClient(AsyncClient):
     def __repr__(self) -> str:
         return f"<AsyncRemoteClient {self._servers}>"
 
+    @property
+    def admin(self) -> AsyncAdmin:
+        """Changes of the indexes of the server."""
+        self._require_open()
+        self._servers.require_one()
+        return AsyncAdmin(self._ask)
+
     async def _close(self) -> None:
         for channel in self._channels.channels:
             await channel.close()
@@ -64,10 +73,12 @@ class AsyncRemoteClient(AsyncClient):
     async def _reconstruct_many(
         self, index: str, batch: Batch, options: Options, timeout: float | None
     ) -> AsyncGenerator[Result | LemmseError, None]:
-        attempts = self._channels.attempts(timeout)
+        def open(attempts: Attempts) -> AsyncStream:
+            return AsyncStream(self._channels.next(), index, options, attempts)
+
+        lanes = [Lane(open, self._channels.attempts(timeout)) for _ in range(len(self._channels))]
         numbers = count()
-        unanswered: deque[Item | InvalidArgument] = deque()
-        stream: AsyncStream | None = None
+        order: deque[Lane[AsyncStream]] = deque()  # of the images that are not answered
         # Both run at the same time: images may come slowly, and the caller wants the results until then.
         reading: asyncio.Task[Measurement | InvalidArgument | None] | None = None
         answering: asyncio.Task[Result | LemmseError] | None = None
@@ -76,13 +87,11 @@ class AsyncRemoteClient(AsyncClient):
         try:
             while True:
                 self._require_open()
-                if stream is None:
-                    stream = AsyncStream(self._channels.next(), index, options, attempts)
-                    stream.send(*unanswered)
-                if reading is None and not ended and len(unanswered) < IN_FLIGHT:
+                free = freest(lanes)
+                if reading is None and not ended and not free.full:
                     reading = asyncio.create_task(read(batch))
-                if answering is None and unanswered:
-                    answering = asyncio.create_task(stream.answer(unanswered[0]))
+                if answering is None and order:
+                    answering = asyncio.create_task(order[0].stream.answer(order[0].unanswered[0]))
                 running = [task for task in (reading, answering) if task is not None]
                 if not running:
                     break
@@ -94,24 +103,26 @@ class AsyncRemoteClient(AsyncClient):
                     if one is None:
                         ended = True
                     else:
-                        unanswered.append(as_item(next(numbers), one))
-                        stream.send(unanswered[-1])
+                        free.send(as_item(next(numbers), one))
+                        order.append(free)
                 if answering is not None and answering.done():
-                    done, answering = answering, None
+                    done, answering, lane = answering, None, order[0]
                     try:
                         with self._closing():
                             outcome = done.result()
                     except LemmseError as error:
-                        stream.close()
-                        stream = None
+                        lane.close()
                         self._require_open()
-                        await asyncio.sleep(attempts.pause(error))
+                        await asyncio.sleep(lane.attempts.pause(error))
                     else:
-                        unanswered.popleft()
+                        order.popleft()
+                        lane.unanswered.popleft()
                         yield outcome
-            # All are answered: what happens to the connection now does not matter.
+            # All are answered: what happens to the connections now does not matter.
             with suppress(Retryable):
-                await stream.finish()
+                for lane in lanes:
+                    if lane.used:
+                        await lane.stream.finish()
             if broken is not None:
                 raise broken
         finally:
@@ -119,8 +130,8 @@ class AsyncRemoteClient(AsyncClient):
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            if stream is not None:
-                stream.close()
+            for lane in lanes:
+                lane.close()
 
     async def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
@@ -132,8 +143,9 @@ class AsyncRemoteClient(AsyncClient):
                 measurement = measurement.with_noise(estimate)
             if measurement.gain is not None:
                 stated = replace(measurement, black_level=0.0, white_level=1.0)
-                answer = await self._reconstruct(index, stated, Options(), timeout)
-                measurement = measurement.with_noise_at(answer.image, info.patch_size)
+                plain = Options(exclude=options.exclude)
+                answer = await self._reconstruct(index, stated, plain, timeout)
+                measurement = measurement.with_noise_at(answer.image, info.patch_size, info.patch_depth)
             measurement, options = crop(measurement, options, info)
         return await self._ask(unary.explain(index, measurement, options), timeout)
 
@@ -151,6 +163,7 @@ class AsyncRemoteClient(AsyncClient):
     async def _ask(self, call: unary.Unary[T], timeout: float | None) -> T:
         attempts = self._channels.attempts(timeout)
         while True:
+            self._require_open()
             server = self._channels.next()
             try:
                 with self._closing(), rpc_errors(server.address, attempts.request_id):

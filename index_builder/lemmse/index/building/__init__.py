@@ -4,7 +4,7 @@ Patches are extracted again in each pass instead of being stored, so that a buil
 and the keys of one shard in memory, regardless of the number of images.
 """
 
-from lemmse.index.building.api import AUGMENTS, EQUIVARIANCES, MEMORY, PATCH_SIZE_MAX, build, update
+from lemmse.index.building.api import AUGMENTS, EQUIVARIANCES, MEMORY, PATCH_SIZE_MAX, build, remove, update
 from lemmse.index.building.state import Runner, Task, run_serially, run_task
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Runner",
     "Task",
     "build",
+    "remove",
     "run_serially",
     "run_task",
     "update",

@@ -70,7 +70,7 @@ class Assignment:
 def assign(patches: PatchBlock, model: KeyModel) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the cell of each patch, (len(patches),), and a mask of the quantizations that fit all keys."""
     cell = np.empty(len(patches), np.int64)
-    candidates = quantizations(patches.p**2)
+    candidates = quantizations(patches.pixels)
     fits = np.ones(len(candidates), np.bool_)
     by_stratum = np.argsort(patches.stratum, kind="stable")
     for chunk in row_slices(len(patches)):

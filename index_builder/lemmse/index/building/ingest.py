@@ -32,6 +32,10 @@ class Ingested:
     """Heights and widths of the images, (K, 2)."""
     labels: list[str]
     """Origin of each image."""
+    duplicates: int
+    """Number of images that equal an earlier one."""
+    equal: tuple[str, str] | None
+    """Origins of the first two equal images."""
 
 
 def ingest(source: ImageSource, count: int, group: zarr.Group | None, progress: Progress) -> Ingested:
@@ -53,8 +57,11 @@ def _ingest(
     digest = hashlib.sha256(dtype.name.encode())
     shapes: list[tuple[int, int, int]] = []
     labels: list[str] = []
+    seen: dict[bytes, int] = {}  # the first image of each content
+    equal: tuple[str, str] | None = None
 
     def pixels() -> Iterator[Image]:
+        nonlocal equal
         progress("read images", 0, count)
         for image, label in islice(iterate(source), count):
             if image.dtype != dtype:
@@ -62,7 +69,12 @@ def _ingest(
                     raise _MixedTypes
                 image = intensities(image)
             rows = np.ascontiguousarray(image).reshape(-1, image.shape[2])
-            digest.update(rows.tobytes())
+            content = rows.tobytes()
+            digest.update(content)
+            own = hashlib.blake2b(content, digest_size=16, person=b"%d" % image.shape[1]).digest()
+            first = seen.setdefault(own, len(labels))
+            if equal is None and first < len(labels):
+                equal = labels[first], label
             shapes.append(image.shape)
             labels.append(label)
             progress("read images", len(labels), count)
@@ -77,4 +89,5 @@ def _ingest(
     if group is not None:
         zarr_store.write(group, "images/sizes", sizes)
     digest.update(sizes.tobytes())
-    return Ingested(dtype.name, shapes[0][2], digest.hexdigest(), sizes, labels)
+    duplicates = len(labels) - len(seen)
+    return Ingested(dtype.name, shapes[0][2], digest.hexdigest(), sizes, labels, duplicates, equal)

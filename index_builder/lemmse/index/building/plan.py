@@ -12,12 +12,18 @@ from lemmse.index.storage.manifest import FORMAT
 __all__ = ["BuildPlan"]
 
 _FILE = "plan.json"
+_NAMES = ("base_sources", "remove", "sources")
+"""Fields that are tuples of names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
     """The arguments of a build, and all else on which the index depends."""
 
+    remove: tuple[str, ...] = ()
+    """Names of the images of the version to update that are left out."""
+    refit: bool = True
+    """Whether cells, PCA basis and Gaussians are fitted, or those of the version to update are taken."""
     base_sources: tuple[str, ...] = ()
     """Sources of the images of the version to update."""
     base_version: str | None = None
@@ -25,11 +31,16 @@ class BuildPlan:
     sources: tuple[str, ...]
     """Sources of the images to read."""
     patch_size: int
+    patch_depth: int
     physics: str
     pre_inverse: str
     boundary: str
     equivariance: str
     augment: str
+    stride: int
+    axes: str | None
+    range: tuple[float, float] | None
+    roi: str | None
     limit: int | None
     seed: int
     memory: int
@@ -61,7 +72,9 @@ class BuildPlan:
                 f"expected an unfinished build of format {FORMAT} in {folder}, got one of format "
                 f"{content.get('format')} by lemmse {content.get('lemmse')}; remove that folder to begin anew"
             )
-        return cls(**content | {name: tuple(content[name]) for name in ("base_sources", "sources")})
+        content |= {name: tuple(content[name]) for name in _NAMES}
+        content["range"] = None if content["range"] is None else tuple(content["range"])
+        return cls(**content)
 
     def require_same(self, unfinished: "BuildPlan", folder: Path) -> None:
         """Raise InvalidArgument unless an unfinished build has the same plan.
@@ -74,7 +87,9 @@ class BuildPlan:
         for field in fields(self):
             ours, theirs = getattr(self, field.name), getattr(unfinished, field.name)
             if ours != theirs:
-                ours, theirs = (" ".join(x) if isinstance(x, tuple) else x for x in (ours, theirs))
+                ours, theirs = (
+                    " ".join(map(str, x)) or "none" if isinstance(x, tuple) else x for x in (ours, theirs)
+                )
                 raise InvalidArgument.of(
                     field.name.replace("_", "-"),
                     f"expected {theirs} to go on with the unfinished build in {folder}, got {ours}; "

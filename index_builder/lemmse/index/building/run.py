@@ -1,5 +1,6 @@
 """Run a build plan; each step continues from the files that an interrupted build left."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -7,16 +8,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemmse.contract.errors import InvalidArgument
-from lemmse.index.building.ingest import ingest
+from lemmse.index.building.ingest import Ingested, ingest
 from lemmse.index.building.plan import BuildPlan
 from lemmse.index.building.state import BuildState, Runner, Task
-from lemmse.index.callbacks import Progress
+from lemmse.index.callbacks import Notice, Progress
 from lemmse.index.physics import InverseProblem
-from lemmse.index.sources import ImageSource, concatenate, open_source
+from lemmse.index.sources import (
+    ImageSource,
+    Reading,
+    Region,
+    concatenate,
+    depths_of,
+    open_source,
+    open_volumes,
+)
 from lemmse.index.storage import zarr_store
 from lemmse.index.storage.folder import (
     ARRAYS,
+    DEPTHS,
     SOURCES,
     STAGED,
     clear,
@@ -27,7 +40,7 @@ from lemmse.index.storage.folder import (
 )
 from lemmse.index.storage.manifest import FORMAT, MANIFEST, FileEntry, Manifest, checksum
 
-__all__ = ["run_build"]
+__all__ = ["digest_of", "other_files", "resume", "run_build"]
 
 
 def run_build(
@@ -37,6 +50,7 @@ def run_build(
     base: ImageSource | None,
     progress: Progress,
     runner: Runner,
+    notice: Notice,
 ) -> Path:
     """Run a plan, or its remaining steps, and return the index folder.
 
@@ -54,13 +68,17 @@ def run_build(
         Called as `progress(stage, done, total)`.
     runner : callable
         Runs the tasks of the passes over all patches.
+    notice : callable
+        Told of equal images.
     """
+    reading = Reading(plan.axes, plan.range, None if plan.roi is None else Region.parse(plan.roi))
     with staging(out, update=plan.base_version is not None) as folder:
-        plan = _resume(out, plan, folder)
+        plan = resume(out, plan, folder)
         if not (out / plan.version).exists():
-            added = [open_source(spec) for spec in plan.sources]
+            opened = open_source if plan.patch_depth == 1 else open_volumes
+            added = [opened(spec, reading) for spec in plan.sources]
             source = concatenate(added if base is None else [base, *added])
-            state = _ingest(folder, plan, problem, source, progress)
+            state = _ingest(folder, plan, problem, source, progress, notice)
             state.fit_key_model(progress)
             blocks = len(state.corpus.blocks) - 1
             _run(runner, state, "assign patches", state.assign_tasks(), blocks, progress)
@@ -70,7 +88,7 @@ def run_build(
     return out
 
 
-def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
+def resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
     """Return the plan with its version: the version of an unfinished build, or a new one."""
     unfinished = BuildPlan.read(folder)
     if unfinished is not None and is_published(out, unfinished.version):
@@ -86,29 +104,58 @@ def _resume(out: Path, plan: BuildPlan, folder: Path) -> BuildPlan:
 
 
 def _ingest(
-    folder: Path, plan: BuildPlan, problem: InverseProblem, source: ImageSource, progress: Progress
+    folder: Path,
+    plan: BuildPlan,
+    problem: InverseProblem,
+    source: ImageSource,
+    progress: Progress,
+    notice: Notice,
 ) -> BuildState:
     """Store the images, or check that those stored by an unfinished build are the same; return the state."""
-    count = len(source) if plan.limit is None else min(plan.limit, len(source))
+    depths = depths_of(source)[: plan.limit]
+    count = int(depths.sum())
     state = BuildState.open(folder)
     if state is not None:
         images = ingest(source, count, None, progress)
-        if (images.digest, problem.digest) != (state.digest, state.problem_digest):
+        if (digest_of(images, depths, plan.patch_depth), problem.digest) != (
+            state.digest,
+            state.problem_digest,
+        ):
             raise InvalidArgument.of(
                 "SOURCE",
                 f"expected what the unfinished build in {folder} began with, got others; "
                 "remove that folder to begin anew",
             )
+        _tell_of_duplicates(images, notice)
         return state
     version_folder = folder / STAGED / plan.version
     shutil.rmtree(version_folder, ignore_errors=True)  # left by an interrupted build
     version_folder.mkdir(parents=True)
     group = zarr_store.create(version_folder / ARRAYS)
     images = ingest(source, count, group, progress)
+    _tell_of_duplicates(images, notice)
+    if plan.patch_depth > 1:
+        zarr_store.write(group, DEPTHS, depths)
     for name, array in problem.arrays.items():
         zarr_store.write(group, f"physics/{name}", array)
     (version_folder / SOURCES).write_text(json.dumps(images.labels))
-    return BuildState.begin(folder, plan, images.digest, problem.digest)
+    return BuildState.begin(folder, plan, digest_of(images, depths, plan.patch_depth), problem.digest)
+
+
+def digest_of(images: Ingested, depths: NDArray[np.int64], patch_depth: int) -> str:
+    """Return the SHA-256 of the images, and of the volumes of which they are planes, in hexadecimal."""
+    if patch_depth == 1:
+        return images.digest
+    return hashlib.sha256(images.digest.encode() + depths.tobytes()).hexdigest()
+
+
+def _tell_of_duplicates(images: Ingested, notice: Notice) -> None:
+    if images.equal is not None:
+        first, other = images.equal
+        notice(
+            f"{images.duplicates} of {len(images.labels)} training images equal earlier ones, as {other} "
+            f"equals {first}; all are kept"
+        )
 
 
 def _run(
@@ -129,7 +176,7 @@ def _write_manifest(state: BuildState) -> None:
         lemmse=plan.lemmse,
         sources=(*plan.base_sources, *plan.sources),
         digest=state.digest,
-        images=len(corpus.sizes),
+        images=state.images,
         channels=corpus.training_strata.channels,
         dtype=state.dtype,
         physics=plan.physics,
@@ -137,7 +184,9 @@ def _write_manifest(state: BuildState) -> None:
         boundary=plan.boundary,
         equivariance=plan.equivariance,
         augment=plan.augment,
+        stride=plan.stride,
         patch_size=plan.patch_size,
+        patch_depth=plan.patch_depth,
         keys=len(corpus),
         distinct=sum(shard.distinct for shard in shards),
         cells=len(model.centroids),
@@ -150,11 +199,11 @@ def _write_manifest(state: BuildState) -> None:
         key_step=state.quantization.step,
         key_low=state.quantization.low,
         seed=plan.seed,
-        files=dict(sorted((files | _other_files(state.version, files)).items())),
+        files=dict(sorted((files | other_files(state.version, files)).items())),
     ).write(state.version)
 
 
-def _other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+def other_files(version: Path, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     """Remove partial files of a version, and return the entries of the files that are not in `files`."""
     entries = {}
     for path in [path for path in version.rglob("*") if path.is_file()]:

@@ -18,7 +18,7 @@ from lemmse.index.clustering.moments import Basis, Moments, key_moments
 from lemmse.index.clustering.sketches import CellSketches, sketch_cells
 from lemmse.index.clustering.summaries import summarize_leaves
 from lemmse.index.patches.corpus import Corpus
-from lemmse.index.ranges import row_slices
+from lemmse.index.ranges import joined_ranges, row_slices
 from lemmse.index.storage import inverted_lists, shards, zarr_store
 from lemmse.index.storage.packing import pack
 from lemmse.index.storage.quantization import Quantization
@@ -26,7 +26,7 @@ from lemmse.index.storage.quantization import Quantization
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["CellPatches", "gather", "write_shard"]
+__all__ = ["CellPatches", "gather", "write_groups", "write_neighbours", "write_shard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class CellPatches:
         """Return the patches with the keys in another order, which must keep keys in their cells."""
         counts = np.diff(self.key_patches)[order]
         key_patches = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.arange(key_patches[-1]) + np.repeat(self.key_patches[order] - key_patches[:-1], counts)
+        rows = joined_ranges(self.key_patches[order], counts)
         columns = {name: column[rows] for name, column in self.columns.items()}
         return CellPatches(self.v[order], self.cell_keys, key_patches, columns)
 
@@ -142,10 +142,11 @@ def write_shard(
         basis=basis,
         most=most,
     )
-    _write_moments(group, moments, np.diff(key_patches[leaf_keys]), np.unique(cell_leaves))
+    n, of_cells = np.diff(key_patches[leaf_keys]), np.unique(cell_leaves)
+    write_groups(group, Groups.of(moments, n, of_cells), Moments.merge(moments, n, of_cells))
     cells = np.unique(patches.cell_keys)
     _write_sketches(group, sketch_cells(lambda start, stop: v[start:stop], cells, basis=basis, most=most))
-    _write_neighbours(folder / shards.NEIGHBOURS, q, patches.cell_keys, centroids, quantization)
+    write_neighbours(folder / shards.NEIGHBOURS, q, patches.cell_keys, centroids, quantization)
     return len(leaf_keys) - 1
 
 
@@ -159,15 +160,12 @@ def _encode(v: NDArray[np.float32], quantization: Quantization) -> NDArray[Any]:
     return q
 
 
-def _write_moments(
-    group: "zarr.Group", moments: Moments, n: NDArray[np.int64], cell_leaves: NDArray[np.int64]
-) -> None:
-    """Write the summary statistics of leaves with n patches each, and those of the nonempty cells."""
-    groups = Groups.of(moments, n, cell_leaves)
+def write_groups(group: "zarr.Group", groups: Groups, cells: Moments) -> None:
+    """Write the summary statistics of the leaves, and those of the nonempty cells."""
     for name in Groups.stored_names():
         if (values := getattr(groups, name)).size:
             zarr_store.write_plain(group, f"leaves/{name}", values)
-    zarr_store.write(group, "cells/moments", Moments.merge(moments, n, cell_leaves).rows())
+    zarr_store.write(group, "cells/moments", cells.rows())
 
 
 def _write_sketches(group: "zarr.Group", sketches: CellSketches) -> None:
@@ -177,7 +175,7 @@ def _write_sketches(group: "zarr.Group", sketches: CellSketches) -> None:
         zarr_store.write_plain(group, f"sketches/{name}", pack(getattr(sketches, name)))
 
 
-def _write_neighbours(
+def write_neighbours(
     path: Path,
     q: NDArray[Any],
     cell_keys: NDArray[np.int64],

@@ -35,7 +35,7 @@ from lemmse.index.ranges import split_ranges
 from lemmse.index.sources import intensities
 from lemmse.index.storage import shards, zarr_store
 from lemmse.index.storage.durable import sync_tree, write_atomically
-from lemmse.index.storage.folder import ARRAYS, STAGED
+from lemmse.index.storage.folder import ARRAYS, DEPTHS, STAGED
 from lemmse.index.storage.manifest import FileEntry, checksum
 from lemmse.index.storage.quantization import Quantization, quantizations
 
@@ -115,6 +115,11 @@ class BuildState:
         return zarr_store.dtype(self._arrays, "images/pixels")
 
     @cached_property
+    def images(self) -> int:
+        """Number of training images."""
+        return zarr_store.shape(self._arrays, "images/sizes")[0]
+
+    @cached_property
     def corpus(self) -> Corpus:
         """The training patches."""
         plan, arrays = self.plan, self._arrays
@@ -122,19 +127,26 @@ class BuildState:
         first = np.concatenate([[0], np.cumsum(sizes.prod(axis=1))])
         channels = zarr_store.read(arrays, "images/pixels", 0, 1).shape[1]
 
-        def read(start: int, end: int) -> Images[np.float32]:
-            pixels = zarr_store.read(arrays, "images/pixels", int(first[start]), int(first[end]))
-            return Images(intensities(pixels), sizes[start:end])
+        def read(numbers: NDArray[np.int64]) -> Images[np.float32]:
+            runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+            pixels = [
+                zarr_store.read(arrays, "images/pixels", int(first[run[0]]), int(first[run[-1] + 1]))
+                for run in runs
+            ]
+            return Images(intensities(np.concatenate(pixels)), sizes[numbers])
 
         return Corpus.of(
             InverseProblem.restore(plan.physics, plan.pre_inverse, zarr_store.read_group(arrays, "physics")),
             read,
             sizes,
+            zarr_store.read_all(arrays, DEPTHS) if plan.patch_depth > 1 else np.ones(len(sizes), np.int64),
             channels,
             patch_size=plan.patch_size,
+            patch_depth=plan.patch_depth,
             boundary=plan.boundary,
             equivariance=plan.equivariance,
             augment=plan.augment,
+            stride=plan.stride,
             block=min(_BLOCK_MAX, self._capacity(channels)),
         )
 
@@ -144,7 +156,7 @@ class BuildState:
         return self._capacity(self.corpus.training_strata.channels)
 
     def _capacity(self, channels: int) -> int:
-        length = self.plan.patch_size**2 * channels
+        length = self.plan.patch_depth * self.plan.patch_size**2 * channels
         return max(1, (self.plan.memory - _RESIDENT) // (_KEY_ELEMENT_BYTES * length + _PATCH_BYTES))
 
     @cached_property
@@ -230,7 +242,7 @@ class BuildState:
     def quantization(self) -> Quantization:
         """The quantization of the keys, once the first pass is complete."""
         fits = np.all([self._assignment(block).fits for block in self._blocks], axis=0)
-        return quantizations(self.plan.patch_size**2)[int(fits.argmax())]
+        return quantizations(self.plan.patch_depth * self.plan.patch_size**2)[int(fits.argmax())]
 
     @cached_property
     def _shard_cells(self) -> NDArray[np.int64]:

@@ -99,6 +99,45 @@ class Groups(NamedTuple):
             target_high=moments.target_high,
         )
 
+    def replaced(
+        self,
+        some: NDArray[np.integer],
+        others: "Groups | None",
+        kept: NDArray[np.integer],
+        runs: NDArray[np.integer],
+    ) -> "Groups":
+        """Return a selection of the groups, some of them replaced.
+
+        Parameters
+        ----------
+        some : int, (n,)
+            Numbers of the groups to replace.
+        others : Groups, optional
+            What replaces them, n groups; None if n = 0.
+        kept : int, (G',)
+            Numbers of the groups to return, replaced ones included.
+        runs : int
+            Run i consists of the groups runs[i] … runs[i + 1] − 1 of those to return.
+        """
+        first, size = _blocks(runs)
+
+        def select(name: str) -> NDArray[np.float32]:
+            in_blocks = name not in _BY_GROUP
+
+            def rows_of(groups: Groups) -> NDArray[np.float32]:
+                values = getattr(groups, name)
+                return _in_rows(values, groups.size) if in_blocks else values.copy()
+
+            rows = rows_of(self)
+            if others is not None:
+                rows[some] = rows_of(others)
+            values = interleaved(rows[kept], first, size) if in_blocks else rows[kept]
+            if name == "isotropic":
+                values[:, 1][np.arange(LANES) >= size[:, None]] = 1  # a divisor
+            return _aligned(values)
+
+        return type(self)(first, size, **{name: select(name) for name in self.stored_names()})
+
     def along_pixels(self, basis: Basis) -> "Groups":
         """Return the groups with means, variances and covariances along pixels instead of principal axes."""
         p, leading = len(basis.mean), min(len(basis.mean), self.leading.shape[1])
@@ -115,6 +154,10 @@ class Groups(NamedTuple):
         )
 
 
+_BY_GROUP = ("low", "high", "target_low", "target_high")
+"""Fields that are not in blocks."""
+
+
 def leading_count(p: int) -> int:
     """Return the number of leading coordinates of keys of length P, R."""
     return _even(min(p, max(_LEADING[0], round(_LEADING[1] * p))))
@@ -128,6 +171,12 @@ def interleaved(values: NDArray[Any], first: NDArray[np.int64], size: NDArray[np
     lanes = values[np.minimum(first[:, None] + np.arange(LANES), len(values) - 1)]
     lanes[np.arange(LANES) >= size[:, None]] = 0
     return np.moveaxis(lanes, 1, -1)
+
+
+def _in_rows(values: NDArray[Any], size: NDArray[np.int64]) -> NDArray[Any]:
+    """Return values in blocks, (B, …, LANES), by group, (G, …); the inverse of `interleaved`."""
+    rows: NDArray[Any] = np.moveaxis(values, -1, 1)[np.arange(LANES) < size[:, None]]
+    return rows
 
 
 def first_blocks(runs: NDArray[np.integer]) -> NDArray[np.int64]:

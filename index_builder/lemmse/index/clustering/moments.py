@@ -5,7 +5,7 @@ diagonal covariance. The extent bounds the keys of a group: a box in the leading
 the norm of the other coordinates.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 
 import numpy as np
@@ -136,6 +136,58 @@ class Moments:
             target_high=np.maximum.reduceat(groups.target_high, first),
         )
 
+    def without(
+        self,
+        n: NDArray[np.integer],
+        v: NDArray[np.float32],
+        t: NDArray[np.float32],
+        group_keys: NDArray[np.integer],
+        key_patches: NDArray[np.integer],
+    ) -> "Moments":
+        """Return the statistics of the groups without some of their patches; the extents stay as they are.
+
+        Rounding errors are those of the groups, times the ratio of their patches to those that remain.
+
+        Parameters
+        ----------
+        n : int, (G,)
+            Number of training patches in each group, more than are taken away.
+        v, t : float32, (m, P) and (n, T)
+            Rotated keys to take away, and the targets of their training patches.
+        group_keys, key_patches
+            Groups and multiplicities of these, as for `of`, at least one key for each group.
+        """
+        first, first_t = group_keys[:-1], key_patches[group_keys[:-1]]
+        gone = np.diff(key_patches[group_keys])
+        group, group_t = np.repeat(np.arange(len(n)), np.diff(group_keys)), np.repeat(np.arange(len(n)), gone)
+        count, left = np.diff(key_patches)[:, None], (n - gone)[:, None].astype(np.float64)
+        share = n[:, None] / left
+        d, e = v - self.mean[group].astype(np.float64), t - self.target[group_t].astype(np.float64)
+        sums = _sum64(count * d, first) / left, _sum64(e, first_t) / left
+        of_key = _sum64(e, key_patches[:-1])  # (m, T)
+        cross = np.stack([_sum64(d * column[:, None], first) for column in of_key.T], axis=1)
+        found = {
+            "mean": self.mean - sums[0],
+            "variance": share * self.variance - _sum64(count * d * d, first) / left - sums[0] ** 2,
+            "target": self.target - sums[1],
+            "target_variance": share * self.target_variance - _sum64(e * e, first_t) / left - sums[1] ** 2,
+            "cross": share[:, :, None] * self.cross
+            - cross / left[:, :, None]
+            - sums[1][:, :, None] * sums[0][:, None, :],
+        }
+        for name in ("variance", "target_variance"):
+            np.maximum(found[name], 0, out=found[name])
+        return replace(self, **{name: values.astype(np.float32) for name, values in found.items()})
+
+    def take(self, groups: NDArray[np.integer]) -> "Moments":
+        """Return the statistics of the groups with the given numbers."""
+        return Moments(*(getattr(self, field.name)[groups] for field in fields(self)))
+
+    def put(self, groups: NDArray[np.integer], other: "Moments") -> None:
+        """Replace the statistics of the groups with the given numbers by others, in place."""
+        for field in fields(self):
+            getattr(self, field.name)[groups] = getattr(other, field.name)
+
     @classmethod
     def join(cls, blocks: "list[Moments]") -> "Moments":
         """Return the statistics of the groups of several blocks, in order."""
@@ -174,4 +226,10 @@ def key_moments(t: NDArray[np.float32], key_patches: NDArray[np.integer]) -> NDA
 
 def _sum(values: NDArray[np.floating], first: NDArray[np.integer]) -> NDArray[np.float32]:
     """Return sums over consecutive groups of rows, accumulated in float64."""
-    return np.add.reduceat(values, first, dtype=np.float64).astype(np.float32)
+    return _sum64(values, first).astype(np.float32)
+
+
+def _sum64(values: NDArray[np.floating], first: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the same in float64."""
+    sums: NDArray[np.float64] = np.add.reduceat(values, first, dtype=np.float64)
+    return sums

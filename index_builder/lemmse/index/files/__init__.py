@@ -6,18 +6,21 @@
     pictures       PNG, JPEG and others, by Pillow
     tiff           TIFF, ImageJ and OME-TIFF, by tifffile
     arrays, zarrs  NumPy files, Zarr and OME-Zarr
-    outputs        writing, complete or not at all
+    output         writing, complete or not at all
+    outputs        writing in the format of a suffix; mapped_outputs: where parts are written in any order
     walk           the files of a folder
 
 Builder and client read files by the same rules, which docs/files.md states.
 """
 
 from lemmse.index.files.layout import Layout
+from lemmse.index.files.limits import check_size
 from lemmse.index.files.open import IMAGES, READ, open_stack, read_map, read_mask
-from lemmse.index.files.outputs import WRITTEN, Output, create_output
+from lemmse.index.files.output import Output
+from lemmse.index.files.outputs import WRITTEN, create_output
 from lemmse.index.files.readable import readable
 from lemmse.index.files.scale import ROUNDING, Scale, divisor_hint
-from lemmse.index.files.stack import Metadata, Stack
+from lemmse.index.files.stack import Metadata, Plane, Stack
 from lemmse.index.files.walk import Found, find_files
 
 __all__ = [
@@ -29,8 +32,10 @@ __all__ = [
     "Layout",
     "Metadata",
     "Output",
+    "Plane",
     "Scale",
     "Stack",
+    "check_size",
     "create_output",
     "divisor_hint",
     "find_files",

@@ -72,6 +72,28 @@ class Layout:
         """Shape of a plane, (H, W) or (H, W, C)."""
         return tuple(self.shape[self.axes.index(letter)] for letter in self._plane_letters)
 
+    def volumes(self) -> NDArray[np.int64]:
+        """Return the numbers of the planes of each volume, (V, D): planes in z or, if there is no z, in t.
+
+        All other axes that number planes number volumes.
+
+        Raises
+        ------
+        InvalidArgument
+            There is only one plane without a number.
+
+        Examples
+        --------
+        >>> Layout("TZYX", (2, 3, 5, 4)).volumes().tolist(), Layout("ZCYX", (3, 2, 5, 4)).volumes().tolist()
+        ([[0, 1, 2], [3, 4, 5]], [[0, 2, 4], [1, 3, 5]])
+        """
+        letters = [self.axes[i] for i in self._loop_axes]
+        if not letters:
+            raise InvalidArgument(f"expected a volume, with an axis Z or T, got {self.axes} {self.shape}")
+        axis = next((letters.index(letter) for letter in "ZT" if letter in letters), -1)
+        planes = np.moveaxis(np.arange(self.count).reshape(self.loops), axis, -1)
+        return planes.reshape(-1, planes.shape[-1])
+
     def joined(self, channels: int) -> "Layout":
         """Return the layout with the axis C as colours, if it has this size and nothing else is colours."""
         fits = "S" not in self.axes and "C" in self.axes and self.shape[self.axes.index("C")] == channels
@@ -84,9 +106,9 @@ class Layout:
         i = self.axes.index(self.colour)
         return Layout(self.axes[:i] + self.axes[i + 1 :], self.shape[:i] + self.shape[i + 1 :])
 
-    def index(self, k: int) -> tuple[Any, ...]:
-        """Return the index of plane k in an array of this layout."""
-        index: list[Any] = [slice(None)] * len(self.axes)
+    def index(self, k: int, rows: slice = slice(None), columns: slice = slice(None)) -> tuple[Any, ...]:
+        """Return the index of plane k, or of some of its rows and columns, in an array of this layout."""
+        index: list[Any] = [{"Y": rows, "X": columns}.get(letter, slice(None)) for letter in self.axes]
         for i, n in zip(self._loop_axes, np.unravel_index(k, self.loops) if self.loops else (), strict=True):
             index[i] = int(n)
         return tuple(index)

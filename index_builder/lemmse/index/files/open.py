@@ -3,6 +3,7 @@
 import os
 import stat
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.contract.limits import LARGE_PIXELS
 from lemmse.index.files.arrays import ARRAYS, open_array
 from lemmse.index.files.layout import Layout
 from lemmse.index.files.pictures import PICTURES, open_picture
 from lemmse.index.files.readable import readable
-from lemmse.index.files.stack import Stack
+from lemmse.index.files.stack import Plane, Stack
 from lemmse.index.files.tiff import TIFF, open_tiff
 from lemmse.index.files.zarrs import is_zarr, open_zarr
 
@@ -33,7 +35,13 @@ def suffix_of(path: Path) -> str:
     return path.suffix.lower()
 
 
-def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, float] | None = None) -> Stack:
+def open_stack(
+    path: Path,
+    *,
+    axes: str | None = None,
+    stated: tuple[float, float] | None = None,
+    volumes: bool = False,
+) -> Stack:
     """Open an image file, or a stack of images. Error messages do not name the file.
 
     Parameters
@@ -46,6 +54,8 @@ def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, floa
         any others for axes that number planes.
     stated : (float, float), optional
         The numbers that encode intensities 0 and 1, instead of those of the element type.
+    volumes : bool
+        Whether arrays whose axes are not stated are volumes; otherwise they are images.
 
     Raises
     ------
@@ -58,7 +68,7 @@ def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, floa
     """
     with readable():
         if is_zarr(path):
-            return open_zarr(path, axes, stated)
+            return open_zarr(path, axes, stated, volumes=volumes)
         suffix = suffix_of(path)
         if suffix not in READ:
             raise InvalidArgument(f"expected a name in {', '.join(READ)}, got {path.name!r}")
@@ -66,9 +76,15 @@ def open_stack(path: Path, *, axes: str | None = None, stated: tuple[float, floa
         if suffix == ".zarr":
             raise InvalidArgument("expected a Zarr array or OME-Zarr, got a file")
         if suffix in ARRAYS:
-            return open_array(path, axes, stated)
+            return open_array(path, axes, stated, volumes=volumes)
         stack = open_tiff(path, stated) if suffix in TIFF else open_picture(path, stated)
-        return stack if axes is None else replace(stack, layout=_relabelled(stack, axes))
+        if axes is None:
+            return stack
+        try:
+            return replace(stack, layout=_relabelled(stack, axes))
+        except BaseException:
+            stack.close()
+            raise
 
 
 def _require_file(path: Path) -> None:
@@ -82,21 +98,31 @@ def _require_file(path: Path) -> None:
         raise InvalidArgument(f"expected an image file, got {kind}")
 
 
-def read_mask(path: Path) -> NDArray[Any]:
-    """Return the only plane of a file in the numbers that are displayed, of any element type."""
+def read_mask(path: Path) -> NDArray[Any] | Plane:
+    """Return the only plane of a file in the numbers that are displayed, of any element type.
+
+    A large plane of a divisible file stays there, and is read in parts.
+    """
     if suffix_of(path) in _LOSSY:
         raise InvalidArgument(f"expected a lossless format, got {suffix_of(path)}, which changes zeros")
-    with open_stack(path, stated=(0, 1)) as stack:
+    return _only(open_stack(path, stated=(0, 1)))
+
+
+def read_map(path: Path) -> NDArray[Any] | Plane:
+    """Return the only plane of a file of floats; a large one stays there, as in `read_mask`."""
+    stack = open_stack(path, stated=(0, 1))
+    if stack.scale.dtype.kind != "f":
+        stack.close()
+        raise InvalidArgument(f"expected floats, in intensities of [0, 1], got {stack.scale.dtype}")
+    plane = _only(stack)
+    return plane.astype(np.float32) if isinstance(plane, np.ndarray) and plane.dtype.itemsize < 4 else plane
+
+
+def _only(stack: Stack) -> NDArray[Any] | Plane:
+    if stack.divisible and len(stack) == 1 and prod(stack.layout.plane_shape[:2]) > LARGE_PIXELS:
+        return stack.plane(0)
+    with stack:
         return stack.only()
-
-
-def read_map(path: Path) -> NDArray[Any]:
-    """Return the only plane of a file of floats."""
-    with open_stack(path, stated=(0, 1)) as stack:
-        if stack.scale.dtype.kind != "f":
-            raise InvalidArgument(f"expected floats, in intensities of [0, 1], got {stack.scale.dtype}")
-        numbers = stack.only()
-        return numbers if numbers.dtype.itemsize >= 4 else numbers.astype(np.float32)
 
 
 def _relabelled(stack: Stack, axes: str) -> Layout:

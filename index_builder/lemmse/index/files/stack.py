@@ -1,7 +1,9 @@
 """An opened file: planes that are decoded one by one, and what the file says beside its pixels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -10,11 +12,15 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.files.layout import Layout
+from lemmse.index.files.limits import check_size
 from lemmse.index.files.mapped import forget
 from lemmse.index.files.readable import readable
 from lemmse.index.files.scale import Scale
 
-__all__ = ["Metadata", "Stack"]
+__all__ = ["Metadata", "Plane", "Stack", "plane_chunks"]
+
+_BAND = 1 << 22
+"""Number of values of a plane that are read at once, where all of them are needed one after the other."""
 
 
 class _Array(Protocol):
@@ -59,6 +65,8 @@ class Stack:
     """What the file says beside its pixels."""
     nodata: float | None = None
     """The number that marks pixels that were not observed."""
+    divisible: bool = False
+    """Whether parts of a plane are read without decoding all of it."""
     close: Callable[[], None] = lambda: None
     """Close the file."""
 
@@ -78,13 +86,25 @@ class Stack:
         """Return the stack with the axis C as colours, if it has this size and nothing else is colours."""
         return replace(self, layout=self.layout.joined(channels))
 
-    def numbers(self, k: int) -> NDArray[Any]:
-        """Return plane k, (H, W) or (H, W, C), in the numbers of the file."""
+    def numbers(self, k: int, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[Any]:
+        """Return plane k, (H, W) or (H, W, C), or some of its rows and columns, in the numbers of the file.
+
+        Raises
+        ------
+        InvalidArgument
+            The file is damaged, or the plane is asked for as a whole and too large for that.
+        """
+        if rows == columns == slice(None):
+            check_size(*self.layout.plane_shape)
         with readable():
-            plane = self.layout.to_plane(np.asanyarray(self.array[self.layout.index(k)]))
+            plane = self.layout.to_plane(np.asanyarray(self.array[self.layout.index(k, rows, columns)]))
             numbers = plane.astype(plane.dtype.newbyteorder("="), copy=isinstance(plane, np.memmap))
         forget(self.array)
         return numbers
+
+    def plane(self, k: int) -> "Plane":
+        """Return plane k as an array that takes slices."""
+        return Plane(self, k)
 
     def missing(self, numbers: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Return where a plane was not observed; None if it was observed everywhere."""
@@ -105,3 +125,53 @@ class Stack:
         if len(self) != 1:
             raise InvalidArgument(f"expected one picture, got {len(self)} ({self.layout.axes})")
         return self.numbers(0)
+
+
+class Plane:
+    """A plane of a stack as an array (H, W) or (H, W, C), of which slices of rows and columns are read.
+
+    Where the file is not divisible, the plane is decoded as a whole, once.
+
+    Parameters
+    ----------
+    stack : Stack
+        The opened file, which stays open.
+    k : int
+        Number of the plane.
+    """
+
+    def __init__(self, stack: Stack, k: int) -> None:
+        self._stack, self._k = stack, k
+        self.shape = stack.layout.plane_shape
+        self.dtype = stack.scale.dtype
+
+    @property
+    def chunks(self) -> tuple[int, int] | None:
+        """Height and width of the parts that are stored together, if the file says so."""
+        return plane_chunks(self._stack.layout, self._stack.array)
+
+    def __getitem__(self, place: tuple[slice, slice]) -> NDArray[Any]:
+        """Return some rows and columns, in the numbers of the file."""
+        if self._stack.divisible:
+            return self._stack.numbers(self._k, *place)
+        return self._whole[place]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return all of the plane, if it is not too large for that."""
+        return self._stack.numbers(self._k).astype(dtype or self.dtype, copy=False)
+
+    def bands(self) -> Iterator[NDArray[Any]]:
+        """Yield all of the plane, a few rows at a time."""
+        step = max(1, _BAND // prod(self.shape[1:]))
+        for start in range(0, self.shape[0], step):
+            yield self[start : min(start + step, self.shape[0]), :]
+
+    @cached_property
+    def _whole(self) -> NDArray[Any]:
+        return self._stack.numbers(self._k)
+
+
+def plane_chunks(layout: Layout, array: Any) -> tuple[int, int] | None:
+    """Return height and width of the chunks of an array of a layout; None if it has none."""
+    chunks = getattr(array, "chunks", None)
+    return None if chunks is None else (chunks[layout.axes.index("Y")], chunks[layout.axes.index("X")])

@@ -5,6 +5,7 @@ follows `lemmse.index.files.alpha`. One exception: in a file of single bits that
 min-is-white, 1 is white, since tifffile writes booleans so without inverting them, and 1 stands for True.
 """
 
+import importlib.util
 import logging
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.limits import LARGE_PIXELS
 from lemmse.contract.lines import one_line
 from lemmse.index.files.alpha import drop_alpha
 from lemmse.index.files.codecs import missing_codec
@@ -30,6 +32,7 @@ from lemmse.index.files.orientation import swapped, upright
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata, Stack
 from lemmse.index.files.tiff_parts import JPEG, check_parts
+from lemmse.index.files.zarrs import import_zarr
 
 __all__ = ["TIFF", "open_tiff"]
 
@@ -108,23 +111,32 @@ def _open(file: tifffile.TiffFile, path: Path, stated: tuple[float, float] | Non
         shapes = ", ".join(f"{series.axes} {series.shape}" for series in found)
         raise InvalidArgument(f"expected one picture or one stack, got {len(found)} ({shapes})")
     series, page = found[0], found[0].keyframe
-    _check_page(page)
     meaning = _Meaning.of(page)
     orientation = _value(page, 274, 1)
     lead = series.axes[: len(series.axes) - len(page.axes)]
     in_page = page.axes
-    if len(series.pages) != prod(series.shape[: len(lead)]) or not series.axes.endswith(page.axes):
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    height, width = sizes["Y"], sizes["X"]
+    plain = meaning.plain and orientation == 1 and in_page in ("YX", "YXS")
+    divisible = plain and height * width > LARGE_PIXELS
+    if divisible and series.dataoffset is not None:
+        array: Any = _Mapped(path, series, file.byteorder)
+    elif divisible and importlib.util.find_spec("zarr") is not None:
+        array = _Parts(series)
+    elif len(series.pages) != prod(series.shape[: len(lead)]) or not series.axes.endswith(page.axes):
+        divisible = False
         # ImageJ writes large stacks with one page for all.
         lead, in_page = series.axes[: -len(_plane(series.axes))], _plane(series.axes)
         if series.axes[len(lead) :] != in_page or series.dataoffset is None or not meaning.plain:
             raise InvalidArgument(f"expected pages that are images, got {series.axes} {series.shape} in one")
-        array: Any = _Mapped(path, series, file.byteorder)
+        array = _Mapped(path, series, file.byteorder)
     else:
+        divisible = False
         array = _Pages(series, len(lead), in_page, meaning, orientation)
-    sizes = dict(zip(series.axes, series.shape, strict=True))
-    height, width = sizes["Y"], sizes["X"]
     samples = sizes["S"] if "S" in in_page else 0
-    check_size(height, width, samples or 1)
+    if not divisible:
+        _check_page(page)
+        check_size(height, width, samples or 1)
     if swapped(orientation):
         height, width = width, height
     inner = "".join(letter for letter in in_page if letter not in "YXS")
@@ -138,6 +150,7 @@ def _open(file: tifffile.TiffFile, path: Path, stated: tuple[float, float] | Non
         array=array,
         metadata=_metadata(file, page, swap=swapped(orientation)),
         nodata=_nodata(page),
+        divisible=divisible,
         close=file.close,
     )
 
@@ -152,7 +165,12 @@ def _check_page(page: Any) -> None:
     depth = prod(n for letter, n in zip(page.axes, page.shape, strict=True) if letter not in "YXS")
     sizes = dict(zip(page.axes, page.shape, strict=True))
     check_size(depth * sizes.get("Y", 1), sizes.get("X", 1), sizes.get("S", 1))
-    if page.is_tiled and prod(page.chunks) > MAX_SAMPLES:
+    if page.is_tiled:
+        _check_chunks(page)
+
+
+def _check_chunks(page: Any) -> None:
+    if prod(page.chunks) > MAX_SAMPLES:
         raise InvalidArgument(f"expected tiles of at most {MAX_SAMPLES} values, got {page.chunks}")
 
 
@@ -263,6 +281,24 @@ class _Mapped:
         numbers = np.array(self._numbers[index])
         forget(self._numbers)
         return numbers
+
+
+class _Parts:
+    """A series whose tiles or strips are decoded one by one."""
+
+    def __init__(self, series: Any) -> None:
+        _check_chunks(series.keyframe)
+        self._series = series
+        self._numbers = import_zarr().open(series.aszarr(level=0), mode="r")
+        self._checked = False
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        with decoding_tiff():
+            if not self._checked:
+                for page in filter(None, self._series.pages):
+                    check_parts(page)
+                self._checked = True
+            return np.asarray(self._numbers[index])
 
 
 def _value(page: Any, code: int, otherwise: Any) -> Any:

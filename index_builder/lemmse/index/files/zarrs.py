@@ -10,14 +10,14 @@ import numpy as np
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument
 from lemmse.index.files.arrays import array_axes
 from lemmse.index.files.layout import Layout
-from lemmse.index.files.limits import MAX_SAMPLES, check_size
+from lemmse.index.files.limits import MAX_SAMPLES
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata, Stack
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["check_codecs", "import_zarr", "is_zarr", "multiscales", "open_zarr"]
+__all__ = ["find_array", "import_zarr", "is_zarr", "multiscales", "open_zarr"]
 
 _CODECS = frozenset(
     (
@@ -42,7 +42,13 @@ def is_zarr(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
-def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] | None = None) -> Stack:
+def open_zarr(
+    path: Path,
+    axes: str | None = None,
+    stated: tuple[float, float] | None = None,
+    *,
+    volumes: bool = False,
+) -> Stack:
     """Open a Zarr array, or the image of an OME-Zarr group.
 
     Raises
@@ -52,29 +58,11 @@ def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] |
     FailedPrecondition
         Zarr is not installed.
     """
-    node = import_zarr().open(path, mode="r")
-    attributes = dict(node.attrs)
-    array = node
-    group = hasattr(node, "arrays")
-    if group:
-        image = multiscales(attributes)
-        if image is None:
-            names = ", ".join(sorted(name for name, _ in node.arrays())) or "no array"
-            raise InvalidArgument(
-                f"expected a Zarr array or OME-Zarr, got a group with {names}; name the array"
-            )
-        array = node[image["datasets"][0]["path"]]
-        axes = axes or _ome_axes(image, array.ndim)
-    elif axes is None:
-        axes = _dimension_axes(array)
-    check_codecs(array)
-    if prod(array.chunks) > MAX_SAMPLES:
-        raise InvalidArgument(f"expected chunks of at most {MAX_SAMPLES} values, got {array.chunks}")
-    layout = Layout.checked(array_axes(array.shape, axes), array.shape)
-    check_size(*layout.plane_shape)
+    array, found, group = find_array(path)
+    layout = Layout.checked(array_axes(array.shape, axes or found, volumes=volumes), array.shape)
     details = {
-        "attributes": attributes,
-        "group": group,
+        "attributes": dict(array.attrs if group is None else group.attrs),
+        "group": group is not None,
         "format": array.metadata.zarr_format,
         "chunks": array.chunks,
         "dimensions": getattr(array.metadata, "dimension_names", None),
@@ -84,7 +72,46 @@ def open_zarr(path: Path, axes: str | None = None, stated: tuple[float, float] |
         scale=Scale.of(np.dtype(array.dtype), stated=stated),
         array=array,
         metadata=Metadata(details=details),
+        divisible=True,
     )
+
+
+def find_array(path: Path) -> tuple[Any, str | None, Any]:
+    """Return a Zarr array, or the full resolution of the image of an OME-Zarr group.
+
+    Returns
+    -------
+    array : zarr.Array
+        The array, whose chunks are of numbers and not too large.
+    axes : str or None
+        Letters of its axes, if it says them.
+    group : zarr.Group or None
+        The group, if it is OME-Zarr.
+
+    Raises
+    ------
+    InvalidArgument
+        It is neither, its codecs are not of numbers, or its chunks are too large.
+    FailedPrecondition
+        Zarr is not installed.
+    """
+    node = import_zarr().open(path, mode="r")
+    group = node if hasattr(node, "arrays") else None
+    if group is None:
+        array, axes = node, _dimension_axes(node)
+    else:
+        image = multiscales(dict(group.attrs))
+        if image is None:
+            names = ", ".join(sorted(name for name, _ in group.arrays())) or "no array"
+            raise InvalidArgument(
+                f"expected a Zarr array or OME-Zarr, got a group with {names}; name the array"
+            )
+        array = group[image["datasets"][0]["path"]]
+        axes = _ome_axes(image, array.ndim)
+    _check_codecs(array)
+    if prod(array.chunks) > MAX_SAMPLES:
+        raise InvalidArgument(f"expected chunks of at most {MAX_SAMPLES} values, got {array.chunks}")
+    return array, axes, group
 
 
 def multiscales(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -93,7 +120,7 @@ def multiscales(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(found[0]) if isinstance(found, list) and found and found[0].get("datasets") else None
 
 
-def check_codecs(array: "zarr.Array[Any]") -> None:
+def _check_codecs(array: "zarr.Array[Any]") -> None:
     """Raise InvalidArgument for an array with codecs that are not of numbers."""
     if unknown := sorted(set(_codec_names(array.metadata.to_dict())) - _CODECS):
         raise InvalidArgument(f"expected codecs of numbers, got {', '.join(unknown)}; store it anew")

@@ -4,8 +4,10 @@ The pixels of all images are stored in one array, so that a position in the stac
 are extracted by indexing. The same code extracts patches of training images and of images to reconstruct.
 
 A patch of side p at row r covers rows r − ⌊p/2⌋ … r − ⌊p/2⌋ + p − 1, and likewise for columns: for even p,
-the centre is the pixel below and to the right of the middle of the patch. A patch is flattened in the order
-row, column, channel, to length P = p²·C, and may be larger than its image. Outside the image,
+the centre is the pixel below and to the right of the middle of the patch. Where images are the planes of
+volumes, a patch has the same rows and columns in each of p_z planes; see `lemmse.index.images.volumes`. It is
+flattened in the order plane, row, column, channel, to length P = p_z·p²·C, and may be larger than its image.
+Outside the image,
 
     circular   the image is repeated periodically, as in the paper
     reflect    the image is mirrored about its border pixels; the noise in pixels that are read twice is
@@ -21,7 +23,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BOUNDARIES", "Images", "centres"]
+__all__ = ["BOUNDARIES", "Images", "centres", "inside"]
 
 BOUNDARIES = ("circular", "reflect", "valid")
 
@@ -43,14 +45,20 @@ class Images(Generic[Pixel]):
     """The pixels of all images, row by row, (N, C)."""
     sizes: NDArray[np.int64]
     """Height and width of each image in pixels, (K, 2)."""
+    planes: NDArray[np.int64] | None = None
+    """Numbers of the images in which a patch centred in an image lies, (n, p_z), for the first n ≤ K images;
+    None if a patch lies in one image. These images have one size."""
 
     @classmethod
-    def stack(cls, images: Iterable[NDArray[Pixel]]) -> "Images[Pixel]":
+    def stack(
+        cls, images: Iterable[NDArray[Pixel]], planes: NDArray[np.int64] | None = None
+    ) -> "Images[Pixel]":
         """Return the stack of images, (H, W, C), which have the same C and dtype."""
         parts = list(images)
         return cls(
             pixels=np.concatenate([x.reshape(-1, x.shape[-1]) for x in parts]),
             sizes=np.array([x.shape[:2] for x in parts], np.int64),
+            planes=planes,
         )
 
     @cached_property
@@ -84,26 +92,43 @@ class Images(Generic[Pixel]):
         first = self.first
         k, row, column = self.locate(n).T.astype(np.int64)
         offsets = np.arange(p) - p // 2
-        inside = _wrapped if boundary == "circular" else _mirrored
-        rows = inside(row[:, None] + offsets, self.sizes[k, :1])
-        columns = inside(column[:, None] + offsets, self.sizes[k, 1:])
-        index = (first[k, None] + rows * self.sizes[k, 1:])[:, :, None] + columns[:, None, :]
+        rows = inside(row[:, None] + offsets, self.sizes[k, :1], boundary)
+        columns = inside(column[:, None] + offsets, self.sizes[k, 1:], boundary)
+        within = (rows * self.sizes[k, 1:])[:, :, None] + columns[:, None, :]  # (n, p, p)
+        planes = k[:, None] if self.planes is None else self.planes[k]  # (n, p_z)
+        index = first[planes][:, :, None, None] + within[:, None]
         cut: NDArray[Pixel] = self.pixels[index].reshape(len(n), -1)
         return cut
 
 
-def centres(height: int, width: int, p: int, boundary: str = "circular") -> NDArray[np.int64]:
+def centres(
+    height: int, width: int, p: int, boundary: str = "circular", stride: int = 1
+) -> NDArray[np.int64]:
     """Return the positions in an image on which training patches of side p are centred, ascending, int64.
+
+    They are in every `stride`-th of the rows and columns that have centres, from the first.
 
     Examples
     --------
     >>> centres(3, 4, 3, "valid")
     array([5, 6])
+    >>> centres(3, 4, 3, stride=2)
+    array([ 0,  2,  8, 10])
     """
-    if boundary != "valid":
-        return np.arange(height * width)
-    row, column = (p // 2 + np.arange(max(0, length - p + 1)) for length in (height, width))
+    border, outside = (p // 2, p - 1) if boundary == "valid" else (0, 0)
+    row, column = (border + np.arange(0, length - outside, stride) for length in (height, width))
     return (row[:, None] * width + column).ravel()
+
+
+def inside(i: NDArray[np.int64], size: NDArray[np.int64], boundary: str) -> NDArray[np.int64]:
+    """Return the positions that are read for positions i, which may be outside 0 … size − 1.
+
+    Examples
+    --------
+    >>> inside(np.arange(-2, 5), np.array(3), "circular"), inside(np.arange(-2, 5), np.array(3), "reflect")
+    (array([1, 2, 0, 1, 2, 0, 1]), array([2, 1, 0, 1, 2, 1, 0]))
+    """
+    return _wrapped(i, size) if boundary == "circular" else _mirrored(i, size)
 
 
 def _wrapped(i: NDArray[np.int64], size: NDArray[np.int64]) -> NDArray[np.int64]:

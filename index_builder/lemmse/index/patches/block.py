@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.index.images.stack import Images, centres
+from lemmse.index.images.stack import Images
 from lemmse.index.images.symmetries import apply, origin
 from lemmse.index.patches.strata import Strata, TrainingStrata
 from lemmse.index.physics import InverseProblem
@@ -17,12 +17,13 @@ __all__ = ["PatchBlock"]
 
 @dataclass(frozen=True, slots=True)
 class PatchBlock:
-    """The training patches of consecutive images, numbered by image, symmetry, row and column."""
+    """The training patches of some images, numbered by image, symmetry, row and column."""
 
-    first_image: int
-    """Number of the first image of the block among all training images."""
+    images: NDArray[np.int64]
+    """Numbers of the images in which patches are centred, among all training images."""
     clean: Images[np.float32]
-    """The images x, or all symmetric copies of the first image, then of the second, and so on."""
+    """The images x, or all symmetric copies of the first image, then of the second, and so on; in volumes
+    followed by the other planes in which patches lie."""
     symmetries: int
     """Number of symmetric copies of each image, 1 or 8."""
     measured: Images[Any]
@@ -40,24 +41,34 @@ class PatchBlock:
         cls,
         problem: InverseProblem,
         images: Images[np.float32],
-        first_image: int,
+        numbers: NDArray[np.int64],
         strata: TrainingStrata,
         symmetries: int,
         p: int,
         boundary: str,
     ) -> "PatchBlock":
-        """Return the patches of images, whose sizes must be in `strata.by_size`."""
-        clean = images
+        """Return the patches of images, whose sizes must be in `strata.by_size`.
+
+        Patches are centred in the first of the images, those with these numbers, and lie in `images.planes`.
+        """
+        clean, planes = images, images.planes
         if symmetries > 1:
-            clean = Images.stack(apply(images[k], s) for k in range(len(images)) for s in range(symmetries))
-        sizes = [(height, width) for height, width in clean.sizes.tolist()]
-        own = {size: centres(*size, p, boundary) for size in dict.fromkeys(sizes)}
+            copies = (apply(images[k], s) for k in range(len(images)) for s in range(symmetries))
+            if planes is not None:
+                planes = planes[:, None] * symmetries + np.arange(symmetries)[:, None]  # (n, S, p_z)
+                planes = planes.reshape(-1, planes.shape[2])
+            clean = Images.stack(copies, planes)
+        sizes = [(height, width) for height, width in clean.sizes[: len(numbers) * symmetries].tolist()]
         return cls(
-            first_image=first_image,
+            images=numbers,
             clean=clean,
             symmetries=symmetries,
-            measured=Images.stack(problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean))),
-            n=np.concatenate([first + own[size] for first, size in zip(clean.first, sizes, strict=False)]),
+            measured=Images.stack(
+                (problem.pre_invert(problem.measure(clean[k])) for k in range(len(clean))), planes
+            ),
+            n=np.concatenate(
+                [first + strata.centres[size] for first, size in zip(clean.first, sizes, strict=False)]
+            ),
             strata=strata.strata,
             stratum=np.concatenate([strata.by_size[size] for size in sizes]),
             p=p,
@@ -67,6 +78,11 @@ class PatchBlock:
     def __len__(self) -> int:
         """Return the number of patches."""
         return len(self.n)
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of a patch, p_z·p²."""
+        return int(self.strata.scale.shape[1]) // int(self.clean.pixels.shape[1])
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the whitened keys v of the patches with these numbers, float32, (len(rows), P)."""
@@ -93,7 +109,7 @@ class PatchBlock:
         copy, row, column = self.clean.locate(self.n[rows]).T
         image, symmetry = np.divmod(copy, self.symmetries)
         place = origin(symmetry, row, column, self.clean.sizes[image * self.symmetries])
-        return np.stack([self.first_image + image, *place], axis=1).astype(np.int32)
+        return np.stack([self.images[image], *place], axis=1).astype(np.int32)
 
     def symmetry(self, rows: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return the symmetries of the copies from which patches were taken, (len(rows),)."""

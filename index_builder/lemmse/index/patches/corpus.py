@@ -1,14 +1,16 @@
 """All M training patches, in blocks of images that are read on demand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index.images.stack import Images
 from lemmse.index.images.symmetries import SYMMETRIES
+from lemmse.index.images.volumes import planes_around, whole
 from lemmse.index.patches.block import PatchBlock
 from lemmse.index.patches.strata import Strata, TrainingStrata, training_strata
 from lemmse.index.physics import InverseProblem
@@ -22,10 +24,14 @@ class Corpus:
     """All training patches, numbered by image, symmetry, row and column."""
 
     problem: InverseProblem
-    read: Callable[[int, int], Images[np.float32]]
-    """A callable `read(first, end)` that returns training images first … end − 1, in intensities."""
+    read: Callable[[NDArray[np.int64]], Images[np.float32]]
+    """A callable `read(numbers)` that returns the training images with these numbers, in intensities."""
+    numbers: NDArray[np.int64]
+    """Numbers of the images in which patches are centred, ascending, (K,)."""
     sizes: NDArray[np.int64]
-    """Heights and widths of the training images in pixels, (K, 2)."""
+    """Their heights and widths in pixels, (K, 2)."""
+    planes: NDArray[np.int64] | None
+    """Numbers of the training images in which their patches lie, (K, p_z); None if that is one image."""
     training_strata: TrainingStrata
     symmetries: int
     """Number of symmetric copies of each image, 1 or 8."""
@@ -38,17 +44,42 @@ class Corpus:
     def of(
         cls,
         problem: InverseProblem,
-        read: Callable[[int, int], Images[np.float32]],
+        read: Callable[[NDArray[np.int64]], Images[np.float32]],
         sizes: NDArray[np.int64],
+        depths: NDArray[np.int64],
         channels: int,
         *,
+        numbers: NDArray[np.integer] | None = None,
         patch_size: int,
+        patch_depth: int,
         boundary: str,
         equivariance: str,
         augment: str,
+        stride: int,
         block: int,
     ) -> "Corpus":
-        """Return the training patches of images, in blocks of one image or of at most `block` patches.
+        """Return the training patches of images, in blocks of one image or of at most `block` pixels.
+
+        Symmetric copies count; without a stride there is a patch for each pixel, or fewer.
+
+        Parameters
+        ----------
+        problem : InverseProblem
+            The inverse problem.
+        read : callable
+            See `read`.
+        sizes : int, (N, 2)
+            Heights and widths of all images.
+        depths : int, (V,)
+            Number of planes of each volume; the images are the planes, in order. Used if patch_depth > 1.
+        channels : int
+            Number of channels of the images.
+        numbers : int, (K,), optional
+            Numbers of the images in which patches are centred, ascending; by default all.
+        patch_size, patch_depth, boundary, equivariance, augment
+            As for `build`.
+        block : int
+            Largest number of patches in a block of several images.
 
         Raises
         ------
@@ -56,14 +87,31 @@ class Corpus:
             The arguments do not fit the images; see `training_strata`.
         """
         symmetries = len(SYMMETRIES) if augment == "dihedral" else 1
+        centred = np.arange(len(sizes)) if numbers is None else np.asarray(numbers, np.int64)
+        planes = None
+        if patch_depth > 1:
+            if boundary == "valid":
+                centred = np.intersect1d(centred, whole(depths, patch_depth))
+                if not len(centred):
+                    raise InvalidArgument.of(
+                        "boundary",
+                        f"expected volumes of {patch_depth} planes or more for valid, got at most "
+                        f"{np.max(depths)}",
+                    )
+            planes = planes_around(depths, patch_depth, boundary)[centred]
+        sizes = sizes[centred]
         unique = np.unique(sizes, axis=0)
         if symmetries > 1:
             unique = np.unique(np.concatenate([unique, unique[:, ::-1]]), axis=0)
         all_sizes = [(height, width) for height, width in unique.tolist()]
-        strata = training_strata(problem, all_sizes, channels, patch_size, boundary, equivariance)
-        counts = [symmetries * len(strata.by_size[height, width]) for height, width in sizes.tolist()]
-        blocks = [0, *(end for _, end in split_ranges(np.cumsum([0, *counts]), block))]
-        return cls(problem, read, sizes, strata, symmetries, patch_size, boundary, np.array(blocks))
+        strata = training_strata(
+            problem, all_sizes, channels, patch_size, boundary, equivariance, stride, patch_depth
+        )
+        pixels = np.concatenate([[0], np.cumsum(symmetries * sizes.prod(axis=1))])
+        blocks = [0, *(end for _, end in split_ranges(pixels, block))]
+        return cls(
+            problem, read, centred, sizes, planes, strata, symmetries, patch_size, boundary, np.array(blocks)
+        )
 
     @property
     def strata(self) -> Strata:
@@ -103,10 +151,22 @@ class Corpus:
     def block(self, number: int) -> PatchBlock:
         """Return the patches of a block, after reading its images and applying A and B."""
         first, end = self.blocks[number : number + 2].tolist()
-        images = self.read(first, end)
+        own = self.numbers[first:end]
         return PatchBlock.of(
-            self.problem, images, first, self.training_strata, self.symmetries, self.p, self.boundary
+            self.problem,
+            self.read(own) if self.planes is None else self._read_around(own, self.planes[first:end]),
+            own,
+            self.training_strata,
+            self.symmetries,
+            self.p,
+            self.boundary,
         )
+
+    def _read_around(self, own: NDArray[np.int64], around: NDArray[np.int64]) -> Images[np.float32]:
+        """Return images followed by the other planes in which their patches lie, `around`, (n, p_z)."""
+        read = np.concatenate([own, np.setdiff1d(around, own)])
+        order = np.argsort(read)
+        return replace(self.read(read), planes=order[np.searchsorted(read, around, sorter=order)])
 
     def keys(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the whitened keys v of the patches with these numbers, float32, (len(rows), P)."""

@@ -172,6 +172,8 @@ class TrainingStrata:
     """Number of channels of the images, C."""
     by_size: Mapping[tuple[int, int], NDArray[np.int64]]
     """Stratum of each training patch of an image, by height and width of the image."""
+    centres: Mapping[tuple[int, int], NDArray[np.int64]]
+    """Position of the centre of each training patch in its image, by height and width of the image."""
     condition: float
     """Condition number of the noise covariance S; 1 unless B is a convolution."""
 
@@ -183,70 +185,88 @@ def training_strata(
     p: int,
     boundary: str,
     equivariance: str,
+    stride: int,
+    p_z: int,
 ) -> TrainingStrata:
-    """Return the strata of the training patches of images with these sizes.
+    """Return the strata of the training patches of images with these sizes, patches of p_z planes.
 
     Raises
     ------
     InvalidArgument
         A is not defined for a size, or no image has a patch; B is a convolution and the images differ in
-        size or the noise cannot be whitened; or `equivariance` is offset and B A x is not constant for a
-        constant x.
+        size or the noise cannot be whitened; `equivariance` is offset and B A x is not constant for a
+        constant x; or patches of a mask are compared only with those of the same pattern, and there are
+        patterns that no training patch has.
     """
     shapes = [(height, width, channels) for height, width in sizes]
     for shape in shapes:
         problem.check(shape)
-    own = [centres(height, width, p, boundary) for height, width in sizes]
-    if not sum(map(len, own)):
+    own = {(height, width): centres(height, width, p, boundary, stride) for height, width in sizes}
+    if not sum(map(len, own.values())):
         height, width = np.max(sizes, axis=0)
         raise InvalidArgument.of(
             "boundary", f"expected images of {p}x{p} or more for valid, got at most {height}x{width}"
         )
-    constants = _constants(problem, shapes[0], p) if equivariance == "offset" else None
-    ones = np.ones((1, p * p * channels))
-    one_stratum = {size: np.zeros(len(n), np.int64) for size, n in zip(sizes, own, strict=True)}
+    constants = _constants(problem, shapes[0], p_z * p * p) if equivariance == "offset" else None
+    ones = np.ones((1, p_z * p * p * channels))
+    one_stratum = {size: np.zeros(len(n), np.int64) for size, n in own.items()}
     if problem.white:
-        return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, 1.0)
+        return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, own, 1.0)
     if problem.stationary:
         if len(shapes) > 1:
             raise InvalidArgument.of(
                 "pre-inverse",
                 f"expected images of one size for {problem.pre_inverse}, got {len(shapes)} sizes; crop them",
             )
-        white = problem.whitening(shapes[0], p)
+        white = problem.whitening(shapes[0], p, p_z)
         constants = None if constants is None else white.matrix @ constants
-        return TrainingStrata(Strata(ones, white.matrix, constants), channels, one_stratum, white.condition)
+        strata = Strata(ones, white.matrix, constants)
+        return TrainingStrata(strata, channels, one_stratum, own, white.condition)
     # Each position of each size has a pattern; positions with equal patterns are one stratum.
     patterns = [
-        Images.stack([problem.scale(shape)]).patches(n, p, boundary)
-        for shape, n in zip(shapes, own, strict=True)
+        _scale(problem, shape, p_z).patches(n, p, boundary)
+        for shape, n in zip(shapes, own.values(), strict=True)
     ]
     scale, number = np.unique(np.concatenate(patterns), axis=0, return_inverse=True)
-    parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own])[:-1])
+    parts = np.split(number.reshape(-1), np.cumsum([len(n) for n in own.values()])[:-1])
     strata = Strata(scale, None, None)
-    if boundary == "valid" and strata.exclusive:
-        _require_inside(problem, shapes, p, strata)
-    return TrainingStrata(strata, channels, dict(zip(sizes, parts, strict=True)), 1.0)
+    if strata.exclusive and (boundary == "valid" or stride > 1):
+        _require_all(problem, shapes, p, p_z, boundary, stride, strata)
+    return TrainingStrata(strata, channels, dict(zip(sizes, parts, strict=True)), own, 1.0)
 
 
-def _require_inside(
-    problem: InverseProblem, shapes: Sequence[tuple[int, int, int]], p: int, strata: Strata
+def _require_all(
+    problem: InverseProblem,
+    shapes: Sequence[tuple[int, int, int]],
+    p: int,
+    p_z: int,
+    boundary: str,
+    stride: int,
+    strata: Strata,
 ) -> None:
-    """Raise InvalidArgument if a mask has patterns at the border that no patch inside has keys for."""
+    """Raise InvalidArgument if a mask has patterns, at some position, that no training patch has."""
     for shape in shapes:
         everywhere = np.arange(shape[0] * shape[1])
-        found = strata.of(Images.stack([problem.scale(shape)]).patches(everywhere, p, "valid"))
+        found = strata.of(_scale(problem, shape, p_z).patches(everywhere, p, boundary))
         if (found < 0).any():
             row, column = divmod(int(np.argmin(found)), shape[1])
+            argument, expected, got, where = "boundary", "circular or reflect", "'valid'", "inside"
+            if stride > 1:
+                argument, expected, got, where = "stride", "1", str(stride), "at that stride"
             raise InvalidArgument.of(
-                "boundary",
-                f"expected circular or reflect for physics {problem.physics!r} and pre-inverse "
-                f"{problem.pre_inverse!r}, got 'valid': in images of {shape[0]}x{shape[1]} no patch inside "
+                argument,
+                f"expected {expected} for physics {problem.physics!r} and pre-inverse "
+                f"{problem.pre_inverse!r}, got {got}: in images of {shape[0]}x{shape[1]} no patch {where} "
                 f"misses the pixels that the one around ({row}, {column}) does",
             )
 
 
-def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
+def _scale(problem: InverseProblem, shape: tuple[int, int, int], p_z: int) -> Images[np.float64]:
+    """Return the diagonal of B as an image, the patches of which are the same in each of p_z planes."""
+    return Images.stack([problem.scale(shape)], np.zeros((1, p_z), np.int64))
+
+
+def _constants(problem: InverseProblem, shape: tuple[int, int, int], pixels: int) -> NDArray[np.float64]:
     """Return the patches of B A x for images x that are 1 in one channel, for each channel, (P, C)."""
     if problem.physics.partition(":")[0] == "inpaint" or not problem.stationary:
         raise InvalidArgument.of(
@@ -260,4 +280,4 @@ def _constants(problem: InverseProblem, shape: tuple[int, int, int], p: int) -> 
             f"expected physics that keeps a constant image constant, and not 0, for offset, got a mean of "
             f"{level:g} and deviations of {np.abs(seen - level).max():g} for an image of ones",
         )
-    return np.tile(level * np.eye(shape[2]), (p * p, 1))
+    return np.tile(level * np.eye(shape[2]), (pixels, 1))

@@ -158,7 +158,7 @@ class InverseProblem:
         """Whether B is a convolution or the identity, so that the noise is the same in all patches."""
         return isinstance(self._backward, Convolution)
 
-    def covariance(self, shape: Shape, p: int) -> NDArray[np.float64]:
+    def covariance(self, shape: Shape, p: int, p_z: int = 1) -> NDArray[np.float64]:
         """Return S = Q Qᵀ for a stationary B: the noise in a patch has covariance σ² S.
 
         Parameters
@@ -167,11 +167,13 @@ class InverseProblem:
             (H, W, C) of the images.
         p : int
             Side of the patches, in pixels.
+        p_z : int
+            Number of planes of the patches, which B maps one by one.
 
         Returns
         -------
         ndarray, float64, (P, P)
-            S in the order row, column, channel; channels are independent.
+            S in the order plane, row, column, channel; planes and channels are independent.
 
         Raises
         ------
@@ -186,7 +188,7 @@ class InverseProblem:
         """
         if not isinstance(self._backward, Convolution):
             raise TypeError(f"expected a stationary pre-inverse, got {self.pre_inverse!r}")
-        return noise.patch_covariance(self._backward, shape, p)
+        return noise.patch_covariance(self._backward, shape, p, p_z)
 
     def scale(self, shape: Shape) -> NDArray[np.float64]:
         """Return the diagonal of a B that is not stationary, (H, W, C): 1 where observed, else 0 or ε."""
@@ -194,7 +196,7 @@ class InverseProblem:
             raise TypeError(f"expected a diagonal pre-inverse, got {self.pre_inverse!r}")
         return self._backward.diagonal(shape)
 
-    def whitening(self, shape: Shape, p: int) -> noise.Whitening:
+    def whitening(self, shape: Shape, p: int, p_z: int = 1) -> noise.Whitening:
         """Return W with W S Wᵀ = I, where S is the `covariance` of a stationary B.
 
         Parameters
@@ -203,6 +205,8 @@ class InverseProblem:
             (H, W, C) of the images.
         p : int
             Side of the patches, in pixels.
+        p_z : int
+            Number of planes of the patches.
 
         Raises
         ------
@@ -210,7 +214,7 @@ class InverseProblem:
             The patch is larger than the image, or S is not positive definite at working precision; the
             message then names a pre-inverse whose noise can be whitened, if there is one.
         """
-        covariance = self.covariance(shape, p)
+        covariance = self.covariance(shape, p, p_z)
         try:
             return noise.whitening(covariance)
         except InvalidArgument as error:

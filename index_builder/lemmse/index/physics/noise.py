@@ -62,8 +62,10 @@ def whitening(covariance: NDArray[np.float64]) -> Whitening:
     return Whitening((matrix + matrix.T) / 2, condition)
 
 
-def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: int) -> NDArray[np.float64]:
-    """Return S = Q Qᵀ for patches of side p of the output of a convolution, float64, (P, P).
+def patch_covariance(
+    convolution: Convolution, shape: tuple[int, int, int], p: int, p_z: int = 1
+) -> NDArray[np.float64]:
+    """Return S = Q Qᵀ for patches of side p in p_z planes of the output of a convolution, float64, (P, P).
 
     Raises
     ------
@@ -81,7 +83,7 @@ def patch_covariance(convolution: Convolution, shape: tuple[int, int, int], p: i
     correlation = (correlation + np.roll(correlation[::-1, ::-1], 1, axis=(0, 1))) / 2
     lags = np.arange(p)[:, None] - np.arange(p)
     plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p)
-    return np.kron(plane, np.eye(channels))
+    return np.kron(np.eye(p_z), np.kron(plane, np.eye(channels))).astype(np.float64, copy=False)
 
 
 def condition_number(covariance: NDArray[np.float64]) -> float:

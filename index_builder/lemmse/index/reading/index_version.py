@@ -23,10 +23,12 @@ from lemmse.index.images.stack import Images
 from lemmse.index.patches.corpus import Corpus
 from lemmse.index.patches.strata import Strata
 from lemmse.index.physics import InverseProblem
+from lemmse.index.ranges import row_slices
+from lemmse.index.reading.image_names import file_of, volume_of
 from lemmse.index.reading.layout import require_layout
 from lemmse.index.sources import intensities
 from lemmse.index.storage import zarr_store
-from lemmse.index.storage.folder import ARRAYS, SOURCES, about_index, current_version, folder_of
+from lemmse.index.storage.folder import ARRAYS, DEPTHS, SOURCES, about_index, current_version, folder_of
 from lemmse.index.storage.manifest import REMEDY, Manifest
 from lemmse.index.storage.packing import Packed
 from lemmse.index.storage.pinned import PinnedFiles
@@ -169,32 +171,49 @@ class Index:
         return Mixture(**zarr_store.read_group(self._arrays, "mixture"))
 
     @cached_property
+    def remaining(self) -> NDArray[np.int64]:
+        """Numbers of the training images whose patches count: all, except in views without some of them."""
+        return np.arange(self.manifest.images)
+
+    @cached_property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the training images, in pixels; (0, 0) if their sizes differ."""
-        height, width = self._sizes[0].tolist() if (self._sizes == self._sizes[0]).all() else (0, 0)
+        """Height and width of the training images that count, in pixels; (0, 0) if their sizes differ."""
+        sizes = self.sizes[self.remaining]
+        height, width = sizes[0].tolist() if (sizes == sizes[0]).all() else (0, 0)
         return height, width
 
     def image(self, k: int) -> NDArray[Any]:
         """Return training image k in the dtype of the source, (H, W, C)."""
         start, stop = self._first_pixels[k : k + 2].tolist()
-        return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self._sizes[k], -1)
+        return zarr_store.read(self._arrays, "images/pixels", start, stop).reshape(*self.sizes[k], -1)
 
     def images(self) -> Images[Any]:
         """Return all training images in the dtype of the source."""
-        return Images(zarr_store.read_all(self._arrays, "images/pixels"), self._sizes)
+        return Images(zarr_store.read_all(self._arrays, "images/pixels"), self.sizes)
+
+    @cached_property
+    def depths(self) -> NDArray[np.int64]:
+        """Number of planes of each volume, of which the images are the planes; 1 if they are not."""
+        if self.manifest.patch_depth == 1:
+            return np.ones(self.manifest.images, np.int64)
+        return zarr_store.read_all(self._arrays, DEPTHS)
 
     def corpus(self, numbers: NDArray[np.integer], block: int) -> Corpus:
         """Return the training patches of the images with these numbers, in blocks as for `Corpus.of`."""
         stack, manifest = self.images(), self.manifest
         return Corpus.of(
             self.problem,
-            lambda first, end: Images.stack(intensities(stack[k]) for k in numbers[first:end]),
-            stack.sizes[numbers],
+            lambda numbers: Images.stack(intensities(stack[k]) for k in numbers),
+            stack.sizes,
+            self.depths,
             manifest.channels,
+            numbers=numbers,
             patch_size=manifest.patch_size,
+            patch_depth=manifest.patch_depth,
             boundary=manifest.boundary,
             equivariance=manifest.equivariance,
             augment=manifest.augment,
+            stride=manifest.stride,
             block=block,
         )
 
@@ -212,8 +231,8 @@ class Index:
 
     @property
     def patch_length(self) -> int:
-        """Length of a key, P = p²·C."""
-        return self.manifest.patch_size**2 * self.manifest.channels
+        """Length of a key, P = p_z·p²·C."""
+        return self.manifest.patch_pixels * self.manifest.channels
 
     @cached_property
     def quantization(self) -> Quantization:
@@ -256,22 +275,26 @@ class Index:
             raise DataLoss(f"the counts of the keys do not add up; {REMEDY}")
         return patches
 
-    def patch_range(self, key: int) -> tuple[int, int]:
-        """Return the range of the training patches of a key: the first, and the one after the last.
+    def patch_ranges(self, keys: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the range of the training patches of keys: the first, and the one after the last, (K, 2).
 
         Raises
         ------
         DataLoss
-            The multiplicities of the keys of its leaf do not add up.
+            The multiplicities of the keys of a leaf do not add up.
         """
-        leaf = int(np.searchsorted(self.leaf_keys, key, side="right")) - 1
-        first, end = self.leaf_keys[leaf : leaf + 2].tolist()
-        start, stop = self.leaf_patches[leaf : leaf + 2].tolist()
-        counts = self._shards.read("counts", first, end).astype(np.int64)
-        if counts.min() < 1 or counts.sum() != stop - start:
+        leaves, leaf = np.unique(np.searchsorted(self.leaf_keys, keys, side="right") - 1, return_inverse=True)
+        sizes = self.leaf_keys[leaves + 1] - self.leaf_keys[leaves]
+        begins = np.concatenate([[0], sizes.cumsum()])[:-1]  # of each leaf, in the counts of all
+        rows = np.arange(sizes.sum()) + np.repeat(self.leaf_keys[leaves] - begins, sizes)
+        counts = self._shards.take("counts", rows).astype(np.int64)
+        patches = self.leaf_patches[leaves + 1] - self.leaf_patches[leaves]
+        if counts.min(initial=1) < 1 or (np.add.reduceat(counts, begins) != patches).any():
             raise DataLoss(f"the counts of the keys do not add up; {REMEDY}")
-        start += int(counts[: key - first].sum())
-        return start, start + int(counts[key - first])
+        before = np.concatenate([[0], counts.cumsum()])
+        at = begins[leaf] + keys - self.leaf_keys[leaves[leaf]]
+        first = self.leaf_patches[leaves[leaf]] + before[at] - before[begins[leaf]]
+        return np.stack([first, first + counts[at]], axis=1)
 
     def targets(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return the targets t of patches start … stop − 1, (stop − start, C)."""
@@ -287,29 +310,69 @@ class Index:
             return np.zeros(stop - start, np.uint8)
         return self._shards.read("symmetries", start, stop)
 
-    def pixel(self, image: int, row: int, column: int) -> NDArray[np.float32]:
-        """Return a pixel of a training image, in intensities, (C,).
+    @cached_property
+    def patches_of_images(self) -> NDArray[np.int64]:
+        """Number of training patches of each image, (K,).
+
+        Raises
+        ------
+        DataLoss
+            A patch is of an image that does not exist.
+        """
+        counts = np.zeros(self.manifest.images, np.int64)
+        for some in row_slices(self.manifest.keys, zarr_store.SHARD):
+            image = self.ids(some.start, some.stop)[:, 0]
+            if image.min() < 0 or image.max() >= len(counts):
+                raise DataLoss(f"a patch of image {image.max()} does not exist; {REMEDY}")
+            counts += np.bincount(image, minlength=len(counts))
+        return counts
+
+    def ids_of(self, patches: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return training image, row and column of some patches, (N, 3)."""
+        return self._shards.take("ids", patches)
+
+    def symmetries_of(self, patches: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the symmetries of the copies that have some patches, (N,)."""
+        if self.manifest.augment == "none":
+            return np.zeros(len(patches), np.uint8)
+        return self._shards.take("symmetries", patches)
+
+    def pixel_numbers(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the numbers, among those of all training images, of pixels, (N,).
+
+        Parameters
+        ----------
+        ids : int, (N, 3)
+            Training image, row and column of each.
 
         Raises
         ------
         DataLoss
             There is no such pixel.
         """
-        height, width = self._sizes[image] if 0 <= image < len(self._sizes) else (0, 0)
-        if not (0 <= row < height and 0 <= column < width):
-            raise DataLoss(f"a patch of image {image}, row {row}, column {column} does not exist; {REMEDY}")
-        n = int(self._first_pixels[image] + row * self._sizes[image, 1] + column)
-        return intensities(zarr_store.read(self._arrays, "images/pixels", n, n + 1)[0])
+        image, *position = ids.T.astype(np.int64)
+        known = (image >= 0) & (image < len(self.sizes))
+        sizes = np.where(known[:, None], self.sizes[np.where(known, image, 0)], 0)  # (N, 2)
+        row, column = position
+        exists = (row >= 0) & (row < sizes[:, 0]) & (column >= 0) & (column < sizes[:, 1])
+        if not exists.all():
+            k, i, j = ids[~exists][0].tolist()
+            raise DataLoss(f"a patch of image {k}, row {i}, column {j} does not exist; {REMEDY}")
+        return np.asarray(self._first_pixels[image] + row * sizes[:, 1] + column)
+
+    def pixels(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return pixels of the training images, in intensities, (N, C)."""
+        return intensities(zarr_store.take(self._arrays, "images/pixels", numbers))
 
     @cached_property
-    def _sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int64]:
         """Heights and widths of the training images, (K, 2)."""
         return zarr_store.read_all(self._arrays, "images/sizes")
 
     @cached_property
     def _first_pixels(self) -> NDArray[np.int64]:
         """First pixel of each training image, followed by the number of pixels, (K + 1,)."""
-        return np.concatenate([[0], self._sizes.prod(axis=1).cumsum()])
+        return np.concatenate([[0], self.sizes.prod(axis=1).cumsum()])
 
     @cached_property
     def labels(self) -> list[str]:
@@ -328,6 +391,15 @@ class Index:
         if not expected or not all(isinstance(label, str) for label in labels):
             raise DataLoss(f"{SOURCES} does not name {self.manifest.images} images; {REMEDY}")
         return labels
+
+    @cached_property
+    def numbers_of(self) -> dict[str, list[int]]:
+        """Numbers of the training images of each source, by its name, and by that of its file."""
+        numbers: dict[str, list[int]] = {}
+        for number, label in enumerate(self.labels):
+            for name in {label, volume_of(label), file_of(label)}:
+                numbers.setdefault(name, []).append(number)
+        return numbers
 
     @cached_property
     def neighbours(self) -> faiss.IndexIVF:

@@ -23,7 +23,7 @@ from lemmse.index.clustering.groups import leading_count
 from lemmse.index.clustering.moments import LEADING
 from lemmse.index.clustering.sketches import ALL
 from lemmse.index.storage import zarr_store
-from lemmse.index.storage.folder import ARRAYS, SOURCES
+from lemmse.index.storage.folder import ARRAYS, DEPTHS, SOURCES
 from lemmse.index.storage.inverted_lists import code_size
 from lemmse.index.storage.manifest import REMEDY, Manifest
 from lemmse.index.storage.packing import LANES
@@ -123,6 +123,12 @@ class _Expected:
         sizes = group.values("images/sizes", (manifest.images, 2))
         if sizes.min() < 1 or sizes.max() > 1 << 24 or int(sizes.prod(axis=1).sum()) != pixels:
             raise DataLoss(f"{ARRAYS}/images/sizes does not fit the pixels; {REMEDY}")
+        if manifest.patch_depth > 1:
+            depths = group.values(DEPTHS, (n,))
+            if depths.min() < 1 or depths.max() > manifest.images or depths.sum() != manifest.images:
+                raise DataLoss(f"{ARRAYS}/{DEPTHS} does not fit the images; {REMEDY}")
+            if (sizes != sizes[np.repeat(np.cumsum(depths) - depths, depths)]).any():
+                raise DataLoss(f"{ARRAYS}/images/sizes differ in a volume; {REMEDY}")
         group("strata/scale", f8, (manifest.strata, p))
         if f"{ARRAYS}/strata/whitener" in self.arrays:
             group("strata/whitener", f8, (p, p))
@@ -210,7 +216,7 @@ class _Expected:
 
     @property
     def _p(self) -> int:
-        return self.manifest.patch_size**2 * self.manifest.channels
+        return self.manifest.patch_pixels * self.manifest.channels
 
     def _group(self, prefix: str) -> "_Group":
         if prefix not in self.groups:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lemmse.index.sources._array_source import ArraySource
 from lemmse.index.sources._image import ImageSource, SourceKind, bad_source, decoding
+from lemmse.index.sources._reading import Reading
 from lemmse.index.sources._sequence import concatenate
 
 __all__ = ["KIND"]
@@ -26,10 +27,10 @@ def _matches(spec: str) -> bool:
     return _BATCH.fullmatch(path.name) is not None and path.is_file()
 
 
-def _open(spec: str) -> ImageSource:
+def _open(spec: str, reading: Reading) -> ImageSource:
     path = Path(spec)
     batches = _training_batches(path) if path.is_dir() else [path]
-    return concatenate([_open_batch(spec, batch) for batch in batches])
+    return concatenate([_open_batch(spec, batch, reading) for batch in batches])
 
 
 def _training_batches(folder: Path) -> list[Path]:
@@ -40,10 +41,10 @@ def _training_batches(folder: Path) -> list[Path]:
     )
 
 
-def _open_batch(spec: str, path: Path) -> ArraySource:
+def _open_batch(spec: str, path: Path, reading: Reading) -> ArraySource:
     planes = _read_binary(path) if path.suffix == ".bin" else _read_pickle(path)
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return ArraySource(spec, path, shape=images.shape, dtype=images.dtype, load=lambda: images)
+    return ArraySource(spec, path, reading, shape=images.shape, dtype=images.dtype, load=lambda: images)
 
 
 def _read_binary(path: Path) -> NDArray[np.uint8]:

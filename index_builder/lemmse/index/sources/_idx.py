@@ -1,9 +1,7 @@
 """idx-ubyte files as a source, plain or gzipped: the format of MNIST and FashionMNIST."""
 
 import gzip
-import tempfile
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -12,13 +10,13 @@ from numpy.typing import NDArray
 
 from lemmse.index.sources._array_source import ArraySource
 from lemmse.index.sources._image import SourceKind, bad_source, decoding
+from lemmse.index.sources._reading import Reading
+from lemmse.index.sources._unpacked import unpacked
 
 __all__ = ["KIND"]
 
 _MAGIC = 0x00000803
 """Magic number for unsigned bytes with three axes: images, rows, columns."""
-_STEP = 1 << 20
-"""Number of bytes to decode at a time."""
 _HEADER = 16
 """Length of the header in bytes: magic number and three axis lengths, as big-endian 32-bit integers."""
 
@@ -28,7 +26,7 @@ def _matches(spec: str) -> bool:
     return path.name.lower().removesuffix(".gz").endswith(("ubyte", ".idx")) and path.is_file()
 
 
-def _open(spec: str) -> ArraySource:
+def _open(spec: str, reading: Reading) -> ArraySource:
     path = Path(spec)
     with decoding(spec), _stream(path) as file:
         header = file.read(_HEADER)
@@ -41,7 +39,8 @@ def _open(spec: str) -> ArraySource:
         raise bad_source(f"expected idx images (magic 0x{_MAGIC:08x}), got magic 0x{magic:08x} in {path}")
     n, rows, columns = (int(size) for size in np.frombuffer(header, ">u4", offset=4))
     shape = (n, rows, columns)
-    return ArraySource(spec, path, shape=shape, dtype=np.dtype(np.uint8), load=partial(_load, path, shape))
+    dtype = np.dtype(np.uint8)
+    return ArraySource(spec, path, reading, shape=shape, dtype=dtype, load=partial(_load, path, shape))
 
 
 def _stream(path: Path) -> BinaryIO:
@@ -49,18 +48,9 @@ def _stream(path: Path) -> BinaryIO:
 
 
 def _load(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    expected = prod(shape)
-    with decoding(str(path)), _stream(path) as file, tempfile.TemporaryFile() as unpacked:
+    with decoding(str(path)), _stream(path) as file:
         file.seek(_HEADER)
-        # No more than the header says is decoded, and to disk: a small file may decode to terabytes.
-        size = 0
-        while part := file.read(min(_STEP, expected + 1 - size)):
-            size += unpacked.write(part)
-        if size != expected:
-            more = " or more" if size > expected else ""
-            raise bad_source(f"expected {expected} pixels after the header, got {size}{more} in {path}")
-        unpacked.flush()
-        return np.memmap(unpacked, np.uint8, "r", shape=shape)
+        return unpacked(file, np.dtype(np.uint8), shape, str(path))
 
 
 KIND = SourceKind("idx-ubyte[.gz]", _matches, _open)

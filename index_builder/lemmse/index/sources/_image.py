@@ -8,17 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.index.files import ROUNDING, divisor_hint, readable
+from lemmse.index.files import ROUNDING, Scale, divisor_hint, readable
+from lemmse.index.sources._reading import Reading
 
 __all__ = [
     "Image",
     "ImageSource",
     "SourceKind",
     "bad_source",
-    "check_dtype",
-    "checked",
     "decoding",
     "intensities",
+    "scale_of",
+    "to_image",
 ]
 
 Image: TypeAlias = NDArray[np.uint8 | np.uint16 | np.float32]
@@ -53,7 +54,7 @@ class SourceKind(NamedTuple):
     """Description of the kind, for error messages."""
     matches: Callable[[str], bool]
     """A callable that returns whether a source, as the user wrote it, is of this kind."""
-    open: Callable[[str], ImageSource]
+    open: Callable[[str, Reading], ImageSource]
     """A callable that opens a source of this kind."""
 
 
@@ -69,34 +70,40 @@ def decoding(path: str) -> AbstractContextManager[None]:
     )
 
 
-def check_dtype(dtype: np.dtype[Any], label: str) -> None:
-    """Raise InvalidArgument unless this is a valid dtype of images."""
-    if dtype.kind in "bf" or (dtype.kind == "u" and dtype.itemsize <= 2):
-        return
-    raise bad_source(
-        f"expected uint8, uint16 or float in [0, 1], got {dtype.name} in {label}; convert it first"
-    )
+def scale_of(dtype: np.dtype[Any], stated: tuple[float, float] | None, label: str) -> Scale:
+    """Return how numbers of a type encode intensities; `label` is their file in the error message."""
+    try:
+        return Scale.of(dtype, stated=stated)
+    except InvalidArgument as error:
+        raise bad_source(f"{label}: {error}") from error
 
 
-def checked(pixels: NDArray[Any], label: str) -> Image:
-    """Return a decoded image as a validated `Image`; `label` is its name in error messages."""
-    check_dtype(pixels.dtype, label)
-    image = pixels[..., None] if pixels.ndim == 2 else pixels
-    if image.ndim != 3 or image.size == 0:
-        raise bad_source(f"expected one image (H, W) or (H, W, C), got shape {pixels.shape} in {label}")
-    if image.dtype.kind == "b":
+def to_image(numbers: NDArray[Any], scale: Scale, label: str) -> Image:
+    """Return decoded numbers, (H, W) or (H, W, C), as a validated `Image`.
+
+    `label` is the name of the image in error messages.
+    """
+    image = numbers[..., None] if numbers.ndim == 2 else numbers
+    if scale.native:
+        return np.ascontiguousarray(image, dtype=scale.dtype)
+    if scale.dtype.kind == "b" and (scale.black, scale.white) == (0, 1):
         return np.where(image, np.uint8(255), np.uint8(0))
-    if image.dtype.kind == "u":
-        return np.ascontiguousarray(image, dtype=np.uint8 if image.dtype.itemsize == 1 else np.uint16)
-    if not np.isfinite(image).all():
+    if scale.dtype.kind == "f" and not np.isfinite(image).all():
         raise bad_source(f"expected finite intensities, got NaN or infinity in {label}; repair or remove it")
-    low, high = image.min(), image.max()
+    x = scale.intensities(image)
+    low, high = x.min(), x.max()
     if low < -ROUNDING or high > 1 + ROUNDING:
+        low, high = image.min(), image.max()
+        if scale.dtype.kind != "f" or (scale.black, scale.white) != (0, 1):
+            raise bad_source(
+                f"expected numbers in the range {scale.black:.9g},{scale.white:.9g}, got {low:.9g} to "
+                f"{high:.9g} in {label}; state a range that has them all"
+            )
         raise bad_source(
             f"expected float intensities in [0, 1], got {low:.9g} to {high:.9g} in {label}; "
-            f"{divisor_hint(high)}"
+            f"{divisor_hint(high)}, or state their range"
         )
-    return np.ascontiguousarray(np.clip(image, 0, 1), dtype=np.float32)
+    return np.ascontiguousarray(np.clip(x, 0, 1), dtype=np.float32)
 
 
 def intensities(image: NDArray[Any]) -> NDArray[np.float32]:

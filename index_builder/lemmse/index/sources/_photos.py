@@ -12,8 +12,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from lemmse.contract.errors import NotFound
-from lemmse.index.sources._image import Image, SourceKind, bad_source, decoding
+from lemmse.contract.errors import InvalidArgument, NotFound
+from lemmse.index.sources._image import Image, SourceKind, bad_source, decoding, scale_of, to_image
+from lemmse.index.sources._reading import Reading
 
 __all__ = ["HELD_OUT", "KIND", "photograph"]
 
@@ -84,8 +85,10 @@ def _read(name: str) -> NDArray[np.uint8]:
 class _Photos:
     """The tiles of all photographs except those held out."""
 
-    def __init__(self, spec: str) -> None:
+    def __init__(self, spec: str, reading: Reading) -> None:
         self.spec = spec
+        self._reading = reading
+        self._scale = scale_of(np.dtype(np.uint8), reading.stated, spec)
         self._tiles = [
             (name, row, column)
             for name in _FILES
@@ -101,18 +104,28 @@ class _Photos:
     def __getitem__(self, k: int) -> Image:
         """Return tile k."""
         name, row, column = self._tiles[k]
-        return _read(name)[row : row + _TILE, column : column + _TILE].copy()
+        tile = self._reading.crop(_read(name)[row : row + _TILE, column : column + _TILE])
+        return to_image(tile.copy(), self._scale, self.label(k))
 
     def label(self, k: int) -> str:
         """Return the photograph, rows and columns of tile k."""
-        name, row, column = self._tiles[k]
-        return f"photos/{name}[{row}:{row + _TILE}, {column}:{column + _TILE}]"
+        name, *corner = self._tiles[k]
+        whole = slice(0, _TILE), slice(0, _TILE)
+        parts = whole if self._reading.roi is None else self._reading.roi.within(_TILE, _TILE)
+        place = (
+            f"{start + part.start}:{start + part.stop}" for start, part in zip(corner, parts, strict=True)
+        )
+        return f"photos/{name}[{', '.join(place)}]"
 
 
-def _open(spec: str) -> _Photos:
+def _open(spec: str, reading: Reading) -> _Photos:
     if spec != "sample:photos":
         raise bad_source(f"expected sample:photos, the only sample, got {spec}")
-    return _Photos(spec)
+    if reading.axes is not None:
+        raise InvalidArgument.of(
+            "axes", f"expected none for {spec}, whose axes are known, got {reading.axes}"
+        )
+    return _Photos(spec, reading)
 
 
 KIND = SourceKind("sample:photos", lambda spec: spec.startswith("sample:"), _open)

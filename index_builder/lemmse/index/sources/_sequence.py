@@ -4,7 +4,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemmse.index.sources._image import Image, ImageSource, bad_source
+from lemmse.index.sources._volumes import depths_of
 
 __all__ = ["concatenate", "iterate"]
 
@@ -15,6 +19,7 @@ class _Concatenation:
     def __init__(self, sources: Sequence[ImageSource]) -> None:
         self.spec = " ".join(source.spec for source in sources)
         self._sources = sources
+        self.depths: NDArray[np.int64] = np.concatenate([depths_of(source) for source in sources])
         self._starts = list(accumulate((len(source) for source in sources), initial=0))
 
     def __len__(self) -> int:

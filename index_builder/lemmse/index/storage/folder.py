@@ -29,6 +29,7 @@ from lemmse.index.storage.manifest import MANIFEST, read_small
 
 __all__ = [
     "ARRAYS",
+    "DEPTHS",
     "SOURCES",
     "STAGED",
     "about_index",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 ARRAYS = "arrays.zarr"
+DEPTHS = "images/depths"
+"""The array with the number of planes of each volume."""
 SOURCES = "sources.json"
 STAGED = "index"
 """Subfolder of the folder of a build, with the files to publish."""
@@ -188,7 +191,8 @@ def set_current_version(path: Path, version: str) -> None:
 def _require_free(out: Path) -> None:
     if out.exists() or out.is_symlink():
         raise AlreadyExists(
-            f"out: expected a new folder, got {out}, which is there; remove it or choose another"
+            f"out: expected a new folder, got {out}, which is there; remove it, choose another, or add to an "
+            f"index that is there by --update"
         )
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,22 @@ class Manifest:
     """Seed of the clustering and the samples."""
     files: Mapping[str, FileEntry]
     """All other files of the version, by path in its folder."""
+    stride: int = 1
+    """Distance of the rows, and of the columns, with centres of training patches, in pixels."""
+    patch_depth: int = 1
+    """Planes of the patches, p_z; 1 if the images are not planes of volumes."""
+    removed: int = 0
+    """Number of images that were removed since cells, PCA basis and Gaussians were fitted: the models hold a
+    trace of them."""
     calibration: Calibration | None = None
     """Accuracy and cost of mode hybrid; None if not measured."""
     pictures: Pictures | None = None
     """The best refinements; None if not measured."""
+
+    @property
+    def patch_pixels(self) -> int:
+        """Number of pixels of a patch, p_z·p²."""
+        return self.patch_depth * self.patch_size**2
 
     def write(self, folder: Path) -> None:
         """Write the manifest to the folder of a version."""
@@ -143,15 +155,16 @@ class Manifest:
         if isinstance(found, int) and found != FORMAT:
             remedy = "update lemmse to read it" if found > FORMAT else "build it again"
             raise UnsupportedFormat(f"expected an index of format {FORMAT}, got format {found}; {remedy}")
-        if _self_checksum(content) != expected or set(content) != {f.name for f in fields(cls)}:
+        names = {field.name for field in fields(cls)}
+        required = {field.name for field in fields(cls) if field.default is MISSING}
+        if _self_checksum(content) != expected or not required <= set(content) <= names:
             raise DataLoss(f"{MANIFEST} is damaged; {REMEDY}")
         try:
             content["sources"] = tuple(content["sources"])
             content["files"] = {path: FileEntry(**entry) for path, entry in content["files"].items()}
-            if content["calibration"] is not None:
-                content["calibration"] = Calibration.restore(content["calibration"])
-            if content["pictures"] is not None:
-                content["pictures"] = Pictures.restore(content["pictures"])
+            for name, kind in (("calibration", Calibration), ("pictures", Pictures)):
+                if content.get(name) is not None:
+                    content[name] = kind.restore(content[name])
             manifest = cls(**content)
             wrong = next(manifest._wrong(), None)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -166,7 +179,7 @@ class Manifest:
             value = getattr(self, field.name)
             match field.type:
                 case "int" | builtins.int:
-                    least = 0 if field.name in ("seed", "gaussians") else 1
+                    least = 0 if field.name in ("seed", "gaussians", "removed") else 1
                     right = type(value) is int and least <= value < _MOST
                 case "str" | builtins.str:
                     right = type(value) is str and value in _CHOICES.get(field.name, (value,))
@@ -183,7 +196,7 @@ class Manifest:
             if not right or not _PATH.fullmatch(path) or path == MANIFEST:
                 yield "files"
         found = Quantization(np.dtype(self.key_dtype), self.key_step, self.key_low)
-        if found not in quantizations(self.patch_size**2):
+        if found not in quantizations(self.patch_pixels):
             yield "key_step"
         if self.gaussians > self.keys:
             yield "gaussians"

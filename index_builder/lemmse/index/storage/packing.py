@@ -85,6 +85,12 @@ class Packed:
         cuts = [start, *(int(row) for row in self.first_row if start < row < stop), stop]
         return [(a, b) for a, b in pairwise(cuts) if a < b]
 
+    def take(self, row: NDArray[np.integer]) -> NDArray[Any]:
+        """Return the rows with the given numbers, unpacked, (len(row), L)."""
+        run, lane = self.run_of(row)
+        found: NDArray[Any] = self.values[(run + lane)[:, None] + np.arange(self.length) * LANES]
+        return found
+
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start … stop − 1, unpacked, (stop − start, L)."""
         blocks = []

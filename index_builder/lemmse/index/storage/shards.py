@@ -91,6 +91,20 @@ class Shards:
         ]
         return np.concatenate(parts or [zarr_store.read(self._groups[0], name, 0, 0)])
 
+    def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return some rows of an array that is concatenated over all shards, in the given order."""
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], self._first_rows(name))
+        parts = [
+            zarr_store.take(group, name, rows[order[begin:end]] - first)
+            for group, first, (begin, end) in zip(
+                self._groups, self._first_rows(name).tolist(), pairwise(ends.tolist()), strict=False
+            )
+            if begin < end
+        ]
+        found = np.concatenate(parts or [zarr_store.read(self._groups[0], name, 0, 0)])
+        return found[np.argsort(order)]
+
     def read_all(self, name: str) -> NDArray[Any]:
         """Return all rows of an array."""
         return self.read(name, 0, int(self._first_rows(name)[-1]))

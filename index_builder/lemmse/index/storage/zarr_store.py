@@ -48,6 +48,7 @@ __all__ = [
     "read_all",
     "read_group",
     "shape",
+    "take",
     "write",
     "write_blocks",
     "write_plain",
@@ -156,6 +157,12 @@ def read(group: zarr.Group, name: str, start: int, stop: int) -> NDArray[Any]:
     """
     with raise_data_loss(f"{group.path}/{name}"):
         return np.asarray(_array(group, name)[start:stop])
+
+
+def take(group: zarr.Group, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return some rows of an array, in the given order; each chunk is read once. See `read`."""
+    with raise_data_loss(f"{group.path}/{name}"):
+        return np.asarray(_array(group, name).oindex[rows])
 
 
 def read_all(group: zarr.Group, name: str) -> NDArray[Any]:

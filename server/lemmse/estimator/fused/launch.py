@@ -1,0 +1,236 @@
+"""One request of the kernel: its arguments, and the posterior sums from the partial sums of its programs."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import knobs
+from triton.runtime import driver
+
+from lemmse.estimator.fused.fixed_point import LOWEST, Form, QueryPlanes
+from lemmse.estimator.fused.kernel import WEIGHT_BITS, fused_kernel, tuned_kernel
+from lemmse.estimator.fused.stratum_keys import FINE_BITS, StratumKeys
+from lemmse.estimator.keys import Keys
+from lemmse.estimator.queries import LOG2_E
+from lemmse.estimator.sums import Outputs, PosteriorSums
+
+__all__ = ["Launch", "find_cache", "start", "widths_of"]
+
+_PATCH_CHUNK = 64
+"""Number of coordinates of whole patches that a program sums."""
+_lock = Lock()
+"""Held while a kernel is started: the tuner of Triton is not thread-safe."""
+
+
+def widths_of(p_length: int) -> tuple[int, int, int]:
+    """Return how the kernel divides the coordinates: width and number of chunks, and width of a last one.
+
+    Examples
+    --------
+    >>> widths_of(9), widths_of(75), widths_of(363)
+    ((16, 1, 0), (64, 1, 16), (64, 6, 0))
+    """
+    whole = -(-p_length // 16) * 16
+    if whole > 128:
+        chunks, rest = divmod(whole, 64)
+        return (64, chunks + 1, 0) if rest > 32 else (64, chunks, rest)
+    first = 1 << (whole.bit_length() - 1)
+    return first, 1, _power(whole - first) if whole > first else 0
+
+
+def find_cache() -> None:
+    """Have Triton keep what it compiles in a temporary folder if it cannot write to its own."""
+    folder = Path(knobs.cache.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        private = tempfile.mkdtemp(prefix="lemmse-kernels-")  # others cannot put code there
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        knobs.cache.dir = private
+
+
+def start() -> None:
+    """Have Triton compile what it starts kernels with, which needs a C compiler and the headers of Python.
+
+    Raises
+    ------
+    RuntimeError, OSError, subprocess.SubprocessError
+        It cannot, or there is no GPU.
+    """
+    with _lock:
+        find_cache()
+        driver.active.get_current_device()
+
+
+class Launch:
+    """The sums of a block of queries over the keys of a stratum.
+
+    Parameters
+    ----------
+    keys : Keys
+        The keys.
+    stratum : StratumKeys
+        How those of the stratum are represented.
+    codes : Tensor
+        The packed keys, on the device.
+    queries : QueryPlanes
+        The queries, a multiple of the size of a block.
+    outputs : Outputs
+        The sums to compute.
+    blocks : dict of str to int
+        Sizes of blocks that are not tuned.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        stratum: StratumKeys,
+        codes: Tensor,
+        queries: QueryPlanes,
+        outputs: Outputs,
+        blocks: dict[str, int],
+    ) -> None:
+        self._keys, self._form, self._queries, self._outputs = keys, stratum.form, queries, outputs
+        self._rows = outputs.rows(keys.t_length)
+        self._columns = stratum.targets.shape[1]
+        self._powers = 2 if outputs.variance else 1
+        width, chunks, tail = widths_of(keys.p_length)
+        self._patch_chunks = -(-keys.p_length // _PATCH_CHUNK) if outputs.patch else 0
+        norms = stratum.norms
+        if queries.precisions is not None:  # the squares of the keys are among the products
+            norms = torch.cat([torch.where(norms[:1] > LOWEST, 0.0, LOWEST), norms[1:]])
+        self._inputs = (
+            queries.planes,
+            queries.planes if queries.precisions is None else queries.precisions,
+            queries.scale,
+            queries.bias,
+            codes,
+            norms,
+            stratum.targets,
+            stratum.form.centre,
+            stratum.inverse_unit,
+        )
+        self._settings: dict[str, Any] = {
+            "R": stratum.norms.shape[1],
+            "P": keys.p_length,
+            "BITS": stratum.bits,
+            "SHIFT": stratum.shift,
+            "K": width,
+            "CHUNKS": chunks,
+            "TAIL": tail,
+            "PLANES": len(queries.planes),
+            "APART": queries.form > Form.PLAIN,
+            "WEIGHTED": queries.precisions is not None,
+            "REPEATED": stratum.repeated,
+            "FINE": stratum.fine and queries.precisions is None,
+            "V": self._columns,
+            "ESS": outputs.ess,
+            "PATCH": _PATCH_CHUNK if outputs.patch else 0,
+            "SQUARES": outputs.patch and outputs.variance,
+            **blocks,
+        }
+
+    @property
+    def bytes_of_span(self) -> int:
+        """Size of the partial sums of one span."""
+        patches = self._patch_chunks * _PATCH_CHUNK * self._powers
+        return 4 * len(self._queries.scale) * (3 + self._columns + patches)
+
+    def sums(self, spans: Tensor, span: int, count: int) -> PosteriorSums:
+        """Return the posterior sums of the first `count` queries over keys.
+
+        Parameters
+        ----------
+        spans : int64, (S, 2)
+            The spans of the keys, see `kernel`.
+        span : int
+            Greatest number of lanes of a span.
+        count : int
+            Number of queries, without the padding.
+        """
+        queries = len(self._queries.scale)
+
+        def new(*shape: int) -> Tensor:
+            return torch.empty(len(spans), *shape, device=spans.device)
+
+        reference, sums, squares = new(2, queries), new(queries, self._columns), new(queries)
+        patches = new(self._powers, queries, self._patch_chunks * _PATCH_CHUNK)
+        settings = self._settings
+        kernel = fused_kernel if "BQ" in settings else tuned_kernel
+
+        def grid(meta: dict[str, Any]) -> tuple[int, int, int]:
+            return queries // meta["BQ"], len(spans), max(1, self._patch_chunks)
+
+        with _lock, _current(spans.device):
+            kernel[grid](
+                *self._inputs,
+                spans,
+                reference,
+                sums,
+                squares,
+                patches,
+                queries,
+                SPAN=span,
+                **settings,
+            )
+        return self._merged(
+            reference[..., :count], sums[:, :count], squares[:, :count], patches[:, :, :count]
+        )
+
+    def _merged(self, reference: Tensor, sums: Tensor, squares: Tensor, patches: Tensor) -> PosteriorSums:
+        """Return the posterior sums, from those of each span relative to its largest weight."""
+        outputs, queries, count = self._outputs, self._queries, sums.shape[1]
+        log2_w = reference.double().sum(dim=1) * queries.scale[:count].double()  # (S, Q)
+        largest = log2_w.amax(dim=0)
+        share = torch.exp2(log2_w - largest)  # (S, Q)
+        weight = 2.0**-WEIGHT_BITS
+        half = self._columns // 2
+        added = weight * torch.einsum("sqv,sq->qv", sums.double(), share)
+        moments = added[:, : self._rows] + 2.0**-FINE_BITS * added[:, half : half + self._rows]
+        w2 = weight**2 * (squares.double() * share.square()).sum(dim=0)
+        # The largest precision is that of the scale, and float32 would round what all keys have in common.
+        common = queries.exact_scale * queries.constant
+        none = moments[:, :0]
+        return PosteriorSums(
+            log_max=(largest + common[:count]) / LOG2_E,
+            moments=moments,
+            patches=self._patches(patches, share, moments[:, :1]) if outputs.patch else none,
+            w2=w2[:, None] if outputs.ess else none,
+            error_variance=none,
+            bounds=none,
+            top_log_w=none,
+            top_key=none.long(),
+            keys_evaluated=torch.zeros(count, dtype=torch.int64, device=none.device),
+        )
+
+    def _patches(self, patches: Tensor, share: Tensor, w: Tensor) -> Tensor:
+        """Return Σ w v and, with the variance, Σ w v², from the sums of x = (v − c) / unit and of x²."""
+        form = self._form
+        x = 2.0**-WEIGHT_BITS * torch.einsum("spqv,sq->pqv", patches.double(), share)
+        x = x[..., : self._keys.p_length]
+        first = form.unit * x[0]
+        sums = [first + w * form.origin]
+        if self._powers > 1:
+            second = form.unit**2 * x[1]
+            sums.append(second + 2 * form.origin * first + w * form.origin.square())
+        return torch.cat(sums, dim=1)
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one, to which Triton sends kernels."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _power(number: int) -> int:
+    """Return the least power of two that is at least a number >= 1."""
+    return 1 << (number - 1).bit_length()
