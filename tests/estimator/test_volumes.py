@@ -8,6 +8,8 @@ import pytest
 from lemmse.calibration import calibrate, hold_out, measure_pictures
 from lemmse.calibration.held_out import windows
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
 from lemmse.index.images.symmetries import SYMMETRIES, apply
@@ -126,6 +128,25 @@ def test_a_mask_and_a_noise_map(case, lemmse):
     result = lemmse.reconstruct(as_asked(y), sigma=as_asked(s), mask=as_asked(mask), maps=MAPS)
     seen = np.where(mask, s, np.inf)
     check(result, volume_oracle(case.training, y, seen, case.sides, case.boundary))
+
+
+def test_counts_have_the_noise_of_the_means_of_patches(case, lemmse):
+    y, gain, sigma = case.measurement(), 0.02, 0.1
+    noise = {"sigma": sigma, "noise": "poisson-gaussian", "mask": None}
+    stated = Measurement.checked(as_asked(y), gain=gain, **noise)
+    found = lemmse.answer(stated, Options())
+    mean = np.maximum(found.image.reshape(y.shape), 0).astype(float)
+    for axis, side in enumerate(case.sides):
+        at = np.arange(y.shape[axis])
+        near = [np.clip(at + k, 0, at[-1]) for k in range(-(side // 2), side // 2 + 1)]
+        mean = np.mean([mean.take(k, axis) for k in near], axis=0)
+    s = np.sqrt(gain * (mean + 0.375 * gain) + sigma**2)
+    expected = volume_oracle(case.training, y, s, case.sides, case.boundary)
+    np.testing.assert_allclose(found.image.reshape(y.shape), expected.image, atol=5e-3)
+    for gain in (0.02, "auto"):
+        noise["sigma"] = "auto" if gain != "auto" else sigma
+        with pytest.raises(InvalidArgument, match="expected a number for an index of volumes, got auto"):
+            lemmse.answer(Measurement.checked(as_asked(y), gain=gain, **noise), Options())
 
 
 @pytest.mark.parametrize("mode", ["exact", "hybrid"])

@@ -67,7 +67,8 @@ class BestOf:
 
     def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
         """Return the least of the estimates: what an index does not describe looks like noise to it."""
-        estimates = [one.estimate_noise(measurement, cancelled) for one in self._reconstructors]
+        able = [one for one in self._reconstructors if measurement.gain is None or one.takes_maps]
+        estimates = [one.estimate_noise(measurement, cancelled) for one in able or self._reconstructors]
         mean = float(np.nanmean(measurement.y))
         return min(estimates, key=lambda one: _mean_square(one) + (one.gain or 0.0) * mean)
 

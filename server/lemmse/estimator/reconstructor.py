@@ -364,6 +364,11 @@ class Reconstructor:
         """Return the expected work of `estimate_noise`, in multiply-adds of the exact sum."""
         return estimate_work(self._backend, self.pixels(measurement))
 
+    @property
+    def takes_maps(self) -> bool:
+        """Whether noise that is not the same everywhere is allowed, if the index denoises."""
+        return self.index.strata.constants is None
+
     def expected_error(
         self, measurement: Measurement, options: Options, n: NDArray[np.int64], cancelled: Cancel = never
     ) -> float:
@@ -398,8 +403,7 @@ class Reconstructor:
         """
         observation = self._observe(measurement)
         pictures = self.index.manifest.pictures
-        takes_white_only = self.index.strata.constants is not None
-        if pictures is None or (takes_white_only and not observation.is_white):
+        if pictures is None or not (observation.is_white or self.takes_maps):
             return -math.inf
         return pictures.expected_db(observation.rms_sigma)
 
