@@ -8,6 +8,7 @@ import pytest
 from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
+from lemmse.contract.results import NoiseEstimate
 from lemmse.estimator import Reconstructor
 from lemmse.estimator.gain_estimate import SIGMAS, PatchDensities, most_likely_gain
 from lemmse.index import build, open_index
@@ -157,6 +158,11 @@ def test_the_answer_is_that_for_the_noise_at_itself(grey):
     np.testing.assert_allclose(again.variance, answer.variance, rtol=0.1, atol=1e-5)
     contributors = grey.explain_pixel(stated, ExplainOptions(pixel=(3, 4), top=2)).contributors
     assert contributors[0].weight > 0
+
+
+def test_an_estimate_of_no_gain_is_white_noise():
+    found = noisy(np.zeros((8, 8))).with_noise(NoiseEstimate((0.1,), (0.01,), 0.0, 0.0))
+    assert (found.gain, found.sigma) == (None, 0.1)
 
 
 def test_an_answer_with_the_estimate(grey):

@@ -203,10 +203,13 @@ class Measurement:
         )
 
     def with_noise(self, estimate: NoiseEstimate) -> "Measurement":
-        """Return the measurement with the noise of an estimate, which has one σ or one for each channel."""
+        """Return the measurement with the noise of an estimate, which has one σ or one for each channel.
+
+        Noise of gain 0 is Gaussian.
+        """
         sigma = estimate.sigma
         if len(sigma) == 1:
-            return replace(self, sigma=float(sigma[0]), gain=estimate.gain)
+            return replace(self, sigma=float(sigma[0]), gain=estimate.gain or None)
         return replace(self, sigma=np.tile(np.asarray(sigma, np.float64), (*self.y.shape[:2], 1)))
 
     def with_noise_at(self, x: NDArray[np.floating], patch_size: int, patch_depth: int = 1) -> "Measurement":
