@@ -143,7 +143,7 @@ def test_the_wire(server):
         bare = pb.ReconstructRequest(y=y)
         with pytest.raises(grpc.RpcError) as error:
             stub.Reconstruct(bare)
-        assert "sigma: expected sigma, sigma_map or auto, got none" in error.value.details()
+        assert "sigma: expected sigma, sigma_map, auto or poisson_gaussian, got none" in error.value.details()
         bare.auto.SetInParent()
         with pytest.raises(grpc.RpcError) as error:
             stub.Reconstruct(bare)
@@ -188,6 +188,8 @@ def test_the_command_that_estimates(tmp_path, where, embedded):
         "plane": 0,
         "sigma": [sigma],
         "sigma_error": [error],
+        "gain": None,
+        "gain_error": None,
     }
     assert second["plane"] == 1
     status, stdout, stderr = invoke("estimate-noise", tmp_path / "holes.npy", tmp_path / "y.npy", *where)

@@ -72,6 +72,22 @@ def test_masks_and_noise_maps(registry):
         assert best.answer(measurement, BEST).diagnostics.index == "down"
 
 
+@pytest.mark.parametrize("gain", [0.01, "auto"])
+def test_counts(registry, gain, tmp_path):
+    """An index that takes no noise maps does not answer, although calibration found it best."""
+    offset = index_of(tmp_path, "offset", [stripes(k, 1) for k in range(8)], 40.0, equivariance="offset")
+    both = Registry({one.name: one for one in (*registry, offset)})
+    y = 0.01 * np.random.default_rng(3).poisson(stripes(30, 1) / 0.01)
+    measurement = Measurement.checked(y, sigma=0.05, noise="poisson-gaussian", gain=gain, mask=None)
+    best = both.choose("", "best", measurement)
+    found = best.answer(measurement, BEST).diagnostics
+    assert found.index == "down"
+    assert (found.gain is None) == (gain != "auto")
+    told = replace(measurement, gain=found.gain or gain, sigma=found.sigma[0] if found.sigma else 0.05)
+    expected = both.get("down").differentiate(told, y, BEST)
+    np.testing.assert_array_equal(best.differentiate(measurement, y, BEST), expected)
+
+
 def test_the_other_estimators(registry):
     measurement = Measurement.checked(stripes(30, 1), sigma=0.1, mask=None)
     best = registry.choose("", "best", measurement)

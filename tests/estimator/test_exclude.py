@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.contract.measurement import Measurement
-from lemmse.contract.options import Options
+from lemmse.contract.options import ExplainOptions, Options
 from lemmse.estimator import Reconstructor
 from lemmse.estimator.exclusions import MOST_KEPT, Exclusions
 from lemmse.index import build, open_index
@@ -53,6 +53,18 @@ def assert_answers(found, expected) -> None:
     assert agreement(found.variance, expected.variance) > 80
     np.testing.assert_allclose(found.ess, expected.ess[..., None][..., 0], rtol=2e-3)
     np.testing.assert_allclose(found.log_density, expected.log_density, atol=2e-2)
+
+
+def test_counts_without_the_images(whole, training, tmp_path):
+    y = np.random.default_rng(0).random((7, 6))
+    stated = Measurement.checked(y, sigma=0.1, noise="poisson-gaussian", gain=0.02, mask=None)
+    without = built(tmp_path, training[:1] + training[2:])
+    found = whole.answer(stated, Options(exclude=["1.npy"]))
+    assert agreement(found.image, without.answer(stated, Options()).image) > 80
+    pixel = {"pixel": (2, 3), "top": 2}
+    one = whole.explain_pixel(stated, ExplainOptions(**pixel, exclude=("1.npy",))).contributors
+    other = without.explain_pixel(stated, ExplainOptions(**pixel)).contributors
+    assert [c.weight for c in one] == pytest.approx([c.weight for c in other], rel=1e-3)
 
 
 @pytest.mark.parametrize("options", MODES, ids=lambda options: options["mode"])

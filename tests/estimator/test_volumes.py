@@ -130,6 +130,27 @@ def test_a_mask_and_a_noise_map(case, lemmse):
     check(result, volume_oracle(case.training, y, seen, case.sides, case.boundary))
 
 
+def test_counts_have_the_noise_of_the_means_of_patches(case, lemmse):
+    y, gain, sigma = case.measurement(), 0.02, 0.1
+    noise = {"sigma": sigma, "noise": "poisson-gaussian", "mask": None}
+    stated = Measurement.checked(as_asked(y), gain=gain, **noise)
+    found = lemmse.answer(stated, Options())
+    mean = np.maximum(found.image.reshape(y.shape), 0).astype(float)
+    for axis, side in enumerate(case.sides):
+        at = np.arange(y.shape[axis])
+        near = [np.clip(at + k, 0, at[-1]) for k in range(-(side // 2), side // 2 + 1)]
+        mean = np.mean([mean.take(k, axis) for k in near], axis=0)
+    s = np.sqrt(gain * (mean + 0.375 * gain) + sigma**2)
+    depth, side, _ = case.sides
+    np.testing.assert_allclose(stated.with_noise_at(found.image, side, depth).sigma, as_asked(s), rtol=1e-6)
+    expected = volume_oracle(case.training, y, s, case.sides, case.boundary)
+    assert agreement(found.image.reshape(y.shape), expected.image) > 45  # as near as maps settle
+    for gain in (0.02, "auto"):
+        noise["sigma"] = "auto" if gain != "auto" else sigma
+        with pytest.raises(InvalidArgument, match="expected a number for an index of volumes, got auto"):
+            lemmse.answer(Measurement.checked(as_asked(y), gain=gain, **noise), Options())
+
+
 @pytest.mark.parametrize("mode", ["exact", "hybrid"])
 def test_overlap_is_over_planes_too(case, lemmse, mode):
     y = case.measurement()

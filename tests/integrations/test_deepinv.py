@@ -232,6 +232,9 @@ def test_arguments_that_are_refused(client: Client, clean: torch.Tensor, tmp_pat
         denoiser(clean[:, :1], 0.1)
     with pytest.raises(NotFound):
         LemmseDenoiser(tmp_path / "none")
+    for kind in (LemmseDenoiser, LemmseReconstructor):
+        with pytest.raises(InvalidArgument, match=r"^noise: expected gaussian, with the sigma of deepinv"):
+            kind(client, noise="poisson-gaussian", gain=0.1)
 
 
 def test_says_what_it_is(client: Client, index: Path) -> None:

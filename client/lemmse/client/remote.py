@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -133,10 +134,16 @@ class RemoteClient(Client):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
-            if isinstance(measurement.sigma, str):
+            info = self._get_index(index, timeout)
+            if measurement.is_estimated:
                 estimate = self._estimate_noise(index, measurement, timeout)
-                measurement = measurement.with_sigma(estimate.sigma)
-            measurement, options = crop(measurement, options, self._get_index(index, timeout))
+                measurement = measurement.with_noise(estimate)
+            if measurement.gain is not None:
+                stated = replace(measurement, black_level=0.0, white_level=1.0)
+                plain = Options(exclude=options.exclude)
+                answer = self._reconstruct(index, stated, plain, timeout)
+                measurement = measurement.with_noise_at(answer.image, info.patch_size, info.patch_depth)
+            measurement, options = crop(measurement, options, info)
         return self._ask(unary.explain(index, measurement, options), timeout)
 
     def _vjp(

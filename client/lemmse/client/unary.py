@@ -69,7 +69,7 @@ def reconstruct(index: str, measurement: Measurement, options: Options) -> Unary
     return Unary(
         lambda server: server.reconstruction.Reconstruct,
         attach(reconstruct_request(index, measurement, options), measurement.arrays),
-        lambda answer: read_result(Incoming(answer)).scaled(measurement.white_level),
+        lambda answer: read_result(Incoming(answer)).scaled(measurement.white_level, measurement.black_level),
     )
 
 
@@ -78,7 +78,10 @@ def explain(index: str, measurement: Measurement, options: ExplainOptions) -> Un
     return Unary(
         lambda server: server.reconstruction.Explain,
         attach(explain_request(index, measurement, options), measurement.arrays),
-        lambda answer: [one.scaled(measurement.white_level) for one in read_explanation(answer).contributors],
+        lambda answer: [
+            one.scaled(measurement.white_level, measurement.black_level)
+            for one in read_explanation(answer).contributors
+        ],
     )
 
 
@@ -112,7 +115,7 @@ def estimate_noise(index: str, measurement: Measurement) -> Unary[NoiseEstimate]
     measurement = middle(measurement, INLINE_BYTES)
     return Unary(
         lambda server: server.reconstruction.EstimateNoise,
-        attach(estimate_noise_request(index), measurement.arrays),
+        attach(estimate_noise_request(index, measurement), measurement.arrays),
         read_noise_estimate,
     )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lemmse.client import Client, connect
 from lemmse.client.extras import required
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
+from lemmse.contract.measurement import GAUSSIAN
 from lemmse.contract.results import IndexInfo
 
 with required("this module"):
@@ -49,13 +50,13 @@ class LemmseDenoiser(Denoiser):
     Raises
     ------
     LemmseError
-        There is no such index or server.
+        There is no such index or server, or the options state another noise than Gaussian.
     """
 
     def __init__(self, index: Client | str | PathLike[str], **options: Any) -> None:
         super().__init__()
+        self.options = _gaussian(options)
         self.client = index if isinstance(index, Client) else connect(index)
-        self.options = options
 
     def forward(self, x: torch.Tensor, sigma: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the denoised images.
@@ -97,8 +98,8 @@ class LemmseReconstructor(Reconstructor):
 
     def __init__(self, index: Client | str | PathLike[str], **options: Any) -> None:
         super().__init__()
+        self.options = _gaussian(options)
         self.client = index if isinstance(index, Client) else connect(index)
-        self.options = options
 
     def forward(self, y: torch.Tensor, physics: Physics, **kwargs: Any) -> torch.Tensor:
         """Return the reconstructions of measurements.
@@ -195,6 +196,13 @@ def _only(client: Client) -> IndexInfo:
 
 def _unsupported(argument: str, value: object, supported: str) -> InvalidArgument:
     return InvalidArgument.of(argument, f"expected {supported}, got {type(value).__name__}")
+
+
+def _gaussian(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options that leave the noise to deepinv's sigma."""
+    if (noise := options.get("noise", GAUSSIAN)) != GAUSSIAN:
+        raise InvalidArgument.of("noise", f"expected {GAUSSIAN}, with the sigma of deepinv, got {noise!r}")
+    return options
 
 
 def _shown(client: Client, options: Mapping[str, Any]) -> str:

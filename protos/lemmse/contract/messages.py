@@ -15,7 +15,7 @@ from lemmse.contract.choices import AGGREGATES
 from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.fields import get, get_all, put, put_all
-from lemmse.contract.measurement import AUTO, Measurement, checked_vector
+from lemmse.contract.measurement import AUTO, POISSON_GAUSSIAN, Measurement, checked_vector
 from lemmse.contract.options import OPTIONS, PRIOR_OPTIONS, ExplainOptions, Options
 from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray, WireArray
@@ -44,6 +44,8 @@ __all__ = [
     "reconstruct_response",
 ]
 
+_Request = pb.ReconstructRequest | pb.ExplainRequest | pb.DifferentiateRequest | pb.EstimateNoiseRequest
+"""The requests that have a measurement."""
 _KINDS = {"y": "f", "sigma_map": "f", "mask": "u", "vector": "f"}
 """NumPy dtype kind of each tensor of a request: float or unsigned integer."""
 
@@ -53,7 +55,7 @@ def reconstruct_request(index: str, measurement: Measurement, options: Options) 
     request = pb.ReconstructRequest(index=index)
     for option in OPTIONS:
         put(request, option.path, getattr(options, option.name))
-    _put_sigma(request, measurement)
+    _put_noise(request, measurement)
     return request
 
 
@@ -83,7 +85,7 @@ def explain_request(index: str, measurement: Measurement, options: ExplainOption
     )
     if planes:
         request.plane = planes[0]
-    _put_sigma(request, measurement)
+    _put_noise(request, measurement)
     return request
 
 
@@ -111,7 +113,7 @@ def read_measurement(
     | Incoming[pb.DifferentiateRequest]
     | Incoming[pb.EstimateNoiseRequest],
 ) -> Measurement:
-    """Return the measurement of a request; its sigma is "auto" if the request is to estimate it.
+    """Return the measurement of a request; what is to be estimated of its noise is "auto".
 
     Raises
     ------
@@ -122,15 +124,27 @@ def read_measurement(
     """
     request, arrays = incoming.message, incoming.arrays()
     _required(incoming, "y")
-    noise = AUTO if isinstance(request, pb.EstimateNoiseRequest) else request.WhichOneof("noise")
-    if noise is None:
-        raise MalformedMessage.of("sigma", "expected sigma, sigma_map or auto, got none")
+    noise = _which_noise(request)
     for name, array in arrays.items():
         if array.dtype.kind != _KINDS[name]:
             expected = "uint8" if name == "mask" else "float32 or float64"
             raise MalformedMessage.of(f"{name}.dtype", f"expected {expected}, got {array.dtype}")
+    mask = arrays.get("mask")
+    if noise == "poisson_gaussian":
+        sigma, gain = (get(request.poisson_gaussian, name, AUTO) for name in ("sigma", "gain"))
+        return Measurement.checked(arrays["y"], sigma=sigma, mask=mask, noise=POISSON_GAUSSIAN, gain=gain)
     sigma = AUTO if noise == "auto" else arrays.get("sigma_map", getattr(request, "sigma", None))
-    return Measurement.checked(arrays["y"], sigma=sigma, mask=arrays.get("mask"))
+    return Measurement.checked(arrays["y"], sigma=sigma, mask=mask)
+
+
+def _which_noise(request: _Request) -> str:
+    """Return the name of the field that states the noise."""
+    if isinstance(request, pb.EstimateNoiseRequest):
+        return "poisson_gaussian" if request.HasField("poisson_gaussian") else AUTO
+    noise = request.WhichOneof("noise")
+    if noise is None:
+        raise MalformedMessage.of("sigma", "expected sigma, sigma_map, auto or poisson_gaussian, got none")
+    return noise
 
 
 def differentiate_request(index: str, measurement: Measurement, options: Options) -> pb.DifferentiateRequest:
@@ -138,7 +152,7 @@ def differentiate_request(index: str, measurement: Measurement, options: Options
     request = pb.DifferentiateRequest(index=index)
     for option in PRIOR_OPTIONS:
         put(request, option.path, getattr(options, option.name))
-    _put_sigma(request, measurement)
+    _put_noise(request, measurement)
     return request
 
 
@@ -212,9 +226,11 @@ def read_explanation(response: pb.ExplainResponse) -> Explanation:
     )
 
 
-def estimate_noise_request(index: str) -> pb.EstimateNoiseRequest:
+def estimate_noise_request(index: str, measurement: Measurement) -> pb.EstimateNoiseRequest:
     """Return the request to estimate the noise of a measurement, without the arrays of the measurement."""
-    return pb.EstimateNoiseRequest(index=index)
+    request = pb.EstimateNoiseRequest(index=index)
+    _put_noise(request, measurement)
+    return request
 
 
 def estimate_noise_response(estimate: NoiseEstimate) -> pb.EstimateNoiseResponse:
@@ -270,11 +286,16 @@ def _names(kind: type[Any]) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _put_sigma(
-    request: pb.ReconstructRequest | pb.ExplainRequest | pb.DifferentiateRequest, measurement: Measurement
-) -> None:
-    """Set the field of sigma, unless it is a map, which is sent as a tensor."""
-    if isinstance(measurement.sigma, float):
+def _put_noise(request: _Request, measurement: Measurement) -> None:
+    """Set the field of the noise, unless it is a map, which is sent as a tensor."""
+    if measurement.gain is not None:
+        request.poisson_gaussian.SetInParent()
+        for name in ("sigma", "gain"):
+            value = getattr(measurement, name)
+            put(request.poisson_gaussian, name, None if isinstance(value, str) else value)
+    elif isinstance(request, pb.EstimateNoiseRequest):
+        return
+    elif isinstance(measurement.sigma, float):
         request.sigma = measurement.sigma
     elif isinstance(measurement.sigma, str):
         request.auto.SetInParent()

@@ -83,17 +83,22 @@ class BestOf:
         self, measurement: Measurement, cancelled: Cancel
     ) -> tuple[Measurement, NoiseEstimate | None]:
         """Return a measurement whose noise is known, and the estimate of it; None if it was stated."""
-        if not isinstance(measurement.sigma, str):
+        if not measurement.is_estimated:
             return measurement, None
         estimate = self._estimate(measurement, cancelled)
-        return measurement.with_sigma(estimate.sigma), estimate
+        return measurement.with_noise(estimate), estimate
 
     def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
         """Return the least of the estimates: what an index does not describe looks like noise to it."""
-        estimates = [one.estimate_noise(measurement, cancelled) for one in self._reconstructors]
-        return min(estimates, key=_mean_square)
+        able = [one for one in self._reconstructors if measurement.gain is None or one.takes_maps]
+        estimates = [one.estimate_noise(measurement, cancelled) for one in able or self._reconstructors]
+        mean = float(measurement.observed.mean())
+        return min(estimates, key=lambda one: _mean_square(one) + (one.gain or 0.0) * mean)
 
     def _choose(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Reconstructor:
+        if measurement.gain is not None:  # a map of one σ: only indexes that take maps can answer
+            white = measurement.with_mean_noise()
+            measurement = replace(white, sigma=np.full(measurement.y.shape, white.sigma))
         groups: dict[str, list[Reconstructor]] = {}
         for one in self._reconstructors:
             groups.setdefault(one.index.manifest.digest, []).append(one)

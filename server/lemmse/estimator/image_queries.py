@@ -25,7 +25,7 @@ from lemmse.estimator.sums import Outputs, Posterior, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["ImageQueries", "WhitenedQueries", "cut_queries", "joint_sums"]
+__all__ = ["ImageQueries", "WhitenedQueries", "cut_queries", "joint_sums", "require_map"]
 
 _WHITENESS = 1e-2
 """Largest deviation from the identity, in any entry, of the covariance of the whitened noise of an image that
@@ -94,12 +94,16 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
         return WhitenedQueries(backend, observation, refinement)
     _require_refinable(backend, refinement)
     argument = "sigma" if np.isfinite(observation.sigma).all() else "mask"
-    backend.require_clean_keys(argument, "a noise map or a mask per request")
-    if backend.index.strata.constants is not None:
-        raise InvalidArgument.of(
-            argument, "a noise map or a mask per request needs an index of equivariance none, got offset"
-        )
+    require_map(backend, argument)
     return _WeightedQueries(backend, observation, refinement)
+
+
+def require_map(backend: Backend, argument: str) -> None:
+    """Raise InvalidArgument unless an index takes a precision for each pixel of a request."""
+    what = "poisson-gaussian noise" if argument == "noise" else "a noise map or a mask per request"
+    backend.require_clean_keys(argument, what)
+    if backend.index.strata.constants is not None:
+        raise InvalidArgument.of(argument, f"{what} needs an index of equivariance none, got offset")
 
 
 def joint_sums(images: Sequence["WhitenedQueries"], spec: SumSpec) -> list[PosteriorSums]:

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
@@ -139,10 +140,16 @@ class AsyncRemoteClient(AsyncClient):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
-            if isinstance(measurement.sigma, str):
+            info = await self._get_index(index, timeout)
+            if measurement.is_estimated:
                 estimate = await self._estimate_noise(index, measurement, timeout)
-                measurement = measurement.with_sigma(estimate.sigma)
-            measurement, options = crop(measurement, options, await self._get_index(index, timeout))
+                measurement = measurement.with_noise(estimate)
+            if measurement.gain is not None:
+                stated = replace(measurement, black_level=0.0, white_level=1.0)
+                plain = Options(exclude=options.exclude)
+                answer = await self._reconstruct(index, stated, plain, timeout)
+                measurement = measurement.with_noise_at(answer.image, info.patch_size, info.patch_depth)
+            measurement, options = crop(measurement, options, info)
         return await self._ask(unary.explain(index, measurement, options), timeout)
 
     async def _vjp(
