@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.client.tiles import Span, Tile, Tiling, tile_side
+from lemmse.client.tiles import Span, Tile, Tiling, halo_of, tile_side
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.limits import LARGE_PIXELS, TENSOR_BYTES
 from lemmse.contract.measurement import (
@@ -178,10 +178,8 @@ class Mosaic:
                 f"send volumes (D, H, W) without out and progress, as slabs of planes with D·H of at most "
                 f"{LARGE_PIXELS}",
             )
-        reach = index.patch_size // 2
-        halo = reach if options.aggregate in (None, "centre") else 2 * reach
-        if self._counts:
-            halo += 2 * reach  # the noise map depends on a reconstruction around
+        overlap = options.aggregate not in (None, "centre")
+        halo = halo_of(index.patch_size // 2, overlap=overlap, counts=self._counts)
         shape = self._shape[0], self._shape[1]
         side = self._side
         if side != shape and (index.pre_inverse != "identity" or options.estimator != "le-mmse"):

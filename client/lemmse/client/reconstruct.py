@@ -26,6 +26,7 @@ from lemmse.client.reports import failure, write_report
 from lemmse.client.running import run
 from lemmse.client.server_flags import server_flags
 from lemmse.client.slabs import Slabs
+from lemmse.client.tiles import halo_of
 from lemmse.client.work import Done, Reading
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import AUTO, GAUSSIAN, NAN, NOISES, POISSON_GAUSSIAN
@@ -322,8 +323,8 @@ def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | 
     overlap = options["aggregate"] == "overlap" or (
         options["aggregate"] is None and options["quality"] == "best"
     )
-    reaches = (2 if overlap else 1) + (2 if options["noise"] == POISSON_GAUSSIAN else 0)  # as in Mosaic
-    return Slabs(reaches * (max(depths) // 2), circular.pop())
+    counts = options["noise"] == POISSON_GAUSSIAN
+    return Slabs(halo_of(max(depths) // 2, overlap=overlap, counts=counts), circular.pop())
 
 
 def _settings(
