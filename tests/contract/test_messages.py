@@ -134,6 +134,15 @@ def test_what_to_differentiate_arrives(changes):
     np.testing.assert_array_equal(read_product(sent(differentiate_response(IMAGE))), IMAGE)
 
 
+def test_fields_of_what_is_differentiated_have_the_numbers_of_what_is_reconstructed():
+    numbers, others = (
+        {field.name: field.number for field in message.DESCRIPTOR.fields}
+        for message in (pb.DifferentiateRequest, pb.ReconstructRequest)
+    )
+    assert numbers.pop("vector") not in others.values()
+    assert numbers.items() <= others.items()
+
+
 def test_without_a_vector_or_a_product():
     request = attach(pb.DifferentiateRequest(sigma=0.1), {"y": IMAGE})
     incoming = Incoming(sent(request))
