@@ -163,7 +163,7 @@ def counts(
         found.setdefault(name, []).append(value)
 
     for k, x in enumerate(images):
-        y = gain * np.random.default_rng([k, peak]).poisson(x / gain)
+        y = np.asarray(gain * np.random.default_rng([k, peak]).poisson(x / gain), np.float64)
         add("noisy", -10 * np.log10(np.square(y - x).mean()))
         add("BM3D", -10 * np.log10(np.square(by_anscombe(y, gain, denoise) - x).mean()))
         ways: dict[str, dict[str, Any]] = {
@@ -171,8 +171,11 @@ def counts(
             "stated": {"noise": "poisson-gaussian", "gain": gain, "sigma": 0.0},
             "estimated": {"noise": "poisson-gaussian", "sigma": "auto"},
         }
-        for asked in ({"aggregate": "overlap"}, {"quality": "best"}):
-            (quality,) = asked.values()
+        better: dict[str, dict[str, Any]] = {
+            "overlap": {"aggregate": "overlap"},
+            "best": {"quality": "best"},
+        }
+        for quality, asked in better.items():
             for name, noise in ways.items():
                 start = time.process_time()
                 result = client.reconstruct(y, index=index, **ASKED, **asked, **noise)

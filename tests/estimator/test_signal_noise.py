@@ -147,21 +147,18 @@ def small(tmp_path_factory) -> Reconstructor:
 
 
 def test_the_more_gaussian_the_noise_the_nearer_is_the_exact_posterior(small):
-    """It is nearer than the answer for white noise, and than the clean image."""
-    gain, seeds, ratios = 1 / 64, range(2), []
-    for sigma in (0.02, 0.06, 0.18):
-        away, white_away, error = [], [], []
-        for x, seed in ((ramps(9 + seed, 6), seed) for seed in seeds):
-            y = counted(x, gain, sigma, seed)
-            truth = exact(FEW, y, gain, sigma)
-            stated = noisy(y, gain=gain, sigma=sigma)
+    """Nearer than with white noise, too. Without counts both are one, which is among the tests of the answer."""
+    sigma, last = 0.1, math.inf
+    for gain in (1 / 4, 1 / 16, 1 / 64):
+        away, white_away = [], []
+        for seed in range(3):
+            y = counted(ramps(9 + seed, 6), gain, sigma, seed)
+            stated, truth = noisy(y, gain=gain, sigma=sigma), exact(FEW, y, gain, sigma)
             away.append(small.answer(stated, Options()).image - truth)
             white_away.append(small.answer(stated.with_mean_noise(), Options()).image - truth)
-            error.append(truth - x)
-        off, white_off, off_truth = (math.sqrt(np.square(one).mean()) for one in (away, white_away, error))
-        assert off < min(white_off, off_truth)
-        ratios.append(off / off_truth)
-    assert ratios == sorted(ratios, reverse=True)
+        off, white_off = (math.sqrt(np.square(one).mean()) for one in (away, white_away))
+        assert off < min(white_off, last)
+        last = off
 
 
 @pytest.mark.parametrize(("gain", "sigma"), [(1 / 16, 0.05), (1 / 100, 0.02), (1e-9, 0.1)])
@@ -172,7 +169,7 @@ def test_the_answer_is_that_for_the_noise_at_itself(small, gain, sigma):
     def expected(s):
         return weighted_oracle(FEW, y, s**-2.0, P)
 
-    s = settled_oracle(y, gain, sigma, (P, P), lambda s: expected(s).image)
+    s = settled_oracle(y, gain, sigma, (P, P), "circular", lambda s: expected(s).image)
     answer = small.answer(stated, Options(maps=["variance", "ess"]))
     assert agreement(answer.image, expected(s).image) > 90
     np.testing.assert_allclose(answer.variance, expected(s).variance, rtol=1e-3, atol=1e-6)
@@ -185,7 +182,7 @@ def test_the_answer_is_that_for_the_noise_at_itself(small, gain, sigma):
 def test_a_derivative_is_that_at_the_noise_of_the_answer(grey):
     y = counted(ramps(20, 8), 1 / 100, 0.02, 0)
     stated, vector = noisy(y, gain=1 / 100, sigma=0.02), np.random.default_rng(7).standard_normal(y.shape)
-    mapped = settle(stated, P, 1, lambda one: grey.answer(one, Options()).image)
+    mapped = settle(stated, grey.index.manifest, lambda one: grey.answer(one, Options()).image)
     found, expected = (grey.differentiate(one, vector, Options()) for one in (stated, mapped))
     np.testing.assert_array_equal(found, expected)
     work = grey.derivative_work(mapped, Options()) + grey.work(stated, Options())

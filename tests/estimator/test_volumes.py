@@ -138,7 +138,7 @@ def test_counts_have_the_noise_of_the_means_of_patches(case, lemmse):
     def expected(s):
         return volume_oracle(case.training, y, s, case.sides, case.boundary)
 
-    s = settled_oracle(y, gain, sigma, case.sides, lambda s: expected(s).image)
+    s = settled_oracle(y, gain, sigma, case.sides, case.boundary, lambda s: expected(s).image)
     result = lemmse.answer(Measurement.checked(as_asked(y), gain=gain, **noise), Options(maps=MAPS))
     check(result, expected(s))
     for gain in (0.02, "auto"):

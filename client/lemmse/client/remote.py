@@ -142,7 +142,8 @@ class RemoteClient(Client):
                 stated = replace(measurement, black_level=0.0, white_level=1.0)
                 plain = Options(exclude=options.exclude)
                 answer = self._reconstruct(index, stated, plain, timeout)
-                measurement = measurement.with_noise_at(answer.image, info.patch_size, info.patch_depth)
+                sides, circular = (info.patch_size, info.patch_depth), info.boundary == "circular"
+                measurement = measurement.with_noise_at(answer.image, *sides, circular=circular)
             measurement, options = crop(measurement, options, info)
         return self._ask(unary.explain(index, measurement, options), timeout)
 

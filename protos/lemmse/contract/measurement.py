@@ -216,7 +216,14 @@ class Measurement:
             return replace(self, sigma=float(sigma[0]), gain=estimate.gain or None)
         return replace(self, sigma=np.tile(np.asarray(sigma, np.float64), (*self.y.shape[:2], 1)))
 
-    def with_noise_at(self, x: NDArray[np.floating], patch_size: int, patch_depth: int = 1) -> "Measurement":
+    def with_noise_at(
+        self,
+        x: NDArray[np.floating],
+        patch_size: int,
+        patch_depth: int = 1,
+        *,
+        circular: bool = False,
+    ) -> "Measurement":
         """Return the measurement with Gaussian noise of the variance that its noise has for a clean image.
 
         It is gain · (m + 3/8 gain) + sigma², with the mean m of max(x, 0) over the patch around the pixel:
@@ -230,6 +237,8 @@ class Measurement:
             Rows and columns of the patches.
         patch_depth : int
             Planes of the patches; 1 for those of images.
+        circular : bool
+            Whether patches continue x periodically; otherwise with its nearest pixels.
         """
         if not isinstance(self.gain, float) or not isinstance(self.sigma, float):
             raise TypeError("expected Poisson-Gaussian noise that is known")
@@ -238,7 +247,7 @@ class Measurement:
         for axis, side in enumerate(sides):
             width = [(0, 0)] * mean.ndim
             width[axis] = side // 2, (side - 1) // 2
-            padded = np.pad(mean, width, mode="edge")
+            padded = np.pad(mean, width, mode="wrap" if circular else "edge")
             mean = np.lib.stride_tricks.sliding_window_view(padded, side, axis=axis).mean(axis=-1)
         variance = self.gain * (mean + _COUNTS * self.gain) + self.sigma**2
         return replace(self, sigma=np.sqrt(variance), gain=None)

@@ -261,8 +261,9 @@ class Reconstructor:
         if measurement.gain is not None:
             require_map(self._backend, "noise")
             plain = replace(options, maps=frozenset())
-            sides = self.index.manifest.patch_size, self.index.manifest.patch_depth
-            measurement = settle(measurement, *sides, lambda one: self._answer(one, plain, cancelled).image)
+            measurement = settle(
+                measurement, self.index.manifest, lambda one: self._answer(one, plain, cancelled).image
+            )
         return measurement, estimate
 
     def answer_together(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.contract.measurement import Measurement
+from lemmse.index.storage.manifest import Manifest
 
 __all__ = ["MOST_MAPS", "settle"]
 
@@ -22,8 +23,7 @@ _SETTLED = 0.01
 
 def settle(
     measurement: Measurement,
-    patch_size: int,
-    patch_depth: int,
+    manifest: Manifest,
     answer: Callable[[Measurement], NDArray[np.float32]],
 ) -> Measurement:
     """Return a measurement of Poisson-Gaussian noise with the noise map at its own reconstruction.
@@ -32,15 +32,16 @@ def settle(
     ----------
     measurement : Measurement
         The measurement, whose gain and sigma are known.
-    patch_size, patch_depth : int
-        Rows and columns, and planes, of the patches.
+    manifest : Manifest
+        That of the index, which says what the patches are.
     answer : callable
         Returns the reconstruction of a measurement with Gaussian noise, in intensities.
     """
     stated = replace(measurement, black_level=0.0, white_level=1.0)
+    sides, circular = (manifest.patch_size, manifest.patch_depth), manifest.boundary == "circular"
     now = stated.with_mean_noise()
     for _ in range(MOST_MAPS):
-        last, now = now, stated.with_noise_at(answer(now), patch_size, patch_depth)
+        last, now = now, stated.with_noise_at(answer(now), *sides, circular=circular)
         if np.sqrt(np.square(np.divide(now.sigma, last.sigma) - 1).mean()) <= _SETTLED:
             break
     return replace(now, black_level=measurement.black_level, white_level=measurement.white_level)
