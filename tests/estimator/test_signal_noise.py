@@ -147,7 +147,7 @@ def small(tmp_path_factory) -> Reconstructor:
 
 
 def test_the_more_gaussian_the_noise_the_nearer_is_the_exact_posterior(small):
-    """Nearer than with white noise, too. Without counts both are one, which is among the tests of the answer."""
+    """It is nearer than with white noise, too. With no gain at all both are one."""
     sigma, last = 0.1, math.inf
     for gain in (1 / 4, 1 / 16, 1 / 64):
         away, white_away = [], []
