@@ -151,7 +151,8 @@ class Answer:
             self._incoming.add(part.chunk)
         if not self._incoming.complete:
             return None
-        return read_result(self._incoming).scaled(self._item.measurement.white_level)
+        measurement = self._item.measurement
+        return read_result(self._incoming).scaled(measurement.white_level, measurement.black_level)
 
 
 def surplus(part: pb.ReconstructStreamResponse) -> MalformedMessage:
