@@ -1,4 +1,4 @@
-"""Compile the fused kernel for a GPU that need not be there, in several forms, and print what each needs.
+"""Compile the kernels for a GPU that need not be there, in several forms, and print what each needs.
 
     python -m tests.support.compile_fused CAPABILITY
 
@@ -14,6 +14,7 @@ from triton.compiler import ASTSource
 
 from lemmse.estimator.fused.kernel import fused_kernel
 from lemmse.estimator.fused.launch import widths_of
+from lemmse.estimator.fused_hybrid.group_kernel import closed_kernel, probe_kernel
 
 POINTERS = {
     "planes": "*fp16",
@@ -64,25 +65,37 @@ FORMS = (
     {"BITS": 32, "WEIGHTED": True, "PATCH": 64, "SQUARES": True, "ESS": True},
 )
 CODES = {8: "*u8", 16: "*i16", 32: "*fp32"}
+SCORES = dict.fromkeys(("square", "spread", "gaussian", "constants"), "*fp32")
+GROUPS = {"SPLIT": 512, "BQ": 16, "BG": 128}
+PROBE = SCORES | {"masses": "*fp32", "heaviest": "*i64", "Q": "i32", "G": "i32", "precision": "fp32"}
+CLOSED = SCORES | dict.fromkeys(("shift", "targets", "log_z", "limits", "sums", "masses"), "*fp32")
+CLOSED |= {"summed": "*i8", "opened": "*i8", "Q": "i32", "G": "i32", "QG": "i64", "precision": "fp32"}
 
 
-def compiled(form, capability):
+def fused(form, capability):
     settings = USUAL | form
     width, chunks, tail = widths_of(settings["P"])
     settings |= {"K": width, "CHUNKS": chunks, "TAIL": tail}
-    signature = POINTERS | {"codes": CODES[settings["BITS"]]} | dict.fromkeys(settings, "constexpr")
+    return compiled(fused_kernel, POINTERS | {"codes": CODES[settings["BITS"]]}, settings, capability)
+
+
+def compiled(kernel, arguments, settings, capability):
+    signature = {name: arguments.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {
-        (fused_kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+        (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
         for name, kind in signature.items()
         if kind.startswith("*")
     }
-    source = ASTSource(fused_kernel, signature, settings, aligned)
+    source = ASTSource(kernel, signature, settings, aligned)
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target, options={"num_warps": 4, "num_stages": 2})
 
 
 if __name__ == "__main__":
+    capability = int(sys.argv[1])
     for form in FORMS:
-        found = compiled(form, int(sys.argv[1]))
+        found = fused(form, capability)
         products = len(re.findall(r"wgmma\.mma_async|mma\.sync", found.asm["ptx"]))
         print(f"{form}: {found.metadata.shared} bytes of shared memory, {products} tensor products")
+    compiled(probe_kernel, PROBE, GROUPS | {"GAIN": 2.0}, capability)
+    compiled(closed_kernel, CLOSED, GROUPS | {"T": 3, "PATCH": True}, capability)

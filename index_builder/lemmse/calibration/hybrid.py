@@ -15,6 +15,7 @@ from lemmse.calibration.held_out import HeldOut, hold_out, windows
 from lemmse.estimator import Outputs, SumSpec
 from lemmse.estimator.image_queries import WhitenedQueries
 from lemmse.estimator.local import LocalBackend
+from lemmse.estimator.measured_errors import measure_errors
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import EXACT
@@ -39,11 +40,6 @@ _ENOUGH_DB = 80.0
 """Agreement at which a row ends, in dB; further thresholds are not measured."""
 _FEW_KEYS = 4096
 """A row also ends if more keys than this and than 1/16 of all are evaluated: exact is about as fast."""
-_QUANTILE = 0.995
-"""Share of pixels whose error is below the scaled estimate: more than the documented 95 %, so that it covers
-the worst pixels as well."""
-_ROUNDING = 1e-5
-"""Errors below this are due to float32 rounding."""
 
 
 def calibrate(
@@ -141,10 +137,8 @@ def _row(
 ) -> tuple[int, _Row, _Row, _Row, _Row, _Row, _Row]:
     """Return the number of patches and, by threshold: agreement, keys evaluated, cost, error scales."""
     channels = local.index.manifest.channels
-    # An underestimated patch affects all of its pixels.
-    overlapping = 1 - (1 - _QUANTILE) / local.index.manifest.patch_pixels
     most_keys = max(_FEW_KEYS, local.keys.count / 16)
-    reference = local.sums(queries, _REFERENCE).posterior(channels).mean.numpy()
+    reference = local.sums(queries, _REFERENCE).posterior(channels).mean
     columns: list[tuple[float, float, float, float, float, float]] = []
     for threshold in THRESHOLDS:
         if columns and (columns[-1][0] >= _ENOUGH_DB or columns[-1][1] > most_keys):
@@ -154,12 +148,10 @@ def _row(
         sums = local.sums(queries, SumSpec("hybrid", threshold=threshold, outputs=Outputs(error=True)))
         cost = (time.perf_counter() - start) / (exact_seconds * len(queries))
         posterior, keys = sums.posterior(channels), float(sums.keys_evaluated.double().mean())
-        error, off = posterior.error.numpy(), np.abs(posterior.mean.numpy() - reference)
-        agreement = -10 * np.log10(max(float(np.square(off).mean()), _ROUNDING**2))
-        factors = np.maximum(off - _ROUNDING, 0) / np.maximum(error, _ROUNDING)
-        own, overlapped = np.quantile(factors, [_QUANTILE, overlapping]).tolist()
-        rms = float(np.sqrt(np.square(off).mean() / max(np.square(error).mean(), _ROUNDING**2)))
-        columns.append((float(agreement), keys, cost, own, overlapped, rms))
+        agreement, own, overlapped, rms = measure_errors(
+            posterior.mean, reference, posterior.error, local.index.manifest.patch_pixels
+        )
+        columns.append((agreement, keys, cost, own, overlapped, rms))
     seen, touched, cost_row, scale, overlap_scale, rms_scale = zip(*columns, strict=True)
     margin = next((margin for most, margin in _MARGINS if sigma <= most), 0.0)
     promised = [

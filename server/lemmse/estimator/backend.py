@@ -20,7 +20,7 @@ from lemmse.estimator.gaussians import Gaussians
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import SumSpec
-from lemmse.estimator.sums import PosteriorSums
+from lemmse.estimator.sums import Outputs, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.images.stack import Images, Pixel
 from lemmse.index.images.volumes import planes_around
@@ -71,8 +71,21 @@ class Backend(ABC):
 
     @property
     def compiled_hybrid(self) -> bool:
-        """Whether mode hybrid can sum, whose compiled loops run on the CPU only."""
+        """Whether mode hybrid sums by its compiled loops, to which calibrations apply."""
         return self.device.type == "cpu"
+
+    def hybrid_computes(self, outputs: Outputs, *, white: bool) -> bool:
+        """Return whether mode hybrid can compute these outputs.
+
+        Its compiled loops run on the CPU only. The summary statistics of a group are along principal axes:
+        with a precision for each pixel they give neither bounds nor the mean of whole patches, and in no case
+        the variances of the pixels of patches. The heaviest key is searched for, which not all backends can.
+        """
+        if not self.compiled_hybrid or (outputs.top and not self.searches):
+            return False
+        if outputs.patch and (outputs.bounds or outputs.variance):
+            return False
+        return white or not (outputs.bounds or outputs.patch)
 
     @property
     @abstractmethod

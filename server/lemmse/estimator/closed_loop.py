@@ -66,7 +66,7 @@ def sums_to_accuracy(queries: ImageQueries, n: NDArray[np.int64], plan: SumPlan,
         if float(result.square.sum()) <= target:
             break
         again = _worst(result.square, target / 2)
-        rows = n[again.numpy()]
+        rows = n[again.cpu().numpy()]
         if number < _ROUNDS:
             new = _sums_at(queries, rows, plan, goal, plan.spec.threshold - _STEP * number)
         else:
@@ -91,7 +91,7 @@ def _sums_at(
     scale = point.overlap_error_scale if plan.spec.outputs.patch else point.error_scale
     return LoopSums(
         sums,
-        torch.full((len(n), 1), scale, dtype=torch.float64),
+        torch.full((len(n), 1), scale, dtype=torch.float64, device=error.device),
         (point.rms_scale * error).square().mean(dim=1),
         sums.keys_evaluated,
     )
@@ -99,8 +99,8 @@ def _sums_at(
 
 def _exact_sums(queries: ImageQueries, n: NDArray[np.int64], plan: SumPlan) -> LoopSums:
     sums = queries.sums(n, plan.spec.exact())
-    ones, zeros = torch.ones(len(n), 1, dtype=torch.float64), torch.zeros(len(n), dtype=torch.float64)
-    return LoopSums(sums, ones, zeros, sums.keys_evaluated)
+    none = torch.zeros(len(n), dtype=torch.float64, device=sums.log_max.device)
+    return LoopSums(sums, none[:, None] + 1, none, sums.keys_evaluated)
 
 
 def _worst(square: Tensor, target: float) -> Tensor:

@@ -36,6 +36,11 @@ class ImageQueries(Protocol):
     """The query patches of one image, one for each pixel."""
 
     @property
+    def pixels(self) -> int:
+        """Number of pixels, D·H·W."""
+        ...
+
+    @property
     def work(self) -> int:
         """Number of pairs of a query and a distinct key that counts for it, doubled for weighted products."""
         ...
@@ -326,11 +331,16 @@ class _WeightedQueries:
         self._variance = tau2 * (1 - self._share)
 
     @property
+    def pixels(self) -> int:
+        """Number of pixels, D·H·W."""
+        return math.prod(self._y.shape[:3])
+
+    @property
     def work(self) -> int:
         """Twice the number of pairs of a query and a distinct key: weighted products are twice as long."""
         if self.gaussian_share == 1:
             return 0
-        return int(2 * math.prod(self._y.shape[:3]) * self._backend.index.manifest.distinct)
+        return int(2 * self.pixels * self._backend.index.manifest.distinct)
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""

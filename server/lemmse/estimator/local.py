@@ -1,5 +1,6 @@
 """The backend for keys in this process."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -13,12 +14,13 @@ from lemmse.estimator.covariances import Covariances, key_covariances
 from lemmse.estimator.device_rows import require_memory
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.fused import FusedKeys, row_bytes
+from lemmse.estimator.fused_hybrid import FusedHybrid
 from lemmse.estimator.hybrid import KeyTree, estimate_log_z, hybrid_sums, load_tree
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries, sum_over_strata
 from lemmse.estimator.sum_spec import SumSpec
-from lemmse.estimator.sums import PosteriorSums
+from lemmse.estimator.sums import Outputs, PosteriorSums
 from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.index import Index
 
@@ -68,6 +70,7 @@ class LocalBackend(Backend):
             self.keys.load()
         self.fused = FusedKeys.of(self.keys)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
+        self.fused_hybrid = None if self.fused is None else FusedHybrid(self.key_tree, self.fused)
 
     def prepare(self) -> None:
         """Load the search of topk, and compile what sums."""
@@ -119,8 +122,21 @@ class LocalBackend(Backend):
                 return topk_sums(keys, self.neighbours, queries, spec)
             case "estimate":
                 return estimate_log_z(self.key_tree, queries, spec)
+            case _ if self.fused_hybrid is not None:
+                return self.fused_hybrid.sums(queries, spec)
             case _:
                 return hybrid_sums(self.key_tree, queries, spec)
+
+    @property
+    def compiled_hybrid(self) -> bool:
+        """Whether mode hybrid sums by its compiled loops, to which calibrations apply."""
+        return self.fused_hybrid is None and super().compiled_hybrid
+
+    def hybrid_computes(self, outputs: Outputs, *, white: bool) -> bool:
+        """Return whether mode hybrid can compute these outputs."""
+        if self.fused_hybrid is not None:
+            return white and self.fused_hybrid.computes(replace(outputs, top=0))
+        return super().hybrid_computes(outputs, white=white)
 
     def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
         """Return the covariances over all keys of a stratum."""

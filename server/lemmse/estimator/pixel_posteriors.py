@@ -118,12 +118,14 @@ def _with_error(
     scale: Tensor,
 ) -> tuple[Posterior, Tensor | int]:
     """Return the posterior of hybrid, its mean clipped, with its error; and the keys evaluated for it."""
-    low, high = queries.range_of_mean(n)
+    low, high = (bound.to(posterior.mean.device) for bound in queries.range_of_mean(n))
     # The statistics of a group may shift the mean beyond the range that contains the exact mean.
     posterior = replace(posterior, mean=torch.clamp(posterior.mean, low, high))
     widest = torch.maximum(posterior.mean - low, high - posterior.mean)
     if plan.certify_db is None or queries.sigma is None:
-        return replace(posterior, error=torch.minimum(posterior.error * scale, widest) + ROUNDING), 0
+        return replace(
+            posterior, error=torch.minimum(posterior.error * scale.to(widest.device), widest) + ROUNDING
+        ), 0
     bounded = queries.sums(n, _bound_spec(plan.spec, plan.certify_db, posterior.mean, backend))
     bound = bounded.posterior(backend.index.manifest.channels).error_bound
     return replace(posterior, error=torch.minimum(bound, widest) + ROUNDING), bounded.keys_evaluated

@@ -13,6 +13,7 @@ from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.image_queries import ImageQueries
 from lemmse.estimator.observation import Observation
+from lemmse.estimator.sampled_calibration import calibrate_on_sample
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
 from lemmse.estimator.sums import HEAVIEST, Outputs
 from lemmse.index import Index
@@ -127,17 +128,20 @@ def plan_sums(
     """
     index, sigma, accuracy_db = backend.index, queries.sigma, requested_accuracy(options)
     outputs = _outputs(index, options, refinement)
-    calibration = index.manifest.calibration if sigma is not None else None
+    # Calibrations are of the compiled loops.
+    calibration = index.manifest.calibration if sigma is not None and backend.compiled_hybrid else None
     point = None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
     mode = options.mode
     if mode == "auto":
-        cheap = queries.work * backend.index.patch_length <= exact_work
+        # On a GPU, hybrid was not seen to be faster: see decision 31.
+        cheap = not backend.compiled_hybrid or queries.work * index.patch_length <= exact_work
         futile = point is not None and (point.accuracy_db < accuracy_db or point.cost >= 1)
         mode = "exact" if cheap or futile else "hybrid"
     k = options.k or DEFAULT_K
     if mode == "topk" and backend.searches and k * _FEW >= max(backend.extent.counts):
         mode = "exact"
-    if mode == "hybrid" and not _hybrid_computes(backend, queries, outputs, options.certified):
+    asked = replace(outputs, bounds=options.certified)
+    if mode == "hybrid" and not backend.hybrid_computes(asked, white=sigma is not None):
         mode = "exact"
     certify = mode == "hybrid" and options.certified
     nprobe = options.nprobe or DEFAULT_NPROBE
@@ -158,6 +162,10 @@ def plan_sums(
     )
     if mode != "hybrid":
         return SumPlan(spec)
+    if not backend.compiled_hybrid and sigma is not None:
+        calibration = calibrate_on_sample(queries, spec, index, sigma, accuracy_db)
+        point = calibration.plan(sigma, accuracy_db)
+        spec = replace(spec, threshold=point.threshold)
     goal = None
     if calibration is not None and sigma is not None and options.budget is None:
         goal = Goal(accuracy_db, sigma, calibration)
@@ -176,20 +184,6 @@ def _threshold(point: OperatingPoint | None, sigma: float | None, accuracy_db: f
         return point.threshold
     at_0_db, per_db = _UNCALIBRATED_WEIGHTED if sigma is None else _UNCALIBRATED
     return at_0_db + per_db * accuracy_db
-
-
-def _hybrid_computes(backend: Backend, queries: ImageQueries, outputs: Outputs, certified: bool) -> bool:
-    """Return whether hybrid can compute these outputs.
-
-    Its loops run on the CPU only. The summary statistics of a group are along principal axes: with a
-    precision for each pixel they give neither bounds nor the mean of whole patches, and in no case the
-    variances of the pixels of patches. The heaviest key is searched for, which only some backends can.
-    """
-    if not backend.compiled_hybrid or (outputs.top and not backend.searches):
-        return False
-    if outputs.patch and (certified or outputs.variance):
-        return False
-    return queries.sigma is not None or not (certified or outputs.patch)
 
 
 def plan_whole_images(index: Index, options: Options, refinement: Refinement, cancelled: Cancel) -> SumPlan:

@@ -180,7 +180,7 @@ class PosteriorSums:
 
     @property
     def log_z(self) -> Tensor:
-        """log Σ w, (Q,)."""
+        """Logarithm of Σ w, (Q,)."""
         return self.log_max + self.moments[:, 0].log()
 
     def posterior(self, t_length: int) -> "Posterior":

@@ -147,7 +147,10 @@ class Groups(NamedTuple):
         cross = np.zeros((len(mean), self.cross.shape[1], p, LANES), np.float32)
         cross[:, :, :leading] = self.cross[:, :, :leading]
         return Moments(
-            *(_in_rows(values, self.size) for values in (mean, variance, self.target, self.target_variance, cross)),
+            *(
+                _in_rows(values, self.size)
+                for values in (mean, variance, self.target, self.target_variance, cross)
+            ),
             low=self.low,
             high=self.high,
             target_low=self.target_low,

@@ -169,7 +169,7 @@ class Launch:
         share = torch.exp2(log2_w - largest)  # (S, Q)
         return self._posterior_sums(
             largest,
-            torch.einsum("sqv,sq->qv", sums[:, :count].double(), share),
+            self._moments(torch.einsum("sqv,sq->qv", sums[:, :count].double(), share)),
             (squares[:, :count].double() * share.square()).sum(dim=0),
             torch.einsum("spqv,sq->pqv", patches[:, :, :count].double(), share),
         )
@@ -202,7 +202,7 @@ class Launch:
 
         return self._posterior_sums(
             largest,
-            added(sums.double() * share[:, None]),
+            added(self._moments(sums.double()) * share[:, None]),
             added(squares.double() * share.square()),
             torch.stack([added(part.double() * share[:, None]) for part in patches]),
         )
@@ -244,15 +244,17 @@ class Launch:
             )
         return outcome
 
+    def _moments(self, sums: Tensor) -> Tensor:
+        """Return Σ w, Σ w t and Σ w t² from the columns of the kernel, which have two parts of each."""
+        half = self._columns // 2
+        fine = 2.0**-FINE_BITS * sums[:, half : half + self._rows]
+        return 2.0**-WEIGHT_BITS * (sums[:, : self._rows] + fine)
+
     def _posterior_sums(
-        self, largest: Tensor, sums: Tensor, squares: Tensor, patches: Tensor
+        self, largest: Tensor, moments: Tensor, squares: Tensor, patches: Tensor
     ) -> PosteriorSums:
         """Return posterior sums from those relative to the largest log2 w of each query, (Q,)."""
-        outputs, queries, count = self._outputs, self._queries, len(largest)
-        weight, half = 2.0**-WEIGHT_BITS, self._columns // 2
-        moments = weight * (
-            sums[:, : self._rows] + 2.0**-FINE_BITS * sums[:, half : half + self._rows]
-        )
+        outputs, queries, count, weight = self._outputs, self._queries, len(largest), 2.0**-WEIGHT_BITS
         w2 = weight**2 * squares
         # The largest precision is that of the scale, and float32 would round what all keys have in common.
         common = queries.exact_scale * queries.constant

@@ -1,4 +1,4 @@
-"""Mode hybrid on a GPU: groups of keys that matter are summed by the fused kernel, all others by their moments.
+"""Mode hybrid on a GPU: groups that matter are summed by the fused kernel, all others by their moments.
 
 The modules, from the top level down:
 

@@ -7,13 +7,11 @@ of `scores`. It is imported only where it runs: on a GPU, or in Triton's interpr
 import triton
 import triton.language as tl
 
-__all__ = ["COLUMNS", "closed_kernel", "probe_kernel"]
-
-COLUMNS = 3, 4
-"""Columns of the sums: three, and four for each target."""
+__all__ = ["closed_kernel", "probe_kernel"]
 
 _ABSENT = tl.constexpr(-1e30)
 _LARGEST_LOG = tl.constexpr(40.0)
+_LARGEST_S = tl.constexpr(80.0)
 _TINY = tl.constexpr(1e-20)
 _VARIANCE_FACTOR = tl.constexpr(1.3)
 _TAIL = tl.constexpr(4 / 80)
@@ -57,7 +55,7 @@ def probe_kernel(  # type: ignore[no-untyped-def]
     spread,  # float32, (Q, G)
     gaussian,  # float32, (Q, G)
     constants,  # float32, (6, G)
-    masses,  # float32, (S, 3, Q): out, the largest log mass, the sum of all relative to it, the largest of all
+    masses,  # float32, (S, 3, Q): out, the largest limited log mass, Σ w relative to it, the largest log mass
     heaviest,  # int64, (S, Q): out, the group with the largest of all
     Q,
     G,
@@ -80,7 +78,7 @@ def probe_kernel(  # type: ignore[no-untyped-def]
         here = group < G
         inside = (rows < Q)[:, None] & here[None, :]
         at = rows.to(tl.int64)[:, None] * G + group[None, :]
-        log_mass, jensen, s, s_max, nearest = _scores(
+        log_mass, jensen, _s, _s_max, _nearest = _scores(
             square, spread, gaussian, constants, zero, zero, at, inside, G, group, here, precision
         )
         trusted = tl.minimum(log_mass, jensen + GAIN)
@@ -100,79 +98,86 @@ def probe_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _column(sums, column, number: tl.constexpr, values):  # type: ignore[no-untyped-def]
-    """Add the sums over groups of some values to a column of the sums."""
-    return sums + tl.where(column[None, :] == number, tl.sum(values, 1)[:, None], 0.0)
-
-
-@triton.jit
 def closed_kernel(  # type: ignore[no-untyped-def]
-    square,  # float32, (Q, G); out, the masses, if PATCH
-    spread,  # float32, (Q, G); out, the masses times min(1, s_max / s), if PATCH
+    square,  # float32, (Q, G)
+    spread,  # float32, (Q, G)
     gaussian,  # float32, (Q, G)
     shift,  # float32, (T, Q, G)
     constants,  # float32, (6, G)
     targets,  # float32, (2T, G)
     log_z,  # float32, (Q,)
     limits,  # float32, (Q,): the largest error of a group that stays closed
-    nearest_group,  # int64, (Q,): is opened in any case
+    summed,  # int8, (Q, G): whether a group was summed before
     opened,  # int8, (Q, G): out, whether to open a group
-    sums,  # float32, (S, Q, C): out, Σ w, Σ w², Σ a², and for each target Σ w t, Σ w t², Σ a² t, Σ a² t²
+    sums,  # float32, (S, T, 7, Q): out, Σ w, Σ w², Σ a², Σ w t, Σ w t², Σ a² t, Σ a² t²
+    masses,  # float32, (2, Q, G): out, w, and w min(1, s_max / s), if PATCH
     Q,
     G,
     QG,
     precision,
     T: tl.constexpr,
-    C: tl.constexpr,
     PATCH: tl.constexpr,
     SPLIT: tl.constexpr,
     BQ: tl.constexpr,
     BG: tl.constexpr,
 ):
-    """Choose the groups of a split to open, and sum over the others, relative to e^log_z."""
+    """Choose the groups of a split to open, and sum over the others, relative to e^log_z, for one target."""
     rows = tl.program_id(0) * BQ + tl.arange(0, BQ)
     split = tl.program_id(1)
+    c = tl.program_id(2)
     valid = rows < Q
     z = tl.load(log_z + rows, mask=valid, other=0.0)
     limit = tl.load(limits + rows, mask=valid, other=0.0)
-    own = tl.load(nearest_group + rows, mask=valid, other=-1)
     reach = tl.sqrt(tl.maximum(-2.0 * z, 0.0))
-    column = tl.arange(0, C)
-    total = tl.zeros((BQ, C), tl.float32)
+    # Sums over groups are reduced at the end: in the loop that would take longer than all else.
+    w = tl.zeros((BQ, BG), tl.float32)
+    w2 = tl.zeros((BQ, BG), tl.float32)
+    a2 = tl.zeros((BQ, BG), tl.float32)
+    wt = tl.zeros((BQ, BG), tl.float32)
+    wt2 = tl.zeros((BQ, BG), tl.float32)
+    a2t = tl.zeros((BQ, BG), tl.float32)
+    a2t2 = tl.zeros((BQ, BG), tl.float32)
     for block in range(SPLIT // BG):
         group = split * SPLIT + block * BG + tl.arange(0, BG)
         here = group < G
         inside = valid[:, None] & here[None, :]
         at = rows.to(tl.int64)[:, None] * G + group[None, :]
-        log_mass, jensen, s, s_max, nearest = _scores(
+        log_mass, _jensen, s, s_max, nearest = _scores(
             square, spread, gaussian, constants, z, reach, at, inside, G, group, here, precision
         )
         once = tl.minimum(s, s_max)
         mass = tl.exp(tl.minimum(log_mass, _LARGEST_LOG))
-        error = tl.where(
-            s > s_max, tl.exp(tl.minimum(nearest, _LARGEST_LOG)), mass * (tl.exp(tl.minimum(once, 80.0)) - 1.0)
-        )
-        opens = ((error > limit[:, None]) | (group.to(tl.int64)[None, :] == own[:, None])) & inside
-        tl.store(opened + at, opens.to(tl.int8), mask=inside)
-        closed = inside & (opens == 0)
+        rare = tl.exp(tl.minimum(nearest, _LARGEST_LOG))
+        error = tl.where(s > s_max, rare, mass * (tl.exp(tl.minimum(once, _LARGEST_S)) - 1.0))
+        left = inside & (tl.load(summed + at, mask=inside, other=1) == 0)
+        opens = left & (error > limit[:, None])
+        closed = left & (error <= limit[:, None])
         mass = tl.where(closed, mass, 0.0)
         square_error = tl.where(closed, error * error, 0.0)
         twice = tl.minimum(2.0 * s, s_max)
         growth = twice * (2.0 * s - 0.5 * twice) - 2.0 * once * (s - 0.5 * once)
         share = tl.exp(tl.minimum(growth - _row(constants, 0, G, group, here), 0.0))
-        total = _column(total, column, 0, mass)
-        total = _column(total, column, 1, mass * mass * share)
-        total = _column(total, column, 2, square_error)
         shrink = s_max / tl.maximum(s, s_max)
-        for c in tl.static_range(T):
-            moved = tl.load(shift + c * QG + at, mask=inside, other=0.0)
-            t = _row(targets, c, G, group, here) + shrink * moved
-            t2 = _row(targets, T + c, G, group, here) + t * t
-            total = _column(total, column, 3 + 4 * c, mass * t)
-            total = _column(total, column, 4 + 4 * c, mass * t2)
-            total = _column(total, column, 5 + 4 * c, square_error * t)
-            total = _column(total, column, 6 + 4 * c, square_error * t2)
-        if PATCH:
-            tl.store(square + at, mass, mask=inside)
-            tl.store(spread + at, mass * shrink, mask=inside)
-    tl.store(sums + (split * Q + rows)[:, None] * C + column[None, :], total, mask=valid[:, None])
+        moved = tl.load(shift + c * QG + at, mask=inside, other=0.0)
+        t = tl.load(targets + c * G + group, mask=here, other=0.0)[None, :] + shrink * moved
+        t2 = tl.load(targets + (T + c) * G + group, mask=here, other=0.0)[None, :] + t * t
+        w += mass
+        w2 += mass * mass * share
+        a2 += square_error
+        wt += mass * t
+        wt2 += mass * t2
+        a2t += square_error * t
+        a2t2 += square_error * t2
+        if c == 0:
+            tl.store(opened + at, opens.to(tl.int8), mask=inside)
+            if PATCH:
+                tl.store(masses + at, mass, mask=inside)
+                tl.store(masses + QG + at, mass * shrink, mask=inside)
+    out = sums + (split * T + c) * 7 * Q + rows
+    tl.store(out, tl.sum(w, 1), mask=valid)
+    tl.store(out + Q, tl.sum(w2, 1), mask=valid)
+    tl.store(out + 2 * Q, tl.sum(a2, 1), mask=valid)
+    tl.store(out + 3 * Q, tl.sum(wt, 1), mask=valid)
+    tl.store(out + 4 * Q, tl.sum(wt2, 1), mask=valid)
+    tl.store(out + 5 * Q, tl.sum(a2t, 1), mask=valid)
+    tl.store(out + 6 * Q, tl.sum(a2t2, 1), mask=valid)

@@ -37,6 +37,8 @@ class Closed(NamedTuple):
     """Whether to open a group, int8, (Q, G)."""
     sums: PosteriorSums
     """The sums over all other groups."""
+    masses: Tensor
+    """Σ w of each of these, and this times min(1, s_max / s), if there are sums over patches, (2, Q, G)."""
 
 
 def probe(tables: GroupTables, distances: Distances, most: int) -> Probe:
@@ -71,13 +73,10 @@ def close(
     distances: Distances,
     log_z: Tensor,
     threshold: float,
-    nearest: Tensor,
+    summed: Tensor,
     outputs: Outputs,
 ) -> Closed:
     """Return the groups to open, and the sums over all others except those over patches.
-
-    If these are wanted, `distances.square` becomes the masses, and `distances.spread` these times
-    min(1, s_max / s).
 
     Parameters
     ----------
@@ -86,21 +85,21 @@ def close(
     log_z : Tensor
         Estimate of log Σ w, float32, (Q,).
     threshold : float
-        log a of the groups to open.
-    nearest : Tensor
-        A group that each query opens in any case, int64, (Q,).
+        Groups with a larger log a are opened.
+    summed : Tensor
+        Groups that are neither opened nor among the others, int64, (Q, n).
     outputs : Outputs
         The sums to compute.
     """
-    from lemmse.estimator.fused_hybrid.group_kernel import COLUMNS, closed_kernel  # imports Triton
+    from lemmse.estimator.fused_hybrid.group_kernel import closed_kernel  # imports Triton
 
     (q, g), t = distances.square.shape, tables.t_length
     splits = -(-g // _SPLIT)
-    first, each = COLUMNS
-    columns = 1 << (first + each * t - 1).bit_length()
-    opened = torch.empty(q, g, dtype=torch.int8, device=log_z.device)
-    sums = torch.empty(splits, q, columns, device=log_z.device)
-    closed_kernel[-(-q // _BLOCKS["BQ"]), splits](
+    done = torch.zeros(q, g, dtype=torch.int8, device=log_z.device).scatter_(1, summed, 1)
+    opened = torch.empty_like(done)
+    sums = torch.empty(splits, t, 7, q, device=log_z.device)
+    masses = torch.empty(2 * outputs.patch, q, g, device=log_z.device)
+    closed_kernel[-(-q // _BLOCKS["BQ"]), splits, t](
         distances.square,
         distances.spread,
         distances.gaussian,
@@ -109,22 +108,22 @@ def close(
         tables.targets,
         log_z,
         torch.full_like(log_z, math.exp(min(threshold, _LARGEST_THRESHOLD))),
-        nearest,
+        done,
         opened,
         sums,
+        masses,
         q,
         g,
         q * g,
         tables.precision,
         T=t,
-        C=columns,
         PATCH=outputs.patch,
         SPLIT=_SPLIT,
         **_BLOCKS,
     )
-    total = sums.double().sum(dim=0)
-    w, w2, a2 = total[:, :1], total[:, 1:2], total[:, 2:3]
-    wt, wt2, a2t, a2t2 = (total[:, first + i : first + each * t : each] for i in range(each))
+    total = sums.double().sum(dim=0).permute(1, 2, 0)  # (7, Q, T)
+    w, w2, a2 = (one[:, :1] for one in total[:3])
+    wt, wt2, a2t, a2t2 = total[3:]
     empty = PosteriorSums.empty(q, t, 0, replace(outputs, patch=False), log_z.device)
     return Closed(
         opened,
@@ -135,16 +134,18 @@ def close(
             w2=w2 if outputs.ess else empty.w2,
             error_variance=torch.cat([a2, a2t, a2t2], dim=1) if outputs.error else empty.error_variance,
         ),
+        masses,
     )
 
 
-def patch_sums(tables: GroupTables, u: Tensor, distances: Distances, basis: Basis) -> Tensor:
-    """Return Σ w v along the pixels over closed groups, float64, (Q, P), after `close`.
+def patch_sums(tables: GroupTables, u: Tensor, masses: Tensor, basis: Basis) -> Tensor:
+    """Return Σ w v along the pixels over closed groups, float64, (Q, P), given their masses of `close`.
 
     The mean patch of a group is μ + min(1, s_max / s) D (D + σ² I)⁻¹ (u − μ).
     """
-    groups, mass, moved = tables.groups, distances.square, distances.spread
+    groups, (mass, moved) = tables.groups, masses
     kept = groups.variance * tables.gain
     along = mass @ groups.mean - moved @ (kept * groups.mean) + (moved @ kept) * u
     axes, mean = (torch.from_numpy(values).to(u.device).double() for values in (basis.axes, basis.mean))
-    return along.double() @ axes.T + mass.sum(dim=1, keepdim=True).double() * mean
+    sums: Tensor = along.double() @ axes.T + mass.sum(dim=1, keepdim=True).double() * mean
+    return sums

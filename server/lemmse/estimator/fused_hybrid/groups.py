@@ -13,12 +13,7 @@ from lemmse.estimator.hybrid import KeyTree
 from lemmse.index.clustering.moments import Moments
 from lemmse.index.storage.packing import LANES
 
-__all__ = ["SPAN", "KeyGroups"]
-
-SPAN = 512
-"""Number of lanes of a span."""
-_MOST_KEYS = SPAN - LANES
-"""Most keys of a group of several leaves: those of one span, wherever it begins."""
+__all__ = ["KeyGroups"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +40,35 @@ class KeyGroups:
     """Group g has the spans first_span[g] … first_span[g + 1] − 1, int64, (G + 1,)."""
 
     @classmethod
-    def of(cls, key_tree: KeyTree, fused: FusedKeys, stratum: int) -> "KeyGroups":
-        """Return the groups of a stratum that has keys."""
+    def of(cls, key_tree: KeyTree, fused: FusedKeys, stratum: int, span: int) -> "KeyGroups":
+        """Return the groups of a stratum that has keys.
+
+        Parameters
+        ----------
+        key_tree : KeyTree
+            The keys and their leaves.
+        fused : FusedKeys
+            The keys for the kernel.
+        stratum : int
+            Number of the stratum.
+        span : int
+            Number of lanes of a span, a power of two. Several leaves are a group if they fit into one.
+        """
         keys, tree = key_tree.keys, key_tree.tree
         first, last = np.searchsorted(tree.leaf_keys, keys.strata[stratum : stratum + 2])
-        begins = _begins(tree.leaf_keys[first : last + 1], keys.packed.first_row, tree.cell_leaves - first)
+        begins = _begins(
+            tree.leaf_keys[first : last + 1], keys.packed.first_row, tree.cell_leaves - first, span
+        )
         leaves = np.arange(first, last)
         n = _by_group(tree.leaves.n, tree.leaves.size)[first:last].astype(np.int64)
         edges = np.append(begins, last - first)
         moments = Moments.merge(tree.leaves.moments(keys.p_length).take(leaves), n, edges)
         bounds = tree.leaf_keys[first + edges]
-        spans = [_spans(*fused.place(a, stratum), b - a, keys.p_length) for a, b in pairwise(bounds)]
+        places = [fused.place(int(first_key), stratum) for first_key in bounds[:-1]]
+        spans = [
+            _spans(*place, int(count), keys.p_length, span)
+            for place, count in zip(places, np.diff(bounds), strict=True)
+        ]
 
         def on_device(values: NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(keys.device)
@@ -78,13 +91,13 @@ class KeyGroups:
 
 
 def _begins(
-    leaf_keys: NDArray[np.int64], first_row: NDArray[np.int64], cell_leaves: NDArray[np.int64]
+    leaf_keys: NDArray[np.int64], first_row: NDArray[np.int64], cell_leaves: NDArray[np.int64], span: int
 ) -> NDArray[np.int64]:
     """Return the first leaf of each group: a new one begins with each cell and each part of the keys."""
     cuts = set(cell_leaves.tolist()) | set(np.searchsorted(leaf_keys, first_row).tolist())
     begins, first = [], 0
     for leaf, (start, stop) in enumerate(pairwise(leaf_keys.tolist())):
-        if leaf in cuts or leaf == 0 or stop - first > _MOST_KEYS:
+        if leaf in cuts or leaf == 0 or stop - first > span - LANES:
             begins.append(leaf)
             first = start
     return np.array(begins)
@@ -97,10 +110,10 @@ def _by_group(values: NDArray[np.float32], size: NDArray[np.int64]) -> NDArray[n
 
 
 def _spans(
-    begin: int, row: int, lane: int, count: int, p_length: int
+    begin: int, row: int, lane: int, count: int, p_length: int, span: int
 ) -> list[tuple[int, int, int, int]]:
     """Return the spans of `count` keys, given the place of the first, see `FusedKeys.place`."""
     return [
-        (begin + skipped * p_length, row + skipped, max(0, lane - skipped), min(SPAN, lane + count - skipped))
-        for skipped in range(0, lane + count, SPAN)
+        (begin + skipped * p_length, row + skipped, max(0, lane - skipped), min(span, lane + count - skipped))
+        for skipped in range(0, lane + count, span)
     ]

@@ -38,4 +38,5 @@ def list_queries(
     places = torch.repeat_interleave(blocks_of)
     listed = torch.full((len(places) * block,), -1, dtype=torch.int64, device=span.device)
     listed[place] = query
-    yield from zip(listed.split(most), places.split(most // block), strict=True)
+    if len(places):
+        yield from zip(torch.split(listed, most), torch.split(places, most // block), strict=True)

@@ -89,5 +89,5 @@ class GroupTables:
         )
 
     def bytes_of_query(self) -> int:
-        """Return the size of the distances of a query, and of a byte for each group."""
-        return len(self.groups) * (4 * (3 + self.t_length) + 1)
+        """Return the size of what a query has for all groups: distances, masses, and two bytes for each."""
+        return len(self.groups) * (4 * (3 + self.t_length + 2) + 2)

@@ -15,13 +15,13 @@ from lemmse.estimator.cancellation import raise_if_cancelled
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.fused_hybrid.group_sums import close, patch_sums, probe
-from lemmse.estimator.fused_hybrid.groups import SPAN, KeyGroups
+from lemmse.estimator.fused_hybrid.groups import KeyGroups
 from lemmse.estimator.fused_hybrid.lists import list_queries
 from lemmse.estimator.fused_hybrid.scores import GroupTables
 from lemmse.estimator.hybrid import KeyTree
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sum_spec import SumSpec
-from lemmse.estimator.sums import MEAN_ONLY, Outputs, PosteriorSums
+from lemmse.estimator.sums import Outputs, PosteriorSums
 
 __all__ = ["FusedHybrid"]
 
@@ -31,8 +31,10 @@ _BLOCK = 16_384
 """Most queries that are summed at once."""
 _SMALL_BLOCK = 256
 """The same where Triton's interpreter runs."""
+_SPAN = 512
+"""Number of lanes of a span of the kernel."""
 _CANDIDATES = 8
-"""Number of groups whose keys are summed for the estimate of Σ w."""
+"""Number of groups whose keys are summed in any case, and for the estimate of Σ w."""
 _BYTES = 1 << 30
 """Most bytes of partial sums at once."""
 _TOO_HIGH = 8.0
@@ -48,10 +50,12 @@ class FusedHybrid:
         The keys and their leaves.
     fused : FusedKeys
         The keys for the kernel.
+    span : int
+        Number of keys of a span of the kernel, and of a group at most, unless a leaf has more.
     """
 
-    def __init__(self, key_tree: KeyTree, fused: FusedKeys) -> None:
-        self._key_tree, self._fused = key_tree, fused
+    def __init__(self, key_tree: KeyTree, fused: FusedKeys, span: int = _SPAN) -> None:
+        self._key_tree, self._fused, self._span = key_tree, fused, span
         self._groups: dict[int, KeyGroups] = {}
         self._lock = Lock()
         device = key_tree.keys.device
@@ -97,7 +101,7 @@ class FusedHybrid:
     def _groups_of(self, stratum: int) -> KeyGroups:
         with self._lock:
             if stratum not in self._groups:
-                self._groups[stratum] = KeyGroups.of(self._key_tree, self._fused, stratum)
+                self._groups[stratum] = KeyGroups.of(self._key_tree, self._fused, stratum, self._span)
             return self._groups[stratum]
 
     def _block(self, tables: GroupTables) -> int:
@@ -114,24 +118,16 @@ class FusedHybrid:
         u = ((queries.u.double() - self._mean) @ self._axes).float()
         distances = tables.distances(u)
         log_mass, candidates = probe(tables, distances, _CANDIDATES)
-        each = torch.arange(len(queries), device=u.device)
-        nearest, found = candidates[:, 0], None
-        heaviest = torch.full_like(log_mass, -torch.inf)
-        for column in candidates.T:
-            sums = self._key_sums(tables.groups, queries, each, column, MEAN_ONLY, form, spec)
-            nearest = column.where(sums.log_z > heaviest, nearest)
-            heaviest = torch.maximum(heaviest, sums.log_z)
-            found = sums if found is None else found.merge(sums)
+        each = torch.arange(len(queries), device=u.device).repeat_interleave(candidates.shape[1])
+        found = self._key_sums(tables.groups, queries, each, candidates.flatten(), outputs, form, spec)
         log_z = torch.logaddexp(found.log_z, log_mass).float()
-        opened, closed = close(tables, distances, log_z, spec.threshold, nearest, outputs)
+        opened, closed, masses = close(tables, distances, log_z, spec.threshold, candidates, outputs)
         if outputs.patch:
-            closed = replace(closed, patches=patch_sums(tables, u, distances, self._key_tree.basis))
-        del distances
+            closed = replace(closed, patches=patch_sums(tables, u, masses, self._key_tree.basis))
+        del distances, masses
         pairs = opened.nonzero()
-        of_keys = self._key_sums(tables.groups, queries, pairs[:, 0], pairs[:, 1], outputs, form, spec)
-        of_keys = of_keys.with_exact_errors(keys.t_length, outputs)
-        total = closed.merge(of_keys)
-        total = replace(total, keys_evaluated=total.keys_evaluated + found.keys_evaluated)
+        more = self._key_sums(tables.groups, queries, pairs[:, 0], pairs[:, 1], outputs, form, spec)
+        total = closed.merge(found.merge(more).with_exact_errors(keys.t_length, outputs))
         high = (log_z.double() - total.log_z > _TOO_HIGH).nonzero()[:, 0]
         if not len(high):
             return total
@@ -157,6 +153,6 @@ class FusedHybrid:
         total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, keys.device)
         for listed, places in list_queries(groups, query, group, LISTED_BLOCK, most):
             raise_if_cancelled(spec.cancelled)
-            total = total.merge(launch.listed_sums(groups.spans, SPAN, listed, places))
+            total = total.merge(launch.listed_sums(groups.spans, self._span, listed, places))
         evaluated = torch.zeros_like(total.keys_evaluated).index_add(0, query, groups.keys[group])
         return replace(total, keys_evaluated=evaluated)
