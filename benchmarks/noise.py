@@ -18,9 +18,9 @@ For each σ,
 For each peak, the mean number of counts for white,
 
     counts      has the PSNR in dB of the noisy images, of BM3D between Anscombe's transform and its unbiased
-                inverse, and of lemmse with aggregate overlap, or with `--quality best`: with white noise of the
-                mean variance, with the gain that was used and no dark noise, and with both estimated; and the
-                seconds of processor time for an image with white noise, and with the gain
+                inverse, and of lemmse with aggregate overlap, or with `--quality best`: with white noise of
+                the mean variance, with the gain that was used and no dark noise, and with both estimated; and
+                the seconds of processor time for an image with white noise, and with the gain
 """
 
 import argparse
