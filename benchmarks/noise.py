@@ -1,6 +1,6 @@
 """Unknown noise, and scores without the truth.
 
-    python -m benchmarks.noise IMAGES.npy INDEX [OTHER_INDEX...] [--images N] [--only TABLE]
+    python -m benchmarks.noise IMAGES.npy INDEX [OTHER_INDEX...] [--images N] [--size N] [--only TABLE]
 
 IMAGES.npy has clean images, (N, H, W, C), uint8 or float, that are not in INDEX, but like its training
 images; they are not like those of the other indexes. White noise is added, and counts of photons are drawn.
@@ -18,9 +18,9 @@ For each σ,
 For each peak, the mean number of counts for white,
 
     counts      has the PSNR in dB of the noisy images, of BM3D between Anscombe's transform and its unbiased
-                inverse, and of lemmse: with white noise of the mean variance, with the gain that was used and
-                no dark noise, and with both estimated; each with aggregate overlap, and with quality best;
-                and the seconds of processor time for an image of the first two of these with quality best
+                inverse, and of lemmse with aggregate overlap, or with `--quality best`: with white noise of
+                the mean variance, with the gain that was used and no dark noise, and with both estimated; and
+                the seconds of processor time for an image with white noise, and with the gain
 """
 
 import argparse
@@ -153,9 +153,15 @@ def by_anscombe(y: Image, gain: float, denoise: Callable[[Image, float], Image])
 
 
 def counts(
-    client: Client, index: str, images: list[Image], peak: int, denoise: Callable[[Image, float], Image]
+    client: Client,
+    index: str,
+    images: list[Image],
+    peak: int,
+    denoise: Callable[[Image, float], Image],
+    quality: str,
 ) -> dict[str, object]:
     """Return a row of table counts."""
+    asked: dict[str, Any] = {"quality": quality, "aggregate": "overlap" if quality == "paper" else None}
     gain = 1 / peak
     found: dict[str, list[float]] = {}
 
@@ -171,18 +177,13 @@ def counts(
             "stated": {"noise": "poisson-gaussian", "gain": gain, "sigma": 0.0},
             "estimated": {"noise": "poisson-gaussian", "sigma": "auto"},
         }
-        better: dict[str, dict[str, Any]] = {
-            "overlap": {"aggregate": "overlap"},
-            "best": {"quality": "best"},
-        }
-        for quality, asked in better.items():
-            for name, noise in ways.items():
-                start = time.process_time()
-                result = client.reconstruct(y, index=index, **ASKED, **asked, **noise)
-                seconds = time.process_time() - start
-                add(f"{name}, {quality}", psnr(result, x))
-                if quality == "best" and name != "estimated":
-                    add(f"s, {name}", seconds)
+        for name, noise in ways.items():
+            start = time.process_time()
+            result = client.reconstruct(y, index=index, **ASKED, **asked, **noise)
+            seconds = time.process_time() - start
+            add(name, psnr(result, x))
+            if name != "estimated":
+                add(f"s, {name}", seconds)
     return {"peak": peak} | {name: f"{np.mean(values):.2f}" for name, values in found.items()}
 
 
@@ -195,8 +196,11 @@ def main() -> None:
     parser.add_argument("indexes", nargs="+", type=Path)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--only", choices=("estimate", "scores", "counts"))
+    parser.add_argument("--quality", choices=("paper", "best"), default="paper", help="of table counts")
+    parser.add_argument("--size", type=int, help="cut the images to squares of this side")
     arguments = parser.parse_args()
     stack = np.load(arguments.source)[: arguments.images]
+    stack = stack[:, : arguments.size, : arguments.size]
     images = [np.asarray(x / 255 if stack.dtype == np.uint8 else x, np.float64) for x in stack]
     index, *others = (path.name for path in arguments.indexes)
     with connect(*arguments.indexes) as client:
@@ -205,8 +209,8 @@ def main() -> None:
         if arguments.only in (None, "scores"):
             print_rows([scores(client, index, others, images, sigma) for sigma in SIGMAS], f"{index}: scores")
         if arguments.only in (None, "counts"):
-            bm3d = load_bm3d()
-            print_rows([counts(client, index, images, peak, bm3d) for peak in PEAKS], f"{index}: counts")
+            asked = load_bm3d(), arguments.quality
+            print_rows([counts(client, index, images, peak, *asked) for peak in PEAKS], f"{index}: counts")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Poisson-Gaussian noise: its estimate, and the fixed point of noise maps beside the exact posterior."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,6 +178,17 @@ def test_the_answer_is_that_for_the_noise_at_itself(small, gain, sigma):
     assert (answer.diagnostics.gain, answer.diagnostics.sigma) == (None, ())
     (heaviest,) = small.explain_pixel(stated, ExplainOptions(pixel=(3, 4), top=1)).contributors
     assert heaviest.weight == pytest.approx(expected(s).weights[3, 4].max(), rel=1e-3)
+
+
+@pytest.mark.parametrize("estimator", ["le-mmse", "mmse"])
+def test_the_map_is_that_of_an_answer_without_gaussians(grey, estimator):
+    y = counted(ramps(20, 24), 1 / 100, 0.02, 0)
+    stated = noisy(y, gain=1 / 100, sigma=0.02)
+    options = Options(estimator=estimator, gaussian_share=0.3 if estimator == "le-mmse" else None)
+    without = replace(options, gaussian_share=0.0)
+    mapped = settle(stated, grey.index.manifest, lambda one: grey.answer(one, without).image)
+    found, expected = (grey.answer(one, options).image for one in (stated, mapped))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_derivative_is_that_at_the_noise_of_the_answer(grey):

@@ -260,7 +260,8 @@ class Reconstructor:
             measurement = measurement.with_noise(estimate)
         if measurement.gain is not None:
             require_map(self._backend, "noise")
-            plain = replace(options, maps=frozenset())
+            # Gaussians take most of the time of noise maps, and change the means of patches hardly at all.
+            plain = replace(options, maps=frozenset(), gaussian_share=0.0)
             measurement = settle(
                 measurement, self.index.manifest, lambda one: self._answer(one, plain, cancelled).image
             )
