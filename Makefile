@@ -4,7 +4,9 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # deepinv needs a torchvision, and that another torch than the other tests have.
 INTEGRATIONS := .venv-integrations
-PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+# One process for each core, so one thread of the BLAS for each process: more of them wait for each other at work.
+RUN_TESTS := -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python $(RUN_TESTS)
 
 .PHONY: audit browser clean demo docs lint paper stubs test test-fast test-integrations test-oldest test-packages
 
@@ -38,7 +40,7 @@ test-oldest:
 	$(PYTHON) -m venv build/oldest
 	build/oldest/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
 	VIRTUAL_ENV=build/oldest build/oldest/bin/uv pip install --quiet --resolution lowest-direct -e '.[dev]'
-	build/oldest/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m 'not slow'
+	OPENBLAS_NUM_THREADS=1 build/oldest/bin/python $(RUN_TESTS) -m 'not slow'
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check

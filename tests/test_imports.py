@@ -91,14 +91,21 @@ def test_each_generated_module_can_be_imported_first(stub):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "module", ["", ".aio.remote", ".cli", ".demo", ".estimate_noise", ".reconstruct", ".remote"]
-)
-def test_the_client_is_light(module):
-    code = f"import sys, lemmse.client{module}; print(*sys.modules)"
+def loaded_by(*modules: str) -> set[str]:
+    """Names of the modules in a new process that has imported these."""
+    code = f"import sys, {', '.join(f'lemmse.{module}' for module in modules)}; print(*sys.modules)"
     done = run_process([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
-    assert not HEAVY & set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_the_client_is_light():
+    names = ("aio.remote", "cli", "demo", "estimate_noise", "reconstruct", "remote")
+    assert not HEAVY & loaded_by("client", *(f"client.{name}" for name in names))
+
+
+def test_to_build_and_to_inspect_an_index_takes_no_torch():
+    assert not {"numba", "torch"} & loaded_by("builder.build", "builder.inspect", "index", "index.reading")
 
 
 def imported_names(path: Path) -> set[str]:

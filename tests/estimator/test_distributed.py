@@ -21,7 +21,7 @@ from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.indexes import few_at_a_time
 from tests.support.oracle import agreement
-from tests.support.problems import PROBLEMS, mosaic
+from tests.support.problems import KINDS, mosaic
 from tests.support.processes import start_process
 
 pytestmark = pytest.mark.slow
@@ -134,7 +134,7 @@ def test_excluded_images_are_left_out_on_workers(whole, parts, mode, exclude):
     ]
 
 
-@pytest.fixture(scope="module", params=PROBLEMS, ids=lambda problem: problem.name)
+@pytest.fixture(scope="module", params=KINDS, ids=lambda problem: problem.name)
 def problem(request):
     return request.param
 

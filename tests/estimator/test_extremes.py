@@ -16,7 +16,7 @@ from lemmse.estimator.observation import as_observation
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.key_oracle import KeyOracle
-from tests.support.problems import PROBLEMS
+from tests.support.problems import KINDS
 from tests.support.whole_oracle import emmse_oracle, mmse_oracle
 
 MAPS = ("variance", "ess", "log_density")
@@ -88,7 +88,7 @@ def assert_bounded(subject, result, expected):
             assert (found - error <= known.high + rounding).all()
 
 
-@pytest.fixture(scope="module", params=PROBLEMS, ids=lambda problem: problem.name)
+@pytest.fixture(scope="module", params=KINDS, ids=lambda problem: problem.name)
 def of_problem(request, tmp_path_factory):
     return Subject(request.param.build(tmp_path_factory.mktemp("problem")), request.param.shape)
 

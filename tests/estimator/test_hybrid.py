@@ -444,3 +444,11 @@ def test_no_request_compiles_what_was_prepared(index):
     for asked in ({}, {"mask": y > 0.3}, {"maps": ["error"], "error": "certified", "budget": 100}):
         server.reconstruct(y, sigma=0.2, mode="hybrid", **asked)
     assert [list(loop.signatures) for loop in (probe, traverse)] == compiled
+
+
+def test_all_groups_have_one_layout(local):
+    """The loops are compiled anew for each."""
+    tree = local.key_tree.tree
+    assert len(tree.cell_leaves) > 2
+    for groups in (tree.cells, tree.leaves):
+        assert {name for name, values in groups._asdict().items() if not values.flags.c_contiguous} == set()

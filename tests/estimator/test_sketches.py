@@ -58,6 +58,16 @@ def distances(local, u: torch.Tensor) -> np.ndarray:
     return np.minimum.reduceat(of_keys, local.key_tree.tree.leaf_keys[:-1], axis=1)
 
 
+@numba.njit
+def compiled_scan_cell(*arguments):
+    scan_cell(*arguments)
+
+
+@numba.njit
+def compiled_cells_within(*arguments):
+    return cells_within(*arguments)
+
+
 def scanned(local, u: torch.Tensor, distance: float) -> np.ndarray:
     """Leaves in which a scan of all cells finds a key that may be within a distance, (Q, L)."""
     key_tree, count = local.key_tree, len(u)
@@ -69,7 +79,8 @@ def scanned(local, u: torch.Tensor, distance: float) -> np.ndarray:
     for cell, (first, end) in enumerate(pairwise(tree.cell_leaves.tolist())):
         chosen, cells = np.full(count, 6, np.uint32), np.zeros(count, np.uint32)
         words = np.full((count, widest), 2**32 - 1, np.uint32)  # of another cell
-        scan_cell(radius, cell, patches, queries, chosen, np.uint32(4), tree, sketches, scan, words, cells)
+        bit = np.uint32(4)
+        compiled_scan_cell(radius, cell, patches, queries, chosen, bit, tree, sketches, scan, words, cells)
         bits = np.unpackbits(words.view(np.uint8), bitorder="little", axis=1)[:, : end - first]
         np.testing.assert_array_equal(cells, np.where(bits.any(axis=1), 4, 0))
         found[:, first:end] = bits
@@ -98,7 +109,8 @@ def test_no_cell_with_a_nearer_key_is_missed(local, seed, noise, share):
     patches, scan = as_patches(Queries.white(u, 1.0), key_tree), allocate_scan(1, 1)
     for q in range(len(u)):
         for number, (first, size) in enumerate(zip(tree.cells.first, tree.cells.size, strict=True)):
-            bits = int(cells_within(np.float32(distance), number, patches, q, key_tree.sketches, scan))
+            arguments = np.float32(distance), number, patches, q, key_tree.sketches, scan
+            bits = int(compiled_cells_within(*arguments))
             missed = [k for k in range(size) if nearest[q, first + k] < distance and not bits >> k & 1]
             assert not missed
 

@@ -290,3 +290,16 @@ def test_a_full_disk_is_told_and_leaves_no_index(source, tmp_path):
     build([source], tmp_path / "index")  # goes on, now that there is room
     open_index(tmp_path / "index")
     assert sorted(os.listdir(tmp_path)) == ["index", "x.npy"]
+
+
+def test_all_of_an_index_is_on_the_disk_before_it_appears(source, tmp_path, monkeypatch):
+    out, flushed, fsync = tmp_path / "out", set(), os.fsync
+
+    def flush(descriptor):
+        if not out.exists():
+            flushed.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    build([source], out, patch_size=3)
+    assert {path.stat().st_ino for path in (out, *out.rglob("*"))} <= flushed

@@ -27,15 +27,28 @@ WAYS = {
 }
 
 
-def made(folder, seed, several=False):
-    """An index of random images at a folder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    images = np.random.default_rng(seed).random((6, 8, 8)).astype(np.float32)
-    np.save(folder.parent / f"{seed}.npy", images)
-    with pytest.MonkeyPatch.context() as patched:
-        if several:
-            few_at_a_time(patched, keys=100)
-        return build([folder.parent / f"{seed}.npy"], folder, patch_size=3)
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """Indexes of random images, by their seed and whether they have several shards."""
+    folders = {}
+    for seed, several in ((1, False), (1, True), (2, False)):
+        folder = tmp_path_factory.mktemp("original")
+        np.save(folder / "x.npy", np.random.default_rng(seed).random((6, 8, 8)).astype(np.float32))
+        with pytest.MonkeyPatch.context() as patched:
+            if several:
+                few_at_a_time(patched, keys=100)
+            folders[seed, several] = build([folder / "x.npy"], folder / "index", patch_size=3)
+    return folders
+
+
+@pytest.fixture
+def made(originals):
+    """Put an index of a seed in a folder."""
+
+    def make(folder, seed, several=False):
+        return shutil.copytree(originals[seed, several], folder)
+
+    return make
 
 
 def answers(lemmse):
@@ -51,26 +64,26 @@ def require_same(one, other):
     assert one[1:] == other[1:]
 
 
-def remove(folder, tmp_path):
+def remove(folder, tmp_path, made):
     shutil.rmtree(folder)
 
 
-def replace(folder, tmp_path):
+def replace(folder, tmp_path, made):
     shutil.rmtree(folder)
     made(folder, seed=2)
 
 
-def rename(folder, tmp_path):
+def rename(folder, tmp_path, made):
     folder.rename(tmp_path / "elsewhere")
     made(folder, seed=2)
 
 
-def add(folder, tmp_path):
+def add(folder, tmp_path, made):
     np.save(tmp_path / "more.npy", np.zeros((1, 8, 8), np.float32))
     update([tmp_path / "more.npy"], folder)
 
 
-def make_unreadable(folder, tmp_path):
+def make_unreadable(folder, tmp_path, made):
     for path in [*folder.rglob("*")][::-1]:
         path.chmod(0)
 
@@ -85,11 +98,11 @@ def mapped(request, monkeypatch):
 @pytest.mark.usefixtures("mapped")
 @pytest.mark.parametrize("several", [False, True], ids=["one shard", "several shards"])
 @pytest.mark.parametrize("happens", [remove, replace, rename, add, make_unreadable])
-def test_what_happens_to_the_folder_changes_no_answer(tmp_path, happens, several):
+def test_what_happens_to_the_folder_changes_no_answer(tmp_path, originals, made, happens, several):
     folder = made(tmp_path / "index", seed=1, several=several)
-    expected = answers(Reconstructor(open_index(made(tmp_path / "same" / "index", seed=1, several=several))))
+    expected = answers(Reconstructor(open_index(originals[1, several])))
     lemmse = Reconstructor(open_index(folder))
-    happens(folder, tmp_path)
+    happens(folder, tmp_path, made)
     require_same(answers(lemmse), expected)
 
 
@@ -103,7 +116,7 @@ def overwrite(path):
 
 @pytest.mark.parametrize("moved", [False, True], ids=["in its place", "elsewhere"])
 @pytest.mark.parametrize("change", [truncate, overwrite])
-def test_a_file_that_is_changed_changes_no_answer_or_is_data_loss(tmp_path, mapped, change, moved):
+def test_a_file_that_is_changed_changes_no_answer_or_is_data_loss(tmp_path, made, mapped, change, moved):
     folder = made(tmp_path / "index", seed=1)
     lemmse = Reconstructor(open_index(folder))
     expected = answers(lemmse)
@@ -124,7 +137,7 @@ def test_a_file_that_is_changed_changes_no_answer_or_is_data_loss(tmp_path, mapp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_an_open_index_holds_one_descriptor(tmp_path, mapped):
+def test_an_open_index_holds_one_descriptor(tmp_path, made, mapped):
     folder = made(tmp_path / "index", seed=1, several=True)
     before = os.listdir("/proc/self/fd")
     index = open_index(folder)
@@ -137,7 +150,7 @@ def test_an_open_index_holds_one_descriptor(tmp_path, mapped):
 
 
 @pytest.mark.parametrize("link", ["file", "folder", "version", "manifest"])
-def test_links_are_not_followed(tmp_path, link):
+def test_links_are_not_followed(tmp_path, made, link):
     folder = made(tmp_path / "index", seed=1)
     path = {
         "file": folder / "1/shards/0000/arrays.zarr/keys/c/0/0/0",
@@ -151,7 +164,7 @@ def test_links_are_not_followed(tmp_path, link):
         open_index(folder)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_not_waited_for(tmp_path, made):
     folder = made(tmp_path / "index", seed=1)
     for name in ("1/sources.json", "1/manifest.json", "CURRENT"):
         (folder / name).unlink()
@@ -161,14 +174,14 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_calibration_leaves_an_index_alone_that_took_the_place_of_its_own(tmp_path):
+def test_calibration_leaves_an_index_alone_that_took_the_place_of_its_own(tmp_path, made):
     folder = made(tmp_path / "index", seed=1)
     index = open_index(folder)
     replaced = []
 
     def progress(stage, done, total):
         if not replaced:
-            replaced.append(replace(folder, tmp_path))
+            replaced.append(replace(folder, tmp_path, made))
 
     with pytest.raises(Aborted, match="another took its place"):
         calibrate_index(index, progress=progress)
@@ -207,7 +220,7 @@ with open(sys.argv[2] + "/file", "wb+") as file:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="for the signals of Linux")
-def test_a_server_survives_a_file_that_is_cut_short_while_it_is_read(tmp_path):
+def test_a_server_survives_a_file_that_is_cut_short_while_it_is_read(tmp_path, made):
     one, other = made(tmp_path / "one", seed=1), made(tmp_path / "other", seed=2)
     done = run_process([sys.executable, "-c", SURVIVES, str(one), str(other)])
     assert done.stdout.splitlines() == [

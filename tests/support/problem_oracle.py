@@ -61,7 +61,8 @@ def problem_oracle(training, y, sigma, p, a, b, boundary="circular", stride=1) -
     positions = [(i, j) for i in range(height) for j in range(width)]
     rows = [patch_indices(shape, i, j, p, boundary) for i, j in positions]
     z = b @ y.reshape(-1)
-    keys = [[(b @ a @ x.reshape(-1))[r] for r in rows] for x in training]
+    measured = [b @ (a @ x.reshape(-1)) for x in training]
+    keys = [[x[r] for r in rows] for x in measured]
     inside = [
         boundary != "valid"
         or (i - p // 2 >= 0 and j - p // 2 >= 0 and i - p // 2 + p <= height and j - p // 2 + p <= width)

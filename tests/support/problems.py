@@ -150,3 +150,18 @@ PROBLEMS = [
         "random, epsilon, valid", "inpaint:FILE", "epsilon:0.1", mask=random((6, 6, 1)), boundary="valid"
     ),
 ]
+
+SAME_SUMS = (
+    "motion by file, wiener",
+    "square, agnostic",
+    "random, mask",
+    "grid, mask",
+    "grid, mask, reflect",
+    "grid, epsilon",
+    "random, epsilon, valid",
+)
+KINDS = [problem for problem in PROBLEMS if problem.name not in SAME_SUMS]
+"""One problem of each kind of keys, strata and channels.
+
+The others differ in the operator or the boundary only, which have done their part when the sums begin.
+"""

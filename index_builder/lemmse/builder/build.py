@@ -13,7 +13,6 @@ from lemmse.builder.cluster import on_local_workers, on_scheduler
 from lemmse.builder.sizes import parse_bytes
 from lemmse.builder.tables import describe
 from lemmse.builder.zarr_errors import silence_zarr
-from lemmse.calibration import calibrate_index
 from lemmse.client.exits import report
 from lemmse.client.file_flags import as_axes, as_range
 from lemmse.client.progress import report_progress
@@ -228,6 +227,8 @@ def build(
                 build_index(sources, out, progress=progress, run=run, notice=notice, **options)
         index = open_unverified(out)  # it has just been written
         if calibrated and index.manifest.calibration is None:
+            from lemmse.calibration import calibrate_index  # torch, which a build does not need, loads slowly
+
             try:
                 with suppress(TooFewImages):
                     calibrate_index(index, seed=index.manifest.seed, progress=progress)

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from lemmse.calibration import PICTURE_SIGMAS
 from lemmse.index import Index
 from lemmse.index.storage import Calibration, Pictures
 from lemmse.index.storage.folder import about_index
@@ -40,7 +39,8 @@ def cost_table(name: str, calibration: Calibration) -> Table:
 def comparison_table(measured: Mapping[str, Pictures]) -> Table:
     """Return a table of the PSNR of quality "best" for several indexes, by σ."""
     table = Table("sigma", *map(escape, measured), title="PSNR of the best pictures of each index, in dB")
-    for sigma, *row in zip(PICTURE_SIGMAS, *(one.best_db for one in measured.values()), strict=True):
+    sigmas = next(iter(measured.values())).sigmas  # of all indexes
+    for sigma, *row in zip(sigmas, *(one.best_db for one in measured.values()), strict=True):
         cells = (f"[bold]{db:.2f}[/bold]" if db == max(row) else f"{db:.2f}" for db in row)
         table.add_row(f"{sigma:g}", *cells)
     return table

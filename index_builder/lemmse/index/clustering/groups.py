@@ -93,10 +93,10 @@ class Groups(NamedTuple):
             target_variance=np.ascontiguousarray(interleave(moments.target_variance)),
             cross=_aligned(_pad_even(interleave(moments.cross), axis=2)[:, :, :leading]),
             isotropic=np.stack([variance.sum(axis=1) / p, count], axis=1),
-            low=moments.low,
-            high=moments.high,
-            target_low=moments.target_low,
-            target_high=moments.target_high,
+            low=np.ascontiguousarray(moments.low),
+            high=np.ascontiguousarray(moments.high),
+            target_low=np.ascontiguousarray(moments.target_low),
+            target_high=np.ascontiguousarray(moments.target_high),
         )
 
     def replaced(

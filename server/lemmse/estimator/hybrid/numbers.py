@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from lemmse.estimator.hybrid.kernel_cache import find_cache
@@ -32,24 +33,29 @@ _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn", "nnan"},
     "error_model": "numpy",
-    "cache": find_cache(find_cache),
 }
 """Fast-math: sums may be reordered, which vector instructions require; infinities keep their meaning."""
+_KEPT = find_cache(find_cache)
+"""Whether there is a folder for compiled functions."""
 _NO_CALLS: dict[str, Any] = {"forceinline": True, "_nrt": False}
 """Inline functions: calls with many array arguments, and reference counts, take longer than the sums."""
 
 
 def compiled(function: _Function) -> _Function:
-    """Return a function that is compiled at its first call and inlined into compiled callers.
+    """Return a function that is compiled as a part of the compiled functions that call it, and inlined there.
 
-    It releases the interpreter lock and may not allocate arrays.
+    It may not allocate arrays. A call from Python is not compiled: the conversion of the arguments of such
+    calls took half of the time to compile.
     """
-    return cast(_Function, numba.njit(**_OPTIONS, **_NO_CALLS)(function))
+    return register_jitable(**_OPTIONS, **_NO_CALLS)(function)
 
 
 def compiled_to_allocate(function: _Function) -> _Function:
-    """Return a compiled function as `compiled` does, but one that may allocate arrays and is not inlined."""
-    return cast(_Function, numba.njit(**_OPTIONS)(function))
+    """Return a function that is compiled at its first call, also from Python, and kept for other processes.
+
+    It may allocate arrays, is not inlined, and releases the interpreter lock.
+    """
+    return cast(_Function, numba.njit(cache=_KEPT, **_OPTIONS)(function))
 
 
 @compiled
