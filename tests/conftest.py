@@ -1,14 +1,18 @@
 """Fixtures that several parts share: a tiny index, a server of it, and all kinds of client."""
 
 import asyncio
+import inspect
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from lemmse.client import Client, aio, connect
 from lemmse.index import build
@@ -18,6 +22,14 @@ from tests.support.blocking import Blocking, event_loop
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
+
+# Before click 8.2, its runner mixed stderr into stdout by default.
+if "mix_stderr" in inspect.signature(CliRunner).parameters:
+    CliRunner.__init__ = partialmethod(CliRunner.__init__, mix_stderr=False)
+
+# A first example that imports or compiles something takes longer than the others: that is no failure.
+hypothesis.settings.register_profile("lemmse", deadline=None)
+hypothesis.settings.load_profile("lemmse")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
-# Builds wheel and sdist into FOLDER/dist and tries them outside of the repository, in new environments: the client with
-# its shell completion and its types, the server, and Dask. PYTHON chooses the interpreter.
+# Builds sdist and wheel into FOLDER/dist and tries them outside of the repository, in new environments: the server with
+# Dask, the client with its shell completion and its types, and both together. Each extra must resolve with the pinned
+# versions; GPUs need no extra, but another build of torch (docs/gpu.md). PYTHON chooses the interpreter.
 #     tests/packages.sh FOLDER
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
-mkdir -p "$1" && cd "$1" && rm -rf dist client server trial
+mkdir -p "$1" && cd "$1" && rm -rf dist tools client server trial unpacked && mkdir trial
 python=${PYTHON:-python3}
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=1
-unset PYTHONPATH
 constraints=$repository/constraints.txt
+unset PYTHONPATH
+# uv does not read what pip is told of folders with wheels, as of torch's CPU build.
+export UV_FIND_LINKS=${PIP_FIND_LINKS:-}
 
-environment() { # NAME REQUIREMENT…
-    local name=$1
-    shift
-    "$python" -m venv "$name"
-    "$name/bin/python" -m pip install -c "$constraints" "$@"
+install() { # NAME REQUIREMENT…
+    tools/bin/uv pip install --quiet --python "$1/bin/python" -c "$constraints" "${@:2}"
 }
 
 fail() {
@@ -22,26 +21,54 @@ fail() {
     exit 1
 }
 
+"$python" -m venv tools
+tools/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+install tools mypy 'pyright[nodejs]==1.1.414'
 # The sdist is built from the sources, the wheel from the sdist.
-environment tools build==1.6.1 mypy 'pyright[nodejs]==1.1.414'
-tools/bin/python -m build --outdir dist "$repository" >/dev/null
+tools/bin/uv build --quiet --python "$python" --out-dir dist "$repository"
 wheel=$(echo "$PWD"/dist/lemmse-*.whl)
 version=$(basename "$wheel" | cut -d- -f2)
 
-environment client "$wheel"
+# The server and Dask, from the sdist. The server compiles its loops while the client is tried.
+tools/bin/uv venv --quiet --python "$python" server
+install server "$(echo "$PWD"/dist/lemmse-*.tar.gz)[dask]"
+server/bin/python - <<'PROGRAM'
+import numpy as np
+
+from lemmse.client import connect
+from lemmse.index import build
+
+rng = np.random.default_rng(0)
+np.save("trial/images.npy", rng.random((3, 12, 12), np.float32))
+build(["trial/images.npy"], "trial/index", patch_size=3)
+PROGRAM
+server/bin/python -c 'import distributed; from lemmse.estimator.distributed import *'
+server/bin/lemmse serve trial/index --listen 127.0.0.1:0 >listening &
+process=$!
+trap 'kill $process 2>/dev/null || true' EXIT
+
+tools/bin/uv venv --quiet --python "$python" client
+install client "$wheel"
 [ "$(client/bin/lemmse --version)" = "lemmse $version" ] || fail "lemmse --version is not $version"
 for heavy in torch faiss numba zarr; do
     client/bin/python -c "import $heavy" 2>/dev/null && fail "the client brought $heavy"
 done
-[[ $(_LEMMSE_COMPLETE=bash_source client/bin/lemmse) == *complete*lemmse* ]] || fail "no shell completion"
-completed=$(COMP_WORDS='lemmse hea' COMP_CWORD=1 _LEMMSE_COMPLETE=bash_complete client/bin/lemmse)
-[ "$completed" = "plain,health" ] || fail "lemmse hea<TAB> gave $completed"
-status=0
-client/bin/lemmse serve 2>message || status=$?
+for shell in bash zsh fish; do
+    script=$(_LEMMSE_COMPLETE=${shell}_source client/bin/lemmse)
+    [[ $script == *complet*lemmse* ]] || fail "no completion for $shell"
+done
+completed=$(
+    PATH=$PWD/client/bin:$PATH
+    eval "$(_LEMMSE_COMPLETE=bash_source lemmse)"
+    COMP_WORDS=(lemmse hea) COMP_CWORD=1
+    _lemmse_completion lemmse
+    echo "${COMPREPLY[*]}"
+)
+[ "$completed" = health ] || fail "lemmse hea<TAB> gave $completed"
+client/bin/lemmse serve 2>message && fail "the client can serve"
 grep -q "pip install 'lemmse\[server\]'" message || fail "without the server: $(cat message)"
 
 # Types, as a program sees them that only has the package.
-mkdir trial
 cat >trial/program.py <<'PROGRAM'
 import numpy as np
 from numpy.typing import NDArray
@@ -66,21 +93,13 @@ tools/bin/pyright --pythonpath client/bin/python trial/program.py
 tools/bin/mypy --strict --python-executable client/bin/python trial/wrong.py >message && fail "mypy sees no types"
 tools/bin/pyright --pythonpath client/bin/python trial/wrong.py >message && fail "pyright sees no types"
 
-# The server and Dask, from the sdist; torch without CUDA where that is to be had.
-environment server "$(echo "$PWD"/dist/lemmse-*.tar.gz)[dask]"
-server/bin/python - <<'PROGRAM'
-import numpy as np
+for extra in $(tools/bin/python -m zipfile -e "$wheel" unpacked && sed -n 's/^Provides-Extra: //p' unpacked/*/METADATA); do
+    pins=$constraints
+    [ "$extra" = deepinv ] && pins=$repository/constraints-integrations.txt
+    tools/bin/uv pip install --quiet --dry-run --python client/bin/python -c "$pins" "$wheel[$extra]" || fail "$extra"
+done
 
-from lemmse.client import connect
-from lemmse.index import build
-
-rng = np.random.default_rng(0)
-np.save("trial/images.npy", rng.random((3, 12, 12), np.float32))
-build(["trial/images.npy"], "trial/index", patch_size=3)
-PROGRAM
-server/bin/lemmse serve trial/index --listen 127.0.0.1:0 >listening &
-process=$!
-trap 'kill $process 2>/dev/null || true' EXIT
+# Both together.
 until grep -q '^listening on ' listening; do
     kill -0 $process 2>/dev/null || fail "the server ended"
     sleep 0.2
@@ -99,5 +118,4 @@ with connect(f"grpc://{sys.argv[1]}") as client:
 assert result.image.shape == (8, 8) and np.ptp(result.image) < 1
 PROGRAM
 kill $process && wait $process
-server/bin/python -c 'import distributed; from lemmse.estimator.distributed import *'
 echo "packages of lemmse $version: built, installed, tried"

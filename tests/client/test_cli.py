@@ -131,6 +131,27 @@ def test_the_base_install_can_say_what_there_is(tmp_path):
     assert "reconstruct" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("lemmse ", list(cli._COMMANDS)),
+        ("lemmse ex", ["explain", "explore"]),
+        ("lemmse --v", ["--version"]),
+        ("lemmse reconstruct --mode h", ["hybrid"]),
+        ("lemmse nothing", []),
+    ],
+)
+def test_the_shell_completes_without_extras(words, completed):
+    asked = {
+        "_LEMMSE_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    done = run_process([sys.executable, "-c", WITHOUT_EXTRAS], env=os.environ | asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [f"plain,{word}" for word in completed]
+
+
 def test_a_closed_pipe_is_quiet():
     command = [*LEMMSE, "--help"]
     with start_process(command, stdout=PIPE, stderr=PIPE) as process:

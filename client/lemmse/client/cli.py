@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from lemmse.client.exits import INTERRUPTED, exit_status, report
 from lemmse.client.extras import required
@@ -64,6 +65,15 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, lazy.summary) for name, lazy in _COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # Those of click's group import every command that fits, to read its help.
+        names = [
+            CompletionItem(name, help=lazy.summary)
+            for name, lazy in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def main(self, *args: Any, **extra: Any) -> Any:
         _prepare_streams()

@@ -61,12 +61,14 @@ def report_progress(*, as_json: bool, unit: Literal["items", "bytes"] = "items")
     if as_json:
         yield _lines()
         return
+    if not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
     amounts = (column() for column in _AMOUNTS[unit])
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amounts, TimeRemainingColumn())
     with Bars(
         *columns,
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
         # Rich must redirect output to a terminal, so that the bars stay intact, but not output to a pipe.
         redirect_stdout=sys.stdout.isatty(),
         speed_estimate_period=math.inf,  # a single item may take minutes

@@ -20,6 +20,7 @@ _HINTS = {
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not of an authority that is trusted; name its own by "
     "root_certificates, or --root-certificates",
     "Hostname Verification": "its certificate is for another name or IP address",
+    "is not in peer certificate": "its certificate is for another name or IP address",  # so in gRPC 1.76
     "WRONG_VERSION_NUMBER": "does the server use TLS? without it, the scheme is grpc://",
 }
 """What to do, by what gRPC says of a connection that failed."""
