@@ -233,7 +233,7 @@ def noise_levels(steps: int, sigma_max: float, sigma_min: float) -> NDArray[np.f
     Examples
     --------
     >>> noise_levels(4, 10, 0.02).round(3).tolist()
-    [10.0, 1.988, 0.269, 0.02, 0.0]
+    [10.0, 2.169, 0.306, 0.02, 0.0]
 
     References
     ----------
