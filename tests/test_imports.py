@@ -35,6 +35,7 @@ ON_DEMAND = {
     "client/lemmse/client/estimate_noise.py": {"index"},
     "client/lemmse/client/reconstruct.py": {"index"},
     "client/lemmse/client/large_files.py": {"index"},
+    "client/lemmse/client/sample.py": {"index"},
     "client/lemmse/client/work.py": {"index"},
     "client/lemmse/integrations/deepinv.py": {"index"},
     "client/lemmse/client/slabs.py": {"index"},

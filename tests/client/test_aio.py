@@ -14,6 +14,7 @@ IMAGE = np.random.default_rng(2).random((5, 7))
 METHODS = [
     "reconstruct",
     "reconstruct_many",
+    "sample",
     "explain",
     "estimate_noise",
     "list_indexes",

@@ -104,6 +104,17 @@ def test_unlike(page: Page) -> None:
     assert page.names["marked"].mean() > 0.1
 
 
+def test_sampling(page: Page) -> None:
+    page.run(ROOT / "docs/sampling.md")
+    assert Image.open("grid.png").size == (49, 49)
+    np.testing.assert_array_equal(np.load("stack.npy"), page.names["images"])
+    known, images, completed = (page.names[name] for name in ("known", "images", "completed"))
+    np.testing.assert_allclose(completed[:, known], images[[0, 0]][:, known], atol=1e-6)
+    assert (completed[:, ~known] != images[[0, 0]][:, ~known]).mean() > 0.5
+    error = lambda one: np.square(one - images[0]).mean()  # noqa: E731
+    assert error(page.names["possible"]) < error(page.names["noisy"]) / 2
+
+
 @pytest.mark.slow
 def test_batch(page: Page) -> None:
     page.run(ROOT / "docs/tutorials/batch.md")

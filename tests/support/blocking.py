@@ -52,6 +52,9 @@ class Blocking:
     def reconstruct(self, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self._client.reconstruct(*args, **kwargs))
 
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wait(self._client.sample(*args, **kwargs))
+
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self._client.explain(*args, **kwargs))
 

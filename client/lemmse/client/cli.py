@@ -44,6 +44,7 @@ _COMMANDS = {
     "health": _Lazy("lemmse.client.health:health", "Ask servers whether they can answer."),
     "inspect": _Lazy("lemmse.builder.inspect:inspect", "Describe an index, and verify it."),
     "reconstruct": _Lazy("lemmse.client.reconstruct:reconstruct", "Reconstruct image files and folders."),
+    "sample": _Lazy("lemmse.client.sample:sample", "Draw images from what an index describes."),
     "serve": _Lazy("lemmse.server.command:serve", "Serve indexes over gRPC."),
     "token": _Lazy("lemmse.server.token_command:token", "Make a token for callers of a server."),
 }

@@ -27,7 +27,7 @@ from lemmse.contract.measurement import Measurement
 from lemmse.contract.results import Contributor
 from lemmse.index.files import open_stack
 
-__all__ = ["explain"]
+__all__ = ["explain", "read_image"]
 
 _MOST = 64
 """Largest number of patches or training images that are printed and drawn."""
@@ -141,7 +141,7 @@ def explain(
     targets = (server,) if server is not None else folders
     with connect(*targets, **secrets) as client, report_progress(as_json=as_json) as progress:
         index = client.get_index(index_name or "")
-        y = _read(image, index.channels)
+        y = read_image(image, index.channels, "IMAGE")
         question = Question(
             client=client, index=index, measurement=Measurement.checked(y, sigma=sigma, mask=mask)
         )
@@ -159,7 +159,7 @@ def explain(
             click.echo(json.dumps(_region_object(shares)) if as_json else _region_text(shares))
 
 
-def _read(path: Path, channels: int) -> NDArray[Any]:
+def read_image(path: Path, channels: int, argument: str) -> NDArray[Any]:
     """Return the only plane of a file, in intensities; masked where it was not observed."""
     try:
         with open_stack(path) as stack:
@@ -173,7 +173,7 @@ def _read(path: Path, channels: int) -> NDArray[Any]:
             missing = stack.missing(numbers)
             y = stack.scale.intensities(numbers)
     except LemmseError as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="IMAGE") from error
+        raise click.BadParameter(f"{path}: {error}", param_hint=argument) from error
     return y if missing is None else np.ma.masked_array(y, missing)
 
 

@@ -1,7 +1,7 @@
 """The interface of a client, the same for a server and for index folders in this process."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lemmse.client.arguments import as_name, as_timeout, time_left
 from lemmse.client.mosaic import Mosaic, is_large, settled
+from lemmse.client.sampling import Sampling
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
 from lemmse.contract.measurement import (
     AUTO,
@@ -301,6 +302,112 @@ class Client(Closable, ABC):
         batch = measurements(images, sigma, mask, nan=nan, noise=noise, gain=gain, range=range)
         return self._reconstruct_many(as_name(index), batch, options, as_timeout(timeout))
 
+    def sample(
+        self,
+        /,
+        shape: Sequence[int],
+        *,
+        count: int = 1,
+        steps: int = 20,
+        seed: int = 0,
+        solver: str = "ddim",
+        sigma_max: float = 10.0,
+        sigma_min: float = 0.02,
+        y: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        sigma: float = 0.0,
+        index: str | Mapping[float, str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> NDArray[np.float32]:
+        """Return images drawn from the distribution that the training patches describe.
+
+        Noise becomes an image along the probability flow dx/dσ = (x − D(x; σ)) / σ, with the posterior mean
+        D: `steps` or, for heun, 2 steps − 1 reconstructions of each image. The same arguments give the same
+        images; of two counts, the first images are the same.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Shape of an image, (H, W) or (H, W, C), or of a volume, as in `reconstruct`; of any size.
+        count : int
+            Number of images, >= 1.
+        steps : int
+            Number of steps, 1 to 10 000.
+        seed : int
+            Seed of the noise, >= 0.
+        solver : str
+            "ddim" takes Euler steps, which are those of DDIM; "heun" takes steps of second order.
+        sigma_max, sigma_min : float
+            Noise level at the start, and the last one before 0, in intensities of [0, 1], from 1e-4 to 1e4.
+        y : array, optional
+            A measurement of the images, of shape `shape`, as in `reconstruct`: they are drawn from those that
+            it allows.
+        mask : array, optional
+            Mask of y, 0 or False where it was not observed, as in `reconstruct`.
+        sigma : float
+            Noise standard deviation of y, in intensities of [0, 1]. With 0, the observed pixels of y are
+            kept, and there must be a mask.
+        index : str or mapping of float to str, optional
+            Name of the index, or names by the noise level from which upwards each is asked, one of them 0:
+            {0: "p5", 0.5: "p11"}. They must be of physics identity, pre-inverse identity and equivariance
+            none, and can be omitted as in `reconstruct`.
+        progress : callable, optional
+            Called as `progress(done, total)`, in reconstructions.
+        timeout : float, optional
+            Seconds to wait for all images.
+        **options
+            Options of `reconstruct`, such as aggregate or exclude, for every posterior mean. The mode is
+            hybrid unless it is given, or exact for an estimator other than "le-mmse".
+
+        Returns
+        -------
+        array, (count, *shape), float32
+            The images, in intensities of [0, 1], or in the range of y.
+
+        Raises
+        ------
+        LemmseError
+            There is no such image; the class of the error gives the reason.
+
+        References
+        ----------
+        Y. Song et al., arXiv 2011.13456, equation 13: the probability flow. J. Song et al., arXiv 2010.02502:
+        DDIM. T. Karras et al., arXiv 2206.00364: noise levels, and algorithm 1 for heun. M. Kamb, S. Ganguli,
+        arXiv 2412.20292: the posterior mean given a patch as the score.
+
+        Examples
+        --------
+        >>> def twice(client):  # a face, and the same face with its left half as it was measured
+        ...     (face,) = client.sample((56, 46), seed=3)
+        ...     mask = np.arange(46) < 23
+        ...     return face, client.sample((56, 46), y=face, mask=np.tile(mask, (56, 1)), seed=4)[0]
+        """
+        sampling = Sampling(
+            shape,
+            count=count,
+            steps=steps,
+            seed=seed,
+            solver=solver,
+            sigma_max=sigma_max,
+            sigma_min=sigma_min,
+            y=y,
+            mask=mask,
+            sigma=sigma,
+            index=index,
+            progress=progress,
+        )
+        means = Options(
+            **{"mode": "hybrid" if options.get("estimator", "le-mmse") == "le-mmse" else "exact"} | options
+        )
+        if means.maps:
+            raise InvalidArgument.of(
+                "maps", f"expected none for samples, got {', '.join(sorted(means.maps))}"
+            )
+        self._require_open()
+        return self.draw(sampling, means, as_timeout(timeout))
+
     def explain(
         self,
         y: ArrayLike,
@@ -485,6 +592,18 @@ class Client(Closable, ABC):
             for outcome in outcomes:
                 mosaic.take(outcome)
         return mosaic.result()
+
+    def draw(self, sampling: Sampling, options: Options, timeout: float | None) -> NDArray[np.float32]:
+        """Return samples, whose posterior means are taken round by round."""
+        left = time_left(timeout)
+        for name in sampling.names:
+            sampling.require_fit(self._get_index(name, left()))
+        for asked in sampling.rounds():
+            batch = iter(asked.measurements)
+            with closing(self._reconstruct_many(asked.index, batch, options, left())) as outcomes:
+                for outcome in outcomes:
+                    sampling.take(outcome)
+        return sampling.images
 
     @property
     def admin(self) -> "Admin":

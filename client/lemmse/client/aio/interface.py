@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from lemmse.client.arguments import time_left
 from lemmse.client.interface import Client, Closable, without_server
 from lemmse.client.mosaic import Mosaic, settled
+from lemmse.client.sampling import Sampling
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
@@ -81,6 +82,7 @@ class AsyncClient(Closable, ABC):
 
     reconstruct = awaited(Client.reconstruct)
     reconstruct_many = _iterated(Client.reconstruct_many)
+    sample = awaited(Client.sample)
     explain = awaited(Client.explain)
     vjp = awaited(Client.vjp)
     estimate_noise = awaited(Client.estimate_noise)
@@ -130,6 +132,18 @@ class AsyncClient(Closable, ABC):
             async for outcome in outcomes:
                 await asyncio.to_thread(mosaic.take, outcome)
         return mosaic.result()
+
+    async def draw(self, sampling: Sampling, options: Options, timeout: float | None) -> NDArray[np.float32]:
+        """Return samples, as `Client.draw` does."""
+        left = time_left(timeout)
+        for name in sampling.names:
+            sampling.require_fit(await self._get_index(name, left()))
+        for asked in sampling.rounds():
+            batch = iter(asked.measurements)
+            async with aclosing(self._reconstruct_many(asked.index, batch, options, left())) as outcomes:
+                async for outcome in outcomes:
+                    sampling.take(outcome)
+        return sampling.images
 
     @abstractmethod
     async def _close(self) -> None: ...
