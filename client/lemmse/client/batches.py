@@ -151,7 +151,7 @@ class Answer:
             self._incoming.add(part.chunk)
         if not self._incoming.complete:
             return None
-        return read_result(self._incoming).scaled(self._item.measurement.white_level)
+        return self._item.measurement.returned(read_result(self._incoming))
 
 
 def surplus(part: pb.ReconstructStreamResponse) -> MalformedMessage:

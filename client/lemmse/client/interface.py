@@ -39,6 +39,9 @@ class Client(Closable, ABC):
     raise the errors of `lemmse.client.errors`; `timeout` is the number of seconds after which a method raises
     DeadlineExceeded.
 
+    Arguments may be arrays of NumPy, torch, CuPy, Dask, xarray and other libraries of the array API standard,
+    on any device; an image and its maps are returned as arrays of the library of y.
+
     Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
     1/255 (uint8) or 1/65535 (uint16). Results are float32 in the range of the image: for a uint8 image, image
     and error are multiplied by 255, the variance by 255². Sigma and the bandwidth are always in intensities
@@ -164,8 +167,8 @@ class Client(Closable, ABC):
         Returns
         -------
         Result
-            The image and the maps, float32 or what `out` gives, in the shape and range of y, and diagnostics,
-            among them the estimated sigma and the PSNR to expect.
+            The image and the maps, float32 or what `out` gives, in the shape, range and kind of array of y,
+            and diagnostics, among them the estimated sigma and the PSNR to expect.
 
         Raises
         ------

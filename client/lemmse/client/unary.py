@@ -61,7 +61,7 @@ def reconstruct(index: str, measurement: Measurement, options: Options) -> Unary
     return Unary(
         lambda server: server.reconstruction.Reconstruct,
         attach(reconstruct_request(index, measurement, options), measurement.arrays),
-        lambda answer: read_result(Incoming(answer)).scaled(measurement.white_level),
+        lambda answer: measurement.returned(read_result(Incoming(answer))),
     )
 
 

@@ -3,7 +3,8 @@
 An image has the axes (H, W) or (H, W, C), a volume (D, H, W) or (D, H, W, C). An array with three axes may be
 either: the index that answers decides. Both are floats in intensities, [0, 1], or integers that encode them
 in steps of 1/255 (uint8) or 1/65535 (uint16). Integers are converted to intensities here; results are scaled
-back by `Measurement.white_level`. σ may be "auto": to be estimated from y where the index is.
+back by `Measurement.white_level`. Any arguments may be arrays of other libraries; results are of that of y.
+σ may be "auto": to be estimated from y where the index is.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
@@ -14,8 +15,10 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lemmse.contract.arrays import Restore, as_numpy, require_aligned, restorer
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.lines import one_line
+from lemmse.contract.results import Result
 from lemmse.contract.tensors import FloatArray, WireArray
 
 __all__ = ["AUTO", "NAN", "Mask", "Measurement", "Sigma", "measurements", "require_fit"]
@@ -53,6 +56,8 @@ class Measurement:
     "auto"."""
     mask: NDArray[np.bool_] | None
     """Bool, of y's shape or without channels, True where a pixel was observed; None if all were observed."""
+    restore: Restore | None = None
+    """Makes arrays of the kind of the original image from those of NumPy; None if it was of NumPy."""
 
     @classmethod
     def checked(cls, y: ArrayLike, *, sigma: Any, mask: Any, nan: Any = "error") -> "Measurement":
@@ -76,6 +81,8 @@ class Measurement:
             An argument has the wrong type or shape.
         """
         image, white_level = _as_image(y)
+        require_aligned("sigma", sigma, y)
+        require_aligned("mask", mask, y)
         observed = _as_mask(mask, image.shape)
         if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
             observed = _both(observed, ~np.ma.getmaskarray(y))
@@ -83,7 +90,18 @@ class Measurement:
             raise InvalidArgument.of("nan", f"expected one of {', '.join(NAN)}, got {nan!r}")
         if nan == "mask" and (missing := np.isnan(image)).any():
             observed = _both(observed, ~missing)
-        return cls(y=image, white_level=white_level, sigma=_as_sigma(sigma, image.shape), mask=observed)
+        return cls(
+            y=image,
+            white_level=white_level,
+            sigma=_as_sigma(sigma, image.shape),
+            mask=observed,
+            restore=restorer(y),
+        )
+
+    def returned(self, result: Result) -> Result:
+        """Return a result in intensities as one in the range of the image, and of its kind of array."""
+        result = result.scaled(self.white_level)
+        return result if self.restore is None else result.restored(self.restore)
 
     @property
     def arrays(self) -> dict[str, WireArray]:
@@ -258,10 +276,10 @@ def require_fit(argument: str, got: tuple[int, ...], shape: tuple[int, ...]) -> 
 def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:
     if argument != "y" and np.ma.is_masked(value):
         raise InvalidArgument.of(argument, "expected an array, got one with masked values; fill them")
+    value = as_numpy(argument, value)
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        # RuntimeError and TypeError: torch tensors that need a gradient or live on a GPU.
         raise InvalidArgument.of(
             argument, f"expected an array, got a {type(value).__name__}: {one_line(error)}"
         ) from error
