@@ -3,7 +3,8 @@
     python -m benchmarks.noise IMAGES.npy INDEX [OTHER_INDEX...] [--images N] [--only TABLE]
 
 IMAGES.npy has clean images, (N, H, W, C), uint8 or float, that are not in INDEX, but like its training
-images; they are not like those of the other indexes. White noise is added. For each σ,
+images; they are not like those of the other indexes. White noise is added, and counts of photons are drawn.
+For each σ,
 
     estimate    has the root mean square relative errors of σ: of the median of Haar coefficients (MAD), of
                 scikit-image's estimate_sigma, and of lemmse; the mean relative error and mean standard error
@@ -13,10 +14,18 @@ images; they are not like those of the other indexes. White noise is added. For 
                 mean square error of expected_psnr_db with either; the mean misfit, and that of the first
                 other index; how often quality="best" among all indexes takes the one with the highest PSNR,
                 with either, and by how much PSNR is below that, in dB
+
+For each peak, the mean number of counts for white,
+
+    counts      has the PSNR in dB of the noisy images, of BM3D between Anscombe's transform and its unbiased
+                inverse, and of lemmse: with white noise of the mean variance, with the gain that was used and
+                no dark noise, and with both estimated; each with aggregate overlap, and with quality best;
+                and the seconds of processor time for an image of the first two of these with quality best
 """
 
 import argparse
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +34,11 @@ from numpy.typing import NDArray
 from skimage.restoration import estimate_sigma
 
 from benchmarks.measures import print_rows
+from benchmarks.quality.classical import load_bm3d
 from lemmse.client import Client, Result, connect
 from lemmse.estimator.noise_estimate import median_sigma
 
+PEAKS = (1, 4, 16, 64, 255)
 SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
 ASKED: dict[str, Any] = {"mode": "hybrid", "accuracy_db": 40.0}
 
@@ -125,6 +136,56 @@ def scores(
     return row
 
 
+def by_anscombe(y: Image, gain: float, denoise: Callable[[Image, float], Image]) -> Image:
+    """Return an image of counts, denoised as one of white noise.
+
+    References
+    ----------
+    M. Mäkitalo, A. Foi, A closed-form approximation of the exact unbiased inverse of the Anscombe variance-
+    stabilizing transformation, IEEE Transactions on Image Processing 20 (2011).
+    """
+    stable = 2 * np.sqrt(y / gain + 3 / 8)
+    low, span = stable.min(), np.ptp(stable) or 1.0
+    d = np.maximum(denoise((stable - low) / span, 1 / span) * span + low, 2 * np.sqrt(3 / 8))
+    root = np.sqrt(3 / 2)
+    counts = d**2 / 4 + root / (4 * d) - 11 / (8 * d**2) + 5 * root / (8 * d**3) - 1 / 8
+    return np.asarray(gain * np.maximum(counts, 0))
+
+
+def counts(
+    client: Client, index: str, images: list[Image], peak: int, denoise: Callable[[Image, float], Image]
+) -> dict[str, object]:
+    """Return a row of table counts."""
+    gain = 1 / peak
+    found: dict[str, list[float]] = {}
+
+    def add(name: str, value: float) -> None:
+        found.setdefault(name, []).append(value)
+
+    for k, x in enumerate(images):
+        y = np.asarray(gain * np.random.default_rng([k, peak]).poisson(x / gain), np.float64)
+        add("noisy", -10 * np.log10(np.square(y - x).mean()))
+        add("BM3D", -10 * np.log10(np.square(by_anscombe(y, gain, denoise) - x).mean()))
+        ways: dict[str, dict[str, Any]] = {
+            "white": {"sigma": float(np.sqrt(gain * (y.mean() + 3 / 8 * gain)))},
+            "stated": {"noise": "poisson-gaussian", "gain": gain, "sigma": 0.0},
+            "estimated": {"noise": "poisson-gaussian", "sigma": "auto"},
+        }
+        better: dict[str, dict[str, Any]] = {
+            "overlap": {"aggregate": "overlap"},
+            "best": {"quality": "best"},
+        }
+        for quality, asked in better.items():
+            for name, noise in ways.items():
+                start = time.process_time()
+                result = client.reconstruct(y, index=index, **ASKED, **asked, **noise)
+                seconds = time.process_time() - start
+                add(f"{name}, {quality}", psnr(result, x))
+                if quality == "best" and name != "estimated":
+                    add(f"s, {name}", seconds)
+    return {"peak": peak} | {name: f"{np.mean(values):.2f}" for name, values in found.items()}
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(
@@ -133,16 +194,19 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("indexes", nargs="+", type=Path)
     parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--only", choices=("estimate", "scores"))
+    parser.add_argument("--only", choices=("estimate", "scores", "counts"))
     arguments = parser.parse_args()
     stack = np.load(arguments.source)[: arguments.images]
     images = [np.asarray(x / 255 if stack.dtype == np.uint8 else x, np.float64) for x in stack]
     index, *others = (path.name for path in arguments.indexes)
     with connect(*arguments.indexes) as client:
-        if arguments.only != "scores":
+        if arguments.only in (None, "estimate"):
             print_rows([estimates(client, index, images, sigma) for sigma in SIGMAS], f"{index}: estimate")
-        if arguments.only != "estimate":
+        if arguments.only in (None, "scores"):
             print_rows([scores(client, index, others, images, sigma) for sigma in SIGMAS], f"{index}: scores")
+        if arguments.only in (None, "counts"):
+            bm3d = load_bm3d()
+            print_rows([counts(client, index, images, peak, bm3d) for peak in PEAKS], f"{index}: counts")
 
 
 if __name__ == "__main__":

@@ -229,6 +229,11 @@ class TestXarray:
             xr.DataArray(np.ones((2, 3, 4), np.float32), {"z": [5, 6]}, ("z", "y", "x"), name="ess"),
         )
 
+    def test_a_vector_is_at_the_places_of_y(self, embedded: Client) -> None:
+        y = with_coordinates(Y[..., 0])
+        with pytest.raises(InvalidArgument, match="vector: expected the dimensions of y"):
+            embedded.vjp(y, sigma=0.2, vector=y.T)
+
     def test_a_data_set_is_no_array(self, embedded: Client) -> None:
         with pytest.raises(InvalidArgument, match=r"y: expected an array, got a Dataset: .*to_dataarray"):
             embedded.reconstruct(with_coordinates(Y).to_dataset(), sigma=0.2)
@@ -254,3 +259,29 @@ def test_explanations_and_estimates_of_any_kind(client: Client | Blocking, kind:
     asked = {"sigma": 0.2, "pixel": (1, 2), "top": 3}
     assert client.explain(make(Y), **asked) == client.explain(Y, **asked)
     assert client.estimate_noise(make(Y)) == client.estimate_noise(Y)
+
+
+def test_derivatives_are_of_the_kind_of_y(client: Client | Blocking, kind: tuple[Make, type]) -> None:
+    make, type_ = kind
+    vector = RNG.normal(size=SHAPE)
+    expected = client.vjp(Y, sigma=0.2, vector=vector)
+    for given in (vector, make(vector)):
+        found = client.vjp(make(Y), sigma=0.2, vector=given)
+        assert type(found) is type_
+        np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+def test_counts_of_any_kind(
+    client: Client | Blocking, kind: tuple[Make, type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, type_ = kind
+    stored = np.rint(4000 * Y).astype(np.int32)
+    noise = {"noise": "poisson-gaussian", "gain": 0.02, "sigma": 0.05, "range": (100, 4000)}
+    for options in (noise, noise | {"progress": lambda done, total: None}):
+        expected = client.reconstruct(stored, maps=MAPS, **options)
+        assert_same(client.reconstruct(make(stored), maps=MAPS, **options), expected, type_)
+    # As of an image that does not fit into a message, of which a remote client sends the surroundings.
+    for module in ("remote", "aio.remote"):
+        monkeypatch.setattr(f"lemmse.client.{module}.INLINE_BYTES", 100)
+    asked = {"pixel": (1, 2), "top": 3, **noise}
+    assert client.explain(make(stored), **asked) == client.explain(stored, **asked)

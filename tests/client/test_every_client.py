@@ -175,6 +175,71 @@ def test_anything_that_is_an_array(client):
         np.testing.assert_array_equal(client.reconstruct(y, sigma=0.2).image, expected)
 
 
+def slope(client, y, vector, direction, **options):
+    """The derivative of the sum of vector · reconstruction along a direction, by central differences."""
+    step = 1e-3
+    there, back = (
+        client.reconstruct(y + sign * step * direction, mode="exact", **options).image.astype(float)
+        for sign in (1, -1)
+    )
+    return np.sum(vector * (there - back)) / (2 * step)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"aggregate": "overlap"},
+        {"bandwidth": 0.1, "gaussian_share": 0.3},
+        {"index": "tiny", "mask": IMAGE > 0.3},
+        {"sigma": 0.1 + IMAGE},
+    ],
+)
+def test_vjp_is_the_slope_of_the_reconstruction(client, options):
+    options = {"sigma": 0.3} | options
+    vector, direction = np.random.default_rng(5).standard_normal((2, *IMAGE.shape))
+    product = client.vjp(IMAGE, vector=vector, **options)
+    assert (product.shape, product.dtype) == (IMAGE.shape, np.float32)
+    expected = slope(client, IMAGE, vector, direction, **options)
+    np.testing.assert_allclose(np.sum(product * direction), expected, atol=2e-3)
+
+
+def test_vjp_of_integers_has_the_unit_of_the_image(client):
+    y = np.round(255 * IMAGE).astype(np.uint8)
+    vector = np.random.default_rng(6).standard_normal(y.shape)
+    found = client.vjp(y, sigma=0.3, vector=vector)
+    np.testing.assert_allclose(found, client.vjp(y / 255, sigma=0.3, vector=vector), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument", "message"),
+    [
+        ({"vector": np.zeros((7, 5))}, "vector", "expected shape (5, 7), that of y, got (7, 5)"),
+        ({"vector": 1.0}, "vector", "got ()"),
+        ({"vector": None}, "vector", "expected numbers, got object"),
+        ({"vector": np.full((5, 7), 1j)}, "vector", "expected numbers, got complex128"),
+        ({"vector": np.full((5, 7), np.nan)}, "vector", "expected numbers within ±1e+20, got nan"),
+        ({"vector": np.full((5, 7), np.inf, np.float16)}, "vector", "got inf"),
+        ({"vector": np.full((5, 7), -1e21)}, "vector", "got -1e+21"),
+        ({"sigma": 0}, "sigma", "got 0"),
+        ({"aggregate": "mean"}, "aggregate", "expected one of centre, overlap, got 'mean'"),
+        ({"quality": "best"}, "quality", "was not calibrated"),
+    ],
+)
+def test_arguments_of_vjp_that_are_refused(client, changes, argument, message):
+    with pytest.raises(InvalidArgument, match=f"^{argument}: ") as caught:
+        client.vjp(**{"y": IMAGE, "sigma": 0.2, "vector": IMAGE} | changes)
+    assert message in str(caught.value)
+
+
+def test_vjp_of_what_a_message_does_not_hold(remote, aio_remote):
+    y = np.zeros((800, 800), np.float32)
+    message = r"^y: expected at most 4128768 bytes with vector, sigma and mask, got 5120000; use float32, or"
+    for client in (remote, aio_remote):
+        with pytest.raises(InvalidArgument, match=message):
+            client.vjp(y, sigma=0.2, vector=y)
+
+
 BAD = [
     ({"y": np.zeros((2, 2), np.uint32)}, "y", "expected floats in [0, 1], uint8 or uint16, got uint32"),
     ({"y": np.zeros((2, 2), np.int8)}, "y", "got int8"),

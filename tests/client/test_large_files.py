@@ -166,6 +166,23 @@ class TestFormats:
         expected = whole(y.astype(np.float32), mask=mask).image
         np.testing.assert_array_equal(tifffile.imread("out/a.tif"), expected)
 
+    def test_nan_that_was_not_observed(self, run, whole):
+        y, seen = RNG.random(SHAPE), np.ones(SHAPE, bool)
+        seen[20, 34] = False
+        np.save("in/a.npy", np.where(seen, y, np.nan))
+        assert run("in/a.npy", "--out", "out", "--nan", "mask")[::2] == (0, "")
+        np.testing.assert_allclose(np.load("out/a.npy"), whole(y, mask=seen).image, rtol=1e-6)
+
+    def test_counts_of_photons(self, run, whole, embedded):
+        y = RNG.random(SHAPE)
+        np.save("in/a.npy", y)
+        flags = ("--noise", "poisson-gaussian", "--gain", 0.05)
+        assert run("in/a.npy", "--out", "out", *flags)[::2] == (0, "")
+        asked = {"sigma": 0.1, "noise": "poisson-gaussian", "gain": 0.05, "mode": "hybrid"}
+        in_tiles = embedded.reconstruct(y, **asked).image
+        np.testing.assert_allclose(np.load("out/a.npy"), in_tiles, rtol=1e-6)
+        assert np.abs(in_tiles - whole(y).image).max() > 1e-3
+
     def test_one_file_ends_no_batch(self, run):
         y = RNG.random(SHAPE)
         y[20, 34] = np.nan

@@ -18,12 +18,13 @@ from lemmse.index import build
 
 RNG = np.random.default_rng(5)
 MAPS = ("variance", "ess", "log_density")
+COUNTS = {"noise": "poisson-gaussian", "gain": 0.05}
 
 
-def tiled(client, y, side, *, sigma=0.2, mask=None, out=None, index="", **options):
+def tiled(client, y, side, *, sigma=0.2, mask=None, out=None, index="", noise=None, **options):
     """The answer of a client in tiles of this side."""
     options = Options(**options)
-    image = Mosaic(y, sigma=sigma, mask=mask, maps=options.maps, out=out, side=side)
+    image = Mosaic(y, sigma=sigma, mask=mask, maps=options.maps, out=out, side=side, **noise or {})
     return client.assemble(index, image, options, None)
 
 
@@ -168,6 +169,69 @@ class TestSameAnswer:
         assert_same(found, embedded._reconstruct("", measurement, options, None))
 
 
+class TestCounts:
+    """Poisson-Gaussian noise, whose map is found in each tile."""
+
+    @pytest.mark.parametrize("aggregate", ["centre", "overlap"])
+    def test_a_tile_has_all_on_which_its_map_depends(self, boundary, aggregate, monkeypatch):
+        """After one map, the answer is that for the whole image, if all begin with the same white noise."""
+        monkeypatch.setattr("lemmse.estimator.signal_noise.MOST_MAPS", 1)
+        _, client = boundary
+        rows = RNG.random((52, 15, 3))
+        y = np.stack([rows, 1 - rows], axis=2).reshape(52, 30, 3)  # pairs of mean 1/2, which no tile divides
+        options = {"aggregate": aggregate, "mode": "exact"}
+        whole = client.reconstruct(y, sigma=0.1, **COUNTS, **options)
+        found = tiled(client, y, (12, 10), sigma=0.1, noise=COUNTS, **options)
+        assert_same(found, whole, rounding=1e-5)
+
+    @pytest.mark.parametrize("aggregate", ["centre", "overlap"])
+    def test_maps_settle_as_in_the_whole_image(self, boundary, aggregate):
+        name, client = boundary
+        x = np.linspace(0.1, 0.9, 23)[:, None, None] * np.ones((1, 17, 3))
+        y = 0.05 * RNG.poisson(x / 0.05)
+        options = {"aggregate": aggregate, "mode": "exact"}
+        whole = client.reconstruct(y, sigma=0.1, **COUNTS, **options)
+        found = tiled(client, y, (12, 9), sigma=0.1, noise=COUNTS, **options)
+        stated = Measurement.checked(y, sigma=0.1, mask=None, **COUNTS)
+        circular = name == "circular"
+        one, other = (stated.with_noise_at(each.image, 4, circular=circular).sigma for each in (found, whole))
+        assert np.sqrt(np.square(one / other - 1).mean()) <= 0.01  # what counts as settled
+
+    def test_the_noise_is_estimated_once(self, boundary, monkeypatch):
+        _, client = boundary
+        monkeypatch.setattr(mosaic, "_SAMPLED", 12)
+        y = RNG.random((20, 18, 3))
+        noise = {"noise": "poisson-gaussian"}
+        sample = client.estimate_noise(y[4:16, 3:15], **noise)
+        found = tiled(client, y, (12, 9), sigma="auto", noise=noise)
+        diagnostics = found.diagnostics
+        assert (diagnostics.gain, diagnostics.sigma) == (sample.gain, sample.sigma)
+        image = Mosaic(y, sigma="auto", mask=None, maps=(), side=(12, 9), **noise)
+        image.settle(sample)
+        image.begin(client.list_indexes()[0], Options())
+        stated = [(one.gain, one.sigma) for one in image.measurements()]
+        assert stated == [(sample.gain or None, sample.sigma[0])] * 4
+
+    def test_numbers_with_an_offset(self, small, client):
+        y = RNG.random((11, 12))
+        numbers = np.rint(100 + 4000 * y).astype(np.uint16)
+        out = np.empty(y.shape, np.float32)
+        asked = {"sigma": 0.1, "range": (100, 4100), "mode": "exact", **COUNTS}
+        found = client.reconstruct(numbers, **asked, out=out)
+        assert (found.black_level, found.white_level) == (100, 4100)
+        plain = client.reconstruct((numbers - 100.0) / 4000, sigma=0.1, mode="exact", **COUNTS)
+        np.testing.assert_allclose(out, 100 + 4000 * plain.image, atol=0.5)
+
+    def test_one_pixel_has_the_noise_at_the_mean_of_the_image(self):
+        y = np.ma.masked_array(np.full((30, 30), 150, np.uint16), np.arange(900).reshape(30, 30) < 450)
+        y[:15] = 9000
+        y[:15] = np.ma.masked
+        image = Mosaic(y, sigma=0.1, mask=None, maps=(), side=(8, 8), range=(100, 200), **COUNTS)
+        assert image.probe.gain is None
+        expected = np.sqrt(0.05 * (0.5 + 0.375 * 0.05) + 0.01)
+        np.testing.assert_allclose(image.probe.sigma, [[expected]])
+
+
 class TestArrays:
     def test_anything_that_takes_slices(self, small, embedded, tmp_path):
         y = RNG.random((21, 17), np.float32)
@@ -179,6 +243,8 @@ class TestArrays:
             np.load(tmp_path / "y.npy", mmap_mode="r"),
         ):
             assert_same(embedded.reconstruct(source, sigma=0.2, mode="exact"), whole)
+        for sigma in (np.float64(0.2), np.float32(0.2), np.array(0.2)):
+            assert_same(embedded.reconstruct(y, sigma=sigma, mode="exact"), whole, rounding=1e-6)
         maps = zarr.array(np.full((21, 17), 0.2), chunks=(8, 8)), da.ones((21, 17), chunks=5)
         expected = embedded.reconstruct(y, sigma=np.asarray(maps[0]), mask=np.ones((21, 17)))
         assert_same(embedded.reconstruct(zarr.array(y), sigma=maps[0], mask=maps[1]), expected)

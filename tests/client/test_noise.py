@@ -50,6 +50,15 @@ def test_an_answer_with_the_estimate(client, expected):
     assert contributors == client.explain(Y, sigma=expected.sigma[0], pixel=(2, 3), top=3)
 
 
+def test_a_derivative_at_the_estimate(client, expected):
+    vector = np.random.default_rng(6).standard_normal(Y.shape)
+    found = client.vjp(Y, sigma="auto", vector=vector)
+    np.testing.assert_array_equal(found, client.vjp(Y, sigma=expected.sigma[0], vector=vector))
+    holes = client.vjp(HOLES, sigma=0.2, vector=vector, nan="mask")
+    assert (holes[np.isnan(HOLES)] == 0).all()
+    np.testing.assert_array_equal(holes, client.vjp(Y, sigma=0.2, vector=vector, mask=np.isfinite(HOLES)))
+
+
 def test_an_image_in_tiles(client, expected):
     for y, options in ((Y, {"sigma": "auto"}), (HOLES, {"sigma": expected.sigma[0], "nan": "mask"})):
         out = np.empty(Y.shape, np.float32)
@@ -134,7 +143,7 @@ def test_the_wire(server):
         bare = pb.ReconstructRequest(y=y)
         with pytest.raises(grpc.RpcError) as error:
             stub.Reconstruct(bare)
-        assert "sigma: expected sigma, sigma_map or auto, got none" in error.value.details()
+        assert "sigma: expected sigma, sigma_map, auto or poisson_gaussian, got none" in error.value.details()
         bare.auto.SetInParent()
         with pytest.raises(grpc.RpcError) as error:
             stub.Reconstruct(bare)
@@ -179,6 +188,8 @@ def test_the_command_that_estimates(tmp_path, where, embedded):
         "plane": 0,
         "sigma": [sigma],
         "sigma_error": [error],
+        "gain": None,
+        "gain_error": None,
     }
     assert second["plane"] == 1
     status, stdout, stderr = invoke("estimate-noise", tmp_path / "holes.npy", tmp_path / "y.npy", *where)

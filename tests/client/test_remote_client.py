@@ -68,6 +68,9 @@ def test_a_deadline_stops_the_work(larger_index):
         endless = np.zeros((900, 900), np.float32)
         with pytest.raises(DeadlineExceeded):
             client.reconstruct(endless, sigma=0.1, mode="exact", timeout=0.3)
+        half = endless[:450]
+        with pytest.raises(DeadlineExceeded):
+            client.vjp(half, sigma=0.1, vector=half, timeout=0.3)
         assert client.reconstruct(IMAGE, sigma=0.1, timeout=20).image.shape == (4, 4)
     server.stop(0)
 

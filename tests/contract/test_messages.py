@@ -9,15 +9,20 @@ from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
+    differentiate_request,
+    differentiate_response,
     explain_request,
     explain_response,
     index_message,
+    read_differentiate_options,
     read_explain_options,
     read_explanation,
     read_index,
     read_measurement,
     read_options,
+    read_product,
     read_result,
+    read_vector,
     reconstruct_request,
     reconstruct_response,
 )
@@ -104,6 +109,47 @@ def test_explain_options_arrive():
         request = sent(explain_request("photos", measurement, options))
         assert (request.index, request.sigma) == ("photos", 0.25)
         assert read_explain_options(request, measurement) == options
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"quality": "best"},
+        {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.0},
+        {"exclude": ["a.png", 3]},
+    ],
+)
+def test_what_to_differentiate_arrives(changes):
+    measurement = Measurement.checked(IMAGE, sigma=0.25, mask=np.ones(IMAGE.shape))
+    options, vector = Options(**changes), 2 * IMAGE
+    request = differentiate_request("photos", measurement, options)
+    incoming = Incoming(sent(attach(request, {**measurement.arrays, "vector": vector})))
+    assert incoming.message.index == "photos"
+    assert read_differentiate_options(incoming.message) == options
+    received = read_measurement(incoming)
+    np.testing.assert_array_equal(received.y, IMAGE)
+    assert received.mask is not None
+    np.testing.assert_array_equal(read_vector(incoming, received), vector)
+    np.testing.assert_array_equal(read_product(sent(differentiate_response(IMAGE))), IMAGE)
+
+
+def test_fields_of_what_is_differentiated_have_the_numbers_of_what_is_reconstructed():
+    numbers, others = (
+        {field.name: field.number for field in message.DESCRIPTOR.fields}
+        for message in (pb.DifferentiateRequest, pb.ReconstructRequest)
+    )
+    assert numbers.pop("vector") not in others.values()
+    assert numbers.items() <= others.items()
+
+
+def test_without_a_vector_or_a_product():
+    request = attach(pb.DifferentiateRequest(sigma=0.1), {"y": IMAGE})
+    incoming = Incoming(sent(request))
+    with pytest.raises(MalformedMessage, match=r"^vector: expected a tensor, got none"):
+        read_vector(incoming, read_measurement(incoming))
+    with pytest.raises(MalformedMessage, match=r"^product: expected a tensor, got none"):
+        read_product(pb.DifferentiateResponse())
 
 
 @pytest.mark.parametrize("maps", [(), ("variance",), ("variance", "ess", "log_density", "error")])

@@ -20,7 +20,7 @@ from lemmse.v1 import reconstruction_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
 EDGES = [Client.reconstruct, Client.reconstruct_many]
-OTHERS = {"sigma", "mask", "nan", "index", "out", "progress", "timeout"}
+OTHERS = {"sigma", "noise", "gain", "mask", "nan", "range", "index", "out", "progress", "timeout"}
 """Keywords of the edges that are no options."""
 
 every_option = pytest.mark.parametrize("option", OPTIONS, ids=[option.name for option in OPTIONS])
@@ -77,7 +77,15 @@ def test_every_field_of_a_request_is_an_option_or_the_measurement():
         for name in inner
         for field in message.fields_by_name[name].message_type.fields_by_name
     }
-    assert paths == {option.path for option in OPTIONS} | {"index", "y", "sigma", "sigma_map", "auto", "mask"}
+    assert paths == {option.path for option in OPTIONS} | {
+        "index",
+        "y",
+        "sigma",
+        "sigma_map",
+        "auto",
+        "poisson_gaussian",
+        "mask",
+    }
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -153,7 +161,7 @@ def test_the_contract_has_no_other_maps():
         if field.message_type and field.message_type.name == "Tensor"
     }
     assert tensors == {"image", *MAPS}
-    assert {field.name for field in fields(Result)} == tensors | {"diagnostics", "white_level"}
+    assert {field.name for field in fields(Result)} == tensors | {"diagnostics", "white_level", "black_level"}
 
 
 @pytest.mark.parametrize("name", CHOICES)

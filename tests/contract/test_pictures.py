@@ -60,6 +60,18 @@ def test_png_has_the_bits_of_y(dtype: type, embedded: Client, tmp_path: Path) ->
     np.testing.assert_array_equal(found, np.rint(result.image).astype(dtype))
 
 
+@pytest.mark.parametrize(("black", "white"), [(100, 4100), (-5, 65535)])
+def test_png_is_from_black_to_white(black: int, white: int, embedded: Client, tmp_path: Path) -> None:
+    y = np.linspace(black, white, 35).reshape(5, 7).astype(np.int32)
+    result = embedded.reconstruct(y, sigma=0.1, range=(black, white))
+    result.save(tmp_path / "a.png")
+    intensities = ((result.image - black) / (white - black)).clip(0, 1)
+    np.testing.assert_array_equal(read_png(tmp_path / "a.png"), np.rint(255 * intensities))
+    content = re.search(r"base64,([^']*)'", result._repr_html_())[1]
+    shown = read_png(io.BytesIO(base64.b64decode(content)))
+    np.testing.assert_array_equal(shown, np.rint(255 * intensities))
+
+
 def test_png_of_floats_and_colours(grey: Result, tmp_path: Path) -> None:
     for name, result in {"grey.png": grey, "colour.png": colour(grey)}.items():
         result.save(tmp_path / name)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor, Registry
@@ -71,6 +72,22 @@ def test_masks_and_noise_maps(registry):
         assert best.answer(measurement, BEST).diagnostics.index == "down"
 
 
+@pytest.mark.parametrize("gain", [0.01, "auto"])
+def test_counts(registry, gain, tmp_path):
+    """An index that takes no noise maps does not answer, although calibration found it best."""
+    offset = index_of(tmp_path, "offset", [stripes(k, 1) for k in range(8)], 40.0, equivariance="offset")
+    both = Registry({one.name: one for one in (*registry, offset)})
+    y = 0.01 * np.random.default_rng(3).poisson(stripes(30, 1) / 0.01)
+    measurement = Measurement.checked(y, sigma=0.05, noise="poisson-gaussian", gain=gain, mask=None)
+    best = both.choose("", "best", measurement)
+    found = best.answer(measurement, BEST).diagnostics
+    assert found.index == "down"
+    assert (found.gain is None) == (gain != "auto")
+    told = replace(measurement, gain=found.gain or gain, sigma=found.sigma[0] if found.sigma else 0.05)
+    expected = both.get("down").differentiate(told, y, BEST)
+    np.testing.assert_array_equal(best.differentiate(measurement, y, BEST), expected)
+
+
 def test_the_other_estimators(registry):
     measurement = Measurement.checked(stripes(30, 1), sigma=0.1, mask=None)
     best = registry.choose("", "best", measurement)
@@ -81,3 +98,18 @@ def test_its_work_is_that_of_an_answer_and_of_a_sample_by_each(registry):
     measurement = Measurement.checked(stripes(1, 0), sigma=0.1, mask=None)
     work = [one.work(measurement, BEST) for one in registry]
     assert registry.choose("", "best", measurement).work(measurement, BEST) == max(work) + sum(work) / 4
+
+
+@pytest.mark.parametrize("sigma", [0.1, "auto"])
+def test_a_derivative_is_that_of_the_index_that_answers(registry, sigma):
+    y, vector = np.random.default_rng(4).standard_normal((2, 16, 16, 1))
+    measurement = Measurement.checked(stripes(20, 1) + 0.1 * y, sigma=sigma, mask=None)
+    best = registry.choose("", "best", measurement)
+    answer = best.answer(measurement, BEST).diagnostics
+    told = replace(measurement, sigma=answer.sigma[0] if answer.sigma else sigma)
+    expected = registry.get(answer.index).differentiate(told, vector, BEST)
+    np.testing.assert_array_equal(best.differentiate(measurement, vector, BEST), expected)
+    work = [one.derivative_work(measurement, BEST) for one in registry]
+    assert best.derivative_work(measurement, BEST) == max(work) + sum(work) / 4
+    with pytest.raises(InvalidArgument, match=r"^exclude: expected none without the name of an index"):
+        best.differentiate(measurement, vector, replace(BEST, exclude=("0",)))

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from lemmse.contract.errors import Cancelled, DataLoss, InvalidArgument, NotFound, Unavailable
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
 from lemmse.estimator import Queries, Reconstructor, SumSpec
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.index import build, open_index
@@ -82,6 +84,17 @@ def whole(index):
 def parts(index, scheduler):
     with spread(index, scheduler) as reconstructor:
         yield reconstructor
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.3])
+@pytest.mark.parametrize("options", [{}, {"aggregate": "overlap", "bandwidth": 0.05, "gaussian_share": 0.3}])
+def test_derivatives_are_the_same_on_workers(whole, parts, monkeypatch, sigma, options):
+    monkeypatch.setattr("lemmse.estimator.distributed._BLOCK", 7)
+    y = measurement(sigma)
+    vector = np.random.default_rng(3).standard_normal(y.shape)
+    asked = Measurement.checked(y, sigma=sigma, mask=None), vector, Options(**options)
+    found, expected = (one.differentiate(*asked) for one in (parts, whole))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("mode", ["exact", "hybrid"])

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lemmse.contract.errors import Cancelled, InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import ExplainOptions, Options
 from lemmse.estimator import Reconstructor
 from lemmse.estimator.exclusions import MOST_KEPT, Exclusions
 from lemmse.index import build, open_index
@@ -53,6 +55,18 @@ def assert_answers(found, expected) -> None:
     np.testing.assert_allclose(found.log_density, expected.log_density, atol=2e-2)
 
 
+def test_counts_without_the_images(whole, training, tmp_path):
+    y = np.random.default_rng(0).random((7, 6))
+    stated = Measurement.checked(y, sigma=0.1, noise="poisson-gaussian", gain=0.02, mask=None)
+    without = built(tmp_path, training[:1] + training[2:])
+    found = whole.answer(stated, Options(exclude=["1.npy"]))
+    assert agreement(found.image, without.answer(stated, Options()).image) > 80
+    pixel = {"pixel": (2, 3), "top": 2}
+    one = whole.explain_pixel(stated, ExplainOptions(**pixel, exclude=("1.npy",))).contributors
+    other = without.explain_pixel(stated, ExplainOptions(**pixel)).contributors
+    assert [c.weight for c in one] == pytest.approx([c.weight for c in other], rel=1e-3)
+
+
 @pytest.mark.parametrize("options", MODES, ids=lambda options: options["mode"])
 @pytest.mark.parametrize("exclude", [("0.npy",), (1, "3.npy[0]"), (0, 1, 2, 3, 4)], ids=str)
 def test_is_the_answer_of_the_formula_without_the_images(whole, training, options, exclude):
@@ -95,6 +109,17 @@ def test_overlap_masks_and_noise_maps_exclude(whole, training, tmp_path, aggrega
             expected = fresh.reconstruct(y, **options)
             assert agreement(found.image, expected.image) > 80
             assert agreement(found.variance, expected.variance) > 80
+
+
+def test_derivatives_exclude(whole, training, tmp_path):
+    fresh = built(tmp_path, training[2:])
+    y, vector = training[0], np.random.default_rng(2).standard_normal(training[0].shape)
+    asked = Measurement.checked(y, sigma=0.2, mask=None), vector
+    found = whole.differentiate(*asked, Options(exclude=["0.npy", "1.npy"]))
+    expected = fresh.differentiate(*asked, Options())
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * scale)
+    assert np.abs(found - whole.differentiate(*asked, Options())).max() > 0.01 * scale
 
 
 @pytest.mark.parametrize("estimator", ["mmse", "e-mmse"])

@@ -135,7 +135,7 @@ def test_densities_are_those_of_the_mixture(colours, kind):
     s = np.where(mask[..., None], sigma, np.inf) * np.ones(3)
     parts = prior([], P, 0.0, colours.index.mixture, 1.0, np.eye(27))
     expected = [
-        posterior(patch(y, i, j, P), patch(s, i, j, P), parts)["log_density"] for i, j in sample._centres
+        posterior(patch(y, i, j, P), patch(s, i, j, P), parts)["log_density"] for i, j in sample.centres
     ]
     np.testing.assert_allclose(sample.log_density(sigma, slice(None)), expected, rtol=1e-4, atol=1e-3)
 
@@ -150,7 +150,7 @@ def test_densities_without_levels(tmp_path):
     parts = prior([], P, 0.0, offset.index.mixture, 1.0, rest)
     expected = [
         posterior(rest.T @ patch(y, i, j, P), np.full(8, 0.1), parts, rest)["log_density"]
-        for i, j in sample._centres
+        for i, j in sample.centres
     ]
     found = sample.log_density(np.array([0.1]), slice(None))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)

@@ -8,6 +8,8 @@ import pytest
 from lemmse.calibration import calibrate, hold_out, measure_pictures
 from lemmse.calibration.held_out import windows
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
 from lemmse.index.images.symmetries import SYMMETRIES, apply
@@ -15,6 +17,7 @@ from lemmse.index.images.volumes import planes_around
 from lemmse.index.sources import intensities
 from tests.support.cases import smooth
 from tests.support.oracle import agreement
+from tests.support.signal_oracle import settled_oracle
 from tests.support.volume_oracle import overlap_oracle, volume_oracle
 
 MAPS = ("variance", "ess", "log_density")
@@ -128,6 +131,22 @@ def test_a_mask_and_a_noise_map(case, lemmse):
     check(result, volume_oracle(case.training, y, seen, case.sides, case.boundary))
 
 
+def test_counts_have_the_noise_of_the_means_of_patches(case, lemmse):
+    y, gain, sigma = case.measurement(), 0.02, 0.1
+    noise = {"sigma": sigma, "noise": "poisson-gaussian", "mask": None}
+
+    def expected(s):
+        return volume_oracle(case.training, y, s, case.sides, case.boundary)
+
+    s = settled_oracle(y, gain, sigma, case.sides, case.boundary, lambda s: expected(s).image)
+    result = lemmse.answer(Measurement.checked(as_asked(y), gain=gain, **noise), Options(maps=MAPS))
+    check(result, expected(s))
+    for gain in (0.02, "auto"):
+        noise["sigma"] = "auto" if gain != "auto" else sigma
+        with pytest.raises(InvalidArgument, match="expected a number for an index of volumes, got auto"):
+            lemmse.answer(Measurement.checked(as_asked(y), gain=gain, **noise), Options())
+
+
 @pytest.mark.parametrize("mode", ["exact", "hybrid"])
 def test_overlap_is_over_planes_too(case, lemmse, mode):
     y = case.measurement()
@@ -135,6 +154,25 @@ def test_overlap_is_over_planes_too(case, lemmse, mode):
     result = lemmse.reconstruct(as_asked(y), sigma=SIGMA, **options)
     expected = overlap_oracle(case.training, y, np.full(y.shape, SIGMA), case.sides, case.boundary)
     assert agreement(result.image.reshape(y.shape), expected) > 90
+
+
+@pytest.mark.parametrize("aggregate", ["centre", "overlap"])
+def test_the_derivative_is_the_slope_of_the_formula(case, lemmse, aggregate):
+    y, sigma, step = case.measurement(), np.full((*case.y_shape, case.channels), SIGMA), 1e-5
+    vector, direction = np.random.default_rng(5).standard_normal((2, *y.shape))
+
+    def image(x):
+        if aggregate == "overlap":
+            return overlap_oracle(case.training, x, sigma, case.sides, case.boundary)
+        return volume_oracle(case.training, x, sigma, case.sides, case.boundary).image
+
+    there, back = (image(y + sign * step * direction) for sign in (1, -1))
+    expected = np.sum(vector * (there - back)) / (2 * step)
+    asked = Measurement.checked(as_asked(y), sigma=SIGMA, mask=None)
+    found = lemmse.differentiate(asked, as_asked(vector), Options(aggregate=aggregate))
+    assert found.shape == as_asked(y).shape
+    np.testing.assert_allclose(np.sum(found * as_asked(direction)), expected, rtol=1e-3, atol=1e-3)
+    assert lemmse.derivative_work(asked, Options()) == 4 * lemmse.work(asked, Options(mode="exact"))
 
 
 def test_explain_names_plane_row_and_column(case, lemmse):

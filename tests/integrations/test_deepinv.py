@@ -1,5 +1,6 @@
 """The denoiser and the reconstructor for deepinv; run by `make test-integrations`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from deepinv.physics import (
     Tomography,
 )
 from deepinv.physics.functional.blur import gaussian_blur
-from deepinv.sampling import DDRM, DiffPIR
+from deepinv.sampling import DDRM, DPS, DiffPIR
 
 from lemmse.client import Client, connect
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -109,10 +110,56 @@ def test_no_noise_is_no_change(client: Client, clean: torch.Tensor) -> None:
     torch.testing.assert_close(both[1], single(client, clean[1], 0.1))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"aggregate": "overlap", "mode": "topk", "k": 50}, {"exclude": ["images.npy[1]"]}]
+)
+@pytest.mark.parametrize(
+    "sigma", [0.5, torch.tensor([0.0, 0.7]), 0.4 + torch.linspace(0, 1, 16).view(1, 1, 4, 4)]
+)
+def test_gradient_of_the_denoiser(client: Client, clean: torch.Tensor, sigma: Any, options: dict) -> None:
+    denoiser = LemmseDenoiser(client, **options | {"mode": "exact"})
+    x = clean[:, :, :4, :4].double().requires_grad_()
+    # The images are float32: a difference of 10⁻⁷ over a step of 10⁻².
+    assert torch.autograd.gradcheck(lambda x: denoiser(x, sigma), x, eps=1e-2, atol=5e-4, rtol=1e-3)
+    if options:
+        vector = torch.rand_like(x)
+        (other,) = torch.autograd.grad(LemmseDenoiser(client, **options)(x, sigma), x, vector)
+        (exact,) = torch.autograd.grad(denoiser(x, sigma), x, vector)
+        torch.testing.assert_close(other, exact)
+
+
+@pytest.mark.parametrize(
+    "physics",
+    [Denoising(NOISE), Inpainting((3, 4, 4), mask=0.6, noise_model=NOISE)],
+    ids=lambda physics: type(physics).__name__,
+)
+def test_gradient_of_the_reconstructor(client: Client, clean: torch.Tensor, physics: Physics) -> None:
+    physics.noise_model = GaussianNoise(0.5)
+    y = physics.A(clean[:1, :, :4, :4]).double().requires_grad_()
+    reconstruct = LemmseReconstructor(client, mode="exact")
+    assert torch.autograd.gradcheck(lambda y: reconstruct(y, physics), y, eps=1e-2, atol=5e-4, rtol=1e-3)
+
+
 def test_a_server_answers_alike(remote: Client, embedded: Client) -> None:
-    x = torch.rand(2, 1, 5, 7)
+    x, vector = torch.rand(2, 2, 1, 5, 7)
+    x.requires_grad_()
     found = [LemmseDenoiser(one)(x, torch.tensor([0.1, 0.3])) for one in (remote, embedded)]
     torch.testing.assert_close(*found, rtol=0, atol=0)
+    gradients = [torch.autograd.grad(one, x, vector)[0] for one in found]
+    assert gradients[0].abs().max() > 0.01
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_gradients_that_are_refused(client: Client, clean: torch.Tensor) -> None:
+    x = clean.clone().requires_grad_()
+    found = LemmseDenoiser(client, estimator="mmse")(x, 0.1)
+    with pytest.raises(InvalidArgument, match=r"^estimator: expected le-mmse for a gradient, got mmse"):
+        found.sum().backward()
+    found = LemmseDenoiser(client)(x, 0.1)
+    with torch.no_grad():
+        x += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.sum().backward()
 
 
 SELECTING = [
@@ -185,6 +232,25 @@ def test_arguments_that_are_refused(client: Client, clean: torch.Tensor, tmp_pat
         denoiser(clean[:, :1], 0.1)
     with pytest.raises(NotFound):
         LemmseDenoiser(tmp_path / "none")
+    for kind in (LemmseDenoiser, LemmseReconstructor):
+        with pytest.raises(InvalidArgument, match=r"^noise: expected gaussian, with the sigma of deepinv"):
+            kind(client, noise="poisson-gaussian", gain=0.1)
+
+
+def test_says_what_it_is(client: Client, index: Path) -> None:
+    assert (
+        repr(LemmseDenoiser(client, mode="topk")) == f"LemmseDenoiser(<EmbeddedClient {index}>, mode='topk')"
+    )
+    assert repr(LemmseReconstructor(client)) == f"LemmseReconstructor(<EmbeddedClient {index}>)"
+
+
+def test_the_documented_example_runs(index: Path, clean: torch.Tensor) -> None:
+    page = (Path(__file__).parents[2] / "docs/integrations.md").read_text()
+    (snippet,) = re.findall(r"## deepinv\n.*?```python\n(.*?)```", page, re.S)
+    names = {"index": index, "clean": clean}
+    exec(snippet, names)
+    for name in ("own", "plugged", "gradient"):
+        assert names[name].shape == clean.shape, name
 
 
 @pytest.fixture(scope="module")
@@ -214,12 +280,18 @@ def _step(physics: Physics) -> float:
     return 4.0 if isinstance(physics, Downsampling) else 1.0
 
 
+def by_dps(denoiser: LemmseDenoiser, physics: Physics) -> Callable[..., torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return DPS(denoiser, num_steps=20, weight=300 if isinstance(physics, Downsampling) else 100, rng=rng)
+
+
 ALGORITHMS = {
     "PnP-PGD": by_pgd,
     "RED": by_red,
     "DPIR": lambda denoiser, physics: DPIR(sigma=0.05, denoiser=denoiser),
     "DiffPIR": lambda denoiser, physics: DiffPIR(denoiser, L2(), max_iter=8, zeta=1.0, lambda_=1.0),
     "DDRM": lambda denoiser, physics: DDRM(denoiser, sigmas=np.linspace(1, 0, 8)),
+    "DPS": by_dps,
 }
 PROBLEMS = {
     "inpainting": Inpainting((3, 16, 16), mask=0.6, noise_model=NOISE),

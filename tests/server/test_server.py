@@ -167,6 +167,27 @@ def test_garbage_beside_y_is_invalid_and_nothing_else(stub, field, tensor):
         assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@given(vector=GARBAGE)
+def test_a_vector_of_garbage_is_invalid_and_nothing_else(stub, vector):
+    asked = pb.DifferentiateRequest(y=request().y, sigma=0.1, vector=vector)
+    call = stub.Differentiate.future(asked)
+    if call.code() is grpc.StatusCode.OK:
+        assert list(vector.shape) == [2, 2]
+    else:
+        assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_what_to_differentiate_is_complete_and_known(stub):
+    asked = {"y": request().y, "vector": request().y, "sigma": 0.1}
+    product = stub.Differentiate(pb.DifferentiateRequest(**asked)).product
+    assert (list(product.shape), product.data) == ([2, 2], bytes(16))
+    for name in asked:
+        lacking = pb.DifferentiateRequest(**{k: v for k, v in asked.items() if k != name})
+        assert refusal(stub.Differentiate, lacking)[::2] == ("INVALID_ARGUMENT", [name])
+    unknown = pb.DifferentiateRequest(**asked, index="nope")
+    assert refusal(stub.Differentiate, unknown)[0] == "NOT_FOUND"
+
+
 @given(GARBAGE)
 def test_garbage_is_invalid_and_nothing_else(stub, y):
     call = stub.Reconstruct.future(request(y=y))

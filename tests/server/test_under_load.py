@@ -255,6 +255,10 @@ def test_at_the_limits(tiny_index):
             request(exclude=["0"]),
         ):
             assert stub.Reconstruct(asked).HasField("image")
+        for pixels, allowed in ((26, True), (27, False)):  # four times the work of a reconstruction
+            y = image(1, pixels)
+            call = stub.Differentiate.future(pb.DifferentiateRequest(y=y, vector=y, sigma=0.1))
+            assert (call.code() is grpc.StatusCode.OK) == allowed
 
 
 def test_many_that_exclude_other_images_wait_for_each_other(tmp_path):

@@ -55,6 +55,9 @@ class Blocking:
     def explain(self, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self._client.explain(*args, **kwargs))
 
+    def vjp(self, *args: Any, **kwargs: Any) -> Any:
+        return self._wait(self._client.vjp(*args, **kwargs))
+
     def estimate_noise(self, *args: Any, **kwargs: Any) -> Any:
         return self._wait(self._client.estimate_noise(*args, **kwargs))
 

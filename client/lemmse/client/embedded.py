@@ -9,6 +9,9 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
 from lemmse.contract.errors import (
@@ -21,6 +24,7 @@ from lemmse.contract.errors import (
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 
 with required("an index in this process"):
     from lemmse.estimator import Registry
@@ -93,6 +97,16 @@ class EmbeddedClient(Client):
     ) -> list[Contributor]:
         return self.contributors(index, measurement, options, expiry(timeout))
 
+    def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]:
+        return self.product(index, measurement, vector, options, expiry(timeout))
+
     def _estimate_noise(self, index: str, measurement: Measurement, timeout: float | None) -> NoiseEstimate:
         return self.noise(index, measurement, expiry(timeout))
 
@@ -117,6 +131,19 @@ class EmbeddedClient(Client):
         with _computation():
             explanation = self._registry.get(index).explain_pixel(measurement, options, expired)
         return list(explanation.contributors)
+
+    def product(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        expired: Callable[[], bool],
+    ) -> NDArray[np.float32]:
+        """Return a vector times the derivative of a reconstruction; stop once `expired` returns True."""
+        with _computation():
+            reconstructor = self._registry.choose(index, options.quality, measurement)
+            return measurement.of_kind(reconstructor.differentiate(measurement, vector, options, expired))
 
     def noise(self, index: str, measurement: Measurement, expired: Callable[[], bool]) -> NoiseEstimate:
         """Return the noise of a measurement; stop once `expired` returns True."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lemmse.client.connecting import connect
 from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.interface import Client
-from lemmse.client.reconstruct import as_axes, as_mask, as_range, nan_flag, require_one_target
+from lemmse.client.reconstruct import as_axes, as_mask, as_range, nan_flag, noise_flag, require_one_target
 from lemmse.client.server_flags import server_flags
 from lemmse.client.work import Reading, read_plane, with_channels
 from lemmse.contract.errors import LemmseError
@@ -35,6 +35,7 @@ __all__ = ["estimate_noise"]
     callback=as_mask,
     help="Observed pixels, for all planes: PNG, TIFF or npy, 0 where a pixel is to be ignored.",
 )
+@noise_flag
 @nan_flag
 @click.option(
     "--axes",
@@ -57,25 +58,27 @@ def estimate_noise(
     folder: str | None,
     index_name: str | None,
     mask: NDArray[Any] | None,
+    noise: str,
     nan: str,
     axes: str | None,
     stated: tuple[float, float] | None,
     as_json: bool,
 ) -> None:
-    """Estimate the standard deviation of the white noise in images, where white is 1.
+    """Estimate the standard deviation of the noise in images, where white is 1.
 
     Prints a line for each plane: one number, or one for each channel if they differ, each with its standard
-    error. The index must be of physics identity and pre-inverse identity. Exit status: 1 if some images
-    failed, 2 if all failures are bad input.
+    error; of Poisson-Gaussian noise that in the dark, and the gain. The index must be of physics identity
+    and pre-inverse identity. Exit status: 1 if some images failed, 2 if all failures are bad input.
     """
     require_one_target(server, () if folder is None else (folder,))
+    asked = {"noise": noise, "nan": nan, "index": index_name}
     failures: list[Exception] = []
     with connect(server if folder is None else folder, **secrets) as client:
         channels = client.get_index(index_name or "").channels
         reading = Reading(axes=axes, stated=stated, dtype=None, channels=channels, mask=mask, sigma=1.0)
         for path in images:
             try:
-                for line in _lines(client, path, reading, index_name, nan, as_json=as_json):
+                for line in _lines(client, path, reading, asked, as_json=as_json):
                     click.echo(line)
             except (LemmseError, OSError) as error:
                 report(f"{path}: {error}")
@@ -87,14 +90,14 @@ def estimate_noise(
 
 
 def _lines(
-    client: Client, path: Path, reading: Reading, index: str | None, nan: str, *, as_json: bool
+    client: Client, path: Path, reading: Reading, asked: dict[str, Any], *, as_json: bool
 ) -> Iterator[str]:
     """Yield a line for each plane of a file."""
     with open_stack(path, axes=reading.axes, stated=reading.stated) as opened:
         stack = with_channels(opened, reading.channels)
         for k in range(len(stack)):
             y = read_plane(stack, k, reading)
-            estimate = client.estimate_noise(y, mask=reading.mask, nan=nan, index=index)
+            estimate = client.estimate_noise(y, mask=reading.mask, **asked)
             if as_json:
                 yield json.dumps({"input": str(path), "plane": k, **asdict(estimate)})
             else:
@@ -103,4 +106,7 @@ def _lines(
 
 def _text(estimate: NoiseEstimate) -> str:
     pairs = zip(estimate.sigma, estimate.sigma_error, strict=True)
-    return ", ".join(f"{sigma:.4g} ± {error:.1g}" for sigma, error in pairs)
+    sigmas = ", ".join(f"{sigma:.4g} ± {error:.1g}" for sigma, error in pairs)
+    if estimate.gain is None:
+        return sigmas
+    return f"{sigmas}, gain {estimate.gain:.4g} ± {estimate.gain_error:.1g}"

@@ -9,6 +9,7 @@ __all__ = ["required"]
 
 _EXTRAS = {
     "dask": "dask",
+    "deepinv": "deepinv",
     "faiss": "server",
     "grpc_reflection": "server",
     "h5py": "hdf5",

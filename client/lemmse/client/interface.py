@@ -6,14 +6,27 @@ from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lemmse.client.arguments import as_name, as_timeout, time_left
 from lemmse.client.mosaic import Mosaic, is_large, settled
+from lemmse.contract.arrays import require_aligned
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
-from lemmse.contract.measurement import AUTO, Mask, Measurement, Sigma, measurements
+from lemmse.contract.measurement import (
+    AUTO,
+    GAUSSIAN,
+    Gain,
+    Mask,
+    Measurement,
+    Range,
+    Sigma,
+    checked_vector,
+    measurements,
+)
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 
 if TYPE_CHECKING:
     from lemmse.client.admin import Admin
@@ -43,9 +56,9 @@ class Client(Closable, ABC):
     on any device; an image and its maps are returned as arrays of the library of y.
 
     Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
-    1/255 (uint8) or 1/65535 (uint16). Results are float32 in the range of the image: for a uint8 image, image
-    and error are multiplied by 255, the variance by 255². Sigma and the bandwidth are always in intensities
-    of [0, 1].
+    1/255 (uint8) or 1/65535 (uint16), or any numbers with a `range` that says which stand for black and
+    white. Results are float32 in the range of the image: for a uint8 image, image and error are multiplied by
+    255, the variance by 255². Sigma, the gain and the bandwidth are always in intensities of [0, 1].
     """
 
     def __enter__(self) -> Self:
@@ -67,8 +80,11 @@ class Client(Closable, ABC):
         y: ArrayLike,
         *,
         sigma: Sigma,
+        noise: str = GAUSSIAN,
+        gain: Gain = AUTO,
         mask: Mask = None,
         nan: str = "error",
+        range: Range = None,
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -104,7 +120,15 @@ class Client(Closable, ABC):
             Noise standard deviation, in intensities of [0, 1], > 0: one number, a map (H, W) or (H, W, C),
             for a volume (D, H, W) or (D, H, W, C), or "auto". Then it is estimated, one for the image or one
             for each channel; this needs an index of images, of physics identity and pre-inverse identity, and
-            an image of at least the size of a patch.
+            an image of at least the size of a patch. Of Poisson-Gaussian noise it is that in the dark, >= 0:
+            a number or "auto".
+        noise : str
+            "gaussian", or "poisson-gaussian" for variance gain · x + sigma² at intensity x, as of counts of
+            photons. The answer is that for the noise map at its own reconstruction; it takes several
+            reconstructions, and what a mask needs.
+        gain : float or "auto"
+            Gain of Poisson-Gaussian noise, > 0, in intensities: of a camera, the numbers for a photoelectron
+            over those from black to white. "auto" estimates it, as sigma.
         mask : array, optional
             Mask of the same shapes, 0 or False where y was not observed. The values of y there are
             ignored and may be NaN. Masks and maps of sigma need an index of physics identity, pre-inverse
@@ -112,6 +136,9 @@ class Client(Closable, ABC):
         nan : str
             "mask" takes NaN in y as pixels, or channels of pixels, that were not observed; "error" raises
             InvalidArgument for NaN that the mask does not cover.
+        range : (float, float), optional
+            The numbers of y that stand for black and white, as of raw images with an offset: then y may be of
+            any integers or floats, and image and maps are in its numbers.
         index : str, optional
             Name of the index. It may be omitted if there is only one, or if quality is "best" and all indexes
             are calibrated, and of the same inverse problem and number of channels: then the best one for this
@@ -188,9 +215,22 @@ class Client(Closable, ABC):
         options = Options.of(locals())
         self._require_open()
         if out is not None or progress is not None or is_large(y):
-            mosaic = Mosaic(y, sigma=sigma, mask=mask, nan=nan, maps=options.maps, out=out, progress=progress)
+            mosaic = Mosaic(
+                y,
+                sigma=sigma,
+                noise=noise,
+                gain=gain,
+                mask=mask,
+                nan=nan,
+                range=range,
+                maps=options.maps,
+                out=out,
+                progress=progress,
+            )
             return self.assemble(as_name(index), mosaic, options, as_timeout(timeout))
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
+        measurement = Measurement.checked(
+            y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
+        )
         return self._reconstruct(as_name(index), measurement, options, as_timeout(timeout))
 
     def reconstruct_many(
@@ -198,8 +238,11 @@ class Client(Closable, ABC):
         images: Iterable[ArrayLike],
         *,
         sigma: Sigma | Iterable[Sigma],
+        noise: str = GAUSSIAN,
+        gain: Gain | Iterable[Gain] = AUTO,
         mask: Mask | Iterable[Mask] = None,
         nan: str = "error",
+        range: Range = None,
         index: str | None = None,
         estimator: str = "le-mmse",
         mode: str = "auto",
@@ -226,10 +269,10 @@ class Client(Closable, ABC):
         ----------
         images : iterable of arrays
             Measurements of any sizes, as in `reconstruct`.
-        sigma, mask
+        sigma, gain, mask
             As in `reconstruct`. A number, "auto", None or an array with two or more axes applies to all; a
             list, an array with one axis or any other iterable has one value for each image, in order.
-        nan, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error
+        noise, nan, range, index, estimator, mode, k, nprobe, accuracy_db, budget, maps, error
             As in `reconstruct`, for all images.
         aggregate, bandwidth, gaussian_share, quality, exclude
             As in `reconstruct`, for all images.
@@ -244,8 +287,8 @@ class Client(Closable, ABC):
         Raises
         ------
         InvalidArgument
-            An argument is invalid, or the number of sigmas or masks is known and differs from the number of
-            images.
+            An argument is invalid, or the number of sigmas, gains or masks is known and differs from the
+            number of images.
 
         Examples
         --------
@@ -259,7 +302,7 @@ class Client(Closable, ABC):
         """
         options = Options.of(locals())
         self._require_open()
-        batch = measurements(images, sigma, mask, nan)
+        batch = measurements(images, sigma, mask, nan=nan, noise=noise, gain=gain, range=range)
         return self._reconstruct_many(as_name(index), batch, options, as_timeout(timeout))
 
     def explain(
@@ -267,8 +310,11 @@ class Client(Closable, ABC):
         y: ArrayLike,
         *,
         sigma: Sigma,
+        noise: str = GAUSSIAN,
+        gain: Gain = AUTO,
         mask: Mask = None,
         nan: str = "error",
+        range: Range = None,
         pixel: Sequence[int],
         top: int = 16,
         context: int | None = None,
@@ -280,7 +326,7 @@ class Client(Closable, ABC):
 
         Parameters
         ----------
-        y, sigma, mask, nan, exclude, index, timeout
+        y, sigma, noise, gain, mask, nan, range, exclude, index, timeout
             As in `reconstruct`.
         pixel : (int, int) or (int, int, int)
             Row and column of the pixel in y; in a volume plane, row and column.
@@ -297,28 +343,101 @@ class Client(Closable, ABC):
             The contributors, in descending order of weight.
         """
         self._require_open()
-        measurement = Measurement.checked(y, sigma=sigma, mask=mask, nan=nan)
+        measurement = Measurement.checked(
+            y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
+        )
         options = ExplainOptions.checked(
             measurement.y.shape, pixel=pixel, top=top, context=context, exclude=exclude
         )
         return self._explain(as_name(index), measurement, options, as_timeout(timeout))
 
+    def vjp(
+        self,
+        y: ArrayLike,
+        *,
+        sigma: Sigma,
+        vector: ArrayLike,
+        noise: str = GAUSSIAN,
+        gain: Gain = AUTO,
+        mask: Mask = None,
+        nan: str = "error",
+        range: Range = None,
+        index: str | None = None,
+        aggregate: str | None = None,
+        bandwidth: float | None = None,
+        gaussian_share: float | None = None,
+        quality: str = "paper",
+        exclude: Collection[str | int] = (),
+        timeout: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the vector–Jacobian product of a reconstruction: the derivative of a number made from it.
+
+        If a loss has the derivative `vector` with respect to the image that `reconstruct` returns, the result
+        is its derivative with respect to y, with the noise held fixed, also if it is estimated or depends on
+        the image. It is that of mode exact, which the other modes approximate, for estimator le-mmse on an
+        index of physics identity and pre-inverse identity.
+
+        Parameters
+        ----------
+        y, sigma, noise, gain, mask, nan, range, index
+            As in `reconstruct`; y is not cut into tiles. A server takes y, vector, mask and a map of sigma of
+            4 MiB together.
+        aggregate, bandwidth, gaussian_share, quality, exclude, timeout
+            As in `reconstruct`.
+        vector : array, shape of y
+            The numbers g, one for each pixel and channel of the reconstruction, within ±1e20.
+
+        Returns
+        -------
+        float32, shape of y
+            Σ_i g_i ∂x̂_i / ∂y_j for each number y_j; 0 where y was not observed. For a y of integers, or with
+            a range, it is the same: image and y have one unit. An array of the library of y.
+
+        Raises
+        ------
+        LemmseError
+            An argument is invalid, or the product cannot be computed.
+
+        Examples
+        --------
+        Which pixels of y does one pixel of the reconstruction depend on, and how?
+
+        >>> def influence(client, y, row, column):
+        ...     one = np.zeros(y.shape)
+        ...     one[row, column] = 1
+        ...     return client.vjp(y, sigma=0.1, vector=one)
+        """
+        options = Options.of(locals())
+        self._require_open()
+        measurement = Measurement.checked(
+            y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
+        )
+        require_aligned("vector", vector, y)
+        numbers = checked_vector(vector, measurement.y.shape)
+        return self._vjp(as_name(index), measurement, numbers, options, as_timeout(timeout))
+
     def estimate_noise(
         self,
         y: ArrayLike,
         *,
+        noise: str = GAUSSIAN,
+        sigma: Gain = AUTO,
+        gain: Gain = AUTO,
         mask: Mask = None,
         nan: str = "error",
+        range: Range = None,
         index: str | None = None,
         timeout: float | None = None,
     ) -> NoiseEstimate:
-        """Return the standard deviation of the white noise in an image, as `reconstruct` estimates it.
+        """Return the noise in an image, as `reconstruct` estimates it.
 
         Parameters
         ----------
-        y, mask, nan, timeout
+        y, noise, mask, nan, range, timeout
             As in `reconstruct`. Of an image that does not fit into a message, a remote client sends the
             middle.
+        sigma, gain : float or "auto"
+            What is known of Poisson-Gaussian noise; "auto" is estimated.
         index : str, optional
             Name of the index, which must be of physics identity and pre-inverse identity; it may be omitted
             if there is only one.
@@ -329,7 +448,11 @@ class Client(Closable, ABC):
             The estimate with its standard error, in intensities of [0, 1].
         """
         self._require_open()
-        measurement = Measurement.checked(y, sigma=AUTO, mask=mask, nan=nan)
+        measurement = Measurement.checked(
+            y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
+        )
+        if noise == GAUSSIAN and not isinstance(measurement.sigma, str):
+            raise InvalidArgument.of("sigma", f"expected auto for noise {GAUSSIAN}, got {sigma!r}")
         return self._estimate_noise(as_name(index), measurement, as_timeout(timeout))
 
     def list_indexes(self, *, timeout: float | None = None) -> list[IndexInfo]:
@@ -400,6 +523,16 @@ class Client(Closable, ABC):
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
+
+    @abstractmethod
+    def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]: ...
 
     @abstractmethod
     def _estimate_noise(

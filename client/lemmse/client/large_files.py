@@ -17,6 +17,7 @@ from lemmse.client.tiles import tile_side
 from lemmse.client.work import Done, Reading, Work
 from lemmse.contract.errors import LemmseError, PermissionDenied, Retryable, Unauthenticated
 from lemmse.contract.lines import one_line
+from lemmse.contract.measurement import AUTO, GAUSSIAN, Gain
 from lemmse.contract.options import OPTIONS, Options
 from lemmse.contract.results import Diagnostics
 from lemmse.index.files.output import remove
@@ -39,6 +40,9 @@ def run_large(
     index: str | None,
     sigma: Any,
     mask: Any,
+    noise: str = GAUSSIAN,
+    gain: Gain = AUTO,
+    nan: str = "error",
     **options: Any,
 ) -> Done | Exception:
     """Return the outcome of a job whose planes are large, after its files are written.
@@ -68,7 +72,10 @@ def run_large(
             image = Mosaic(
                 _Source(work, k),
                 sigma=sigma,
+                noise=noise,
+                gain=gain,
                 mask=mask,
+                nan=nan,
                 maps=maps,
                 out={name: _Sink(work, name, k) for name in work.outputs},
                 progress=partial(_tell, progress, stage, k * pixels, count * pixels),

@@ -15,11 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.client.tiles import Span, Tile, Tiling, tile_side
+from lemmse.client.tiles import Span, Tile, Tiling, halo_of, tile_side
 from lemmse.contract.arrays import as_numpy, is_foreign, require_aligned, restorer
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.limits import LARGE_PIXELS, TENSOR_BYTES
-from lemmse.contract.measurement import Measurement, require_fit
+from lemmse.contract.measurement import (
+    AUTO,
+    GAUSSIAN,
+    POISSON_GAUSSIAN,
+    Gain,
+    Measurement,
+    Range,
+    require_fit,
+)
 from lemmse.contract.options import Options
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, IndexInfo, NoiseEstimate, Result, combined
 
@@ -45,11 +53,13 @@ class Mosaic:
     ----------
     y : array, (H, W) or (H, W, C)
         The image, as in `Client.reconstruct`: anything with a shape and an element type that takes slices.
-    sigma : float or array
-        A number, or a map (H, W) or (H, W, C), likewise.
+    sigma : float, array or "auto"
+        A number, or a map (H, W) or (H, W, C), likewise; or to be estimated.
+    noise, gain
+        As in `Client.reconstruct`.
     mask : array, optional
         Mask (H, W) or (H, W, C), likewise.
-    nan : str
+    nan, range
         As in `Client.reconstruct`.
     maps : collection of str
         Names of the requested maps.
@@ -78,8 +88,11 @@ class Mosaic:
         y: Any,
         *,
         sigma: Any,
+        noise: str = GAUSSIAN,
+        gain: Gain = AUTO,
         mask: Any,
         nan: str = "error",
+        range: Range = None,
         maps: Collection[str],
         out: Any = None,
         progress: Progress | None = None,
@@ -102,7 +115,8 @@ class Mosaic:
         self._sigma = _sliced("sigma", sigma, shape)
         self._mask = _sliced("mask", mask, shape)
         self._masked = mask is None and (masked or np.ma.is_masked(y) or nan == "mask")
-        self._nan = nan
+        self._noise = {"noise": noise, "gain": gain}
+        self._nan, self._range = nan, range
         self._estimate: NoiseEstimate | None = None
         self._maps = maps
         self._out = {"image": out} if out is not None and not isinstance(out, Mapping) else dict(out or {})
@@ -116,12 +130,17 @@ class Mosaic:
         self._sent: deque[tuple[int, Tile]] = deque()
         self._done = 0
         self._diagnostics: list[tuple[Diagnostics, int]] = []
-        self._white_level = 1.0
+        self._white_level, self._black_level = 1.0, 0.0
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the noise is Poisson-Gaussian."""
+        return self._noise["noise"] == POISSON_GAUSSIAN
 
     @property
     def sample(self) -> Measurement | None:
-        """The middle of an image whose noise is to be estimated; None if sigma is known."""
-        if not isinstance(self._sigma, str):
+        """The middle of an image whose noise is to be estimated; None if it is known."""
+        if not isinstance(self._sigma, str) and not (self._counts and isinstance(self._noise["gain"], str)):
             return None
         spans = [
             Span.of((length - side) // 2, (length + side) // 2, length=length, halo=0, circular=False)
@@ -143,7 +162,10 @@ class Mosaic:
         sigma = self._sigma
         if not isinstance(sigma, (int, float, str)) and hasattr(sigma, "shape"):
             sigma = np.full(y.shape, self._rms_sigma())
-        return self._with_noise(Measurement.checked(y, sigma=sigma, mask=mask))
+        one = self._with_noise(Measurement.checked(y, sigma=sigma, mask=mask, **self._noise))
+        if one.gain is None:
+            return one
+        return one.with_noise_at(np.full(y.shape, self._mean_intensity()), 1)
 
     def begin(self, index: IndexInfo, options: Options) -> None:
         """Determine the tiles, for an index and the options that are sent.
@@ -161,8 +183,8 @@ class Mosaic:
                 f"send volumes (D, H, W) without out and progress, as slabs of planes with D·H of at most "
                 f"{LARGE_PIXELS}",
             )
-        reach = index.patch_size // 2
-        halo = reach if options.aggregate in (None, "centre") else 2 * reach
+        overlap = options.aggregate not in (None, "centre")
+        halo = halo_of(index.patch_size // 2, overlap=overlap, counts=self._counts)
         shape = self._shape[0], self._shape[1]
         side = self._side
         if side != shape and (index.pre_inverse != "identity" or options.estimator != "le-mmse"):
@@ -204,7 +226,7 @@ class Mosaic:
             out = self._output(name)
             out[tile.place] = _converted(tile.core(getattr(outcome, name)), out)
         self._diagnostics.append((outcome.diagnostics, tile.pixels))
-        self._white_level = outcome.white_level
+        self._white_level, self._black_level = outcome.white_level, outcome.black_level
         self._put(number, outcome.diagnostics)
         self._done += tile.pixels
         self._tell()
@@ -213,15 +235,19 @@ class Mosaic:
         """Return the outputs, with the diagnostics of all tiles."""
         diagnostics = combined(self._diagnostics)
         if (estimate := self._estimate) is not None:
-            diagnostics = replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error)
+            diagnostics = replace(
+                diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain
+            )
         if self._restore is not None:
             self._out |= {
                 name: self._restore(self._out[name], name) for name in self._out.keys() - self._given
             }
-        return Result(diagnostics=diagnostics, white_level=self._white_level, **self._out)
+        return Result(
+            diagnostics=diagnostics, white_level=self._white_level, black_level=self._black_level, **self._out
+        )
 
     def _with_noise(self, measurement: Measurement) -> Measurement:
-        return measurement if self._estimate is None else measurement.with_sigma(self._estimate.sigma)
+        return measurement if self._estimate is None else measurement.with_noise(self._estimate)
 
     def _measure(self, tile: Tile) -> Measurement:
         y = tile.read(self._y)
@@ -230,7 +256,18 @@ class Mosaic:
             # All tiles have a mask, or none has: the sums of a tile without one are rounded in another way.
             mask = ~np.ma.getmaskarray(y)
         sigma = tile.read(self._sigma) if hasattr(self._sigma, "shape") else self._sigma
-        return self._with_noise(Measurement.checked(y, sigma=sigma, mask=mask, nan=self._nan))
+        return self._with_noise(
+            Measurement.checked(y, sigma=sigma, mask=mask, nan=self._nan, range=self._range, **self._noise)
+        )
+
+    def _mean_intensity(self) -> float:
+        """Return the mean of y over the observed pixels; 0 if there are none, or it is not finite."""
+        total, count = 0.0, 0
+        for tile in Tiling((self._shape[0], self._shape[1]), self._side, 0, circular=False):
+            seen = self._measure(tile).observed
+            total += float(seen.sum(dtype=np.float64))
+            count += seen.size
+        return total / count if count and math.isfinite(total) else 0.0
 
     def _rms_sigma(self) -> float:
         """Return the root mean square of a map of sigma over the observed pixels; 1 if there are none."""
@@ -295,7 +332,9 @@ def settled(answer: Result, options: Options) -> tuple[str, Options]:
 
 def _sliced(argument: str, value: Any, shape: tuple[int, ...]) -> Any:
     """Return a number or None as it is, and a map as what takes slices, if it fits an image of this shape."""
-    if value is None or isinstance(value, (int, float, np.number, str)):
+    if isinstance(value, np.number):
+        return value.item()  # it has a shape, too
+    if value is None or isinstance(value, (int, float, str)):
         return value
     array = _with_slices(argument, value)
     if len(array.shape) == 0:

@@ -26,13 +26,22 @@ from lemmse.client.reports import failure, write_report
 from lemmse.client.running import run
 from lemmse.client.server_flags import server_flags
 from lemmse.client.slabs import Slabs
+from lemmse.client.tiles import halo_of
 from lemmse.client.work import Done, Reading
 from lemmse.contract.errors import InvalidArgument, LemmseError
-from lemmse.contract.measurement import AUTO, NAN
+from lemmse.contract.measurement import AUTO, GAUSSIAN, NAN, NOISES, POISSON_GAUSSIAN
 from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import Plane, read_map, read_mask
 
-__all__ = ["as_axes", "as_mask", "as_range", "nan_flag", "reconstruct", "require_one_target"]
+__all__ = [
+    "as_axes",
+    "as_mask",
+    "as_range",
+    "nan_flag",
+    "noise_flag",
+    "reconstruct",
+    "require_one_target",
+]
 
 nan_flag = click.option(
     "--nan",
@@ -43,6 +52,31 @@ nan_flag = click.option(
 )
 
 
+noise_flag = click.option(
+    "--noise",
+    type=click.Choice(NOISES),
+    default=GAUSSIAN,
+    show_default=True,
+    is_eager=True,
+    help="Kind of the noise: of one standard deviation, or of variance gain · x + sigma² at intensity x.",
+)
+
+
+def _as_gain(ctx: click.Context, param: click.Parameter, value: str) -> str | float:
+    """Return the gain as "auto" or a positive number."""
+    if value == AUTO:
+        return AUTO
+    if ctx.params["noise"] == GAUSSIAN:
+        raise click.BadParameter(f"expected --noise {POISSON_GAUSSIAN} with it", ctx, param)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f"expected auto or a number > 0, got {value}", ctx, param)
+    return number
+
+
 def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | float | NDArray[Any] | Plane:
     """Return sigma as "auto", a positive number, or the map in a file."""
     if value == AUTO:
@@ -51,8 +85,9 @@ def _as_sigma(ctx: click.Context, param: click.Parameter, value: str) -> str | f
         number = float(value)
     except ValueError:
         return _read_sigma_map(ctx, param, Path(value))
-    if not 0 < number < math.inf:
-        raise click.BadParameter(f"expected a number > 0, got {number:g}", ctx, param)
+    bound = "> 0" if ctx.params["noise"] == GAUSSIAN else ">= 0"
+    if not 0 <= number < math.inf or (number == 0 and bound == "> 0"):
+        raise click.BadParameter(f"expected a number {bound}, got {number:g}", ctx, param)
     return number
 
 
@@ -100,7 +135,16 @@ def as_mask(ctx: click.Context, param: click.Parameter, value: Path | None) -> N
     show_default=True,
     callback=_as_sigma,
     help="Noise standard deviation, where white is 1: a number, a TIFF or npy file of one for each pixel, or "
-    "auto to estimate it for each plane.",
+    "auto to estimate it for each plane. Of Poisson-Gaussian noise, that in the dark.",
+)
+@noise_flag
+@click.option(
+    "--gain",
+    metavar="G",
+    default=AUTO,
+    show_default=True,
+    callback=_as_gain,
+    help="Gain of Poisson-Gaussian noise, where white is 1: a number, or auto to estimate it for each plane.",
 )
 @click.option(
     "--mask",
@@ -204,6 +248,9 @@ def reconstruct(
             f"{sigma / 255:.6g}",
             "warning",
         )
+    if options["noise"] == POISSON_GAUSSIAN:
+        gain = 1.0 if isinstance(options["gain"], str) else options["gain"]
+        largest = math.hypot(largest, math.sqrt(gain))  # at white
     targets = (server,) if server is not None else folders
     outcomes: list[tuple[Job, Done | Exception]] = []
     try:
@@ -276,7 +323,8 @@ def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | 
     overlap = options["aggregate"] == "overlap" or (
         options["aggregate"] is None and options["quality"] == "best"
     )
-    return Slabs((2 if overlap else 1) * (max(depths) // 2), circular.pop())
+    counts = options["noise"] == POISSON_GAUSSIAN
+    return Slabs(halo_of(max(depths) // 2, overlap=overlap, counts=counts), circular.pop())
 
 
 def _settings(

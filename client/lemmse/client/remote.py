@@ -8,6 +8,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 
 from lemmse.client import unary
 from lemmse.client.admin import Admin
@@ -24,6 +26,7 @@ from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 from lemmse.v1.index_pb2_grpc import IndexServiceStub
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
 
@@ -130,11 +133,27 @@ class RemoteClient(Client):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
-            if isinstance(measurement.sigma, str):
+            info = self._get_index(index, timeout)
+            if measurement.is_estimated:
                 estimate = self._estimate_noise(index, measurement, timeout)
-                measurement = measurement.with_sigma(estimate.sigma)
-            measurement, options = crop(measurement, options, self._get_index(index, timeout))
+                measurement = measurement.with_noise(estimate)
+            if measurement.gain is not None:
+                plain = Options(exclude=options.exclude)
+                answer = self._reconstruct(index, measurement.in_intensities, plain, timeout)
+                sides, circular = (info.patch_size, info.patch_depth), info.boundary == "circular"
+                measurement = measurement.with_noise_at(answer.image, *sides, circular=circular)
+            measurement, options = crop(measurement, options, info)
         return self._ask(unary.explain(index, measurement, options), timeout)
+
+    def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]:
+        return self._ask(unary.differentiate(index, measurement, vector, options), timeout)
 
     def _estimate_noise(self, index: str, measurement: Measurement, timeout: float | None) -> NoiseEstimate:
         return self._ask(unary.estimate_noise(index, measurement), timeout)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Span", "Tile", "Tiling", "tile_side"]
+__all__ = ["Span", "Tile", "Tiling", "halo_of", "tile_side"]
 
 _SIDE = 512
 """Usual side of a tile, in pixels."""
@@ -134,6 +134,23 @@ class Tiling:
         length = self.shape[axis]
         stop = min(start + self.side[axis], length)
         return Span.of(start, stop, length=length, halo=self.halo, circular=self.circular)
+
+
+def halo_of(radius: int, *, overlap: bool, counts: bool) -> int:
+    """Return the distance up to which the pixels of y matter to a pixel of the answer.
+
+    Parameters
+    ----------
+    radius : int
+        Of patches: p // 2.
+    overlap : bool
+        Whether a pixel is the mean over all patches that contain it.
+    counts : bool
+        Whether the noise is Poisson-Gaussian: then the noise map, of means of patches, is that of another
+        reconstruction.
+    """
+    answer = 2 * radius if overlap else radius
+    return answer + radius + answer if counts else answer
 
 
 def tile_side(array: Any) -> tuple[int, int]:

@@ -4,27 +4,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemmse.client.channels import Server
 from lemmse.client.crop import middle
 from lemmse.contract.chunks import Incoming, attach
+from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
+    differentiate_request,
     estimate_noise_request,
     explain_request,
     read_explanation,
     read_index,
     read_noise_estimate,
+    read_product,
     read_result,
     reconstruct_request,
 )
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result, result_bytes
+from lemmse.contract.tensors import FloatArray
 from lemmse.v1 import admin_pb2
 from lemmse.v1 import index_pb2 as pb
 
 __all__ = [
     "Unary",
+    "differentiate",
     "estimate_noise",
     "explain",
     "fits",
@@ -70,7 +78,35 @@ def explain(index: str, measurement: Measurement, options: ExplainOptions) -> Un
     return Unary(
         lambda server: server.reconstruction.Explain,
         attach(explain_request(index, measurement, options), measurement.arrays),
-        lambda answer: [one.scaled(measurement.white_level) for one in read_explanation(answer).contributors],
+        lambda answer: [
+            one.scaled(measurement.white_level, measurement.black_level)
+            for one in read_explanation(answer).contributors
+        ],
+    )
+
+
+def differentiate(
+    index: str, measurement: Measurement, vector: FloatArray, options: Options
+) -> Unary[NDArray[np.float32]]:
+    """Return the call that multiplies a vector by the derivative of a reconstruction.
+
+    Raises
+    ------
+    InvalidArgument
+        Measurement and vector do not fit into a message.
+    """
+    arrays = {**measurement.arrays, "vector": vector}
+    nbytes = sum(array.nbytes for array in arrays.values())
+    if nbytes > INLINE_BYTES:
+        raise InvalidArgument.of(
+            "y",
+            f"expected at most {INLINE_BYTES} bytes with vector, sigma and mask, got {nbytes}; use "
+            f"float32, or tiles, or an index in this process",
+        )
+    return Unary(
+        lambda server: server.reconstruction.Differentiate,
+        attach(differentiate_request(index, measurement, options), arrays),
+        lambda answer: measurement.of_kind(read_product(answer)),
     )
 
 
@@ -79,7 +115,7 @@ def estimate_noise(index: str, measurement: Measurement) -> Unary[NoiseEstimate]
     measurement = middle(measurement, INLINE_BYTES)
     return Unary(
         lambda server: server.reconstruction.EstimateNoise,
-        attach(estimate_noise_request(index), measurement.arrays),
+        attach(estimate_noise_request(index, measurement), measurement.arrays),
         read_noise_estimate,
     )
 

@@ -1,27 +1,38 @@
 """A denoiser and a reconstructor for deepinv: lemmse as the prior of plug-and-play methods, or as the answer.
 
-Tensors are (B, C, H, W), in intensities of [0, 1] up to noise, on any device. Gradients do not pass through.
+Tensors are (B, C, H, W), in intensities of [0, 1] up to noise, on any device. Both can be differentiated with
+respect to the images, not to sigma, on an index of physics identity. The derivative, by `Client.vjp`, is that
+of mode exact, which the other modes approximate.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping
 from contextlib import closing
 from os import PathLike
 from typing import Any
 
 import numpy as np
-import torch
-from deepinv.models import Denoiser, Reconstructor
-from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, GaussianNoise, Inpainting, Physics
-from deepinv.physics.blur import DownsamplingMatlab
 from numpy.typing import NDArray
 
 from lemmse.client import Client, connect
+from lemmse.client.extras import required
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
+from lemmse.contract.measurement import GAUSSIAN
 from lemmse.contract.results import IndexInfo
-from lemmse.index.physics import InverseProblem
+
+with required("this module"):
+    import torch
+    from deepinv.models import Denoiser, Reconstructor
+    from deepinv.physics import Blur, BlurFFT, Denoising, Downsampling, GaussianNoise, Inpainting, Physics
+    from deepinv.physics.blur import DownsamplingMatlab
+    from torch.autograd.function import once_differentiable
 
 __all__ = ["LemmseDenoiser", "LemmseReconstructor"]
 
+_Sigma = float | NDArray[np.float64]
+
+_OF_GRADIENTS = frozenset(inspect.signature(Client.vjp).parameters)
+"""The options that say what is differentiated; those about modes and maps do not."""
 _SAME = 1 / 255
 """Largest difference between the measurements of two blurs that count as the same one, in intensities."""
 
@@ -39,13 +50,13 @@ class LemmseDenoiser(Denoiser):
     Raises
     ------
     LemmseError
-        There is no such index or server.
+        There is no such index or server, or the options state another noise than Gaussian.
     """
 
     def __init__(self, index: Client | str | PathLike[str], **options: Any) -> None:
         super().__init__()
+        self.options = _gaussian(options)
         self.client = index if isinstance(index, Client) else connect(index)
-        self.options = options
 
     def forward(self, x: torch.Tensor, sigma: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the denoised images.
@@ -63,11 +74,13 @@ class LemmseDenoiser(Denoiser):
         Tensor
             Of the shape, type and device of x.
         """
-        images = _arrays(x, "x")
+        _require_batch(x, "x")
         sigmas = _sigmas(sigma, x.shape)
-        noisy = [i for i, one in enumerate(sigmas) if np.any(one)]
-        results = _reconstructed(self.client, images, sigmas, [None] * len(images), noisy, self.options)
-        return _tensor([results.get(i, image) for i, image in enumerate(images)], x)
+        return _posterior_mean(x, self.client, sigmas, [None] * len(x), self.options)
+
+    def extra_repr(self) -> str:
+        """Return the client and the options, for the representation."""
+        return _shown(self.client, self.options)
 
 
 class LemmseReconstructor(Reconstructor):
@@ -85,8 +98,8 @@ class LemmseReconstructor(Reconstructor):
 
     def __init__(self, index: Client | str | PathLike[str], **options: Any) -> None:
         super().__init__()
+        self.options = _gaussian(options)
         self.client = index if isinstance(index, Client) else connect(index)
-        self.options = options
 
     def forward(self, y: torch.Tensor, physics: Physics, **kwargs: Any) -> torch.Tensor:
         """Return the reconstructions of measurements.
@@ -110,12 +123,15 @@ class LemmseReconstructor(Reconstructor):
         """
         if not isinstance(physics.noise_model, GaussianNoise):
             raise _unsupported("noise", physics.noise_model, "GaussianNoise")
+        _require_batch(y, "y")
         measured, observed = self._on_grid(y, physics)
-        images = _arrays(measured, "y")
         sigmas = _sigmas(physics.noise_model.sigma, measured.shape)
-        masks = [None] * len(images) if observed is None else _arrays(observed.expand_as(measured), "mask")
-        results = _reconstructed(self.client, images, sigmas, masks, range(len(images)), self.options)
-        return _tensor([results[i] for i in range(len(images))], y)
+        masks = [None] * len(measured) if observed is None else _arrays(observed.expand_as(measured))
+        return _posterior_mean(measured, self.client, sigmas, masks, self.options)
+
+    def extra_repr(self) -> str:
+        """Return the client and the options, for the representation."""
+        return _shown(self.client, self.options)
 
     def _on_grid(self, y: torch.Tensor, physics: Physics) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return measurements on the grid of the image, and a mask that is 1 where there are any."""
@@ -142,6 +158,9 @@ class LemmseReconstructor(Reconstructor):
 
     def _require_blur(self, physics: Physics, y: torch.Tensor) -> None:
         """Raise InvalidArgument unless the index was built for this blur."""
+        with required("a blur"):
+            from lemmse.index.physics import InverseProblem
+
         name = self.options.get("index")
         info = self.client.get_index(name) if name else _only(self.client)
         if not info.physics.startswith("blur:"):
@@ -158,7 +177,7 @@ class LemmseReconstructor(Reconstructor):
         expected = f"the blur that index {info.name} was built for, {info.physics} with circular borders"
         if blurred.shape[1:] != y.shape[1:]:
             raise InvalidArgument.of("physics", f"expected {expected}, got one that crops")
-        difference = float(np.abs(_arrays(blurred, "physics")[0] - own).max())
+        difference = float(np.abs(_arrays(blurred)[0] - own).max())
         if difference > _SAME:
             raise InvalidArgument.of(
                 "physics", f"expected {expected}, got one that differs by {difference:.2g}"
@@ -179,44 +198,93 @@ def _unsupported(argument: str, value: object, supported: str) -> InvalidArgumen
     return InvalidArgument.of(argument, f"expected {supported}, got {type(value).__name__}")
 
 
-def _arrays(x: torch.Tensor, argument: str) -> list[NDArray[np.float32]]:
-    """Return the images of a batch, (H, W, C) each."""
+def _gaussian(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options that leave the noise to deepinv's sigma."""
+    if (noise := options.get("noise", GAUSSIAN)) != GAUSSIAN:
+        raise InvalidArgument.of("noise", f"expected {GAUSSIAN}, with the sigma of deepinv, got {noise!r}")
+    return options
+
+
+def _shown(client: Client, options: Mapping[str, Any]) -> str:
+    return ", ".join([repr(client), *(f"{name}={value!r}" for name, value in options.items())])
+
+
+def _require_batch(x: torch.Tensor, argument: str) -> None:
+    """Raise InvalidArgument unless a tensor is a batch of images."""
     if x.ndim != 4:
         raise InvalidArgument.of(argument, f"expected shape (B, C, H, W), got {tuple(x.shape)}")
-    return list(x.detach().to("cpu", torch.float32).movedim(1, -1).numpy())
 
 
-def _reconstructed(
+def _arrays(x: torch.Tensor) -> list[NDArray[np.floating]]:
+    """Return the images of a batch, (H, W, C) each, float64 if they are, otherwise float32."""
+    precise = x.dtype == torch.float64
+    return list(x.detach().to("cpu", torch.float64 if precise else torch.float32).movedim(1, -1).numpy())
+
+
+def _posterior_mean(
+    x: torch.Tensor,
     client: Client,
-    images: Sequence[NDArray[np.float32]],
-    sigmas: Sequence[float | NDArray[np.float64]],
-    masks: Sequence[NDArray[np.float32] | None],
-    numbers: Sequence[int],
-    options: dict[str, Any],
-) -> dict[int, NDArray[np.float32]]:
-    """Return the reconstructions of some images of a batch, by their numbers.
+    sigmas: list[_Sigma],
+    masks: list[Any],
+    options: Mapping[str, Any],
+) -> torch.Tensor:
+    """Return the reconstructions of a batch, to be differentiated with respect to x."""
+    mean: torch.Tensor = _PosteriorMean.apply(x, client, sigmas, masks, options)
+    return mean
+
+
+class _PosteriorMean(torch.autograd.Function):
+    """The reconstructions of a batch; images whose sigma is 0 are their own.
 
     Raises
     ------
     LemmseError
         That of the first image that fails.
     """
-    outcomes = client.reconstruct_many(
-        [images[i] for i in numbers],
-        sigma=[sigmas[i] for i in numbers],
-        mask=[masks[i] for i in numbers],
-        **options,
-    )
-    found = {}
-    with closing(outcomes):
-        for i, outcome in zip(numbers, outcomes, strict=True):
-            if isinstance(outcome, LemmseError):
-                raise outcome
-            found[i] = outcome.image
-    return found
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        client: Client,
+        sigmas: list[_Sigma],
+        masks: list[Any],
+        options: Mapping[str, Any],
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x)  # autograd tells if somebody changes it before `backward`
+        ctx.rest = client, sigmas, masks, options
+        images = _arrays(x)
+        noisy = [i for i, sigma in enumerate(sigmas) if np.any(sigma)]
+        outcomes = client.reconstruct_many(
+            [images[i] for i in noisy],
+            sigma=[sigmas[i] for i in noisy],
+            mask=[masks[i] for i in noisy],
+            **options,
+        )
+        with closing(outcomes):
+            for i, outcome in zip(noisy, outcomes, strict=True):
+                if isinstance(outcome, LemmseError):
+                    raise outcome
+                images[i] = outcome.image
+        return _tensor(images, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        client, sigmas, masks, options = ctx.rest
+        if options.get("estimator", "le-mmse") != "le-mmse":
+            raise InvalidArgument.of(
+                "estimator", f"expected le-mmse for a gradient, got {options['estimator']}"
+            )
+        own = {name: value for name, value in options.items() if name in _OF_GRADIENTS}
+        products = _arrays(gradient)
+        for i, image in enumerate(_arrays(*ctx.saved_tensors)):
+            if np.any(sigmas[i]):
+                products[i] = client.vjp(image, sigma=sigmas[i], vector=products[i], mask=masks[i], **own)
+        return _tensor(products, gradient), None, None, None, None
 
 
-def _tensor(images: list[NDArray[np.float32]], like: torch.Tensor) -> torch.Tensor:
+def _tensor(images: list[NDArray[np.floating]], like: torch.Tensor) -> torch.Tensor:
     """Return images (H, W, C) as a batch of the type and device of another one."""
     return torch.from_numpy(np.stack(images)).movedim(-1, 1).contiguous().to(like)
 

@@ -9,36 +9,44 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lemmse.contract.choices import AGGREGATES
 from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.fields import get, get_all, put, put_all
-from lemmse.contract.measurement import AUTO, Measurement
-from lemmse.contract.options import OPTIONS, ExplainOptions, Options
+from lemmse.contract.measurement import AUTO, POISSON_GAUSSIAN, Measurement, checked_vector
+from lemmse.contract.options import OPTIONS, PRIOR_OPTIONS, ExplainOptions, Options
 from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, NoiseEstimate, Result
-from lemmse.contract.tensors import WireArray
+from lemmse.contract.tensors import FloatArray, WireArray
 from lemmse.v1 import index_pb2
 from lemmse.v1 import reconstruction_pb2 as pb
 
 __all__ = [
+    "differentiate_request",
+    "differentiate_response",
     "estimate_noise_request",
     "estimate_noise_response",
     "explain_request",
     "explain_response",
     "index_message",
+    "read_differentiate_options",
     "read_explain_options",
     "read_explanation",
     "read_index",
     "read_measurement",
     "read_noise_estimate",
     "read_options",
+    "read_product",
     "read_result",
+    "read_vector",
     "reconstruct_request",
     "reconstruct_response",
 ]
 
-_KINDS = {"y": "f", "sigma_map": "f", "mask": "u"}
+_Request = pb.ReconstructRequest | pb.ExplainRequest | pb.DifferentiateRequest | pb.EstimateNoiseRequest
+"""The requests that have a measurement."""
+_KINDS = {"y": "f", "sigma_map": "f", "mask": "u", "vector": "f"}
 """NumPy dtype kind of each tensor of a request: float or unsigned integer."""
 
 
@@ -47,7 +55,7 @@ def reconstruct_request(index: str, measurement: Measurement, options: Options) 
     request = pb.ReconstructRequest(index=index)
     for option in OPTIONS:
         put(request, option.path, getattr(options, option.name))
-    _put_sigma(request, measurement)
+    _put_noise(request, measurement)
     return request
 
 
@@ -77,7 +85,7 @@ def explain_request(index: str, measurement: Measurement, options: ExplainOption
     )
     if planes:
         request.plane = planes[0]
-    _put_sigma(request, measurement)
+    _put_noise(request, measurement)
     return request
 
 
@@ -102,9 +110,10 @@ def read_explain_options(request: pb.ExplainRequest, measurement: Measurement) -
 def read_measurement(
     incoming: Incoming[pb.ReconstructRequest]
     | Incoming[pb.ExplainRequest]
+    | Incoming[pb.DifferentiateRequest]
     | Incoming[pb.EstimateNoiseRequest],
 ) -> Measurement:
-    """Return the measurement of a request; its sigma is "auto" if the request is to estimate it.
+    """Return the measurement of a request; what is to be estimated of its noise is "auto".
 
     Raises
     ------
@@ -114,17 +123,71 @@ def read_measurement(
         A shape or a value is invalid.
     """
     request, arrays = incoming.message, incoming.arrays()
-    if "y" not in arrays:
-        raise MalformedMessage.of("y", "expected a tensor, got none")
-    noise = AUTO if isinstance(request, pb.EstimateNoiseRequest) else request.WhichOneof("noise")
-    if noise is None:
-        raise MalformedMessage.of("sigma", "expected sigma, sigma_map or auto, got none")
+    _required(incoming, "y")
+    noise = _which_noise(request)
     for name, array in arrays.items():
         if array.dtype.kind != _KINDS[name]:
             expected = "uint8" if name == "mask" else "float32 or float64"
             raise MalformedMessage.of(f"{name}.dtype", f"expected {expected}, got {array.dtype}")
+    mask = arrays.get("mask")
+    if noise == "poisson_gaussian":
+        sigma, gain = (get(request.poisson_gaussian, name, AUTO) for name in ("sigma", "gain"))
+        return Measurement.checked(arrays["y"], sigma=sigma, mask=mask, noise=POISSON_GAUSSIAN, gain=gain)
     sigma = AUTO if noise == "auto" else arrays.get("sigma_map", getattr(request, "sigma", None))
-    return Measurement.checked(arrays["y"], sigma=sigma, mask=arrays.get("mask"))
+    return Measurement.checked(arrays["y"], sigma=sigma, mask=mask)
+
+
+def _which_noise(request: _Request) -> str:
+    """Return the name of the field that states the noise."""
+    if isinstance(request, pb.EstimateNoiseRequest):
+        return "poisson_gaussian" if request.HasField("poisson_gaussian") else AUTO
+    noise = request.WhichOneof("noise")
+    if noise is None:
+        raise MalformedMessage.of("sigma", "expected sigma, sigma_map, auto or poisson_gaussian, got none")
+    return noise
+
+
+def differentiate_request(index: str, measurement: Measurement, options: Options) -> pb.DifferentiateRequest:
+    """Return the request to differentiate a reconstruction, without the arrays of measurement and vector."""
+    request = pb.DifferentiateRequest(index=index)
+    for option in PRIOR_OPTIONS:
+        put(request, option.path, getattr(options, option.name))
+    _put_noise(request, measurement)
+    return request
+
+
+def read_differentiate_options(request: pb.DifferentiateRequest) -> Options:
+    """Return the options of a request to differentiate a reconstruction; raises like `read_options`."""
+    return Options(**{option.name: get(request, option.path, option.default) for option in PRIOR_OPTIONS})
+
+
+def read_vector(incoming: Incoming[pb.DifferentiateRequest], measurement: Measurement) -> FloatArray:
+    """Return the vector of a request whose measurement was read.
+
+    Raises
+    ------
+    MalformedMessage
+        It is missing.
+    InvalidArgument
+        It has another shape than the measurement, or a number that is too large.
+    """
+    return checked_vector(_required(incoming, "vector"), measurement.y.shape)
+
+
+def differentiate_response(product: NDArray[np.float32]) -> pb.DifferentiateResponse:
+    """Return the response for a product of a vector and a derivative."""
+    return attach(pb.DifferentiateResponse(), {"product": product})
+
+
+def read_product(response: pb.DifferentiateResponse) -> NDArray[np.float32]:
+    """Return the product of a response.
+
+    Raises
+    ------
+    MalformedMessage
+        It is missing or incomplete.
+    """
+    return _required(Incoming(response), "product").astype(np.float32)
 
 
 def reconstruct_response(result: Result) -> tuple[pb.ReconstructResponse, Mapping[str, WireArray]]:
@@ -143,8 +206,7 @@ def read_result(incoming: Incoming[pb.ReconstructResponse]) -> Result:
     arrays: dict[str, Any] = {
         name: array.astype(np.float32, copy=False) for name, array in incoming.arrays().items()
     }
-    if "image" not in arrays:
-        raise MalformedMessage.of("image", "expected a tensor, got none")
+    _required(incoming, "image")
     return Result(diagnostics=_read_diagnostics(incoming.message.diagnostics), **arrays)
 
 
@@ -164,9 +226,11 @@ def read_explanation(response: pb.ExplainResponse) -> Explanation:
     )
 
 
-def estimate_noise_request(index: str) -> pb.EstimateNoiseRequest:
+def estimate_noise_request(index: str, measurement: Measurement) -> pb.EstimateNoiseRequest:
     """Return the request to estimate the noise of a measurement, without the arrays of the measurement."""
-    return pb.EstimateNoiseRequest(index=index)
+    request = pb.EstimateNoiseRequest(index=index)
+    _put_noise(request, measurement)
+    return request
 
 
 def estimate_noise_response(estimate: NoiseEstimate) -> pb.EstimateNoiseResponse:
@@ -209,14 +273,29 @@ def _read_diagnostics(message: pb.Diagnostics) -> Diagnostics:
     return Diagnostics(**values | {"aggregate": values["aggregate"] or next(iter(AGGREGATES))})
 
 
+def _required(incoming: Incoming[Any], name: str) -> WireArray:
+    """Return an array that a message must have."""
+    array = incoming.arrays().get(name)
+    if array is None:
+        raise MalformedMessage.of(name, "expected a tensor, got none")
+    return array
+
+
 def _names(kind: type[Any]) -> list[str]:
     """Return the names of the fields of a dataclass."""
     return [field.name for field in fields(kind)]
 
 
-def _put_sigma(request: pb.ReconstructRequest | pb.ExplainRequest, measurement: Measurement) -> None:
-    """Set the field of sigma, unless it is a map, which is sent as a tensor."""
-    if isinstance(measurement.sigma, float):
+def _put_noise(request: _Request, measurement: Measurement) -> None:
+    """Set the field of the noise, unless it is a map, which is sent as a tensor."""
+    if measurement.gain is not None:
+        request.poisson_gaussian.SetInParent()
+        for name in ("sigma", "gain"):
+            value = getattr(measurement, name)
+            put(request.poisson_gaussian, name, None if isinstance(value, str) else value)
+    elif isinstance(request, pb.EstimateNoiseRequest):
+        return
+    elif isinstance(measurement.sigma, float):
         request.sigma = measurement.sigma
     elif isinstance(measurement.sigma, str):
         request.auto.SetInParent()

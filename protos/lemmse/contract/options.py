@@ -18,6 +18,7 @@ from lemmse.contract.limits import MAX_CONTRIBUTORS
 
 __all__ = [
     "OPTIONS",
+    "PRIOR_OPTIONS",
     "Count",
     "ExplainOptions",
     "ImageNames",
@@ -322,7 +323,7 @@ class Options:
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
         """Return the options contained in the arguments of a call, for example in its `locals()`."""
-        return cls(**{option.name: arguments[option.name] for option in OPTIONS})
+        return cls(**{option.name: arguments[option.name] for option in OPTIONS if option.name in arguments})
 
 
 OPTIONS = tuple(
@@ -338,6 +339,13 @@ OPTIONS = tuple(
 )
 """The table of options."""
 
+
+PRIOR_OPTIONS = tuple(
+    option
+    for option in OPTIONS
+    if option.name in ("quality", "aggregate", "bandwidth", "gaussian_share", "exclude")
+)
+"""Those that say what is computed by LE-MMSE, not how: the options of a derivative."""
 
 _PIXEL = "expected (row, column), or (plane, row, column) in a volume"
 

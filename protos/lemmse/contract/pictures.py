@@ -28,7 +28,7 @@ _SHOWN = 192
 
 def as_html(result: "Result") -> str:
     """Return the picture of a result, its maps with their ranges, and its diagnostics as a table."""
-    pictures = [_figure("image", _bytes(_shown(result.image) / result.white_level), "")]
+    pictures = [_figure("image", _bytes(_intensities(result, _shown(result.image))), "")]
     for name, values in result.arrays.items():
         if name != "image":
             values = _shown(values)
@@ -72,6 +72,10 @@ def _shown(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(as_numpy("values", values)[::step, ::step])
 
 
+def _intensities(result: "Result", numbers: NDArray[Any]) -> NDArray[Any]:
+    return (numbers - result.black_level) / (result.white_level - result.black_level)
+
+
 def _bytes(intensities: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(intensities, 0, 1) * 255), np.uint8)
 
@@ -108,10 +112,10 @@ def _text(value: Any) -> str:
 
 
 def _write_png(result: "Result", file: BinaryIO) -> None:
-    if result.white_level == 65535:
+    if (result.black_level, result.white_level) == (0, 65535):
         _png(np.rint(np.clip(result.image, 0, 65535)).astype(np.uint16), file)
     else:
-        _png(_bytes(result.image / result.white_level), file)
+        _png(_bytes(_intensities(result, result.image)), file)
 
 
 def _write_tiff(result: "Result", file: BinaryIO) -> None:

@@ -59,9 +59,13 @@ class Diagnostics:
     """Weight γ of the mixture of Gaussians in the prior; the training patches have 1 − γ."""
     sigma: tuple[float, ...] = ()
     """Estimated standard deviation of the noise, in intensities of [0, 1]: one number, or one for each
-    channel if they differ; empty if σ was given."""
+    channel if they differ; empty if the noise was stated. Of Poisson-Gaussian noise it is that in the
+    dark."""
     sigma_error: tuple[float, ...] = ()
     """Standard error of each number of `sigma`."""
+    gain: float | None = None
+    """Gain of Poisson-Gaussian noise of which a part was estimated, in intensities of [0, 1]; None for other
+    noise, and if all was stated."""
     expected_psnr_db: float | None = None
     """Expected PSNR of the image, in dB for intensities in [0, 1], over the observed pixels; None if it is
     not known: docs/noise.md says when."""
@@ -148,19 +152,23 @@ class Result:
     """Number of the training image, in the order of the index, from which the training patch with the largest
     weight comes, in whole numbers, (H, W); −1 if no training patch counts."""
     white_level: float = 1.0
-    """The value of intensity 1 in the image: 1, or 255 or 65535 if y was of uint8 or uint16."""
+    """The value of intensity 1 in the image: 1, 255 or 65535 if y was of uint8 or uint16, or what the range
+    of y states."""
+    black_level: float = 0.0
+    """The value of intensity 0 in the image: 0, or what the range of y states."""
 
-    def scaled(self, white_level: float) -> "Result":
-        """Return a result that is in intensities, rescaled so that intensity 1 is `white_level`."""
-        if white_level == 1:
+    def scaled(self, white_level: float, black_level: float = 0.0) -> "Result":
+        """Return a result in intensities, rescaled so that these numbers stand for intensities 1 and 0."""
+        if (black_level, white_level) == (0, 1):
             return self
+        span = white_level - black_level
         maps = {
-            name: values * np.float32(white_level**info.power)
+            name: values * np.float32(span**info.power)
             for name, info in RESULT_MAPS.items()
             if (values := getattr(self, name)) is not None and info.power
         }
-        image = self.image * np.float32(white_level)
-        return replace(self, image=image, white_level=self.white_level * white_level, **maps)
+        image = self.image * np.float32(span) + np.float32(black_level)
+        return replace(self, image=image, white_level=white_level, black_level=black_level, **maps)
 
     def restored(self, restore: Restore) -> "Result":
         """Return a result whose arrays are of another library."""
@@ -172,8 +180,9 @@ class Result:
         Parameters
         ----------
         path : str or path
-            ".png" has 8 bits, or 16 if y was of uint16; values beyond black and white are clipped. ".tif",
-            ".tiff" and ".npy" have the float32 of `image`, ".npz" also the maps, by their names.
+            ".png" has 8 bits from black to white, or 16 if y was of uint16 without a range; values beyond
+            are clipped. ".tif", ".tiff" and ".npy" have the float32 of `image`, ".npz" also the maps, by
+            their names.
 
         Raises
         ------
@@ -249,10 +258,12 @@ class Contributor:
     (p + 2 context, p + 2 context, C), from that copy; beyond its border the image is continued as the index
     says. None if no context was asked for."""
 
-    def scaled(self, white_level: float) -> "Contributor":
-        """Return a contributor that is in intensities, rescaled so that intensity 1 is `white_level`."""
-        crop = None if self.crop is None else self.crop * np.float32(white_level)
-        return replace(self, value=tuple(value * white_level for value in self.value), crop=crop)
+    def scaled(self, white_level: float, black_level: float = 0.0) -> "Contributor":
+        """Return a contributor in intensities, rescaled as `Result.scaled`."""
+        span = white_level - black_level
+        value = tuple(value * span + black_level for value in self.value)
+        crop = None if self.crop is None else self.crop * np.float32(span) + np.float32(black_level)
+        return replace(self, value=value, crop=crop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +281,14 @@ class NoiseEstimate:
     """The noise of an image, estimated from it."""
 
     sigma: tuple[float, ...]
-    """Standard deviation, in intensities of [0, 1]: one number, or one for each channel if they differ."""
+    """Standard deviation, in intensities of [0, 1]: one number, or one for each channel if they differ. Of
+    Poisson-Gaussian noise it is that in the dark."""
     sigma_error: tuple[float, ...]
-    """Standard error of each number of `sigma`."""
+    """Standard error of each number of `sigma`; 0 if it was stated."""
+    gain: float | None = None
+    """Gain of Poisson-Gaussian noise, in intensities of [0, 1]; None for white noise."""
+    gain_error: float | None = None
+    """Standard error of the gain; 0 if it was stated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,6 +303,45 @@ class AutoSigma(_message.Message):
 Global___AutoSigma: _TypeAlias = AutoSigma  # noqa: Y015
 
 @_typing.final
+class PoissonGaussian(_message.Message):
+    """The noise of a pixel of intensity x is Gaussian with variance gain * x +
+    sigma^2: the Gaussian limit of counts of photons, scaled, with noise of the
+    electronics. Only on an index of physics and pre-inverse identity and
+    equivariance none.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GAIN_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    gain: _builtins.float
+    """In intensities, > 0; estimated from y if not given."""
+    sigma: _builtins.float
+    """Standard deviation in the dark, in intensities, >= 0; estimated from y if
+    not given.
+    """
+    def __init__(
+        self,
+        *,
+        gain: _builtins.float | None = ...,
+        sigma: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gain", b"_gain", "_sigma", b"_sigma", "gain", b"gain", "sigma", b"sigma"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain", b"_gain", "_sigma", b"_sigma", "gain", b"gain", "sigma", b"sigma"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gain: _TypeAlias = _typing.Literal["gain"]  # noqa: Y015
+    _WhichOneofArgType__gain: _TypeAlias = _typing.Literal["_gain", b"_gain"]  # noqa: Y015
+    _WhichOneofReturnType__sigma: _TypeAlias = _typing.Literal["sigma"]  # noqa: Y015
+    _WhichOneofArgType__sigma: _TypeAlias = _typing.Literal["_sigma", b"_sigma"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain) -> _WhichOneofReturnType__gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sigma) -> _WhichOneofReturnType__sigma | None: ...
+
+Global___PoissonGaussian: _TypeAlias = PoissonGaussian  # noqa: Y015
+
+@_typing.final
 class ReconstructRequest(_message.Message):
     """One image to reconstruct."""
 
@@ -313,6 +352,7 @@ class ReconstructRequest(_message.Message):
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_MAP_FIELD_NUMBER: _builtins.int
     AUTO_FIELD_NUMBER: _builtins.int
+    POISSON_GAUSSIAN_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     TOPK_FIELD_NUMBER: _builtins.int
     MAPS_FIELD_NUMBER: _builtins.int
@@ -368,6 +408,10 @@ class ReconstructRequest(_message.Message):
         """To be estimated from y."""
 
     @_builtins.property
+    def poisson_gaussian(self) -> Global___PoissonGaussian:
+        """It depends on the clean image."""
+
+    @_builtins.property
     def topk(self) -> Global___TopK: ...
     @_builtins.property
     def maps(self) -> _containers.RepeatedScalarFieldContainer[Global___Map.ValueType]:
@@ -399,6 +443,7 @@ class ReconstructRequest(_message.Message):
         sigma: _builtins.float = ...,
         sigma_map: _tensor_pb2.Tensor | None = ...,
         auto: Global___AutoSigma | None = ...,
+        poisson_gaussian: Global___PoissonGaussian | None = ...,
         mode: Global___Mode.ValueType = ...,
         topk: Global___TopK | None = ...,
         maps: _abc.Iterable[Global___Map.ValueType] | None = ...,
@@ -412,9 +457,9 @@ class ReconstructRequest(_message.Message):
         gaussian_share: _builtins.float | None = ...,
         exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "mask", b"mask", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "error", b"error", "estimator", b"estimator", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "hybrid", b"hybrid", "index", b"index", "maps", b"maps", "mask", b"mask", "mode", b"mode", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "topk", b"topk", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
     _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
@@ -422,7 +467,7 @@ class ReconstructRequest(_message.Message):
     _WhichOneofArgType__gaussian_share: _TypeAlias = _typing.Literal["_gaussian_share", b"_gaussian_share"]  # noqa: Y015
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
-    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto", "poisson_gaussian"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
@@ -455,6 +500,7 @@ class Diagnostics(_message.Message):
     ESTIMATED_ACCURACY_DB_FIELD_NUMBER: _builtins.int
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_ERROR_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
     EXPECTED_PSNR_DB_FIELD_NUMBER: _builtins.int
     MISFIT_FIELD_NUMBER: _builtins.int
     mode: Global___Mode.ValueType
@@ -490,6 +536,11 @@ class Diagnostics(_message.Message):
     estimated_accuracy_db: _builtins.float
     """Estimated agreement of this image with the sum over all keys, PSNR in dB;
     not set without a calibration, with a budget, and if all keys were summed.
+    """
+    gain: _builtins.float
+    """Estimated gain of PoissonGaussian, in intensities, sigma being the standard
+    deviation in the dark; not set for other noise, and if the request stated
+    both.
     """
     expected_psnr_db: _builtins.float
     """Expected PSNR of the image in dB, for intensities in [0, 1], over the
@@ -527,12 +578,13 @@ class Diagnostics(_message.Message):
         estimated_accuracy_db: _builtins.float | None = ...,
         sigma: _abc.Iterable[_builtins.float] | None = ...,
         sigma_error: _abc.Iterable[_builtins.float] | None = ...,
+        gain: _builtins.float | None = ...,
         expected_psnr_db: _builtins.float | None = ...,
         misfit: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_misfit", b"_misfit", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "misfit", b"misfit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_gain", b"_gain", "_misfit", b"_misfit", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "gain", b"gain", "misfit", b"misfit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_misfit", b"_misfit", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "misfit", b"misfit", "mode", b"mode", "seconds", b"seconds", "sigma", b"sigma", "sigma_error", b"sigma_error", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified", b"_certified", "_estimated_accuracy_db", b"_estimated_accuracy_db", "_expected_accuracy_db", b"_expected_accuracy_db", "_expected_psnr_db", b"_expected_psnr_db", "_gain", b"_gain", "_misfit", b"_misfit", "aggregate", b"aggregate", "bandwidth", b"bandwidth", "certified", b"certified", "estimated_accuracy_db", b"estimated_accuracy_db", "expected_accuracy_db", b"expected_accuracy_db", "expected_psnr_db", b"expected_psnr_db", "gain", b"gain", "gaussian_share", b"gaussian_share", "index", b"index", "keys", b"keys", "keys_touched", b"keys_touched", "misfit", b"misfit", "mode", b"mode", "seconds", b"seconds", "sigma", b"sigma", "sigma_error", b"sigma_error", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__certified: _TypeAlias = _typing.Literal["certified"]  # noqa: Y015
     _WhichOneofArgType__certified: _TypeAlias = _typing.Literal["_certified", b"_certified"]  # noqa: Y015
@@ -542,6 +594,8 @@ class Diagnostics(_message.Message):
     _WhichOneofArgType__expected_accuracy_db: _TypeAlias = _typing.Literal["_expected_accuracy_db", b"_expected_accuracy_db"]  # noqa: Y015
     _WhichOneofReturnType__expected_psnr_db: _TypeAlias = _typing.Literal["expected_psnr_db"]  # noqa: Y015
     _WhichOneofArgType__expected_psnr_db: _TypeAlias = _typing.Literal["_expected_psnr_db", b"_expected_psnr_db"]  # noqa: Y015
+    _WhichOneofReturnType__gain: _TypeAlias = _typing.Literal["gain"]  # noqa: Y015
+    _WhichOneofArgType__gain: _TypeAlias = _typing.Literal["_gain", b"_gain"]  # noqa: Y015
     _WhichOneofReturnType__misfit: _TypeAlias = _typing.Literal["misfit"]  # noqa: Y015
     _WhichOneofArgType__misfit: _TypeAlias = _typing.Literal["_misfit", b"_misfit"]  # noqa: Y015
     @_typing.overload
@@ -552,6 +606,8 @@ class Diagnostics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_accuracy_db) -> _WhichOneofReturnType__expected_accuracy_db | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_psnr_db) -> _WhichOneofReturnType__expected_psnr_db | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain) -> _WhichOneofReturnType__gain | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__misfit) -> _WhichOneofReturnType__misfit | None: ...
 
@@ -716,6 +772,7 @@ class ExplainRequest(_message.Message):
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_MAP_FIELD_NUMBER: _builtins.int
     AUTO_FIELD_NUMBER: _builtins.int
+    POISSON_GAUSSIAN_FIELD_NUMBER: _builtins.int
     ROW_FIELD_NUMBER: _builtins.int
     COLUMN_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
@@ -749,6 +806,10 @@ class ExplainRequest(_message.Message):
         """Estimated from all of y: not from a patch that it was cropped to."""
 
     @_builtins.property
+    def poisson_gaussian(self) -> Global___PoissonGaussian:
+        """Likewise, as the variance is that at an estimate of the clean image."""
+
+    @_builtins.property
     def mask(self) -> _tensor_pb2.Tensor:
         """As in ReconstructRequest; of the shape of y, cropped like it."""
 
@@ -764,6 +825,7 @@ class ExplainRequest(_message.Message):
         sigma: _builtins.float = ...,
         sigma_map: _tensor_pb2.Tensor | None = ...,
         auto: Global___AutoSigma | None = ...,
+        poisson_gaussian: Global___PoissonGaussian | None = ...,
         row: _builtins.int = ...,
         column: _builtins.int = ...,
         top: _builtins.int = ...,
@@ -772,9 +834,9 @@ class ExplainRequest(_message.Message):
         plane: _builtins.int | None = ...,
         exclude: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "context", b"context", "mask", b"mask", "noise", b"noise", "plane", b"plane", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "context", b"context", "mask", b"mask", "noise", b"noise", "plane", b"plane", "poisson_gaussian", b"poisson_gaussian", "sigma", b"sigma", "sigma_map", b"sigma_map", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "column", b"column", "context", b"context", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context", b"_context", "_mask", b"_mask", "_plane", b"_plane", "auto", b"auto", "column", b"column", "context", b"context", "exclude", b"exclude", "index", b"index", "mask", b"mask", "noise", b"noise", "plane", b"plane", "poisson_gaussian", b"poisson_gaussian", "row", b"row", "sigma", b"sigma", "sigma_map", b"sigma_map", "top", b"top", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context: _TypeAlias = _typing.Literal["context"]  # noqa: Y015
     _WhichOneofArgType__context: _TypeAlias = _typing.Literal["_context", b"_context"]  # noqa: Y015
@@ -782,7 +844,7 @@ class ExplainRequest(_message.Message):
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
     _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
     _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
-    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto", "poisson_gaussian"]  # noqa: Y015
     _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__context) -> _WhichOneofReturnType__context | None: ...
@@ -885,6 +947,122 @@ class ExplainResponse(_message.Message):
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 
 @_typing.final
+class DifferentiateRequest(_message.Message):
+    """A reconstruction to differentiate: by ESTIMATOR_LE_MMSE, with the sum over
+    all keys, on an index of physics and pre-inverse identity. Fields have the
+    numbers of ReconstructRequest, which leaves some below that of the vector.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    SIGMA_FIELD_NUMBER: _builtins.int
+    SIGMA_MAP_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
+    POISSON_GAUSSIAN_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    AGGREGATE_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    GAUSSIAN_SHARE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    index: _builtins.str
+    sigma: _builtins.float
+    aggregate: Global___Aggregate.ValueType
+    bandwidth: _builtins.float
+    quality: Global___Quality.ValueType
+    gaussian_share: _builtins.float
+    @_builtins.property
+    def y(self) -> _tensor_pb2.Tensor:
+        """As in ReconstructRequest."""
+
+    @_builtins.property
+    def sigma_map(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def auto(self) -> Global___AutoSigma:
+        """It is held fixed at the estimate."""
+
+    @_builtins.property
+    def poisson_gaussian(self) -> Global___PoissonGaussian:
+        """Its standard deviations are held fixed at those of the reconstruction."""
+
+    @_builtins.property
+    def mask(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def vector(self) -> _tensor_pb2.Tensor:
+        """A number for each pixel and channel of the reconstruction, float, shape of
+        y: the derivative of what is to be minimised with respect to it.
+        """
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.str = ...,
+        y: _tensor_pb2.Tensor | None = ...,
+        sigma: _builtins.float = ...,
+        sigma_map: _tensor_pb2.Tensor | None = ...,
+        auto: Global___AutoSigma | None = ...,
+        poisson_gaussian: Global___PoissonGaussian | None = ...,
+        mask: _tensor_pb2.Tensor | None = ...,
+        aggregate: Global___Aggregate.ValueType = ...,
+        bandwidth: _builtins.float | None = ...,
+        quality: Global___Quality.ValueType = ...,
+        gaussian_share: _builtins.float | None = ...,
+        exclude: _abc.Iterable[_builtins.str] | None = ...,
+        vector: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "auto", b"auto", "bandwidth", b"bandwidth", "gaussian_share", b"gaussian_share", "mask", b"mask", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth", "_gaussian_share", b"_gaussian_share", "_mask", b"_mask", "aggregate", b"aggregate", "auto", b"auto", "bandwidth", b"bandwidth", "exclude", b"exclude", "gaussian_share", b"gaussian_share", "index", b"index", "mask", b"mask", "noise", b"noise", "poisson_gaussian", b"poisson_gaussian", "quality", b"quality", "sigma", b"sigma", "sigma_map", b"sigma_map", "vector", b"vector", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bandwidth: _TypeAlias = _typing.Literal["bandwidth"]  # noqa: Y015
+    _WhichOneofArgType__bandwidth: _TypeAlias = _typing.Literal["_bandwidth", b"_bandwidth"]  # noqa: Y015
+    _WhichOneofReturnType__gaussian_share: _TypeAlias = _typing.Literal["gaussian_share"]  # noqa: Y015
+    _WhichOneofArgType__gaussian_share: _TypeAlias = _typing.Literal["_gaussian_share", b"_gaussian_share"]  # noqa: Y015
+    _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
+    _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType_noise: _TypeAlias = _typing.Literal["sigma", "sigma_map", "auto", "poisson_gaussian"]  # noqa: Y015
+    _WhichOneofArgType_noise: _TypeAlias = _typing.Literal["noise", b"noise"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bandwidth) -> _WhichOneofReturnType__bandwidth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gaussian_share) -> _WhichOneofReturnType__gaussian_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_noise) -> _WhichOneofReturnType_noise | None: ...
+
+Global___DifferentiateRequest: _TypeAlias = DifferentiateRequest  # noqa: Y015
+
+@_typing.final
+class DifferentiateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> _tensor_pb2.Tensor:
+        """The product, float32, shape of y: for each number of y, the sum over those
+        of the reconstruction of vector times their derivative with respect to it.
+        """
+
+    def __init__(
+        self,
+        *,
+        product: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DifferentiateResponse: _TypeAlias = DifferentiateResponse  # noqa: Y015
+
+@_typing.final
 class EstimateNoiseRequest(_message.Message):
     """An image whose noise is to be estimated."""
 
@@ -893,6 +1071,7 @@ class EstimateNoiseRequest(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     Y_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    POISSON_GAUSSIAN_FIELD_NUMBER: _builtins.int
     index: _builtins.str
     """Name of the index; may be empty where the server has exactly one."""
     @_builtins.property
@@ -901,20 +1080,30 @@ class EstimateNoiseRequest(_message.Message):
 
     @_builtins.property
     def mask(self) -> _tensor_pb2.Tensor: ...
+    @_builtins.property
+    def poisson_gaussian(self) -> Global___PoissonGaussian:
+        """If given, what it does not state is estimated, instead of white noise."""
+
     def __init__(
         self,
         *,
         index: _builtins.str = ...,
         y: _tensor_pb2.Tensor | None = ...,
         mask: _tensor_pb2.Tensor | None = ...,
+        poisson_gaussian: Global___PoissonGaussian | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "mask", b"mask", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_poisson_gaussian", b"_poisson_gaussian", "mask", b"mask", "poisson_gaussian", b"poisson_gaussian", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "index", b"index", "mask", b"mask", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mask", b"_mask", "_poisson_gaussian", b"_poisson_gaussian", "index", b"index", "mask", b"mask", "poisson_gaussian", b"poisson_gaussian", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mask: _TypeAlias = _typing.Literal["mask"]  # noqa: Y015
     _WhichOneofArgType__mask: _TypeAlias = _typing.Literal["_mask", b"_mask"]  # noqa: Y015
+    _WhichOneofReturnType__poisson_gaussian: _TypeAlias = _typing.Literal["poisson_gaussian"]  # noqa: Y015
+    _WhichOneofArgType__poisson_gaussian: _TypeAlias = _typing.Literal["_poisson_gaussian", b"_poisson_gaussian"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask) -> _WhichOneofReturnType__mask | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__poisson_gaussian) -> _WhichOneofReturnType__poisson_gaussian | None: ...
 
 Global___EstimateNoiseRequest: _TypeAlias = EstimateNoiseRequest  # noqa: Y015
 
@@ -924,6 +1113,11 @@ class EstimateNoiseResponse(_message.Message):
 
     SIGMA_FIELD_NUMBER: _builtins.int
     SIGMA_ERROR_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    GAIN_ERROR_FIELD_NUMBER: _builtins.int
+    gain: _builtins.float
+    gain_error: _builtins.float
+    """Standard error of the gain."""
     @_builtins.property
     def sigma(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """As in Diagnostics."""
@@ -935,11 +1129,20 @@ class EstimateNoiseResponse(_message.Message):
         *,
         sigma: _abc.Iterable[_builtins.float] | None = ...,
         sigma_error: _abc.Iterable[_builtins.float] | None = ...,
+        gain: _builtins.float | None = ...,
+        gain_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gain", b"_gain", "_gain_error", b"_gain_error", "gain", b"gain", "gain_error", b"gain_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sigma", b"sigma", "sigma_error", b"sigma_error"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gain", b"_gain", "_gain_error", b"_gain_error", "gain", b"gain", "gain_error", b"gain_error", "sigma", b"sigma", "sigma_error", b"sigma_error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__gain: _TypeAlias = _typing.Literal["gain"]  # noqa: Y015
+    _WhichOneofArgType__gain: _TypeAlias = _typing.Literal["_gain", b"_gain"]  # noqa: Y015
+    _WhichOneofReturnType__gain_error: _TypeAlias = _typing.Literal["gain_error"]  # noqa: Y015
+    _WhichOneofArgType__gain_error: _TypeAlias = _typing.Literal["_gain_error", b"_gain_error"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain) -> _WhichOneofReturnType__gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gain_error) -> _WhichOneofReturnType__gain_error | None: ...
 
 Global___EstimateNoiseResponse: _TypeAlias = EstimateNoiseResponse  # noqa: Y015

@@ -50,6 +50,11 @@ class ReconstructionServiceStub(object):
                 request_serializer=lemmse_dot_v1_dot_reconstruction__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Differentiate = channel.unary_unary(
+                '/lemmse.v1.ReconstructionService/Differentiate',
+                request_serializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateRequest.SerializeToString,
+                response_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateResponse.FromString,
+                _registered_method=True)
         self.EstimateNoise = channel.unary_unary(
                 '/lemmse.v1.ReconstructionService/EstimateNoise',
                 request_serializer=lemmse_dot_v1_dot_reconstruction__pb2.EstimateNoiseRequest.SerializeToString,
@@ -86,6 +91,15 @@ class ReconstructionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Differentiate(self, request, context):
+        """Multiplies a vector, which has a number for each pixel of the
+        reconstruction, by the derivative of the reconstruction with respect to y.
+        Request and response must fit into a message of 4 MiB each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EstimateNoise(self, request, context):
         """Estimates the noise in an image, as AutoSigma does. Only on an index of
         physics and pre-inverse identity.
@@ -111,6 +125,11 @@ def add_ReconstructionServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.ExplainRequest.FromString,
                     response_serializer=lemmse_dot_v1_dot_reconstruction__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Differentiate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Differentiate,
+                    request_deserializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateRequest.FromString,
+                    response_serializer=lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateResponse.SerializeToString,
             ),
             'EstimateNoise': grpc.unary_unary_rpc_method_handler(
                     servicer.EstimateNoise,
@@ -200,6 +219,33 @@ class ReconstructionService(object):
             '/lemmse.v1.ReconstructionService/Explain',
             lemmse_dot_v1_dot_reconstruction__pb2.ExplainRequest.SerializeToString,
             lemmse_dot_v1_dot_reconstruction__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Differentiate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lemmse.v1.ReconstructionService/Differentiate',
+            lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateRequest.SerializeToString,
+            lemmse_dot_v1_dot_reconstruction__pb2.DifferentiateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,11 @@ class ReconstructionServiceStub:
     """
     Explain: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]
     """Returns the training patches with the largest weights in one pixel."""
+    Differentiate: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.DifferentiateRequest, _reconstruction_pb2.DifferentiateResponse]
+    """Multiplies a vector, which has a number for each pixel of the
+    reconstruction, by the derivative of the reconstruction with respect to y.
+    Request and response must fit into a message of 4 MiB each.
+    """
     EstimateNoise: _grpc.UnaryUnaryMultiCallable[_reconstruction_pb2.EstimateNoiseRequest, _reconstruction_pb2.EstimateNoiseResponse]
     """Estimates the noise in an image, as AutoSigma does. Only on an index of
     physics and pre-inverse identity.
@@ -67,6 +72,11 @@ class ReconstructionServiceAsyncStub(ReconstructionServiceStub):
     """
     Explain: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.ExplainRequest, _reconstruction_pb2.ExplainResponse]  # type: ignore[assignment]
     """Returns the training patches with the largest weights in one pixel."""
+    Differentiate: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.DifferentiateRequest, _reconstruction_pb2.DifferentiateResponse]  # type: ignore[assignment]
+    """Multiplies a vector, which has a number for each pixel of the
+    reconstruction, by the derivative of the reconstruction with respect to y.
+    Request and response must fit into a message of 4 MiB each.
+    """
     EstimateNoise: _aio.UnaryUnaryMultiCallable[_reconstruction_pb2.EstimateNoiseRequest, _reconstruction_pb2.EstimateNoiseResponse]  # type: ignore[assignment]
     """Estimates the noise in an image, as AutoSigma does. Only on an index of
     physics and pre-inverse identity.
@@ -104,6 +114,17 @@ class ReconstructionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reconstruction_pb2.ExplainResponse, _abc.Awaitable[_reconstruction_pb2.ExplainResponse]]:
         """Returns the training patches with the largest weights in one pixel."""
+
+    @_abc_1.abstractmethod
+    def Differentiate(
+        self,
+        request: _reconstruction_pb2.DifferentiateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reconstruction_pb2.DifferentiateResponse, _abc.Awaitable[_reconstruction_pb2.DifferentiateResponse]]:
+        """Multiplies a vector, which has a number for each pixel of the
+        reconstruction, by the derivative of the reconstruction with respect to y.
+        Request and response must fit into a message of 4 MiB each.
+        """
 
     @_abc_1.abstractmethod
     def EstimateNoise(

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.estimator.cancellation import Cancel
+from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.gaussians import Gaussians
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
@@ -99,6 +101,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
+        """Return the covariances over all keys of a stratum, see `covariances.key_covariances`."""
+
+    @abstractmethod
     def prepare(self) -> None:
         """Load data and compile code that the first queries would otherwise wait for."""
 
@@ -119,6 +125,14 @@ class Backend(ABC):
             return np.full(len(stratum), sum(numbers))
         return np.array(numbers)[stratum]
 
+    @property
+    def centre(self) -> slice:
+        """Coordinates of the centre pixel in a flattened patch."""
+        manifest = self.index.manifest
+        p, p_z = manifest.patch_size, manifest.patch_depth
+        first = ((p_z // 2 * p + p // 2) * p + p // 2) * manifest.channels
+        return slice(first, first + manifest.channels)
+
     @cached_property
     def gaussians(self) -> Gaussians:
         """The mixture of Gaussians fitted to the training patches.
@@ -128,15 +142,13 @@ class Backend(ABC):
         InvalidArgument
             The index has none.
         """
-        mixture, channels = self.index.mixture, self.index.manifest.channels
+        mixture = self.index.mixture
         if mixture is None:
             raise InvalidArgument.of(
                 "gaussian_share",
                 f"expected 0, since patches of {self.index.patch_length} numbers have no mixture",
             )
-        p, p_z = self.index.manifest.patch_size, self.index.manifest.patch_depth
-        first = ((p_z // 2 * p + p // 2) * p + p // 2) * channels
-        return Gaussians(mixture, slice(first, first + channels), self.device)
+        return Gaussians(mixture, self.centre, self.device)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
         """Raise InvalidArgument unless the keys are patches of the clean images, A = B = I.

@@ -15,6 +15,7 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.contract.results import NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.cancellation import Cancel, never
 from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.noise_estimate import spread
@@ -43,30 +44,61 @@ class BestOf:
     def answer(self, measurement: Measurement, options: Options, cancelled: Cancel = never) -> Result:
         """Return the reconstruction by the best index; as `Reconstructor.answer`."""
         _require_no_exclusion(options)
-        estimate = None
-        if isinstance(measurement.sigma, str):
-            estimate = self._estimate(measurement, cancelled)
-            measurement = measurement.with_sigma(estimate.sigma)
+        measurement, estimate = self._with_noise(measurement, cancelled)
         result = self._choose(measurement, options, cancelled).answer(measurement, options, cancelled)
         return replace(result, diagnostics=with_estimate(result.diagnostics, estimate))
+
+    def differentiate(
+        self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel = never
+    ) -> NDArray[np.float32]:
+        """Return a vector times the derivative of the reconstruction by the best index, held fixed."""
+        _require_no_exclusion(options)
+        measurement, _ = self._with_noise(measurement, cancelled)
+        best = self._choose(measurement, options, cancelled)
+        return best.differentiate(measurement, vector, options, cancelled)
 
     def work(self, measurement: Measurement, options: Options) -> float:
         """Return the expected work of `answer`, in multiply-adds of the exact sum."""
         _require_no_exclusion(options)
-        work = [one.work(measurement, options) for one in self._reconstructors]
-        pixels = self.pixels(measurement)
-        return max(work) + sum(work) * sample_size(pixels) / pixels
+        return self._with_choice(
+            measurement, [one.work(measurement, options) for one in self._reconstructors]
+        )
+
+    def derivative_work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of `differentiate`, in multiply-adds of the exact sum."""
+        _require_no_exclusion(options)
+        work = [one.derivative_work(measurement, options) for one in self._reconstructors]
+        return self._with_choice(measurement, work)
 
     def pixels(self, measurement: Measurement) -> int:
         """Return the number of pixels of a measurement; in volumes, those of all planes."""
         return self._reconstructors[0].pixels(measurement)
 
+    def _with_choice(self, measurement: Measurement, work: Sequence[float]) -> float:
+        """Return the work of one of the indexes, given that of each, and of all for a sample of pixels."""
+        pixels = self.pixels(measurement)
+        return max(work) + sum(work) * sample_size(pixels) / pixels
+
+    def _with_noise(
+        self, measurement: Measurement, cancelled: Cancel
+    ) -> tuple[Measurement, NoiseEstimate | None]:
+        """Return a measurement whose noise is known, and the estimate of it; None if it was stated."""
+        if not measurement.is_estimated:
+            return measurement, None
+        estimate = self._estimate(measurement, cancelled)
+        return measurement.with_noise(estimate), estimate
+
     def _estimate(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
         """Return the least of the estimates: what an index does not describe looks like noise to it."""
-        estimates = [one.estimate_noise(measurement, cancelled) for one in self._reconstructors]
-        return min(estimates, key=_mean_square)
+        able = [one for one in self._reconstructors if measurement.gain is None or one.takes_maps]
+        estimates = [one.estimate_noise(measurement, cancelled) for one in able or self._reconstructors]
+        mean = float(measurement.observed.mean())
+        return min(estimates, key=lambda one: _mean_square(one) + (one.gain or 0.0) * mean)
 
     def _choose(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Reconstructor:
+        if measurement.gain is not None:  # a map of one σ: only indexes that take maps can answer
+            white = measurement.with_mean_noise()
+            measurement = replace(white, sigma=np.full(measurement.y.shape, white.sigma))
         groups: dict[str, list[Reconstructor]] = {}
         for one in self._reconstructors:
             groups.setdefault(one.index.manifest.digest, []).append(one)

@@ -7,14 +7,17 @@ distinct key. Other work is converted by the time that it takes.
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.planning import requested_accuracy
+from lemmse.estimator.signal_noise import MOST_MAPS
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["estimate_work", "exact_work", "exclusion_work", "pixels_of", "request_work"]
+__all__ = ["derivative_work", "estimate_work", "exact_work", "exclusion_work", "pixels_of", "request_work"]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -22,6 +25,8 @@ _UNCALIBRATED = 0.5
 """Time of mode hybrid without a calibration, relative to that of the exact sum; it may be far less."""
 _WEIGHTED = 2.0
 """Time of products with a precision for each pixel, relative to those with white noise."""
+_DERIVATIVE = 4.0
+"""Products with all keys for a derivative: of scores, directions, means and covariances."""
 _COPIED = 100.0
 """Time of copying a coordinate of a key, and of what else a view without some images takes."""
 _ESTIMATE = 2.0
@@ -79,16 +84,20 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
     most_exact : float
         Largest work for which mode auto is exact.
     """
-    height, width = measurement.y.shape[:2]
+    pixels = pixels_of(backend, measurement)
+    if measurement.gain is not None:
+        first = estimate_work(backend, pixels) if measurement.is_estimated else 0.0
+        one = replace(measurement, sigma=1.0, gain=None, mask=np.broadcast_to(True, measurement.y.shape))
+        return first + MOST_MAPS * request_work(backend, one, options, most_exact)
     if isinstance(measurement.sigma, str):
-        first = estimate_work(backend, height * width)
+        first = estimate_work(backend, pixels)
         known = (replace(measurement, sigma=sigma) for sigma in _calibrated_sigmas(backend))
         return first + max(request_work(backend, one, options, most_exact) for one in known)
     if options.estimator != "le-mmse":
         return _whole_image_work(backend, measurement, options)
     sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
     weighted = sigma is None or measurement.mask is not None
-    exact = exact_work(backend, pixels_of(backend, measurement), weighted=weighted)
+    exact = exact_work(backend, pixels, weighted=weighted)
     if options.mode == "topk":
         return exact * _topk_share(backend, options)
     if options.mode == "exact" or (options.mode == "auto" and exact <= most_exact):
@@ -109,6 +118,13 @@ def _calibrated_sigmas(backend: Backend) -> tuple[float, ...]:
     """Return the σ at which the time of hybrid is known; any σ if it is not known."""
     calibration = backend.index.manifest.calibration
     return (1.0,) if calibration is None else calibration.sigmas
+
+
+def derivative_work(backend: Backend, measurement: Measurement) -> float:
+    """Return the expected work of the derivative of a reconstruction times a vector."""
+    has_map = not isinstance(measurement.sigma, float | str) or measurement.gain is not None
+    weighted = has_map or measurement.mask is not None
+    return _DERIVATIVE * exact_work(backend, pixels_of(backend, measurement), weighted=weighted)
 
 
 def _topk_share(backend: Backend, options: Options) -> float:

@@ -15,16 +15,19 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, reduce
+from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
 from lemmse.estimator.backend import Backend, Extent
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.local import LocalBackend, as_device
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries
@@ -144,6 +147,19 @@ class DistributedBackend(Backend):
         evaluated = sum((each.keys_evaluated for each in estimates), sums.keys_evaluated)
         return replace(sums, keys_evaluated=evaluated)
 
+    def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
+        """Return the covariances merged over the shard views."""
+        blocks = self._blocks(len(queries))
+        tasks: list[_Task] = [
+            (view, _WorkerKeys.covariances, (queries.rows(rows), directions[rows]))
+            for rows in blocks
+            for view in range(len(self._views))
+        ]
+        found: Iterator[Covariances] = iter(self._run(tasks, cancelled))
+        return Covariances.gather(
+            [(rows, reduce(Covariances.merge, islice(found, len(self._views)))) for rows in blocks]
+        )
+
     def _merged(self, queries: Queries | ColouredQueries, specs: Sequence[SumSpec]) -> PosteriorSums:
         return reduce(PosteriorSums.merge, self._sums_of_each(queries, specs))
 
@@ -151,9 +167,7 @@ class DistributedBackend(Backend):
         self, queries: Queries | ColouredQueries, specs: Sequence[SumSpec]
     ) -> list[PosteriorSums]:
         """Return the sums over each shard view, given a specification for each."""
-        # A query consists of a patch in float64, or of two arrays of its size.
-        size = max(1, min(_BLOCK, _BYTES // (16 * self.index.patch_length)))
-        blocks = torch.split(torch.arange(len(queries)), size)
+        blocks = self._blocks(len(queries))
         tasks: list[_Task] = [
             (view, _WorkerKeys.sums, (queries.rows(rows), spec.picklable().rows(rows.numpy())))
             for view, spec in enumerate(specs)
@@ -164,6 +178,12 @@ class DistributedBackend(Backend):
             PosteriorSums.join(sums[first : first + len(blocks)])
             for first in range(0, len(sums), len(blocks))
         ]
+
+    def _blocks(self, queries: int) -> Sequence[Tensor]:
+        """Return the numbers of the queries of each task, for so many."""
+        # A query consists of a patch in float64, or of two arrays of its size.
+        size = max(1, min(_BLOCK, _BYTES // (16 * self.index.patch_length)))
+        return torch.split(torch.arange(queries), size)
 
     def _map(self, function: Callable[..., Any]) -> list[Any]:
         """Return the results of a function applied to the keys of each shard view."""
@@ -299,3 +319,11 @@ class _WorkerKeys:
         index.require_unchanged()
         key = sums.top_key
         return replace(sums, top_key=torch.where(key < 0, key, key + self._first_key))
+
+    def covariances(self, queries: Queries, directions: Tensor) -> Covariances:
+        """Return the covariances over these keys, in host memory."""
+        index, device = self._local.index, self._local.device
+        index.require_unchanged()
+        found = self._local.covariances(queries.to(device), directions.to(device), never).to(_CPU)
+        index.require_unchanged()
+        return found

@@ -9,6 +9,7 @@ the heaviest keys, targets of more than 31 numbers, whole patches of more than 5
 numbers do not resolve.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -17,11 +18,11 @@ from torch import Tensor
 from lemmse.estimator.cancellation import QUERIES_OF_THREAD, even_blocks, query_block, raise_if_cancelled
 from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.keys import Keys, Tile
-from lemmse.estimator.queries import LOG2_E, Queries
+from lemmse.estimator.queries import LOG2_E, Queries, Scorer
 from lemmse.estimator.sum_spec import EXACT, SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["exact_sums"]
+__all__ = ["blocks_to_score", "exact_sums", "scorer", "weights"]
 
 _FLOOR = -100.0
 """Scores are clamped to this distance below the largest of their tile: 2^−100 is negligible relative to 1,
@@ -63,7 +64,6 @@ def exact_sums(
 
 
 def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | None) -> PosteriorSums:
-    scale = keys.scale(queries.stratum)
     left = torch.ones(len(queries), dtype=torch.bool, device=queries.u.device)
     parts = []
     if fused is not None and fused.computes(spec.outputs):
@@ -73,13 +73,51 @@ def _block_sums(keys: Keys, queries: Queries, spec: SumSpec, fused: FusedKeys | 
             if form != Form.NONE and len(rows):
                 parts.append((rows, fused.sums(queries.rows(rows), spec, form)))
         left = forms == Form.NONE
-    sharp = queries.sharp(scale)
-    for centre, mask in ((None, left & ~sharp), (scale.centre, left & sharp)):
-        rows_of_blocks = torch.split(mask.nonzero()[:, 0], query_block(mask.device)) if mask.any() else ()
-        for rows in rows_of_blocks:
-            sums = _sums(keys, queries.rows(_padded(rows)), centre, spec)
-            parts.append((rows, sums.take(torch.arange(len(rows), device=rows.device))))
+    for rows, centre in blocks_to_score(keys, queries, left):
+        sums = _sums(keys, queries.rows(_padded(rows)), centre, spec)
+        parts.append((rows, sums.take(torch.arange(len(rows), device=rows.device))))
     return PosteriorSums.gather(parts)
+
+
+def blocks_to_score(
+    keys: Keys, queries: Queries, some: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the numbers of a block of queries, and the centre of the tiles to score with `scorer`.
+
+    The centre is that of all tiles for sharp queries, and None for others, whose tiles have their own.
+
+    Parameters
+    ----------
+    keys : Keys
+        The whitened keys.
+    queries : Queries
+        The whitened query patches.
+    some : Tensor, optional
+        Which queries to score, bool, (Q,); by default all.
+    """
+    scale, step = keys.scale(queries.stratum), query_block(queries.u.device)
+    sharp = queries.sharp(scale)
+    wanted = torch.ones_like(sharp) if some is None else some
+    for centre, mask in ((None, wanted & ~sharp), (scale.centre, wanted & sharp)):
+        if mask.any():
+            for rows in torch.split(mask.nonzero()[:, 0], step):
+                yield rows, centre
+
+
+def scorer(keys: Keys, queries: Queries, centre: Tensor | None) -> Scorer:
+    """Return the scorer of a block of queries, of sharp ones if the centre of all tiles is given."""
+    if centre is None:
+        return queries.scorer(keys.longest_tile(queries.stratum))
+    return queries.sharp_scorer(centre)
+
+
+def weights(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights of a tile of keys, relative to the largest, and the largest score, (Q, m), (Q, 1).
+
+    The scores, log2 w, are overwritten.
+    """
+    score_max = scores.amax(dim=1, keepdim=True)
+    return scores.sub_(score_max).clamp_(min=_FLOOR).exp2_(), score_max
 
 
 def _padded(rows: Tensor) -> Tensor:
@@ -96,10 +134,7 @@ def _padded(rows: Tensor) -> Tensor:
 
 def _sums(keys: Keys, queries: Queries, centre: Tensor | None, spec: SumSpec) -> PosteriorSums:
     """Return the sums for a block of queries, for sharp ones if the centre of all tiles is given."""
-    if centre is None:
-        score = queries.scorer(keys.longest_tile(queries.stratum))
-    else:
-        score = queries.sharp_scorer(centre)
+    score = scorer(keys, queries, centre)
     outputs = replace(spec.outputs, error=False, bounds=False)  # these follow from the other sums
     sums = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, queries.u.device)
     for tile in keys.tiles(queries.stratum, centre):
@@ -113,11 +148,10 @@ def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
 
     log2 w is the sum of `scores`, (Q, m), which is overwritten, and `query_terms`, (Q,).
     """
-    score_max = scores.amax(dim=1, keepdim=True)
     top_score, top_key = scores[:, :0], scores[:, :0].long()
     if outputs.top:
         top_score, top_key = scores.topk(min(outputs.top, scores.shape[1]), dim=1)
-    w = scores.sub_(score_max).clamp_(min=_FLOOR).exp2_()
+    w, score_max = weights(scores)
     moments = w @ tile.moments[:rows].T  # (Q, rows)
     patches = _patch_sums(tile, w, outputs) if outputs.patch else moments[:, :0].double()
     return PosteriorSums(

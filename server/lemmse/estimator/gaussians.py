@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
+from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.queries import LARGEST_MAGNITUDE, Queries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import PosteriorSums
@@ -126,12 +127,16 @@ class Gaussians:
             parts.append(posteriors.log_density(g))
         return torch.stack(parts, dim=1) + self._log_weights
 
-    def _sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
-        posteriors = self._posteriors(queries)
-        log_w = self._log_w(posteriors, spec.cancelled)
+    def _weights(self, posteriors: "_Posteriors", cancelled: Cancel) -> tuple[Tensor, Tensor]:
+        """Return the largest log weight of each query, (Q,), and all weights relative to it, (Q, G)."""
+        log_w = self._log_w(posteriors, cancelled)
         log_max = log_w.amax(dim=1)
         w = (log_w - log_max[:, None]).exp()
-        w = torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums alike, for consistency
+        return log_max, torch.where(w > _NEGLIGIBLE, w, 0.0)  # in all sums alike, for consistency
+
+    def _sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
+        posteriors = self._posteriors(queries)
+        log_max, w = self._weights(posteriors, spec.cancelled)
         patch = torch.zeros(queries.u.shape, dtype=torch.float64, device=queries.u.device)
         square = torch.zeros_like(patch)
         for g in range(len(self.means)):
@@ -157,6 +162,43 @@ class Gaussians:
             top_key=none.long(),
             keys_evaluated=torch.zeros(len(w), dtype=torch.int64, device=w.device),
         )
+
+    def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
+        """Return the covariances over the Gaussians, with normalizing constants; see `covariances`.
+
+        Parameters
+        ----------
+        queries : Queries
+            As for `sums`.
+        directions : Tensor
+            The direction a of each query, float64, (Q, P).
+        cancelled : callable
+            Polled for every Gaussian; when it returns True, Cancelled is raised.
+        """
+        numbers = torch.arange(len(queries), device=queries.u.device)
+        return Covariances.gather(
+            [
+                (numbers[rows], self._covariances(queries.rows(rows), directions[rows], cancelled))
+                for rows in self._blocks(queries)
+            ]
+        )
+
+    def _covariances(self, queries: Queries, a: Tensor, cancelled: Cancel) -> Covariances:
+        posteriors = self._posteriors(queries)
+        log_max, w = self._weights(posteriors, cancelled)
+        total = w.sum(dim=1, keepdim=True)
+        s, v, product = torch.zeros_like(total), torch.zeros_like(a), torch.zeros_like(a)
+        for g in range(len(self.means)):
+            raise_if_cancelled(cancelled)
+            rows = w[:, g].nonzero()[:, 0]
+            if len(rows):
+                share = w[rows, g, None] / total[rows]
+                mean = posteriors.clean(g, rows)[0].double()
+                along = (a[rows] * mean).sum(dim=1, keepdim=True)
+                s[rows] += share * along
+                v[rows] += share * mean
+                product[rows] += share * (along * mean + posteriors.covariance(g, rows, a[rows]).double())
+        return Covariances(log_max=log_max, w=total, s=s, v=v, product=total * (product - s * v))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +231,10 @@ class _Posteriors(Protocol):
         """Return mean and variances of the clean patches of some queries under Gaussian g, (n, P) each."""
         ...
 
+    def covariance(self, g: int, rows: Tensor, a: Tensor) -> Tensor:
+        """Return the covariance of the clean patch v and a·v for some queries under Gaussian g, (n, P)."""
+        ...
+
 
 class _White:
     """White noise: with the variances D along the axes, Σ_g + σ² I has D + σ² = (1 + λ D) / λ.
@@ -214,6 +260,11 @@ class _White:
         noisy = 1 + self._precision * variances
         gain = axes * (self._precision * variances / noisy)  # (P, R)
         return mean + (self._u[rows] - mean) @ axes @ gain.T, (axes.square() * (variances / noisy)).sum(dim=1)
+
+    def covariance(self, g: int, rows: Tensor, a: Tensor) -> Tensor:
+        _, axes, variances = self._parts(g)
+        left = variances / (1 + self._precision * variances)
+        return (a.to(self._type) @ axes * left) @ axes.T
 
     def _parts(self, g: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean, axes and variances of Gaussian g."""
@@ -255,6 +306,12 @@ class _Weighted:
         mean = self._means[g] + torch.cholesky_solve(b, factor)[:, :, 0] @ root.T
         whitened = torch.linalg.solve_triangular(factor, root.T.expand(len(factor), -1, -1), upper=False)
         return mean, whitened.square().sum(dim=1)
+
+    def covariance(self, g: int, rows: Tensor, a: Tensor) -> Tensor:
+        factor, _ = self._system(g, rows)
+        root = self._roots[g]
+        solved: Tensor = torch.cholesky_solve((a @ root)[:, :, None], factor)
+        return solved[:, :, 0] @ root.T
 
     def _system(self, g: int, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Return the Cholesky factor of A, (n, R, R), and b, (n, R, 1), for the queries `rows`.

@@ -14,11 +14,14 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.results import NoiseEstimate
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
+from lemmse.estimator.gain_estimate import SIGMAS, PatchDensities, most_likely_gain
 from lemmse.estimator.noise_estimate import NoiseLevel, maximum_likelihood, median_sigma, spread
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
+from lemmse.estimator.sum_spec import SumSpec
+from lemmse.estimator.sums import Outputs
 
-__all__ = ["estimate_noise", "sample_size"]
+__all__ = ["estimate_gain", "estimate_noise", "sample_size"]
 
 _SHARE, _LEAST_SAMPLE, _LARGEST_SAMPLE = 1 / 4, 32, 512
 """Number of patches in the sample: its share of the pixels, and its bounds."""
@@ -62,7 +65,7 @@ def estimate_noise(backend: Backend, observation: Observation, cancelled: Cancel
     Cancelled
         `cancelled()` was true.
     """
-    _require_mixture(backend)
+    _require_mixture(backend, "sigma")
     sample = _Sample(backend, observation, cancelled)
     best = sample.best(np.array([sample.start]))
     if backend.index.strata.constants is None and _may_differ(sample.medians):
@@ -74,10 +77,50 @@ def estimate_noise(backend: Backend, observation: Observation, cancelled: Cancel
     return NoiseEstimate(tuple(best.sigma.tolist()), tuple(best.error.tolist()))
 
 
+def estimate_gain(
+    backend: Backend,
+    observation: Observation,
+    gain: float | None,
+    sigma: float | None,
+    cancelled: Cancel,
+) -> NoiseEstimate:
+    """Return the gain and the dark standard deviation of the Poisson-Gaussian noise in an observation.
+
+    Parameters
+    ----------
+    backend, observation, cancelled
+        As in `estimate_noise`.
+    gain, sigma : float or None
+        What is known.
+
+    Raises
+    ------
+    InvalidArgument
+        The index, or the image, does not allow an estimate.
+    Cancelled
+        `cancelled()` was true.
+    """
+    _require_mixture(backend, "sigma" if sigma is None else "gain")
+    sample = _Sample(backend, observation, cancelled, counts=True)
+    white = sample.best(np.array([sample.start])).sigma
+    table = np.stack([sample.log_density(SIGMAS[k : k + 1], slice(None)) for k in range(len(SIGMAS))], axis=1)
+    return most_likely_gain(
+        PatchDensities(table),
+        sample.clean_means(white),
+        sample.centres,
+        backend.index.manifest.patch_size,
+        float(white[0]),
+        gain=gain,
+        sigma=sigma,
+    )
+
+
 class _Sample:
     """Patches of an observation, and their log density for any σ."""
 
-    def __init__(self, backend: Backend, observation: Observation, cancelled: Cancel) -> None:
+    def __init__(
+        self, backend: Backend, observation: Observation, cancelled: Cancel, *, counts: bool = False
+    ) -> None:
         self._backend, self._cancelled = backend, cancelled
         (y,), self._p = observation.y, backend.index.manifest.patch_size
         (observed,) = np.broadcast_to(np.isfinite(observation.sigma), observation.y.shape)
@@ -90,29 +133,43 @@ class _Sample:
             centres, missing = _spread(observed, self._p, _MASKED_SAMPLE)
         n = centres @ [y.shape[1], 1]
         u = backend.patches(y[None], n)
-        if np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
+        inside = None
+        if counts:
+            inside = _with_counts(u, y[observed].min())
+        elif np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
             inside = _inside(u.reshape(len(u), -1, y.shape[2]), self.start)
+        if inside is not None:
             centres, n, u, missing = centres[inside], n[inside], u[inside], missing[inside]
-        self._centres, self._u = centres, u
+        self.centres, self._u = centres, u
+        """Row and column of each patch, (N, 2)."""
         self._observed = backend.patches(observed[None], n) if missing.any() else None
         white = torch.from_numpy(backend.index.strata.whiten_precisely(u, 0)).to(backend.device)
         self._spectra = None if missing.any() else backend.gaussians.spectra(white)
 
     def best(self, start: NDArray[np.float64]) -> NoiseLevel:
         """Return the most likely σ, one or for each channel, as many as there are to begin with."""
-        return maximum_likelihood(self.log_density, start, self._centres, self._p)
+        return maximum_likelihood(self.log_density, start, self.centres, self._p)
 
     def log_density(self, sigma: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
         """Return the log densities of some of the patches, see `noise_estimate.LogDensity`."""
         raise_if_cancelled(self._cancelled)
         if len(sigma) == 1 and self._spectra is not None:
             return self._spectra.log_density(float(sigma[0]), rows).cpu().numpy()
+        return self._backend.gaussians.log_density(self._queries(sigma, rows), self._cancelled).cpu().numpy()
+
+    def clean_means(self, sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean intensity of each clean patch that is expected for noise of σ, (N,)."""
+        spec = SumSpec(outputs=Outputs(patch=True), cancelled=self._cancelled)
+        sums = self._backend.gaussians.sums(self._queries(sigma, slice(None)), spec)
+        patch = sums.posterior(self._backend.index.manifest.channels).patch
+        return patch.mean(dim=1).cpu().numpy()
+
+    def _queries(self, sigma: NDArray[np.float64], rows: slice) -> Queries:
         device, u = self._backend.device, self._u[rows]
         precision = np.tile(sigma**-2.0, (len(u), u.shape[1] // len(sigma)))
         if self._observed is not None:
             precision = np.where(self._observed[rows], precision, 0.0)
-        queries = Queries(torch.from_numpy(u).to(device), torch.from_numpy(precision).to(device))
-        return self._backend.gaussians.log_density(queries, self._cancelled).cpu().numpy()
+        return Queries(torch.from_numpy(u).to(device), torch.from_numpy(precision).to(device))
 
 
 def _spread(observed: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -143,7 +200,16 @@ def _inside(u: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
     return inside
 
 
-def _require_mixture(backend: Backend) -> None:
+def _with_counts(u: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
+    """Return which patches, (N, P), are not mostly of the least number of the image, that of no counts.
+
+    These show no noise. If all are such patches, all are taken.
+    """
+    some: NDArray[np.bool_] = (u == least).mean(axis=1) <= 0.5
+    return some if some.any() else ~some
+
+
+def _require_mixture(backend: Backend, argument: str) -> None:
     manifest = backend.index.manifest
     why = None
     if not backend.index.problem.denoises:
@@ -153,7 +219,7 @@ def _require_mixture(backend: Backend) -> None:
     elif backend.index.mixture is None:
         why = f"without Gaussians, as its patches have {backend.index.patch_length} numbers"
     if why is not None:
-        raise InvalidArgument.of("sigma", f"expected a number for an index {why}, got auto")
+        raise InvalidArgument.of(argument, f"expected a number for an index {why}, got auto")
 
 
 def _may_differ(medians: NDArray[np.float64]) -> bool:

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.backend import Backend
+from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
-from lemmse.estimator.stratum_sums import ColouredQueries
+from lemmse.estimator.stratum_sums import ColouredQueries, log_normalizer
 from lemmse.estimator.sum_spec import EXACT, SumSpec
 from lemmse.estimator.sums import Outputs, Posterior, PosteriorSums
 from lemmse.index import Index
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["ImageQueries", "WhitenedQueries", "cut_queries", "joint_sums"]
+__all__ = ["ImageQueries", "WhitenedQueries", "cut_queries", "joint_sums", "require_map"]
 
 _WHITENESS = 1e-2
 """Largest deviation from the identity, in any entry, of the covariance of the whitened noise of an image that
@@ -72,6 +73,14 @@ class ImageQueries(Protocol):
         """
         ...
 
+    def pull_back(self, n: NDArray[np.int64], directions: NDArray[np.float64], cancelled: Cancel) -> Tensor:
+        """Return the derivative of a·m with respect to the patch of y, for patches at positions n, (Q, P).
+
+        m is the mean of the clean patch, as in `clean`, and a the direction of the patch, (Q, P). The keys
+        must be clean patches, A = B = I.
+        """
+        ...
+
 
 def cut_queries(backend: Backend, observation: Observation, refinement: Refinement = PAPER) -> ImageQueries:
     """Return the query patches of an observation, under the prior of a refinement.
@@ -85,12 +94,16 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
         return WhitenedQueries(backend, observation, refinement)
     _require_refinable(backend, refinement)
     argument = "sigma" if np.isfinite(observation.sigma).all() else "mask"
-    backend.require_clean_keys(argument, "a noise map or a mask per request")
-    if backend.index.strata.constants is not None:
-        raise InvalidArgument.of(
-            argument, "a noise map or a mask per request needs an index of equivariance none, got offset"
-        )
+    require_map(backend, argument)
     return _WeightedQueries(backend, observation, refinement)
+
+
+def require_map(backend: Backend, argument: str) -> None:
+    """Raise InvalidArgument unless an index takes a precision for each pixel of a request."""
+    what = "poisson-gaussian noise" if argument == "noise" else "a noise map or a mask per request"
+    backend.require_clean_keys(argument, what)
+    if backend.index.strata.constants is not None:
+        raise InvalidArgument.of(argument, f"{what} needs an index of equivariance none, got offset")
 
 
 def joint_sums(images: Sequence["WhitenedQueries"], spec: SumSpec) -> list[PosteriorSums]:
@@ -248,6 +261,20 @@ class WhitenedQueries:
         share = np.full(self._z.shape, self._share)
         return _blended(self._backend, posterior, n, self._z, share, variance)
 
+    def pull_back(self, n: NDArray[np.int64], directions: NDArray[np.float64], cancelled: Cancel) -> Tensor:
+        """Return the derivative of a·m with respect to the patch of y, see `ImageQueries`."""
+        backend, strata = self._backend, self._backend.index.strata
+        white = torch.from_numpy(strata.whiten_precisely(self.queries(n).u, 0)).to(backend.device)
+        queries = Queries(white, torch.tensor(self._precision, dtype=torch.float64, device=backend.device))
+        of_keys = (1 - self._share) * directions
+        log_norm = log_normalizer(strata, 0, self._precision)
+        product = _covariance(backend, queries, of_keys, self.gaussian_share, log_norm, cancelled)
+        product = self._precision * product + self._share * torch.from_numpy(directions).to(product)
+        if strata.constants is not None:  # the level of the query is a mean of its pixels
+            level = strata.levels(of_keys, 0)  # (Q, C)
+            product += torch.from_numpy(level).to(product).repeat(1, product.shape[1] // level.shape[1])
+        return product
+
 
 def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
     """Raise InvalidArgument unless B yields the noise that the strata whiten, for an image of this shape."""
@@ -330,12 +357,8 @@ class _WeightedQueries:
 
     def _key_sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
         """Return the sums over all keys."""
-        device, precision = self._backend.device, queries.precision.cpu().numpy()
-        observed = precision > 0
-        log_norm = 0.5 * np.log(precision / (2 * math.pi), where=observed, out=np.zeros_like(precision)).sum(
-            axis=1
-        )
-        some_observed = observed.any(axis=1)
+        device = self._backend.device
+        some_observed = (queries.precision > 0).any(dim=1).cpu().numpy()
         groups = (np.flatnonzero(some_observed), spec), (np.flatnonzero(~some_observed), spec.exact())
         joined = PosteriorSums.join(
             [
@@ -346,11 +369,25 @@ class _WeightedQueries:
         )
         order = torch.from_numpy(np.argsort(np.concatenate([rows for rows, _ in groups]))).to(device)
         log_keys = math.log(self._backend.index.manifest.keys)
-        return joined.take(order).shift(torch.from_numpy(log_norm - log_keys).to(device))
+        return joined.take(order).shift(_log_normalizers(queries) - log_keys)
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """Return the posterior of the clean pixels, see `ImageQueries`."""
         return _blended(self._backend, posterior, n, self._y, self._share, self._variance)
+
+    def pull_back(self, n: NDArray[np.int64], directions: NDArray[np.float64], cancelled: Cancel) -> Tensor:
+        """Return the derivative of a·m with respect to the patch of y, see `ImageQueries`."""
+        backend, queries = self._backend, self._queries(n)
+        share = self._backend.patches(self._share, n)  # (Q, P)
+        product = _covariance(
+            backend,
+            queries,
+            (1 - share) * directions,
+            self.gaussian_share,
+            _log_normalizers(queries),
+            cancelled,
+        )
+        return queries.precision * product + torch.from_numpy(share * directions).to(product)
 
 
 def _mixed(
@@ -365,6 +402,35 @@ def _mixed(
         return gaussian_sums()
     keys, gaussians = key_sums(), gaussian_sums()
     return keys.shift(math.log1p(-gaussian_share)).merge(gaussians.shift(math.log(gaussian_share)))
+
+
+def _log_normalizers(queries: Queries) -> Tensor:
+    """Return the log of the normalizing constants of the densities, with a precision for each pixel, (Q,)."""
+    precision = queries.precision
+    return 0.5 * torch.where(precision > 0, precision / (2 * math.pi), 1.0).log().sum(dim=1)
+
+
+def _covariance(
+    backend: Backend,
+    queries: Queries,
+    directions: NDArray[np.float64],
+    gaussian_share: float,
+    log_norm: Tensor | float,
+    cancelled: Cancel,
+) -> Tensor:
+    """Return Cov(v, a·v) under the prior of clean patches v, for the directions a, (Q, P).
+
+    `log_norm` is the log of the normalizing constant of the density of keys.
+    """
+    a = torch.from_numpy(directions).to(backend.device)
+    if gaussian_share == 1:
+        return backend.gaussians.covariances(queries, a, cancelled).covariance
+    keys = backend.covariances(queries, a, cancelled)
+    if gaussian_share == 0:
+        return keys.covariance
+    keys = keys.shift(log_norm + math.log1p(-gaussian_share) - math.log(backend.index.manifest.keys))
+    gaussians = backend.gaussians.covariances(queries, a, cancelled).shift(math.log(gaussian_share))
+    return keys.merge(gaussians).covariance
 
 
 def _range(

@@ -4,9 +4,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.backend import Backend, Extent
+from lemmse.estimator.cancellation import Cancel
+from lemmse.estimator.covariances import Covariances, key_covariances
 from lemmse.estimator.device_rows import require_memory
 from lemmse.estimator.exact import exact_sums
 from lemmse.estimator.fused import FusedKeys, row_bytes
@@ -118,3 +121,7 @@ class LocalBackend(Backend):
                 return estimate_log_z(self.key_tree, queries, spec)
             case _:
                 return hybrid_sums(self.key_tree, queries, spec)
+
+    def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
+        """Return the covariances over all keys of a stratum."""
+        return key_covariances(self.keys, queries, directions, cancelled)

@@ -21,7 +21,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST", "LEAST", "LogDensity", "NoiseLevel", "maximum_likelihood", "median_sigma", "spread"]
+__all__ = [
+    "LARGEST",
+    "LEAST",
+    "LogDensity",
+    "NoiseLevel",
+    "maximum_likelihood",
+    "median_sigma",
+    "outlier_weights",
+    "overlaps",
+    "spread",
+]
 
 LEAST = 1 / 512
 """Least σ that is estimated: half a step of 8 bits. An estimate of it means that no noise was found."""
@@ -150,14 +160,14 @@ def maximum_likelihood(
     sigma = np.clip(start, LEAST, LARGEST)
     if len(sigma) == 1:
         sigma = _search(log_density, float(sigma[0]), len(centres))
-    overlap = np.clip(1 - np.abs(centres[:, None] - centres) / p, 0, None).prod(axis=2)  # (N, N)
+    overlap = overlaps(centres, p)
     for _ in range(_ROUNDS):
         middle = log_density(sigma, slice(None))
         found, errors = np.empty_like(sigma), np.empty_like(sigma)
         for k in range(len(sigma)):
             factor = np.where(np.arange(len(sigma)) == k, _FINE, 1.0)
             high, low = log_density(sigma * factor, slice(None)), log_density(sigma / factor, slice(None))
-            weight = _weights(high - low)
+            weight = outlier_weights(high - low)
             means = (float(np.average(one, weights=weight)) for one in (low, middle, high))
             found[k] = sigma[k] * _step(*means)
             errors[k] = min(1.0, _relative_error(low, middle, high, weight, overlap))
@@ -166,6 +176,12 @@ def maximum_likelihood(
         if moved <= math.log(_FINE):
             break
     return NoiseLevel(sigma, sigma * errors)
+
+
+def overlaps(centres: NDArray[np.int64], p: int) -> NDArray[np.float64]:
+    """Return the share of a patch that two patches have in common, for patches of side p, (N, N)."""
+    shares: NDArray[np.float64] = np.clip(1 - np.abs(centres[:, None] - centres) / p, 0, None).prod(axis=2)
+    return shares
 
 
 def _search(log_density: LogDensity, start: float, count: int) -> NDArray[np.float64]:
@@ -205,7 +221,7 @@ def _step(low: float, middle: float, high: float, ratio: float = _FINE) -> float
     return float(np.clip(top, most ** (-2 / 3), most ** (2 / 3)) ** -1.5)
 
 
-def _weights(score: NDArray[np.float64]) -> NDArray[np.float64]:
+def outlier_weights(score: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights of patches, (N,), from their scores in any unit.
 
     References

@@ -80,7 +80,7 @@ def as_observation(
         `cancelled()` was true.
     """
     y, sigma, mask = _planes(measurement.y, channels, volume=volume), measurement.sigma, measurement.mask
-    if isinstance(sigma, str):
+    if isinstance(sigma, str) or measurement.gain is not None:
         raise TypeError("expected a measurement whose noise is known")
     s: float | NDArray[np.float64] = sigma if isinstance(sigma, float) else sigma.astype(np.float64)
     low, high = SIGMA_RANGE

@@ -18,15 +18,24 @@ from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.contributors import contributors
-from lemmse.estimator.costs import estimate_work, exact_work, exclusion_work, pixels_of, request_work
+from lemmse.estimator.costs import (
+    derivative_work,
+    estimate_work,
+    exact_work,
+    exclusion_work,
+    pixels_of,
+    request_work,
+)
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.exclusions import Exclusions
-from lemmse.estimator.image_noise import estimate_noise
-from lemmse.estimator.image_queries import WhitenedQueries, cut_queries
+from lemmse.estimator.gradients import vector_jacobian_product
+from lemmse.estimator.image_noise import estimate_gain, estimate_noise
+from lemmse.estimator.image_queries import WhitenedQueries, cut_queries, require_map
 from lemmse.estimator.local import LocalBackend, as_device
 from lemmse.estimator.observation import Observation, as_observation
 from lemmse.estimator.pixel_posteriors import (
@@ -44,6 +53,7 @@ from lemmse.estimator.planning import (
     resolve_refinement,
 )
 from lemmse.estimator.score import NO_SCORE, Score, expected_error, image_score, read_once
+from lemmse.estimator.signal_noise import settle
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
 from lemmse.estimator.whole_images import WholeImages
@@ -196,7 +206,7 @@ class Reconstructor:
 
     def _answer(self, measurement: Measurement, options: Options, cancelled: Cancel) -> Result:
         start = time.perf_counter()
-        measurement, estimate = self._with_noise(measurement, cancelled)
+        measurement, estimate = self._with_noise(measurement, options, cancelled)
         observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
         if options.estimator == "le-mmse":
@@ -218,7 +228,7 @@ class Reconstructor:
         return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
 
     def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
-        """Return the standard deviation of the white noise in a measurement, whatever its sigma is.
+        """Return the noise in a measurement: σ of white noise, or what is not stated of its gain and σ.
 
         Raises
         ------
@@ -231,17 +241,30 @@ class Reconstructor:
             return self._estimate_noise(measurement, cancelled)
 
     def _estimate_noise(self, measurement: Measurement, cancelled: Cancel) -> NoiseEstimate:
-        observation = self._observe(replace(measurement, sigma=1.0), cancelled)
-        return estimate_noise(self._backend, observation, cancelled)
+        observation = self._observe(replace(measurement, sigma=1.0, gain=None), cancelled)
+        if measurement.gain is None:
+            return estimate_noise(self._backend, observation, cancelled)
+        require_map(self._backend, "noise")
+        gain, sigma = (
+            value if isinstance(value, float) else None for value in (measurement.gain, measurement.sigma)
+        )
+        return estimate_gain(self._backend, observation, gain, sigma, cancelled)
 
     def _with_noise(
-        self, measurement: Measurement, cancelled: Cancel
+        self, measurement: Measurement, options: Options, cancelled: Cancel
     ) -> tuple[Measurement, NoiseEstimate | None]:
         """Return a measurement whose noise is known, and the estimate of it; None if it was stated."""
-        if not isinstance(measurement.sigma, str):
-            return measurement, None
-        estimate = self._estimate_noise(measurement, cancelled)
-        return measurement.with_sigma(estimate.sigma), estimate
+        estimate = None
+        if measurement.is_estimated:
+            estimate = self._estimate_noise(measurement, cancelled)
+            measurement = measurement.with_noise(estimate)
+        if measurement.gain is not None:
+            require_map(self._backend, "noise")
+            plain = replace(options, maps=frozenset())
+            measurement = settle(
+                measurement, self.index.manifest, lambda one: self._answer(one, plain, cancelled).image
+            )
+        return measurement, estimate
 
     def answer_together(
         self, measurements: Sequence[Measurement], options: Options, cancelled: Cancel = never
@@ -313,7 +336,7 @@ class Reconstructor:
             return None
         if self._volumes:
             return None
-        if measurement.mask is not None or not isinstance(measurement.sigma, float):
+        if measurement.mask is not None or not isinstance(measurement.sigma, float) or measurement.gain:
             return None
         if options.mode == "auto" and exact_work(self._backend, self.pixels(measurement)) > self.exact_work:
             return None
@@ -334,10 +357,69 @@ class Reconstructor:
         work = request_work(self._backend, measurement, options, self.exact_work)
         return work + (self._exclusion_work(options.exclude) if options.estimator == "le-mmse" else 0.0)
 
+    def differentiate(
+        self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel = never
+    ) -> NDArray[np.float32]:
+        """Return a vector times the derivative of a reconstruction with respect to y, in the shape of y.
+
+        The reconstruction is that of LE-MMSE in mode exact, whatever the options say. A noise that is to be
+        estimated, or depends on the image, is held fixed at what it is in the answer.
+
+        Parameters
+        ----------
+        measurement : Measurement
+            The measurement to reconstruct.
+        vector : float, shape of y
+            What to multiply with, see `lemmse.client.Client.vjp`.
+        options : Options
+            The prior, the aggregate, and the training images to leave out.
+        cancelled : callable
+            As in `reconstruct`.
+
+        Raises
+        ------
+        InvalidArgument
+            The measurement does not fit the index, the index is not one of clean patches, or an image to
+            exclude does not exist.
+        Cancelled
+            `cancelled()` was true.
+        """
+        with self._unchanged():
+            if not options.exclude:
+                return self._differentiate(measurement, vector, options, cancelled)
+            with self._exclusions.use(self.excluded(options.exclude), cancelled) as rest:
+                return rest._differentiate(measurement, vector, options, cancelled)
+
+    def _differentiate(
+        self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel
+    ) -> NDArray[np.float32]:
+        self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
+        measurement, _ = self._with_noise(measurement, options, cancelled)
+        observation = self._observe(measurement, cancelled)
+        refinement = resolve_refinement(self.index, observation, options)
+        queries = cut_queries(self._backend, observation, refinement)
+        g = vector.astype(np.float64).reshape(observation.y.shape)
+        largest = np.abs(g).max() or 1.0  # the product is linear in g, and computed with numbers within 1
+        product = vector_jacobian_product(
+            self._backend, queries, g / largest, refinement.aggregate, cancelled
+        )
+        return (largest * product).astype(np.float32).reshape(vector.shape)
+
+    def derivative_work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of `differentiate`, in multiply-adds of the exact sum."""
+        work = derivative_work(self._backend, measurement) + self._exclusion_work(options.exclude)
+        return work + self._noise_work(measurement, options)
+
     def explanation_work(self, measurement: Measurement, options: ExplainOptions) -> float:
         """Return the expected work of `explain_pixel`, in multiply-adds of the exact sum."""
         work = exact_work(self._backend, 1) + self._exclusion_work(options.exclude)
-        return work + self.estimate_work(measurement) if isinstance(measurement.sigma, str) else work
+        return work + self._noise_work(measurement, Options())
+
+    def _noise_work(self, measurement: Measurement, options: Options) -> float:
+        """Return the expected work of finding the noise of a measurement, before it is answered."""
+        if measurement.gain is not None:
+            return request_work(self._backend, measurement, options, self.exact_work)
+        return self.estimate_work(measurement) if measurement.is_estimated else 0.0
 
     def _exclusion_work(self, names: Sequence[str]) -> float:
         """Return the expected work of leaving training images out, done once for each set of them."""
@@ -348,6 +430,11 @@ class Reconstructor:
     def estimate_work(self, measurement: Measurement) -> float:
         """Return the expected work of `estimate_noise`, in multiply-adds of the exact sum."""
         return estimate_work(self._backend, self.pixels(measurement))
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether noise that is not the same everywhere is allowed, if the index denoises."""
+        return self.index.strata.constants is None
 
     def expected_error(
         self, measurement: Measurement, options: Options, n: NDArray[np.int64], cancelled: Cancel = never
@@ -383,8 +470,7 @@ class Reconstructor:
         """
         observation = self._observe(measurement)
         pictures = self.index.manifest.pictures
-        takes_white_only = self.index.strata.constants is not None
-        if pictures is None or (takes_white_only and not observation.is_white):
+        if pictures is None or not (observation.is_white or self.takes_maps):
             return -math.inf
         return pictures.expected_db(observation.rms_sigma)
 
@@ -451,7 +537,7 @@ class Reconstructor:
     ) -> Explanation:
         start = time.perf_counter()
         manifest = self.index.manifest
-        measurement, estimate = self._with_noise(measurement, cancelled)
+        measurement, estimate = self._with_noise(measurement, Options(), cancelled)
         observation = self._observe(measurement, cancelled)
         top = min(options.top, manifest.keys)
         _require_small(options.context, top, manifest.patch_size, manifest.channels)
@@ -465,7 +551,9 @@ class Reconstructor:
         heaviest = contributors(self.index, keys, weights, top, options.context, cancelled)
         diagnostics = self._diagnostics(SumPlan(spec), PAPER, float(sums.keys_evaluated[0]), start)
         return Explanation(
-            contributors=tuple(one.scaled(measurement.white_level) for one in heaviest),
+            contributors=tuple(
+                one.scaled(measurement.white_level, measurement.black_level) for one in heaviest
+            ),
             diagnostics=with_estimate(diagnostics, estimate),
         )
 
@@ -536,7 +624,10 @@ class Reconstructor:
             once = read_once(pixels, sides, manifest.boundary)
         noise = prepared.estimate or NoiseEstimate((), ())
         errors = [2 * s * e for s, e in zip(noise.sigma, noise.sigma_error, strict=True)]
-        return image_score(arrays, prepared.observation, once, sum(errors) / max(1, len(errors)))
+        noise_error = sum(errors) / max(1, len(errors))
+        if noise.gain_error:
+            noise_error += noise.gain_error * float(np.abs(prepared.observation.y).mean())
+        return image_score(arrays, prepared.observation, once, noise_error)
 
     def _collected(
         self,
@@ -638,7 +729,7 @@ def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> D
     """Return the diagnostics with the estimate of the noise, if there is one."""
     if estimate is None:
         return diagnostics
-    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error)
+    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain)
 
 
 def _result(

@@ -118,9 +118,9 @@ class Registry:
         """Return what is to answer a measurement: the index of the given name, if any.
 
         If no name is given and quality is "best", it is the best of all indexes, which must be calibrated,
-        and of one inverse problem and number of channels. If they are of the same images and σ is known, that
-        is the one with the highest calibrated PSNR at this noise level; otherwise it is found out when the
-        measurement is answered.
+        and of one inverse problem and number of channels. If they are of the same images and σ is stated,
+        that is the one with the highest calibrated PSNR at this noise level; otherwise it is found out when
+        the measurement is answered.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class Registry:
         if not same or not all(one.pictures for one in manifests):
             why = "; best chooses only among calibrated indexes of the same inverse problem and channels"
             raise _no_name([one.index.name for one in loaded], why)
-        if isinstance(measurement.sigma, str) or len({one.digest for one in manifests}) > 1:
+        if not measurement.is_plain or len({one.digest for one in manifests}) > 1:
             return BestOf(loaded)
         return max(loaded, key=lambda one: one.expected_db(measurement))
 

@@ -21,7 +21,7 @@ from lemmse.estimator.sum_spec import Rows, SumSpec
 from lemmse.estimator.sums import PosteriorSums
 from lemmse.index.patches.strata import Strata
 
-__all__ = ["ColouredQueries", "sum_over_strata"]
+__all__ = ["ColouredQueries", "log_normalizer", "sum_over_strata"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +49,12 @@ class ColouredQueries:
         """Return the queries with the given numbers."""
         some = rows.numpy()
         return ColouredQueries(self.u[some], self.stratum[some], self.precision)
+
+
+def log_normalizer(strata: Strata, stratum: int, precision: float) -> float:
+    """Return the log of the normalizing constant of the density of a key of a stratum."""
+    rank, log_pdet = int(strata.rank[stratum]), float(strata.log_pdet[stratum])
+    return 0.5 * (rank * math.log(precision / (2 * math.pi)) - log_pdet)
 
 
 def sum_over_strata(
@@ -79,10 +85,9 @@ def sum_over_strata(
     def stratum_sums(rows: Rows, stratum: int) -> PosteriorSums:
         white = torch.from_numpy(strata.whiten_precisely(queries.u[rows], stratum)).to(device)
         precision = torch.tensor(queries.precision, dtype=torch.float64, device=device)
-        rank, log_pdet = int(strata.rank[stratum]), float(strata.log_pdet[stratum])
-        log_norm = 0.5 * (rank * math.log(queries.precision / (2 * math.pi)) - log_pdet)
+        log_norm = log_normalizer(strata, stratum, queries.precision)
         some = spec.rows(rows)
-        some = some.unnormalized(log_norm) if rank else some.exact()
+        some = some.unnormalized(log_norm) if strata.rank[stratum] else some.exact()
         return sums(Queries(white, precision, stratum), some).shift(log_norm)
 
     if not strata.exclusive:

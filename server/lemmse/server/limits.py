@@ -75,7 +75,7 @@ def require_possible(work: float, config: ServerConfig) -> None:
         raise InvalidArgument.of(
             "y",
             f"expected a request of at most {config.max_work:.3g} multiply-adds on this server, got about "
-            f"{work:.3g}; ask for fewer pixels, or for mode hybrid",
+            f"{work:.3g}; ask for fewer pixels, or for a reconstruction in mode hybrid",
         )
 
 

@@ -11,16 +11,20 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.messages import (
+    differentiate_response,
     estimate_noise_response,
     explain_response,
     index_message,
+    read_differentiate_options,
     read_explain_options,
     read_measurement,
     read_options,
+    read_vector,
     reconstruct_response,
 )
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Result, result_bytes
+from lemmse.contract.tensors import FloatArray
 from lemmse.estimator import Reconstructor, Registry
 from lemmse.estimator.best_of import BestOf
 from lemmse.estimator.cancellation import Cancel
@@ -71,7 +75,7 @@ class IndexServicer(index_pb2_grpc.IndexServiceServicer):
 
 
 class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServicer):
-    """The service that reconstructs images, and explains reconstructions.
+    """The service that reconstructs images, and explains and differentiates reconstructions.
 
     Parameters
     ----------
@@ -167,6 +171,35 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 response = explain_response(explanation)
             require_fitting(response)
             return response
+
+    async def Differentiate(  # noqa: N802, D102
+        self, request: pb.DifferentiateRequest, context: _Context
+    ) -> pb.DifferentiateResponse:
+        with logged("Differentiate") as facts:
+            incoming, options = Incoming(request), read_differentiate_options(request)
+            nbytes = admissible_bytes(incoming, options, self._config)
+
+            def prepare() -> tuple[Measurement, FloatArray, Reconstructor | BestOf, float, _Key]:
+                measurement = read_measurement(incoming)
+                vector = read_vector(incoming, measurement)
+                reconstructor = self._registry.choose(request.index, options.quality, measurement)
+                require_pixels(reconstructor.pixels(measurement), self._config)
+                work = reconstructor.derivative_work(measurement, options)
+                return measurement, vector, reconstructor, work, _key(reconstructor, options.exclude)
+
+            with self._memory.held(nbytes):
+                with phase("decode"):
+                    measurement, vector, reconstructor, work, key = await self._aside.run(nbytes, prepare)
+                facts |= {"index": reconstructor.name, "mode": "exact", "shape": measurement.y.shape}
+                product = await self._computed(
+                    lambda cancelled: reconstructor.differentiate(measurement, vector, options, cancelled),
+                    work,
+                    caller(context),
+                    wait=False,
+                    key=key,
+                )
+                with phase("encode"):
+                    return await self._aside.run(product.nbytes, lambda: differentiate_response(product))
 
     async def EstimateNoise(  # noqa: N802, D102
         self, request: pb.EstimateNoiseRequest, context: _Context

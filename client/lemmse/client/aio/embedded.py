@@ -6,12 +6,16 @@ from collections.abc import AsyncGenerator, Callable
 from threading import Event
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lemmse.client.aio.interface import AsyncClient, Batch, read
 from lemmse.client.embedded import EmbeddedClient, expiry
 from lemmse.contract.errors import DeadlineExceeded, InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 
 __all__ = ["AsyncEmbeddedClient"]
 
@@ -77,6 +81,19 @@ class AsyncEmbeddedClient(AsyncClient):
         client = await self._loaded()
         return await _in_thread(
             lambda expired: client.contributors(index, measurement, options, expired), expiry(timeout)
+        )
+
+    async def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]:
+        client = await self._loaded()
+        return await _in_thread(
+            lambda over: client.product(index, measurement, vector, options, over), expiry(timeout)
         )
 
     async def _estimate_noise(

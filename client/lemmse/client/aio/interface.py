@@ -21,7 +21,8 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lemmse.client.arguments import time_left
 from lemmse.client.interface import Client, Closable, without_server
@@ -30,6 +31,7 @@ from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 
 if TYPE_CHECKING:
     from lemmse.client.aio.admin import AsyncAdmin
@@ -80,6 +82,7 @@ class AsyncClient(Closable, ABC):
     reconstruct = awaited(Client.reconstruct)
     reconstruct_many = _iterated(Client.reconstruct_many)
     explain = awaited(Client.explain)
+    vjp = awaited(Client.vjp)
     estimate_noise = awaited(Client.estimate_noise)
     list_indexes = awaited(Client.list_indexes)
     get_index = awaited(Client.get_index)
@@ -145,6 +148,16 @@ class AsyncClient(Closable, ABC):
     async def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]: ...
+
+    @abstractmethod
+    async def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]: ...
 
     @abstractmethod
     async def _estimate_noise(

@@ -8,6 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
 
 from lemmse.client import unary
 from lemmse.client.aio.admin import AsyncAdmin
@@ -24,6 +26,7 @@ from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
+from lemmse.contract.tensors import FloatArray
 
 if TYPE_CHECKING:
     from lemmse.v1.index_pb2_grpc import IndexServiceAsyncStub
@@ -136,11 +139,27 @@ class AsyncRemoteClient(AsyncClient):
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
     ) -> list[Contributor]:
         if measurement.nbytes > INLINE_BYTES:
-            if isinstance(measurement.sigma, str):
+            info = await self._get_index(index, timeout)
+            if measurement.is_estimated:
                 estimate = await self._estimate_noise(index, measurement, timeout)
-                measurement = measurement.with_sigma(estimate.sigma)
-            measurement, options = crop(measurement, options, await self._get_index(index, timeout))
+                measurement = measurement.with_noise(estimate)
+            if measurement.gain is not None:
+                plain = Options(exclude=options.exclude)
+                answer = await self._reconstruct(index, measurement.in_intensities, plain, timeout)
+                sides, circular = (info.patch_size, info.patch_depth), info.boundary == "circular"
+                measurement = measurement.with_noise_at(answer.image, *sides, circular=circular)
+            measurement, options = crop(measurement, options, info)
         return await self._ask(unary.explain(index, measurement, options), timeout)
+
+    async def _vjp(
+        self,
+        index: str,
+        measurement: Measurement,
+        vector: FloatArray,
+        options: Options,
+        timeout: float | None,
+    ) -> NDArray[np.float32]:
+        return await self._ask(unary.differentiate(index, measurement, vector, options), timeout)
 
     async def _estimate_noise(
         self, index: str, measurement: Measurement, timeout: float | None
