@@ -8,7 +8,7 @@ INTEGRATIONS := .venv-integrations
 RUN_TESTS := -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python $(RUN_TESTS)
 
-.PHONY: audit browser clean demo docs lint paper stubs test test-fast test-integrations test-oldest test-packages
+.PHONY: audit browser clean demo docs javascript lint paper stubs test test-fast test-integrations test-oldest test-packages
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -22,8 +22,9 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow'
 
-test-integrations: $(INTEGRATIONS)/.ready
-	$(INTEGRATIONS)/bin/python -m pytest tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py
+test-integrations: $(INTEGRATIONS)/.ready javascript
+	$(INTEGRATIONS)/bin/python -m pytest tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py \
+	  tests/integrations/test_javascript.py
 
 # The site: open build/site/index.html. It loads no font, style, script or picture from elsewhere.
 docs: $(VENV)/.dev
@@ -64,6 +65,11 @@ audit:
 browser:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
 	  echo "browser: SKIPPED: chromium is not there and cannot be installed, the explorer's page is not tested"
+
+# The packages of the example in JavaScript; without Node.js its test is skipped, which pytest says.
+javascript:
+	@if command -v npm >/dev/null; then npm ci --prefix examples/javascript --ignore-scripts --no-audit --no-fund; else \
+	  echo "javascript: SKIPPED: npm is not there, the example in JavaScript is not tested"; fi
 
 stubs: $(VENV)/.dev
 	PYTHON=$(VENV)/bin/python protos/generate.sh

@@ -41,7 +41,7 @@ ON_DEMAND = {
     "client/lemmse/client/slabs.py": {"index"},
 }
 
-HEAVY = {"faiss", "matplotlib", "nicegui", "numba", "skimage", "torch", "zarr"} | {
+HEAVY = {"dask", "faiss", "matplotlib", "nicegui", "numba", "skimage", "torch", "xarray", "zarr"} | {
     f"lemmse.{package}"
     for package in ("builder", "calibration", "estimator", "index.reading", "index.storage", "server")
 }

@@ -151,8 +151,7 @@ class Answer:
             self._incoming.add(part.chunk)
         if not self._incoming.complete:
             return None
-        measurement = self._item.measurement
-        return read_result(self._incoming).scaled(measurement.white_level, measurement.black_level)
+        return self._item.measurement.returned(read_result(self._incoming))
 
 
 def surplus(part: pb.ReconstructStreamResponse) -> MalformedMessage:

@@ -143,7 +143,7 @@ class EmbeddedClient(Client):
         """Return a vector times the derivative of a reconstruction; stop once `expired` returns True."""
         with _computation():
             reconstructor = self._registry.choose(index, options.quality, measurement)
-            return reconstructor.differentiate(measurement, vector, options, expired)
+            return measurement.of_kind(reconstructor.differentiate(measurement, vector, options, expired))
 
     def noise(self, index: str, measurement: Measurement, expired: Callable[[], bool]) -> NoiseEstimate:
         """Return the noise of a measurement; stop once `expired` returns True."""

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from lemmse.client.arguments import as_name, as_timeout, time_left
 from lemmse.client.mosaic import Mosaic, is_large, settled
 from lemmse.client.sampling import Sampling
+from lemmse.contract.arrays import require_aligned
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
 from lemmse.contract.measurement import (
     AUTO,
@@ -51,6 +52,9 @@ class Client(Closable, ABC):
     folders. After an answer from a folder, processes that are started by fork cannot use folders. Methods
     raise the errors of `lemmse.client.errors`; `timeout` is the number of seconds after which a method raises
     DeadlineExceeded.
+
+    Arguments may be arrays of NumPy, torch, CuPy, Dask, xarray and other libraries of the array API standard,
+    on any device; an image and its maps are returned as arrays of the library of y.
 
     Images are floats in the intensities of the clean images, [0, 1], or integers that encode them in steps of
     1/255 (uint8) or 1/65535 (uint16), or any numbers with a `range` that says which stand for black and
@@ -191,8 +195,8 @@ class Client(Closable, ABC):
         Returns
         -------
         Result
-            The image and the maps, float32 or what `out` gives, in the shape and range of y, and diagnostics,
-            among them the estimated sigma and the PSNR to expect.
+            The image and the maps, float32 or what `out` gives, in the shape, range and kind of array of y,
+            and diagnostics, among them the estimated sigma and the PSNR to expect.
 
         Raises
         ------
@@ -494,7 +498,7 @@ class Client(Closable, ABC):
         -------
         float32, shape of y
             Σ_i g_i ∂x̂_i / ∂y_j for each number y_j; 0 where y was not observed. For a y of integers, or with
-            a range, it is the same: image and y have one unit.
+            a range, it is the same: image and y have one unit. An array of the library of y.
 
         Raises
         ------
@@ -515,6 +519,7 @@ class Client(Closable, ABC):
         measurement = Measurement.checked(
             y, sigma=sigma, mask=mask, nan=nan, noise=noise, gain=gain, range=range
         )
+        require_aligned("vector", vector, y)
         numbers = checked_vector(vector, measurement.y.shape)
         return self._vjp(as_name(index), measurement, numbers, options, as_timeout(timeout))
 

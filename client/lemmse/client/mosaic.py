@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.tiles import Span, Tile, Tiling, halo_of, tile_side
+from lemmse.contract.arrays import as_numpy, is_foreign, require_aligned, restorer
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.limits import LARGE_PIXELS, TENSOR_BYTES
 from lemmse.contract.measurement import (
@@ -100,7 +101,8 @@ class Mosaic:
         finished: Mapping[int, Diagnostics] = MappingProxyType({}),
         put: Callable[[int, Diagnostics], None] = lambda number, diagnostics: None,
     ) -> None:
-        self._y = y if hasattr(y, "shape") and hasattr(y, "dtype") else np.asanyarray(y)
+        self._restore = restorer(y)
+        self._y = _with_slices("y", y)
         self._shape = shape = tuple(map(int, self._y.shape))
         if len(shape) not in (2, 3) or 0 in shape:
             raise InvalidArgument.of(
@@ -108,6 +110,8 @@ class Mosaic:
                 f"expected an image of shape (H, W) or (H, W, C) with out or progress, got {shape}; send a "
                 "volume without them",
             )
+        require_aligned("sigma", sigma, y)
+        require_aligned("mask", mask, y)
         self._sigma = _sliced("sigma", sigma, shape)
         self._mask = _sliced("mask", mask, shape)
         self._masked = mask is None and (masked or np.ma.is_masked(y) or nan == "mask")
@@ -116,6 +120,7 @@ class Mosaic:
         self._estimate: NoiseEstimate | None = None
         self._maps = maps
         self._out = {"image": out} if out is not None and not isinstance(out, Mapping) else dict(out or {})
+        self._given = frozenset(self._out)
         self._check_outputs()
         if side is None and math.prod(shape[:2]) > LARGE_PIXELS:
             side = tile_side(self._out.get("image", self._y))
@@ -233,6 +238,10 @@ class Mosaic:
             diagnostics = replace(
                 diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain
             )
+        if self._restore is not None:
+            self._out |= {
+                name: self._restore(self._out[name], name) for name in self._out.keys() - self._given
+            }
         return Result(
             diagnostics=diagnostics, white_level=self._white_level, black_level=self._black_level, **self._out
         )
@@ -283,6 +292,12 @@ class Mosaic:
         for name, array in self._out.items():
             if name != "image" and name not in self._maps:
                 raise InvalidArgument.of("out", f"expected image and the requested maps, got {name!r}")
+            if is_foreign(array):
+                raise InvalidArgument.of(
+                    "out",
+                    f"expected an array of NumPy or of a file for {name}, got a {type(array).__name__}; "
+                    "without it results are of the kind of y",
+                )
             shape = self._output_shape(name)
             if tuple(getattr(array, "shape", ())) != shape or not hasattr(array, "__setitem__"):
                 raise InvalidArgument.of(
@@ -321,11 +336,17 @@ def _sliced(argument: str, value: Any, shape: tuple[int, ...]) -> Any:
         return value.item()  # it has a shape, too
     if value is None or isinstance(value, (int, float, str)):
         return value
-    array = value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asanyarray(value)
+    array = _with_slices(argument, value)
     if len(array.shape) == 0:
         return float(array)
     require_fit(argument, tuple(array.shape), shape)
     return array
+
+
+def _with_slices(argument: str, value: Any) -> Any:
+    """Return an array of a file, a lazy one or one of NumPy as it is, anything else as one of NumPy."""
+    array = as_numpy(argument, value)
+    return array if hasattr(array, "shape") and hasattr(array, "dtype") else np.asanyarray(array)
 
 
 def _converted(values: NDArray[np.float32], out: Any) -> NDArray[Any]:

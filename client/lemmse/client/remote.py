@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -139,9 +138,8 @@ class RemoteClient(Client):
                 estimate = self._estimate_noise(index, measurement, timeout)
                 measurement = measurement.with_noise(estimate)
             if measurement.gain is not None:
-                stated = replace(measurement, black_level=0.0, white_level=1.0)
                 plain = Options(exclude=options.exclude)
-                answer = self._reconstruct(index, stated, plain, timeout)
+                answer = self._reconstruct(index, measurement.in_intensities, plain, timeout)
                 sides, circular = (info.patch_size, info.patch_depth), info.boundary == "circular"
                 measurement = measurement.with_noise_at(answer.image, *sides, circular=circular)
             measurement, options = crop(measurement, options, info)

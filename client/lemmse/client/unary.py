@@ -69,7 +69,7 @@ def reconstruct(index: str, measurement: Measurement, options: Options) -> Unary
     return Unary(
         lambda server: server.reconstruction.Reconstruct,
         attach(reconstruct_request(index, measurement, options), measurement.arrays),
-        lambda answer: read_result(Incoming(answer)).scaled(measurement.white_level, measurement.black_level),
+        lambda answer: measurement.returned(read_result(Incoming(answer))),
     )
 
 
@@ -106,7 +106,7 @@ def differentiate(
     return Unary(
         lambda server: server.reconstruction.Differentiate,
         attach(differentiate_request(index, measurement, options), arrays),
-        read_product,
+        lambda answer: measurement.of_kind(read_product(answer)),
     )
 
 

@@ -4,6 +4,7 @@ An image has the axes (H, W) or (H, W, C), a volume (D, H, W) or (D, H, W, C). A
 either: the index that answers decides. Both are floats in intensities, [0, 1], or integers that encode them
 in steps of 1/255 (uint8) or 1/65535 (uint16), unless a range states the numbers for black and white. Numbers
 are converted to intensities here; results are scaled back by `Measurement.black_level` and `white_level`.
+All may be arrays of other libraries; results are of that of y.
 
 σ may be "auto": to be estimated from y where the index is. Poisson-Gaussian noise has a gain besides; its
 standard deviation depends on the clean image, and is found where the index is.
@@ -18,9 +19,10 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lemmse.contract.arrays import Restore, as_numpy, require_aligned, restorer
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.lines import one_line
-from lemmse.contract.results import NoiseEstimate
+from lemmse.contract.results import NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray, WireArray
 
 __all__ = [
@@ -94,6 +96,8 @@ class Measurement:
     "auto". None for Gaussian noise."""
     black_level: float = 0.0
     """The value that encodes intensity 0 in the original image."""
+    restore: Restore | None = None
+    """Makes arrays of the kind of the original image from those of NumPy; None if it was of NumPy."""
 
     @classmethod
     def checked(
@@ -133,6 +137,8 @@ class Measurement:
             An argument has the wrong type or shape.
         """
         image, black_level, white_level = _as_image(y, _as_range(range))
+        require_aligned("sigma", sigma, y)
+        require_aligned("mask", mask, y)
         if noise not in NOISES:
             raise InvalidArgument.of("noise", f"expected one of {', '.join(NOISES)}, got {noise!r}")
         observed = _as_mask(mask, image.shape)
@@ -156,7 +162,22 @@ class Measurement:
             mask=observed,
             gain=own_gain,
             black_level=black_level,
+            restore=restorer(y),
         )
+
+    @property
+    def in_intensities(self) -> "Measurement":
+        """The measurement as one of intensities in NumPy: results stay what the estimator computes."""
+        return replace(self, black_level=0.0, white_level=1.0, restore=None)
+
+    def returned(self, result: Result) -> Result:
+        """Return a result in intensities as one in the range of the image, and of its kind of array."""
+        result = result.scaled(self.white_level, self.black_level)
+        return result if self.restore is None else result.restored(self.restore)
+
+    def of_kind(self, product: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the product of a vector and a derivative as an array of the kind of the image."""
+        return product if self.restore is None else self.restore(product, "vjp")
 
     @property
     def is_estimated(self) -> bool:
@@ -476,10 +497,10 @@ def require_fit(argument: str, got: tuple[int, ...], shape: tuple[int, ...]) -> 
 def _as_array(argument: str, value: ArrayLike) -> NDArray[Any]:
     if argument != "y" and np.ma.is_masked(value):
         raise InvalidArgument.of(argument, "expected an array, got one with masked values; fill them")
+    value = as_numpy(argument, value)
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        # RuntimeError and TypeError: torch tensors that need a gradient or live on a GPU.
         raise InvalidArgument.of(
             argument, f"expected an array, got a {type(value).__name__}: {one_line(error)}"
         ) from error

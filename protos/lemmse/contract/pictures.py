@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.contract.arrays import as_numpy
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import LARGE_PIXELS
 
@@ -52,8 +53,9 @@ def save(result: "Result", path: str | os.PathLike[str]) -> None:
         raise InvalidArgument.of(
             "path", f"expected a name in {', '.join(most)} or {last}, got {target.name!r}"
         )
-    # Where the caller gave arrays to write to, these may be of another library.
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in result.arrays.items()}
+    arrays: dict[str, Any] = {
+        name: np.asarray(as_numpy(name, values)) for name, values in result.arrays.items()
+    }
     result = replace(result, **arrays)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -67,7 +69,7 @@ def save(result: "Result", path: str | os.PathLike[str]) -> None:
 def _shown(values: NDArray[Any]) -> NDArray[Any]:
     """Return an image or map; of a large one, which may not be in memory, every few rows and columns."""
     step = max(1, ceil(sqrt(prod(values.shape[:2]) / LARGE_PIXELS)))
-    return np.asarray(values[::step, ::step])
+    return np.asarray(as_numpy("values", values)[::step, ::step])
 
 
 def _intensities(result: "Result", numbers: NDArray[Any]) -> NDArray[Any]:

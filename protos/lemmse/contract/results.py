@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.contract.arrays import Restore
+
 __all__ = [
     "RESULT_MAPS",
     "Contributor",
@@ -126,7 +128,11 @@ def _map(*, per_channel: bool, power: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Result:
-    """A reconstructed image and its maps, in the range of y; maps that were not requested are None."""
+    """A reconstructed image and its maps, in the range of y; maps that were not requested are None.
+
+    If y is of torch, CuPy, Dask, xarray or another library of the array API standard, so are the image and
+    its maps: on the device of y, in its chunks, or with its dimensions and coordinates.
+    """
 
     image: NDArray[np.float32]
     """The posterior mean, float32, in the unit and shape of y."""
@@ -163,6 +169,10 @@ class Result:
         }
         image = self.image * np.float32(span) + np.float32(black_level)
         return replace(self, image=image, white_level=white_level, black_level=black_level, **maps)
+
+    def restored(self, restore: Restore) -> "Result":
+        """Return a result whose arrays are of another library."""
+        return replace(self, **{name: restore(values, name) for name, values in self.arrays.items()})
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the image to a file, in the format of the name's ending: as a whole, or not at all.

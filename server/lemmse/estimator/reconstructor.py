@@ -654,8 +654,7 @@ class Reconstructor:
         diagnostics = with_estimate(diagnostics, prepared.estimate)
         asked = {name: array for name, array in arrays.items() if name in {"image", *options.maps}}
         axes = 3 if self._volumes else 2
-        result = _result(asked, measurement.y.shape, axes, diagnostics)
-        return result.scaled(measurement.white_level, measurement.black_level)
+        return measurement.returned(_result(asked, measurement.y.shape, axes, diagnostics))
 
     def _whole_image_posterior(
         self, observation: Observation, options: Options, plan: SumPlan

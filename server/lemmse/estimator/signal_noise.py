@@ -37,11 +37,11 @@ def settle(
     answer : callable
         Returns the reconstruction of a measurement with Gaussian noise, in intensities.
     """
-    stated = replace(measurement, black_level=0.0, white_level=1.0)
+    stated = measurement.in_intensities
     sides, circular = (manifest.patch_size, manifest.patch_depth), manifest.boundary == "circular"
     now = stated.with_mean_noise()
     for _ in range(MOST_MAPS):
         last, now = now, stated.with_noise_at(answer(now), *sides, circular=circular)
         if np.sqrt(np.square(np.divide(now.sigma, last.sigma) - 1).mean()) <= _SETTLED:
             break
-    return replace(now, black_level=measurement.black_level, white_level=measurement.white_level)
+    return replace(measurement, sigma=now.sigma, gain=now.gain)
