@@ -82,8 +82,8 @@ def _as_patch_size(ctx: click.Context, param: click.Parameter, value: str) -> tu
     "--noise",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Correlated noise: a .npy (h, w) of its power spectrum, or noise-only or flat frames from which that is "
-    "estimated, such as a TIFF stack or a folder.  [default: white noise]",
+    help="Correlated noise: a .npy (h, w) of its power spectrum, or noise-only or flat frames from which that"
+    " is estimated, such as a TIFF stack or a folder.  [default: white noise]",
 )
 @click.option(
     "--noise-roi",

@@ -1,7 +1,7 @@
 """The query patches of an image, and the posterior of each of its pixels, for LE-MMSE.
 
-There are two kinds of noise: noise of one σ, white or of the spectrum of the index, which the pre-inverse colours
-and the strata whiten; and noise with a precision for each pixel, which needs clean keys (A = B = I, white noise).
+There are two kinds of noise: noise of one σ, white or of the spectrum of the index, which the pre-inverse
+colours and the strata whiten; and noise with a precision for each pixel, which needs clean keys (A = B = I).
 """
 
 import math

@@ -198,7 +198,7 @@ def plan_whole_images(index: Index, options: Options, refinement: Refinement, ca
     Raises
     ------
     InvalidArgument
-        A refinement, or a mode other than auto and exact, is requested; or the noise of the index is not white.
+        A refinement, or a mode other than auto and exact, is requested; or the noise is not white.
     """
     estimator, mode = options.estimator, options.mode
     if index.problem.spectrum is not None:

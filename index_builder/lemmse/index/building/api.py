@@ -82,11 +82,11 @@ def build(
     physics, pre_inverse : str
         Specifications of A and B; see `lemmse.index.physics`.
     noise : str or path, optional
-        Power spectrum of the noise, or frames from which it is estimated, if pixels of the noise are correlated;
-        see `lemmse.index.physics.noise_frames`. B must not be a mask or a diagonal.
+        Power spectrum of the noise, or frames from which it is estimated, where the noise of neighbouring
+        pixels is correlated; see `lemmse.index.physics.noise_frames`. B must be I or a convolution.
     noise_roi : str, optional
-        A region that is flat in all of the frames, as two slices of rows and columns, "0:64,-64:"; one frame is
-        then enough, such as a noisy image itself.
+        A region that is flat in all of the frames, as two slices of rows and columns, "0:64,-64:"; one frame
+        is then enough, such as a noisy image itself.
     boundary : str
         "circular", "reflect" or "valid"; see `lemmse.index.images.stack`.
     equivariance : str

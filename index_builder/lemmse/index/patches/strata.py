@@ -4,8 +4,8 @@ The noise in the patch at m has covariance σ² Q_m Q_mᵀ, where Q_m = Π_m B. 
 that the noise is white for every B:
 
     B = I              one stratum, the noise is white
-    B a convolution    one stratum, S = Q Qᵀ, patches are multiplied by a matrix W with W S Wᵀ = I; likewise if
-                       the noise has a spectrum, with the S that follows from it
+    B a convolution    one stratum, S = Q Qᵀ, patches are multiplied by a matrix W with W S Wᵀ = I; likewise
+                       if the noise has a spectrum, with the S that follows from it
     B = diag(d)        one stratum for each pattern of d in a patch; patches are divided by the pattern, and
                        pixels where it is 0 are not observed
 

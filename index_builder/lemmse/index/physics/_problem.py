@@ -55,17 +55,15 @@ class InverseProblem:
     pre_inverse: str
     """Specification of B, as the user wrote it."""
     arrays: Mapping[str, NDArray[np.float64]]
-    """Content of the FILE of a specification, unchanged, as "kernel" or "mask", and as "noise" the power of the
-    spectrum; empty if there is none."""
+    """Content of the FILE of a specification, unchanged, as "kernel" or "mask", and as "noise" the power of
+    the spectrum; empty if there is none."""
     spectrum: Spectrum | None = field(repr=False)
     """Power spectrum of the noise; None if it is white."""
     _forward: Operator = field(repr=False)
     _backward: Operator = field(repr=False)
 
     @classmethod
-    def parse(
-        cls, physics: str, pre_inverse: str, spectrum: Spectrum | None = None
-    ) -> "InverseProblem":
+    def parse(cls, physics: str, pre_inverse: str, spectrum: Spectrum | None = None) -> "InverseProblem":
         """Return the problem that two specifications define, reading the files that they name.
 
         Parameters
@@ -92,7 +90,8 @@ class InverseProblem:
         if spectrum is not None:
             if not isinstance(backward, Convolution):
                 raise InvalidArgument.of(
-                    "noise", f"expected none for pre-inverse {pre_inverse!r}, got {spectrum.name}; use identity"
+                    "noise",
+                    f"expected none for pre-inverse {pre_inverse!r}, got {spectrum.name}; use identity",
                 )
             arrays["noise"] = spectrum.power
         return cls(physics, pre_inverse, arrays, spectrum, forward, backward)
@@ -268,8 +267,8 @@ class InverseProblem:
         ------
         InvalidArgument
             The patch is larger than the image, or S is not positive definite at working precision; the
-            message then names a pre-inverse whose noise can be whitened, if there is one and the noise of y is
-            white.
+            message then names a pre-inverse whose noise can be whitened, if there is one and the noise of y
+            is white.
         """
         covariance = self.covariance(shape, p, p_z)
         try:

@@ -5,8 +5,8 @@ Everything else is frames, sources of images (`lemmse.index.sources`) whose floa
 noise is subtracted from them: the mean of all frames, and from each segment the plane that fits it best. In a
 region that is flat in each of the frames, the plane is enough, and so is one frame.
 
-The spectrum is the mean of the periodograms of segments that overlap by half, under a Hann window (P. D. Welch,
-IEEE Transactions on Audio and Electroacoustics 15, 1967).
+The spectrum is the mean of the periodograms of segments that overlap by half, under a Hann window (P. D.
+Welch, IEEE Transactions on Audio and Electroacoustics 15, 1967).
 """
 
 import os
@@ -64,7 +64,9 @@ def read_spectrum(
         axes = "YX" if shape is not None and Path(name).suffix.lower() == ".npy" else None
         frames = open_source(name, Reading(axes=axes, roi=region, bounded=False))
         if region is None and len(frames) < 2:
-            raise InvalidArgument(f"expected 2 frames or more, or a region that is flat, got 1 frame in {name}")
+            raise InvalidArgument(
+                f"expected 2 frames or more, or a region that is flat, got 1 frame in {name}"
+            )
         power = _estimated(frames, flat=region is not None)
     if not power.any():
         raise InvalidArgument.of("noise", f"expected noise, got frames that do not differ in {name}")

@@ -17,8 +17,8 @@ _ASYMMETRY = 1e-6
 class Spectrum:
     """The power spectrum of stationary noise; its channels are independent, and its mean variance is 1.
 
-    Construct it with `of`. The correlation of two pixels of a channel at the distance d is the inverse Fourier
-    transform of its power at d.
+    Construct it with `of`. The correlation of two pixels of a channel at the distance d is the inverse
+    Fourier transform of its power at d.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Spectrum:
         if (apart := np.abs(power - mirrored).max()) > _ASYMMETRY:
             raise InvalidArgument.of(
                 "noise",
-                f"expected equal power at f and -f, in the order of numpy.fft.fft2 with frequency 0 first, got a "
-                f"difference of {apart:.1g} of the largest power in {name}",
+                f"expected equal power at f and -f, frequency 0 first as in numpy.fft.fft2, got a difference "
+                f"of {apart:.1g} of the largest power in {name}",
             )
         power = (power + mirrored) / 2
         return cls(name, power / power.mean())
@@ -95,5 +95,7 @@ class Spectrum:
         height, width, channels = shape
         white = rng.standard_normal((*self.size, channels))
         noise = np.fft.ifft2(np.fft.fft2(white, axes=(0, 1)) * np.sqrt(self.power), axes=(0, 1)).real
-        rows, columns = (np.arange(want) % have for want, have in zip((height, width), self.size, strict=True))
+        rows, columns = (
+            np.arange(want) % have for want, have in zip((height, width), self.size, strict=True)
+        )
         return np.asarray(noise[rows[:, None], columns])

@@ -100,7 +100,7 @@ class Manifest:
     gaussians: int
     """Number of components of the mixture of Gaussians; 0 if there is none."""
     condition: float
-    """Condition number of the noise covariance if B is a convolution or the noise has a spectrum, otherwise 1."""
+    """Condition number of the noise covariance; 1 unless B is a convolution or the noise has a spectrum."""
     key_dtype: str
     """Element type of the quantized keys: uint8, int16 or float32."""
     key_step: float
