@@ -3,7 +3,7 @@
 S is the correlation of B e on the patch: the inverse Fourier transform of |H|² times the spectrum of e, H
 being the transfer function of B; for white noise e, the autocorrelation of the kernel of B. For the computed
 W, ‖W S Wᵀ − I‖ is about 1e-16 times the condition number of S, which determines whether S can be whitened.
-All computations are in float64; whitened keys can be float32, since their noise is the same in all directions.
+All computations are in float64; whitened keys can be float32, as their noise is the same in all directions.
 """
 
 import math

@@ -162,7 +162,8 @@ def _segments(frame: NDArray[np.float64], height: int, width: int) -> Iterator[N
     """Yield the segments of a frame; neighbours overlap by half or more, and all pixels are in one."""
 
     def starts(side: int, length: int) -> list[int]:
-        return np.linspace(0, side - length, 1 - (length - side) // max(1, length // 2)).astype(int).tolist()
+        count = 1 - (length - side) // max(1, length // 2)
+        return [round(start) for start in np.linspace(0, side - length, count).tolist()]
 
     for top in starts(frame.shape[0], height):
         for left in starts(frame.shape[1], width):
@@ -171,7 +172,7 @@ def _segments(frame: NDArray[np.float64], height: int, width: int) -> Iterator[N
 
 def _level(segment: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a segment minus the plane that fits it best."""
-    residual = segment - segment.mean(axis=(0, 1))
+    residual: NDArray[np.float64] = segment - segment.mean(axis=(0, 1))
     for axis in (0, 1):
         length = segment.shape[axis]
         ramp = np.expand_dims(np.arange(length) - (length - 1) / 2, (1, 2) if axis == 0 else (0, 2))
