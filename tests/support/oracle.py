@@ -90,6 +90,53 @@ def oracle(training, y, sigma, p, stride=1) -> Oracle:
     return result
 
 
+def correlation(power, distance) -> float:
+    """Correlation of two pixels, (rows, columns) apart, of noise with a power (h, w) at each frequency."""
+    height, width = power.shape
+    angle = [
+        [2 * math.pi * (i * distance[0] / height + j * distance[1] / width) for j in range(width)]
+        for i in range(height)
+    ]
+    return float((power * np.cos(angle)).mean())
+
+
+def noise_covariance(power, sides) -> np.ndarray:
+    """Covariance of noise in a rectangle, in the order row, column, channel; power (h, w, C)."""
+    channels = power.shape[2]
+    pixels = [(i, j, c) for i in range(sides[0]) for j in range(sides[1]) for c in range(channels)]
+    return np.array(
+        [
+            [correlation(power[..., c], (i - k, j - m)) if c == d else 0.0 for k, m, d in pixels]
+            for i, j, c in pixels
+        ]
+    )
+
+
+def coloured_oracle(training, y, sigma, p, power, *, offset=False) -> Oracle:
+    """Reconstruct y (H, W, C) from training images, in noise of covariance σ² S on a patch.
+
+    With offset, the level of each patch, by generalized least squares, is left out of the comparison; the
+    density is then not that of the definition.
+    """
+    covariance = noise_covariance(power, (p, p))
+    ids = [(k, i, j) for k, x in enumerate(training) for i in range(x.shape[0]) for j in range(x.shape[1])]
+    keys = np.array([patch(training[k], i, j, p) for k, i, j in ids])
+    targets = np.array([training[k][i, j] for k, i, j in ids])
+    constants = np.tile(np.eye(y.shape[2]), (p * p, 1))  # (P, C)
+    weighed = np.linalg.solve(covariance, constants)
+    level = np.linalg.solve(constants.T @ weighed, weighed.T) * offset  # (C, P)
+    result = Oracle.empty(y.shape, ids)
+    for i in range(y.shape[0]):
+        for j in range(y.shape[1]):
+            u = patch(y, i, j, p)
+            apart = u - keys
+            apart = apart - apart @ level.T @ constants.T
+            log_w = np.array([-0.5 * r @ np.linalg.solve(covariance, r) / sigma**2 for r in apart])
+            log_norm = -0.5 * np.linalg.slogdet(2 * math.pi * sigma**2 * covariance)[1]
+            result.put((i, j), slice(None), log_w, targets - keys @ level.T + level @ u, log_norm)
+    return result
+
+
 def agreement(a, b) -> float:
     """PSNR between two images in [0, 1], in dB."""
     error = float(np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))

@@ -51,8 +51,10 @@ def convolution_matrix(kernel, shape):
     return matrix
 
 
-def problem_oracle(training, y, sigma, p, a, b, boundary="circular", stride=1) -> Oracle:
+def problem_oracle(training, y, sigma, p, a, b, boundary="circular", stride=1, root=None) -> Oracle:
     """Reconstruct y (H, W, C) from training images of the same size, for dense A and B.
+
+    The noise of y is white, or σ times a dense matrix, its root, times white noise; then Q_m = Π_m B root.
 
     Of the training patches, only those in every stride-th of the rows and columns count.
     """
@@ -75,7 +77,7 @@ def problem_oracle(training, y, sigma, p, a, b, boundary="circular", stride=1) -
     ]
     noise = []
     for r in rows:
-        q = b[r] if boundary == "circular" else np.diag(b.diagonal()[r])
+        q = (b if root is None else b @ root)[r] if boundary == "circular" else np.diag(b.diagonal()[r])
         u_vectors, s, _ = np.linalg.svd(q, full_matrices=False)
         kept = s > 1e-10 * max(s.max(), 1e-300)
         kept &= s > 0

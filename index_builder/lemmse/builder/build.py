@@ -78,6 +78,18 @@ def _as_patch_size(ctx: click.Context, param: click.Parameter, value: str) -> tu
     "epsilon:EPS; for blur wiener:LAMBDA or inverse.",
 )
 @click.option(
+    "--noise",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Correlated noise: a .npy (h, w) of its power spectrum, or noise-only or flat frames from which that"
+    " is estimated, such as a TIFF stack or a folder.  [default: white noise]",
+)
+@click.option(
+    "--noise-roi",
+    metavar="ROW:ROW,COLUMN:COLUMN",
+    help="A region that is flat in the frames of --noise; one is then enough, such as a noisy image.",
+)
+@click.option(
     "--boundary",
     type=click.Choice(BOUNDARIES),
     default="circular",

@@ -117,8 +117,8 @@ def _queries(
     """Return noisy patches of the middle plane of each image, (p_z, H, W, C), as many of each, or all."""
     patches = []
     for x in images:
-        clean = np.stack([local.index.problem.measure(plane) for plane in x])
-        y = (clean + sigma * rng.standard_normal(clean.shape)).reshape(x.shape)
+        problem = local.index.problem
+        y = np.stack([problem.measure(plane) + sigma * problem.sample_noise(plane.shape, rng) for plane in x])
         plane = x.shape[1] * x.shape[2]
         n = len(x) // 2 * plane + rng.permutation(plane)[: max(1, _QUERIES // len(images))]
         patches.append(WhitenedQueries(local, Observation(y, sigma)).queries(np.sort(n)))

@@ -164,7 +164,7 @@ class Backend(ABC):
         return Gaussians(mixture, self.centre, self.device)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
-        """Raise InvalidArgument unless the keys are patches of the clean images, A = B = I.
+        """Raise InvalidArgument unless the keys are patches of the clean images: A = B = I, white noise.
 
         Parameters
         ----------
@@ -173,12 +173,11 @@ class Backend(ABC):
         what : str
             Description of the feature that needs them, for the message.
         """
-        manifest = self.index.manifest
         if not self.index.problem.denoises:
             raise InvalidArgument.of(
                 argument,
-                f"{what} needs an index of physics identity and pre-inverse identity, got an index of "
-                f"{manifest.physics} and {manifest.pre_inverse}",
+                f"{what} needs an index of physics identity and pre-inverse identity, got one of "
+                f"{self.index.problem.summary}",
             )
 
     def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:

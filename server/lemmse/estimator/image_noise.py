@@ -210,10 +210,10 @@ def _with_counts(u: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
 
 
 def _require_mixture(backend: Backend, argument: str) -> None:
-    manifest = backend.index.manifest
+    manifest, problem = backend.index.manifest, backend.index.problem
     why = None
-    if not backend.index.problem.denoises:
-        why = f"of physics {manifest.physics} and pre-inverse {manifest.pre_inverse}"
+    if not problem.denoises:
+        why = f"of {problem.summary}"
     elif manifest.patch_depth > 1:
         why = "of volumes"
     elif backend.index.mixture is None:

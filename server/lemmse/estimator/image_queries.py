@@ -1,7 +1,7 @@
 """The query patches of an image, and the posterior of each of its pixels, for LE-MMSE.
 
-There are two kinds of noise: white noise of one σ, which the pre-inverse of an index colours and its strata
-whiten; and noise with a precision for each pixel, which needs clean keys (A = B = I).
+There are two kinds of noise: noise of one σ, white or of the spectrum of the index, which the pre-inverse
+colours and the strata whiten; and noise with a precision for each pixel, which needs clean keys (A = B = I).
 """
 
 import math
@@ -287,7 +287,7 @@ def _require_same_noise(index: Index, shape: tuple[int, int, int]) -> None:
         index.problem.check(shape)
     except InvalidArgument as error:
         raise InvalidArgument.of("y", error.expected) from error
-    if index.problem.stationary and not index.problem.white:
+    if index.problem.depends_on_size:
         covariance = index.problem.covariance(shape, index.manifest.patch_size, index.manifest.patch_depth)
         if index.strata.whiteness_error(covariance) > _WHITENESS:
             raise InvalidArgument.of(

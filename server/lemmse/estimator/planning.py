@@ -192,9 +192,13 @@ def plan_whole_images(index: Index, options: Options, refinement: Refinement, ca
     Raises
     ------
     InvalidArgument
-        A refinement, or a mode other than auto and exact, is requested.
+        A refinement, or a mode other than auto and exact, is requested; or the noise is not white.
     """
     estimator, mode = options.estimator, options.mode
+    if index.problem.spectrum is not None:
+        raise InvalidArgument.of(
+            "estimator", f"expected le-mmse for an index of correlated noise, got {estimator}"
+        )
     for argument, value in asdict(refinement).items():
         if value != getattr(PAPER, argument):
             raise InvalidArgument.of(argument, f"expected none for {estimator}, which has no patches")

@@ -18,7 +18,7 @@ from lemmse.index.building.run import run_build
 from lemmse.index.building.state import MEMORY_MIN, Runner, run_serially
 from lemmse.index.callbacks import Notice, Progress, ignored, silent
 from lemmse.index.images.stack import BOUNDARIES
-from lemmse.index.physics import InverseProblem
+from lemmse.index.physics import InverseProblem, read_spectrum
 from lemmse.index.reading import Index, file_of, find_images, open_index
 from lemmse.index.sources import Region
 
@@ -46,6 +46,8 @@ def build(
     patch_depth: int = 1,
     physics: str = "identity",
     pre_inverse: str = "identity",
+    noise: str | os.PathLike[str] | None = None,
+    noise_roi: str | None = None,
     boundary: str = "circular",
     equivariance: str = "none",
     augment: str = "none",
@@ -79,6 +81,12 @@ def build(
         4096.
     physics, pre_inverse : str
         Specifications of A and B; see `lemmse.index.physics`.
+    noise : str or path, optional
+        Power spectrum of the noise, or frames from which it is estimated, where the noise of neighbouring
+        pixels is correlated; see `lemmse.index.physics.noise_frames`. B must be I or a convolution.
+    noise_roi : str, optional
+        A region that is flat in all of the frames, as two slices of rows and columns, "0:64,-64:"; one frame
+        is then enough, such as a noisy image itself.
     boundary : str
         "circular", "reflect" or "valid"; see `lemmse.index.images.stack`.
     equivariance : str
@@ -110,7 +118,8 @@ def build(
     run : callable
         Runs the tasks of the passes over all patches; by default in this process.
     notice : callable
-        Called as `notice(text)` with a line about equal training images, if there are some.
+        Called as `notice(text)` with a line about equal training images, if there are some, and with the
+        standard deviation of the noise in frames.
 
     Returns
     -------
@@ -134,7 +143,8 @@ def build(
     'index'
     >>> folder.cleanup()
     """
-    problem = InverseProblem.parse(physics, pre_inverse)
+    if noise is None and noise_roi is not None:
+        raise InvalidArgument.of("noise-roi", f"expected none without noise, got {noise_roi!r}")
     _require_in("patch-size", patch_size, 1, PATCH_SIZE_MAX)
     _require_in("stride", stride, 1, _STRIDE_MAX)
     _require_depth(patch_depth, patch_size)
@@ -149,12 +159,15 @@ def build(
         if value not in allowed:
             raise InvalidArgument.of(argument, f"expected one of {', '.join(allowed)}, got {value!r}")
     _require_in("memory", memory, MEMORY_MIN)
+    spectrum = None if noise is None else read_spectrum(noise, noise_roi, notice)
+    problem = InverseProblem.parse(physics, pre_inverse, spectrum)
     plan = BuildPlan(
         sources=_names(sources),
         patch_size=patch_size,
         patch_depth=patch_depth,
         physics=physics,
         pre_inverse=pre_inverse,
+        noise=None if spectrum is None else spectrum.name,
         boundary=boundary,
         equivariance=equivariance,
         augment=augment,
@@ -292,6 +305,7 @@ def _plan_of(index: Index, memory: int) -> BuildPlan:
         patch_depth=manifest.patch_depth,
         physics=manifest.physics,
         pre_inverse=manifest.pre_inverse,
+        noise=manifest.noise,
         boundary=manifest.boundary,
         equivariance=manifest.equivariance,
         augment=manifest.augment,

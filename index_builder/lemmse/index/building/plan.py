@@ -34,6 +34,8 @@ class BuildPlan:
     patch_depth: int
     physics: str
     pre_inverse: str
+    noise: str | None
+    """Name of the spectrum of the noise; None if it is white."""
     boundary: str
     equivariance: str
     augment: str

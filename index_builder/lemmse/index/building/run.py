@@ -181,6 +181,7 @@ def _write_manifest(state: BuildState) -> None:
         dtype=state.dtype,
         physics=plan.physics,
         pre_inverse=plan.pre_inverse,
+        noise=plan.noise,
         boundary=plan.boundary,
         equivariance=plan.equivariance,
         augment=plan.augment,

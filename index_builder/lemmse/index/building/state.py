@@ -136,7 +136,9 @@ class BuildState:
             return Images(intensities(np.concatenate(pixels)), sizes[numbers])
 
         return Corpus.of(
-            InverseProblem.restore(plan.physics, plan.pre_inverse, zarr_store.read_group(arrays, "physics")),
+            InverseProblem.restore(
+                plan.physics, plan.pre_inverse, zarr_store.read_group(arrays, "physics"), plan.noise
+            ),
             read,
             sizes,
             zarr_store.read_all(arrays, DEPTHS) if plan.patch_depth > 1 else np.ones(len(sizes), np.int64),

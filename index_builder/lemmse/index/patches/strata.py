@@ -4,7 +4,8 @@ The noise in the patch at m has covariance σ² Q_m Q_mᵀ, where Q_m = Π_m B. 
 that the noise is white for every B:
 
     B = I              one stratum, the noise is white
-    B a convolution    one stratum, S = Q Qᵀ, patches are multiplied by a matrix W with W S Wᵀ = I
+    B a convolution    one stratum, S = Q Qᵀ, patches are multiplied by a matrix W with W S Wᵀ = I; likewise
+                       if the noise has a spectrum, with the S that follows from it
     B = diag(d)        one stratum for each pattern of d in a patch; patches are divided by the pattern, and
                        pixels where it is 0 are not observed
 
@@ -41,7 +42,7 @@ class Strata:
     scale: NDArray[np.float64]
     """Diagonal of B in the patches of each stratum, float64, (S, P); 1 unless B is diagonal."""
     whitener: NDArray[np.float64] | None
-    """W with W S Wᵀ = I, (P, P), if B is a convolution; otherwise None."""
+    """W with W S Wᵀ = I, (P, P), if B is a convolution or the noise has a spectrum; otherwise None."""
     constants: NDArray[np.float64] | None
     """E, the whitened patches of images that are 1 in one channel, (P, C), if levels are subtracted."""
 
@@ -175,7 +176,7 @@ class TrainingStrata:
     centres: Mapping[tuple[int, int], NDArray[np.int64]]
     """Position of the centre of each training patch in its image, by height and width of the image."""
     condition: float
-    """Condition number of the noise covariance S; 1 unless B is a convolution."""
+    """Condition number of the noise covariance S; 1 unless B is a convolution or the noise has a spectrum."""
 
 
 def training_strata(
@@ -194,7 +195,7 @@ def training_strata(
     ------
     InvalidArgument
         A is not defined for a size, or no image has a patch; B is a convolution and the images differ in
-        size or the noise cannot be whitened; `equivariance` is offset and B A x is not constant for a
+        size; the noise cannot be whitened; `equivariance` is offset and B A x is not constant for a
         constant x; or patches of a mask are compared only with those of the same pattern, and there are
         patterns that no training patch has.
     """
@@ -213,7 +214,7 @@ def training_strata(
     if problem.white:
         return TrainingStrata(Strata(ones, None, constants), channels, one_stratum, own, 1.0)
     if problem.stationary:
-        if len(shapes) > 1:
+        if problem.depends_on_size and len(shapes) > 1:
             raise InvalidArgument.of(
                 "pre-inverse",
                 f"expected images of one size for {problem.pre_inverse}, got {len(shapes)} sizes; crop them",

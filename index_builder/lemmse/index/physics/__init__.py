@@ -1,7 +1,7 @@
-"""The inverse problem y = A x + e of an index: the forward operator A, the pre-inverse B and the noise.
+"""The inverse problem y = A x + e of an index: the forward operator A, the pre-inverse B and the noise e.
 
 Keys are patches of B A x, and queries are patches of B y; builder and estimator use the `InverseProblem` of
-the two specifications in the manifest. Specifications of A:
+the two specifications in the manifest. The noise is white, or has a `Spectrum`. Specifications of A:
 
     identity                      A = I
     blur:gaussian:STD             circular convolution with a Gaussian, STD in pixels
@@ -28,5 +28,15 @@ To add an operator, add a module here and a line to a table in `_problem.py`.
 
 from lemmse.index.physics._problem import PHYSICS, PRE_INVERSES, InverseProblem
 from lemmse.index.physics.noise import Whitening, whitening
+from lemmse.index.physics.noise_frames import read_spectrum
+from lemmse.index.physics.spectrum import Spectrum
 
-__all__ = ["PHYSICS", "PRE_INVERSES", "InverseProblem", "Whitening", "whitening"]
+__all__ = [
+    "PHYSICS",
+    "PRE_INVERSES",
+    "InverseProblem",
+    "Spectrum",
+    "Whitening",
+    "read_spectrum",
+    "whitening",
+]

@@ -12,6 +12,7 @@ from lemmse.contract.errors import DataLoss, InvalidArgument
 from lemmse.index.physics import blur, deblurring, identity, inpaint, masking, noise
 from lemmse.index.physics._operators import Convolution, Diagonal, Operator, Shape
 from lemmse.index.physics._spec import PhysicsKind, PreInverseKind, Read, Spec, read_file
+from lemmse.index.physics.spectrum import Spectrum
 
 __all__ = ["PHYSICS", "PRE_INVERSES", "InverseProblem"]
 
@@ -54,23 +55,28 @@ class InverseProblem:
     pre_inverse: str
     """Specification of B, as the user wrote it."""
     arrays: Mapping[str, NDArray[np.float64]]
-    """Content of the FILE of a specification, unchanged, as "kernel" or "mask"; empty if there is none."""
+    """Content of the FILE of a specification, unchanged, as "kernel" or "mask", and as "noise" the power of
+    the spectrum; empty if there is none."""
+    spectrum: Spectrum | None = field(repr=False)
+    """Power spectrum of the noise; None if it is white."""
     _forward: Operator = field(repr=False)
     _backward: Operator = field(repr=False)
 
     @classmethod
-    def parse(cls, physics: str, pre_inverse: str) -> "InverseProblem":
+    def parse(cls, physics: str, pre_inverse: str, spectrum: Spectrum | None = None) -> "InverseProblem":
         """Return the problem that two specifications define, reading the files that they name.
 
         Parameters
         ----------
         physics, pre_inverse : str
             Specifications of A and B; see `lemmse.index.physics`.
+        spectrum : Spectrum, optional
+            Power spectrum of the noise; by default it is white.
 
         Raises
         ------
         InvalidArgument
-            A specification is invalid, or the two cannot be combined.
+            A specification is invalid, or they cannot be combined.
         NotFound
             A file does not exist.
         """
@@ -80,13 +86,27 @@ class InverseProblem:
             arrays[name] = read_file(path)
             return arrays[name]
 
-        return cls(physics, pre_inverse, arrays, *_operators(physics, pre_inverse, read))
+        forward, backward = _operators(physics, pre_inverse, read)
+        if spectrum is not None:
+            if not isinstance(backward, Convolution):
+                raise InvalidArgument.of(
+                    "noise",
+                    f"expected none for pre-inverse {pre_inverse!r}, got {spectrum.name}; use identity",
+                )
+            arrays["noise"] = spectrum.power
+        return cls(physics, pre_inverse, arrays, spectrum, forward, backward)
 
     @classmethod
     def restore(
-        cls, physics: str, pre_inverse: str, arrays: Mapping[str, NDArray[np.float64]]
+        cls,
+        physics: str,
+        pre_inverse: str,
+        arrays: Mapping[str, NDArray[np.float64]],
+        noise: str | None = None,
     ) -> "InverseProblem":
         """Return the problem that two specifications and the `arrays` of their files define, reading no file.
+
+        `noise` is the name of the spectrum of the noise; None if it is white.
 
         Raises
         ------
@@ -99,11 +119,22 @@ class InverseProblem:
                 raise DataLoss(f"the {name} of physics {physics!r} is missing; build the index again")
             return arrays[name]
 
-        return cls(physics, pre_inverse, arrays, *_operators(physics, pre_inverse, read))
+        spectrum = None if noise is None else Spectrum(noise, read("noise", noise))
+        return cls(physics, pre_inverse, arrays, spectrum, *_operators(physics, pre_inverse, read))
 
     def check(self, shape: Shape) -> None:
-        """Raise InvalidArgument unless A is defined on images of shape (H, W, C)."""
+        """Raise InvalidArgument unless A, and the noise of B y, are defined for images of shape (H, W, C)."""
         self._forward.check(shape)
+        if self.spectrum is None:
+            return
+        self.spectrum.require_channels(shape[2])
+        height, width = self.spectrum.size
+        if self.depends_on_size and (height < shape[0] or width < shape[1]):
+            raise InvalidArgument.of(
+                "noise",
+                f"expected a spectrum of the images' size, {shape[0]}x{shape[1]}, or larger for pre-inverse "
+                f"{self.pre_inverse!r}, got {height}x{width}",
+            )
 
     def measure(self, x: NDArray[Any]) -> NDArray[Any]:
         """Return A x.
@@ -135,6 +166,10 @@ class InverseProblem:
         """
         return self._backward.apply(y)
 
+    def sample_noise(self, shape: Shape, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return noise e of mean variance 1 for a measurement of shape (H, W, C)."""
+        return rng.standard_normal(shape) if self.spectrum is None else self.spectrum.sample(shape, rng)
+
     @property
     def digest(self) -> str:
         """SHA-256 of the specifications and the arrays, in hexadecimal."""
@@ -145,13 +180,24 @@ class InverseProblem:
 
     @property
     def denoises(self) -> bool:
-        """Whether A = B = I, so that the keys are patches of the clean images."""
-        return (self.physics, self.pre_inverse) == ("identity", "identity")
+        """Whether A = B = I and the noise is white, so that the keys are patches of the clean images."""
+        return (self.physics, self.pre_inverse) == ("identity", "identity") and self.white
 
     @property
     def white(self) -> bool:
-        """Whether B = I, so that the noise is white."""
-        return isinstance(self._backward, identity.Identity)
+        """Whether the noise in a patch of B y is white: that of y is, and B = I."""
+        return isinstance(self._backward, identity.Identity) and self.spectrum is None
+
+    @property
+    def depends_on_size(self) -> bool:
+        """Whether the noise in a patch depends on the size of the image: if B is a convolution, not I."""
+        return self.stationary and not isinstance(self._backward, identity.Identity)
+
+    @property
+    def summary(self) -> str:
+        """The problem in words, for messages: nothing of the files."""
+        noise = "" if self.spectrum is None else ", with correlated noise"
+        return f"physics {self.physics} and pre-inverse {self.pre_inverse}{noise}"
 
     @property
     def stationary(self) -> bool:
@@ -159,7 +205,9 @@ class InverseProblem:
         return isinstance(self._backward, Convolution)
 
     def covariance(self, shape: Shape, p: int, p_z: int = 1) -> NDArray[np.float64]:
-        """Return S = Q Qᵀ for a stationary B: the noise in a patch has covariance σ² S.
+        """Return S for a stationary B: the noise in a patch has covariance σ² S.
+
+        It is Q Qᵀ if the noise of y is white.
 
         Parameters
         ----------
@@ -178,7 +226,7 @@ class InverseProblem:
         Raises
         ------
         InvalidArgument
-            The patch is larger than the image.
+            The patch is larger than the image, or than the spectrum.
 
         Examples
         --------
@@ -188,7 +236,14 @@ class InverseProblem:
         """
         if not isinstance(self._backward, Convolution):
             raise TypeError(f"expected a stationary pre-inverse, got {self.pre_inverse!r}")
-        return noise.patch_covariance(self._backward, shape, p, p_z)
+        if self.spectrum is not None and not self.depends_on_size:
+            height, width = self.spectrum.size
+            if p > min(height, width):
+                raise InvalidArgument.of(
+                    "noise", f"expected a spectrum, or frames, of {p}x{p} or more, got {height}x{width}"
+                )
+            shape = (height, width, shape[2])
+        return noise.patch_covariance(self._backward, shape, p, p_z, self.spectrum)
 
     def scale(self, shape: Shape) -> NDArray[np.float64]:
         """Return the diagonal of a B that is not stationary, (H, W, C): 1 where observed, else 0 or ε."""
@@ -212,12 +267,18 @@ class InverseProblem:
         ------
         InvalidArgument
             The patch is larger than the image, or S is not positive definite at working precision; the
-            message then names a pre-inverse whose noise can be whitened, if there is one.
+            message then names a pre-inverse whose noise can be whitened, if there is one and the noise of y
+            is white.
         """
         covariance = self.covariance(shape, p, p_z)
         try:
             return noise.whitening(covariance)
         except InvalidArgument as error:
+            if self.spectrum is not None:
+                found = error.expected.partition(";")[0]
+                raise InvalidArgument.of(
+                    "noise", f"{found}; add some white noise to the spectrum, or use a smaller patch"
+                ) from error
             if not isinstance(self._forward, blur.Blur):
                 raise
             wiener = deblurring.best_conditioned(self._forward, shape[:2], p)

@@ -1,8 +1,9 @@
 """The noise in a patch after a stationary pre-inverse: its covariance S and the whitening W.
 
-S is the autocorrelation of the kernel of B on the patch. For the computed W, ‖W S Wᵀ − I‖ is about 1e-16
-times the condition number of S, which determines whether S can be whitened. All computations are in float64;
-whitened keys can be float32, since their noise is the same in all directions.
+S is the correlation of B e on the patch: the inverse Fourier transform of |H|² times the spectrum of e, H
+being the transfer function of B; for white noise e, the autocorrelation of the kernel of B. For the computed
+W, ‖W S Wᵀ − I‖ is about 1e-16 times the condition number of S, which determines whether S can be whitened.
+All computations are in float64; whitened keys can be float32, as their noise is the same in all directions.
 """
 
 import math
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.physics._operators import Convolution
+from lemmse.index.physics.spectrum import Spectrum
 
 __all__ = ["CONDITION_LIMIT", "Whitening", "condition_number", "patch_covariance", "whitening"]
 
@@ -63,9 +65,15 @@ def whitening(covariance: NDArray[np.float64]) -> Whitening:
 
 
 def patch_covariance(
-    convolution: Convolution, shape: tuple[int, int, int], p: int, p_z: int = 1
+    convolution: Convolution,
+    shape: tuple[int, int, int],
+    p: int,
+    p_z: int = 1,
+    spectrum: Spectrum | None = None,
 ) -> NDArray[np.float64]:
-    """Return S = Q Qᵀ for patches of side p in p_z planes of the output of a convolution, float64, (P, P).
+    """Return S for patches of side p in p_z planes of the output of a convolution, float64, (P, P).
+
+    Its input is white noise, for which S = Q Qᵀ, or noise of a spectrum.
 
     Raises
     ------
@@ -77,13 +85,16 @@ def patch_covariance(
         raise InvalidArgument.of(
             "patch-size", f"expected at most {min(height, width)}, the image's side, got {p}"
         )
-    power = np.abs(convolution.transfer(height, width)) ** 2
-    correlation = np.fft.irfft2(power, s=(height, width))
+    power = np.abs(convolution.transfer(height, width))[..., None] ** 2
+    if spectrum is not None:
+        power = power * spectrum.at(height, width)
+    correlation = np.fft.irfft2(power, s=(height, width), axes=(0, 1))
     # Remove the rounding error: the correlation is even.
     correlation = (correlation + np.roll(correlation[::-1, ::-1], 1, axis=(0, 1))) / 2
     lags = np.arange(p)[:, None] - np.arange(p)
-    plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p)
-    return np.kron(np.eye(p_z), np.kron(plane, np.eye(channels))).astype(np.float64, copy=False)
+    plane = correlation[lags[:, None, :, None], lags[None, :, None, :]].reshape(p * p, p * p, -1)
+    plane = plane[:, None] * np.eye(channels)[:, None]  # (p², C, p², C): channels are independent
+    return np.kron(np.eye(p_z), plane.reshape(p * p * channels, -1)).astype(np.float64, copy=False)
 
 
 def condition_number(covariance: NDArray[np.float64]) -> float:

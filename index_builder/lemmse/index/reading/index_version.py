@@ -92,7 +92,8 @@ class Index:
     def problem(self) -> InverseProblem:
         """The inverse problem of the index."""
         stored = zarr_store.read_group(self._arrays, "physics")
-        return InverseProblem.restore(self.manifest.physics, self.manifest.pre_inverse, stored)
+        manifest = self.manifest
+        return InverseProblem.restore(manifest.physics, manifest.pre_inverse, stored, manifest.noise)
 
     @cached_property
     def strata(self) -> Strata:

@@ -157,6 +157,10 @@ class _Expected:
                 if len(found.shape) not in (2, 3) or not 0 < prod(found.shape) <= _KERNEL_NUMBERS:
                     raise DataLoss(f"{found.name} has the shape {found.shape}; {REMEDY}")
                 group(f"physics/{name}", f8, found.shape)
+        if manifest.noise is not None:
+            (*_, own) = group("physics/noise", f8, (n, n, n))
+            if own not in (1, c):
+                raise DataLoss(f"{ARRAYS}/physics/noise has {own} channels; {REMEDY}")
 
     def shard(self, folder: str) -> tuple[int, int, int, int]:
         """Check the arrays of a shard, and return its numbers of distinct keys, patches, cells and leaves."""

@@ -87,7 +87,7 @@ class ArraySource:
         index = self._reading.cropped(self._layout, self._layout.index(k))
         with decoding(str(self._path)):
             numbers = self._layout.to_plane(np.asarray(self._numbers[index]))
-        return to_image(numbers, self._scale, f"{self._path}[{k}]")
+        return to_image(numbers, self._scale, f"{self._path}[{k}]", bounded=self._reading.bounded)
 
     def label(self, k: int) -> str:
         """Return the file name, the number of image k, and its region."""

@@ -78,10 +78,10 @@ def scale_of(dtype: np.dtype[Any], stated: tuple[float, float] | None, label: st
         raise bad_source(f"{label}: {error}") from error
 
 
-def to_image(numbers: NDArray[Any], scale: Scale, label: str) -> Image:
+def to_image(numbers: NDArray[Any], scale: Scale, label: str, *, bounded: bool = True) -> Image:
     """Return decoded numbers, (H, W) or (H, W, C), as a validated `Image`.
 
-    `label` is the name of the image in error messages.
+    `label` is the name of the image in error messages. Unless `bounded`, floats may be outside [0, 1].
     """
     image = numbers[..., None] if numbers.ndim == 2 else numbers
     if scale.native:
@@ -91,6 +91,8 @@ def to_image(numbers: NDArray[Any], scale: Scale, label: str) -> Image:
     if scale.dtype.kind == "f" and not np.isfinite(image).all():
         raise bad_source(f"expected finite intensities, got NaN or infinity in {label}; repair or remove it")
     x = scale.intensities(image)
+    if not bounded:
+        return np.ascontiguousarray(x, dtype=np.float32)
     low, high = x.min(), x.max()
     if low < -ROUNDING or high > 1 + ROUNDING:
         low, high = image.min(), image.max()

@@ -89,7 +89,7 @@ def read_plane(stack: Stack, plane: int, path: Path, reading: Reading) -> Image:
     numbers = reading.crop(stack.numbers(plane))
     if stack.missing(numbers) is not None:
         raise bad_source(f"expected all pixels in {path}, got some marked as nodata; crop it")
-    return to_image(numbers, stack.scale, str(path))
+    return to_image(numbers, stack.scale, str(path), bounded=reading.bounded)
 
 
 @contextmanager

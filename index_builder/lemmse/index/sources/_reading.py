@@ -77,6 +77,8 @@ class Reading:
     """The numbers that encode intensities 0 and 1."""
     roi: Region | None = None
     """The region of each image that is used."""
+    bounded: bool = True
+    """Whether floats outside [0, 1] are an error; those of noise are signed."""
 
     def cropped(self, layout: Layout, index: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the index of a plane, restricted to the region."""

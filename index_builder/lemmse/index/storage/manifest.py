@@ -100,7 +100,7 @@ class Manifest:
     gaussians: int
     """Number of components of the mixture of Gaussians; 0 if there is none."""
     condition: float
-    """Condition number of the noise covariance if B is a convolution, otherwise 1."""
+    """Condition number of the noise covariance; 1 unless B is a convolution or the noise has a spectrum."""
     key_dtype: str
     """Element type of the quantized keys: uint8, int16 or float32."""
     key_step: float
@@ -115,6 +115,8 @@ class Manifest:
     """Distance of the rows, and of the columns, with centres of training patches, in pixels."""
     patch_depth: int = 1
     """Planes of the patches, p_z; 1 if the images are not planes of volumes."""
+    noise: str | None = None
+    """Name of the power spectrum of the noise, as the user wrote it; None if the noise is white."""
     removed: int = 0
     """Number of images that were removed since cells, PCA basis and Gaussians were fitted: the models hold a
     trace of them."""
@@ -191,6 +193,8 @@ class Manifest:
                 yield field.name
         if not all(type(source) is str for source in self.sources):
             yield "sources"
+        if self.noise is not None and type(self.noise) is not str:
+            yield "noise"
         for path, entry in self.files.items():
             right = type(entry.bytes) is int and 0 <= entry.bytes < _MOST and type(entry.sha256) is str
             if not right or not _PATH.fullmatch(path) or path == MANIFEST:

@@ -6,7 +6,7 @@
     strata/…               float64       see patches/strata.py
     basis/…                float32       the principal axes of the keys, see clustering/moments.py
     mixture/…      (G, …)  float32       the Gaussian mixture, see clustering/mixture.py; only if A = B = I
-    physics/…              float64       the content of a file that a specification names
+    physics/…              float64       the content of a file that a specification names; the noise spectrum
 
 Keys are stored in shards, see shards.py. Chunks are compressed by Zstandard with its checksum, so that Zarr
 detects flipped bits; they are grouped in a few large Zarr shards, so that a version has some tens of files
