@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-# deepinv needs a torchvision, and that another torch than the other tests have.
+# deepinv needs a torchvision, and that another torch than the other tests have; napari brings Qt and much else.
 INTEGRATIONS := .venv-integrations
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
@@ -21,7 +21,8 @@ test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow'
 
 test-integrations: $(INTEGRATIONS)/.ready
-	$(INTEGRATIONS)/bin/python -m pytest tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py
+	$(INTEGRATIONS)/bin/python -m pytest -W ignore::pydantic.warnings.PydanticDeprecatedSince20 \
+	  tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py tests/integrations/test_napari.py
 
 # The site: open build/site/index.html. It loads no font, style, script or picture from elsewhere.
 docs: $(VENV)/.dev
@@ -82,5 +83,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 $(INTEGRATIONS)/.ready: pyproject.toml constraints-integrations.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(INTEGRATIONS)/bin/python -m pip --disable-pip-version-check install --quiet \
-	  -c constraints-integrations.txt -e '.[server,deepinv]' pytest
+	  -c constraints-integrations.txt -e '.[server,deepinv,napari]' 'napari[pyqt6]' pytest
 	touch $@

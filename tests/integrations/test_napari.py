@@ -11,6 +11,7 @@ import pytest
 from magicgui.widgets import Widget
 from napari.components import ViewerModel
 from napari.qt import get_qapp
+from napari.utils._proxies import PublicOnlyProxy
 from napari.utils.interactions import (
     mouse_move_callbacks,
     mouse_press_callbacks,
@@ -62,7 +63,7 @@ def errors() -> Iterator[list[str]]:
 @pytest.fixture
 def widget(viewer: ViewerModel, app: Any) -> Iterator[ReconstructWidget]:
     before = list(viewer.mouse_drag_callbacks)
-    widget = ReconstructWidget(viewer)
+    widget = ReconstructWidget(PublicOnlyProxy(viewer))  # as napari passes it to plugins
     for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
         event.connect(widget.reset_choices)  # as napari does for a widget in its window
     yield widget

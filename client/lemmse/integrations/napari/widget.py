@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from uuid import UUID
 
 from magicgui.widgets import (
     CheckBox,
@@ -70,7 +70,7 @@ class ReconstructWidget(Container[Widget]):
         self._viewer = viewer
         self._connection: Connection | None = None
         self._indexes: dict[str, IndexInfo] = {}
-        self._answers: WeakKeyDictionary[layers.Layer, _Answer] = WeakKeyDictionary()
+        self._answers: dict[UUID, _Answer] = {}  # napari passes plugins other objects for the same layer
         self._call: Call | None = None
         self._explaining = False
         server = os.environ.get("LEMMSE_SERVER", "127.0.0.1:50051")
@@ -183,14 +183,16 @@ class ReconstructWidget(Container[Widget]):
         if len(diagnostics.sigma) == 1:
             sigma = diagnostics.sigma[0]
         answer = _Answer(connection, diagnostics.index, measured, sigma, result.white_level)
+        known = {layer.unique_id for layer in self._viewer.layers}
+        self._answers = {one: of for one, of in self._answers.items() if one in known}
         for data, arguments in measured.layers(result):
-            self._answers[self._viewer.add_image(data, **arguments)] = answer
+            self._answers[self._viewer.add_image(data, **arguments).unique_id] = answer
         self._summary.value = _summary(diagnostics)
 
     def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
         """Explain a pixel of a result that is clicked, not dragged."""
         layer = viewer.layers.selection.active
-        answer = self._answers.get(layer) if layer is not None else None
+        answer = self._answers.get(layer.unique_id) if layer is not None else None
         if answer is None or event.button not in (None, 1):
             return
         yield
