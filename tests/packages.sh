@@ -33,6 +33,7 @@ environment client "$wheel"
 for heavy in torch faiss numba zarr; do
     client/bin/python -c "import $heavy" 2>/dev/null && fail "the client brought $heavy"
 done
+[[ $("$python" -m zipfile -l "$wheel") == *lemmse/integrations/napari/napari.yaml* ]] || fail "no manifest for napari"
 [[ $(_LEMMSE_COMPLETE=bash_source client/bin/lemmse) == *complete*lemmse* ]] || fail "no shell completion"
 completed=$(COMP_WORDS='lemmse hea' COMP_CWORD=1 _LEMMSE_COMPLETE=bash_complete client/bin/lemmse)
 [ "$completed" = "plain,health" ] || fail "lemmse hea<TAB> gave $completed"

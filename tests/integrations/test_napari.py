@@ -248,6 +248,9 @@ def test_a_click_shows_the_training_patches(
     press(widget, "run")
     click(viewer, (10 + 2 * 5, 20 + 0.5 * 2), dragged=True)
     click(viewer, (0, 0))
+    viewer.dims.ndisplay = 3
+    click(viewer, (10 + 2 * 5, 20 + 0.5 * 2))
+    viewer.dims.ndisplay = 2
     assert idle(widget)
     click(viewer, (10 + 2 * 5.2, 20 + 0.5 * 1.9))
     assert not idle(widget)

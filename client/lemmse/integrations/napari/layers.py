@@ -22,7 +22,7 @@ _NOISE = 9.0
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Measured:
-    """An image layer as it was when it was read."""
+    """An image layer when its reconstruction begins."""
 
     name: str
     """Name of the layer."""
@@ -100,5 +100,5 @@ def _require_intensities(name: str, y: Any) -> None:
     if low < -_NOISE or high > 1 + _NOISE:
         raise InvalidArgument.of(
             name,
-            f"expected floats in [0, 1], up to noise, got {low:.6g} to {high:.6g}; divide by that of white",
+            f"expected floats in [0, 1], up to noise, got {low:.6g} to {high:.6g}; divide by the white level",
         )

@@ -190,10 +190,10 @@ class ReconstructWidget(Container[Widget]):
         self._summary.value = _summary(diagnostics)
 
     def _on_mouse(self, viewer: Any, event: Any) -> Generator[None, None, None]:
-        """Explain a pixel of a result that is clicked, not dragged."""
+        """Explain a pixel of a result that is clicked, not dragged, while planes are shown."""
         layer = viewer.layers.selection.active
         answer = self._answers.get(layer.unique_id) if layer is not None else None
-        if answer is None or event.button not in (None, 1):
+        if answer is None or event.button != 1 or viewer.dims.ndisplay != 2:
             return
         yield
         while event.type == "mouse_move":
@@ -293,5 +293,5 @@ def _summary(diagnostics: Diagnostics) -> str:
     if diagnostics.sigma:
         parts.append(f"σ {', '.join(f'{sigma:.3g}' for sigma in diagnostics.sigma)}")
     if diagnostics.expected_psnr_db is not None:
-        parts.append(f"{diagnostics.expected_psnr_db:.1f} dB expected")
+        parts.append(f"PSNR {diagnostics.expected_psnr_db:.1f} dB expected")
     return "; ".join(parts)
