@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-# deepinv needs a torchvision, and that another torch than the other tests have.
+# deepinv needs a torchvision, and that another torch than the other tests have; napari brings Qt and much else.
 INTEGRATIONS := .venv-integrations
 # One process for each core, so one thread of the BLAS for each process: more of them wait for each other at work.
 RUN_TESTS := -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
@@ -23,8 +23,9 @@ test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow'
 
 test-integrations: $(INTEGRATIONS)/.ready javascript
-	$(INTEGRATIONS)/bin/python -m pytest tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py \
-	  tests/integrations/test_javascript.py
+	$(INTEGRATIONS)/bin/python -m pytest -W ignore::pydantic.warnings.PydanticDeprecatedSince20 \
+	  tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py tests/integrations/test_javascript.py \
+	  tests/integrations/test_napari.py
 
 # The site: open build/site/index.html. It loads no font, style, script or picture from elsewhere.
 docs: $(VENV)/.dev
@@ -90,5 +91,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 $(INTEGRATIONS)/.ready: pyproject.toml constraints-integrations.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(INTEGRATIONS)/bin/python -m pip --disable-pip-version-check install --quiet \
-	  -c constraints-integrations.txt -e '.[server,deepinv]' pytest
+	  -c constraints-integrations.txt -e '.[server,deepinv,napari]' 'napari[pyqt6]' pytest
 	touch $@

@@ -1,6 +1,9 @@
-"""Leaves out the modules that need deepinv where it is missing; `make test-integrations` installs it."""
+"""Leaves out the modules that need deepinv or napari where it is missing; see `make test-integrations`."""
 
 from importlib.util import find_spec
 
-NEED_DEEPINV = ["client/lemmse/integrations/deepinv.py", "tests/integrations/test_deepinv.py"]
-collect_ignore = [] if find_spec("deepinv") else NEED_DEEPINV
+NEED = {
+    "deepinv": ["client/lemmse/integrations/deepinv.py", "tests/integrations/test_deepinv.py"],
+    "napari": ["client/lemmse/integrations/napari", "tests/integrations/test_napari.py"],
+}
+collect_ignore = [path for library, paths in NEED.items() if not find_spec(library) for path in paths]

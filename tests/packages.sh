@@ -66,6 +66,7 @@ completed=$(
 )
 [ "$completed" = health ] || fail "lemmse hea<TAB> gave $completed"
 client/bin/lemmse serve 2>message && fail "the client can serve"
+[[ $("$python" -m zipfile -l "$wheel") == *lemmse/integrations/napari/napari.yaml* ]] || fail "no manifest for napari"
 grep -q "pip install 'lemmse\[server\]'" message || fail "without the server: $(cat message)"
 
 # Types, as a program sees them that only has the package.

@@ -34,8 +34,8 @@ def test_what_is_installed_keeps_to_the_bounds(name):
 @pytest.mark.parametrize(
     ("file", "extras"),
     [
-        ("constraints.txt", [extra for extra in EXTRAS if extra != "deepinv"]),
-        ("constraints-integrations.txt", ["server", "deepinv"]),
+        ("constraints.txt", [extra for extra in EXTRAS if extra not in ("deepinv", "napari")]),
+        ("constraints-integrations.txt", ["server", "deepinv", "napari"]),
     ],
 )
 def test_pinned_versions_keep_to_the_bounds(file, extras):
