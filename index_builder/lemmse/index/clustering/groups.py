@@ -146,11 +146,16 @@ class Groups(NamedTuple):
         variance[:, :leading] = self.leading[:, :leading, 1]
         cross = np.zeros((len(mean), self.cross.shape[1], p, LANES), np.float32)
         cross[:, :, :leading] = self.cross[:, :, :leading]
+
+        def by_group(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            return _in_rows(values, self.size)
+
         return Moments(
-            *(
-                _in_rows(values, self.size)
-                for values in (mean, variance, self.target, self.target_variance, cross)
-            ),
+            mean=by_group(mean),
+            variance=by_group(variance),
+            target=by_group(self.target),
+            target_variance=by_group(self.target_variance),
+            cross=by_group(cross),
             low=self.low,
             high=self.high,
             target_low=self.target_low,
