@@ -8,7 +8,7 @@ INTEGRATIONS := .venv-integrations
 RUN_TESTS := -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python $(RUN_TESTS)
 
-.PHONY: audit browser clean demo docs javascript lint paper stubs test test-fast test-integrations test-oldest test-packages
+.PHONY: audit browser clean demo docs javascript lint paper qt stubs test test-fast test-integrations test-oldest test-packages
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/lemmse demo --out demo-out
@@ -22,7 +22,7 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	$(PYTEST) -m 'not slow'
 
-test-integrations: $(INTEGRATIONS)/.ready javascript
+test-integrations: $(INTEGRATIONS)/.ready javascript qt
 	$(INTEGRATIONS)/bin/python -m pytest -W ignore::pydantic.warnings.PydanticDeprecatedSince20 \
 	  tests/integrations/test_deepinv.py client/lemmse/integrations/deepinv.py tests/integrations/test_javascript.py \
 	  tests/integrations/test_napari.py
@@ -66,6 +66,11 @@ audit:
 browser:
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
 	  echo "browser: SKIPPED: chromium is not there and cannot be installed, the explorer's page is not tested"
+
+# The libraries of Qt, with which the plugin for napari is tested without a display.
+qt:
+	@ldconfig -p | grep -q libEGL.so.1 || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+	  libdbus-1-3 libegl1 libfontconfig1 libgl1 libglib2.0-0 libxkbcommon0; }
 
 # The packages of the example in JavaScript; without Node.js its test is skipped, which pytest says.
 javascript:
