@@ -16,7 +16,7 @@ from lemmse.index.clustering.moments import Moments
 from lemmse.index.reading.held_out_view import leave_out
 from lemmse.index.storage.inverted_lists import to_search
 from tests.support.cases import smooth
-from tests.support.index_cases import CASES, Case, P
+from tests.support.index_cases import CASES, Case, P, cases
 from tests.support.indexes import everything
 from tests.support.moments import EPS, moments_of, moments_oracle
 from tests.support.oracle import agreement, patch
@@ -24,13 +24,7 @@ from tests.support.oracle import agreement, patch
 FAST = ("grey", "images of unequal size", "strata that exclude", "several shards of equal keys")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(case, id=case.name, marks=[] if case.name in FAST else [pytest.mark.slow])
-        for case in CASES
-    ],
-)
+@pytest.fixture(scope="module", params=cases(FAST))
 def case(request) -> Case:
     return request.param
 

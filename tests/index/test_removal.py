@@ -15,7 +15,7 @@ from lemmse.index import Index, build, open_index, remove
 from lemmse.index.reading import verify
 from lemmse.index.storage.folder import current_version
 from tests.support.cases import smooth
-from tests.support.index_cases import CASES, Case
+from tests.support.index_cases import Case, cases
 from tests.support.indexes import everything
 from tests.support.oracle import agreement, oracle
 
@@ -23,13 +23,7 @@ FAST = ("grey", "strata that exclude", "several shards", "several shards of equa
 MAPS = ("variance", "ess", "log_density")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(case, id=case.name, marks=[] if case.name in FAST else [pytest.mark.slow])
-        for case in CASES
-    ],
-)
+@pytest.fixture(scope="module", params=cases(FAST))
 def case(request) -> Case:
     return request.param
 

@@ -1,5 +1,6 @@
 """Image sets of which indexes are built, with and without the images held out of them."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,3 +86,11 @@ CASES = [
         several_shards=True,
     ),
 ]
+
+
+def cases(fast: Container[str]):
+    """All cases as parameters of a fixture, those that are not `fast` marked slow."""
+    return [
+        pytest.param(case, id=case.name, marks=[] if case.name in fast else [pytest.mark.slow])
+        for case in CASES
+    ]
