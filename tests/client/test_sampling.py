@@ -218,6 +218,7 @@ def test_indexes_by_noise_level(tmp_path, training):
         ({"sigma_min": 10}, "sigma_min: expected a number below sigma_max, 10, got 10"),
         ({"sigma_max": math.nan}, "sigma_max: expected a number in"),
         ({"sigma": 0.1}, "y: expected one with sigma, got none"),
+        ({"y": np.zeros((6, 6)), "sigma": 1e-300}, r"sigma: expected 0 or a number in \[1e-05, 10000\]"),
         ({"mask": np.ones((6, 6))}, "y: expected one with mask, got none"),
         ({"y": np.zeros((5, 5)), "sigma": 0.1}, r"y: expected shape \(6, 6\), got \(5, 5\)"),
         ({"y": np.zeros((6, 6))}, "sigma: expected a number > 0 where y has all pixels, got 0"),

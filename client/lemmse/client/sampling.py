@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lemmse.client.arguments import as_name
+from lemmse.client.conditions import as_condition
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.limits import TENSOR_BYTES
 from lemmse.contract.measurement import Measurement
@@ -27,8 +28,6 @@ __all__ = ["SOLVERS", "Round", "Sampling", "noise_levels"]
 SOLVERS = ("ddim", "heun")
 """Ways to take a step: with the slope at its start, or with the mean of those at its start and its end."""
 
-_CENTRE = 0.5
-"""The middle of the intensities, at which the noise that becomes an image is centred."""
 _NUMBERS = TENSOR_BYTES // np.dtype(np.float32).itemsize
 """Largest number of values of all images together."""
 _RHO = 7.0
@@ -88,7 +87,7 @@ class Sampling:
         self._heun = solver == "heun"
         self._seed = Count(_UINT64, least=0).check("seed", seed)
         self._levels = noise_levels(steps, sigma_max, sigma_min)
-        self._condition = _as_condition(self._shape, y, mask, sigma)
+        self._condition = as_condition(self._shape, y, mask, sigma)
         self._indexes = _as_indexes(index)
         self._progress = progress
         self._done = 0
@@ -159,62 +158,6 @@ class Sampling:
         return self._condition.answer(np.stack(self._answers, dtype=np.float64))
 
 
-class _Unconditional:
-    """Nothing is known of the images."""
-
-    centre: float | NDArray[np.float64] = _CENTRE
-    white_level = 1.0
-
-    def question(
-        self, x: NDArray[np.float64], sigma: float
-    ) -> tuple[NDArray[np.float64], float | NDArray[np.float64]]:
-        """Return the images to send for x with noise sigma, and the noise in them."""
-        return x, sigma
-
-    def answer(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the posterior means given what was answered."""
-        return mean
-
-
-class _Exact(_Unconditional):
-    """Some pixels are known without noise, and keep their values.
-
-    They are replaced in every posterior mean, which is the step of DDNM for a mask (Wang et al., arXiv
-    2212.00490, equation 13); with the noise of the start they are replaced in x, as in RePaint.
-    """
-
-    def __init__(self, y: NDArray[np.float64], observed: NDArray[np.bool_], white_level: float) -> None:
-        self._y, self._observed, self.white_level = y, observed, white_level
-        self.centre = np.where(observed, y, _CENTRE)
-
-    def answer(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the means with the known pixels in them."""
-        return np.where(self._observed, self._y, mean)
-
-
-class _Noisy(_Unconditional):
-    """Pixels were measured with noise s: x and y are two measurements of one image, and become one.
-
-    Their precisions 1/σ² and 1/s² add up, and the mean of x and y by these is what both say together. The
-    posterior mean given it is that given x and y, so that the flow is that of the images given y.
-    """
-
-    def __init__(
-        self, y: NDArray[np.float64], observed: NDArray[np.bool_], noise: float, white_level: float
-    ) -> None:
-        self._y, self.white_level = y, white_level
-        self._precision = observed / noise**2
-
-    def question(
-        self, x: NDArray[np.float64], sigma: float
-    ) -> tuple[NDArray[np.float64], float | NDArray[np.float64]]:
-        """Return what x and y say together, and the noise in it: one number if all pixels were measured."""
-        precision = self._precision + 1 / sigma**2
-        joint = (x / sigma**2 + self._precision * self._y) / precision
-        noise = 1 / np.sqrt(precision)
-        return joint, float(noise.flat[0]) if self._precision.all() else noise
-
-
 def noise_levels(steps: int, sigma_max: float, sigma_min: float) -> NDArray[np.float64]:
     """Return the noise levels of some steps, from the highest to the lowest and to 0, (steps + 1,).
 
@@ -259,36 +202,6 @@ def _as_shape(shape: Any) -> tuple[int, ...]:
     if len(sizes) not in (2, 3, 4) or min(sizes) < 1:
         raise InvalidArgument.of("shape", f"{wanted}, each >= 1, got {sizes}")
     return sizes
-
-
-def _as_condition(shape: tuple[int, ...], y: Any, mask: Any, sigma: Any) -> _Unconditional:
-    """Return what is known of the images."""
-    noise = Number(0, 1e4).check("sigma", sigma)
-    if y is None:
-        if mask is not None or noise:
-            raise InvalidArgument.of("y", f"expected one with {'mask' if noise == 0 else 'sigma'}, got none")
-        return _Unconditional()
-    known = Measurement.checked(y, sigma=noise, mask=mask)
-    if known.y.shape != shape:
-        raise InvalidArgument.of("y", f"expected shape {shape}, got {known.y.shape}")
-    observed = np.ones(shape, np.bool_) if known.mask is None else _broadcast(known.mask, shape)
-    values = np.where(observed, known.y, 0).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise InvalidArgument.of("y", "expected finite numbers where the mask is not 0, got NaN or infinity")
-    if noise:
-        return _Noisy(values, observed, noise, known.white_level)
-    if observed.all():
-        raise InvalidArgument.of("sigma", "expected a number > 0 where y has all pixels, got 0")
-    return _Exact(values, observed, known.white_level)
-
-
-def _broadcast(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return a mask, which may lack channels, in the shape of the image."""
-    if mask.ndim < len(shape):
-        mask = mask[..., None]
-    elif mask.ndim > len(shape):
-        mask = mask[..., 0]
-    return np.broadcast_to(mask, shape)
 
 
 def _as_indexes(index: Any) -> list[tuple[float, str]]:
