@@ -211,6 +211,9 @@ def test_frames_that_do_not_fit_are_refused(tmp_path):
         InvalidArgument, match=r"^noise: expected frames of one size, got 8x8 and, in 1.png, 9x8"
     ):
         read_spectrum(tmp_path / "frames")
+    np.save(tmp_path / "flat.npy", np.full((32, 37), 0.3))
+    with pytest.raises(InvalidArgument, match=r"^noise: expected noise, got frames that do not differ in"):
+        read_spectrum(tmp_path / "flat.npy", ":,:")
     for roi, argument in (("1:2", "noise-roi"), ("9:,:", "noise")):
         with pytest.raises(InvalidArgument, match=f"^{argument}: "):
             read_spectrum(tmp_path / "frames", roi)

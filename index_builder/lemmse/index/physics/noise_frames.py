@@ -30,6 +30,8 @@ _SEGMENT = 512
 """Largest side of a segment, in pixels."""
 _MOST = 1 << 26
 """Largest number of elements of a stored spectrum."""
+_LEAST = 1e-7
+"""Least standard deviation of noise, in intensities: less is rounding."""
 _STORED = "spectrum"
 """Name of the array of an .npz that is a power spectrum."""
 
@@ -68,7 +70,7 @@ def read_spectrum(
                 f"expected 2 frames or more, or a region that is flat, got 1 frame in {name}"
             )
         power = _estimated(frames, flat=region is not None)
-    if not power.any():
+    if power.mean() < _LEAST**2:
         raise InvalidArgument.of("noise", f"expected noise, got frames that do not differ in {name}")
     sigmas = np.sqrt(power.mean(axis=(0, 1)))
     channels = f" ({', '.join(f'{sigma:.3g}' for sigma in sigmas)} by channel)" if len(sigmas) > 1 else ""
