@@ -284,8 +284,8 @@ def test_an_unfinished_build_goes_on_only_with_the_same_noise(images, tmp_path):
 def test_the_command_tells_of_the_noise(images, tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "frames.npy", rng.normal(0, 0.1, (5, 16, 16)))
-    arguments = ["--out", tmp_path / "index", "--patch-size", 3, "--noise", tmp_path / "frames.npy"]
-    status, _, stderr = invoke("build", images, *arguments, "--no-calibrate")
+    arguments = ["--out", tmp_path / "index", "--noise", tmp_path / "frames.npy"]
+    status, _, stderr = invoke("build", images, *arguments, "--patch-size", 3, "--no-calibrate")
     assert status == 0
     assert stderr.startswith(
         f"lemmse: note: the noise in {tmp_path / 'frames.npy'} has a standard deviation of 0."
