@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from lemmse.client.serving import LEMMSE
 from lemmse.v1.reconstruction_pb2_grpc import ReconstructionServiceStub
+from tests.support.commands import invoke
 from tests.support.processes import run_process, start_process
 from tests.support.requests import OpenStream, request
 
@@ -51,21 +52,30 @@ def test_a_signal_drains(tiny_index, number):
     assert "Traceback" not in stderr
 
 
+def require_one_line(stdout, stderr, words):
+    assert stdout == ""
+    (line,) = stderr.splitlines()
+    assert line.startswith("lemmse: error: ")
+    assert words in line
+
+
 @pytest.mark.slow
 def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
+    """Of a process, to whose stderr gRPC may write."""
     (tmp_path / "empty").mkdir()
     for arguments, status, words in [
         ([tiny_index, "--listen", server.address], 1, f"cannot listen on {server.address}"),
         ([tmp_path / "empty"], 2, "empty"),
-        ([tiny_index, "--threads", "0"], 2, "threads: expected a number from 1 to 4096, got 0"),
     ]:
-        command = [*LEMMSE, "serve", *map(str, arguments)]
-        done = run_process(command)
+        done = run_process([*LEMMSE, "serve", *map(str, arguments)])
         assert done.returncode == status
-        assert done.stdout == ""
-        (line,) = done.stderr.splitlines()
-        assert line.startswith("lemmse: error: ")
-        assert words in line
+        require_one_line(done.stdout, done.stderr, words)
+
+
+def test_a_wrong_number_is_one_line(tiny_index):
+    status, stdout, stderr = invoke("serve", tiny_index, "--threads", 0)
+    assert status == 2
+    require_one_line(stdout, stderr, "threads: expected a number from 1 to 4096, got 0")
 
 
 def test_sighup_loads_the_indexes_again(tiny_index, tmp_path):
