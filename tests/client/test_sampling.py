@@ -263,6 +263,21 @@ def test_other_indexes_have_no_score(tmp_path, training, options, message):
         client.sample((6, 6))
 
 
+def test_volumes(tmp_path):
+    volumes = np.random.default_rng(2).random((1, 4, 6, 5))
+    folder = built(tmp_path, volumes, "volumes", patch_size=3, patch_depth=3)
+    with connect(folder) as client:
+        y, mask = volumes[0], np.zeros((4, 6, 5), bool)
+        mask[1] = True
+        found = client.sample((4, 6, 5), count=2, steps=2, y=y, mask=mask, **EXACT)
+        assert found.shape == (2, 4, 6, 5)
+        np.testing.assert_allclose(found[:, 1], np.stack([y[1], y[1]]), atol=1e-6)
+        with pytest.raises(InvalidArgument, match=r"mask: expected \(D, H, W\) or that with channels, got 2"):
+            client.sample((4, 6, 5), y=y, mask=mask[..., 0])
+        with pytest.raises(InvalidArgument, match=r"shape: expected \(D, H, W\) or \(D, H, W, 1\)"):
+            client.sample((6, 5))
+
+
 @pytest.fixture(params=["remote", "embedded"])
 def run(request, tmp_path, monkeypatch, server, tiny_index):
     """Exit status, stdout and stderr of `lemmse sample`."""

@@ -87,6 +87,7 @@ class Sampling:
         self._heun = solver == "heun"
         self._seed = Count(_UINT64, least=0).check("seed", seed)
         self._levels = noise_levels(steps, sigma_max, sigma_min)
+        self._mask_axes = None if mask is None else np.ndim(mask)
         self._condition = as_condition(self._shape, y, mask, sigma)
         self._indexes = _as_indexes(index)
         self._progress = progress
@@ -118,6 +119,11 @@ class Sampling:
                 "shape",
                 f"expected {grey}{sizes}, {index.channels}), as index {index.name!r} has images with "
                 f"{index.channels} channel{'s' * (index.channels > 1)}, got {self._shape}",
+            )
+
+        if self._mask_axes is not None and self._mask_axes < axes:
+            raise InvalidArgument.of(
+                "mask", f"expected {sizes}) or that with channels, got {self._mask_axes} axes"
             )
 
     def rounds(self) -> Iterator[Round]:
