@@ -93,7 +93,7 @@ class TestFormats:
         }
         attributes = {"ome": {"version": "0.5", "multiscales": [image]}}
         group = zarr.open_group("in/a.zarr", mode="w", attributes=attributes)
-        group.create_array("0", data=stack)
+        group.create_array("0", shape=stack.shape, dtype=stack.dtype)[...] = stack
         words = f"reconstruct in --out out --sigma 0.1 --maps ess,variance --index {index}"
         result = CliRunner().invoke(main, words.split())
         assert (result.exit_code, result.stdout) == (0, "out/a.zarr\n")

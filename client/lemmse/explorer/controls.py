@@ -1,7 +1,7 @@
 """The settings of a reconstruction, as controls of the page."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from nicegui import events, ui
 from nicegui.elements.upload_files import FileUpload
@@ -18,7 +18,8 @@ _LARGEST_FILE = 64 * 2**20
 _TASKS = {False: "Reconstruct all of it", True: "Inpaint what I paint"}
 
 Change = Callable[[], Awaitable[None]]
-Event = events.ValueChangeEventArguments[Any]
+# In quotes, since it is generic in newer releases of NiceGUI only.
+Event: TypeAlias = "events.ValueChangeEventArguments[Any]"
 
 
 def heading(text: str) -> ui.label:
