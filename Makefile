@@ -96,5 +96,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 $(INTEGRATIONS)/.ready: pyproject.toml constraints-integrations.txt
 	$(PYTHON) -m venv $(INTEGRATIONS)
 	$(INTEGRATIONS)/bin/python -m pip --disable-pip-version-check install --quiet \
-	  -c constraints-integrations.txt -e '.[server,deepinv,napari]' 'napari[pyqt6]' pytest
+	  -c constraints-integrations.txt -e '.[server,deepinv,napari]' 'napari[pyqt6]' hypothesis pytest
 	touch $@

@@ -335,7 +335,10 @@ WRONG = {
         np.full((8, 8), 200.0),
         r"layer: expected floats in \[0, 1\], up to noise, got 0 to 200; divide .*",
     ),
-    "dtype": (np.zeros((8, 8), np.int32), r"y: expected floats in \[0, 1\], uint8 or uint16, got int32"),
+    "dtype": (
+        np.zeros((8, 8), np.int32),
+        r"y: expected floats in \[0, 1\], uint8 or uint16, got int32; for others state their range",
+    ),
     "axes": (np.zeros((4, 8, 8)), r"layer: expected a layer of 2 axes .* index tiny is of images, got 3; .*"),
     "colours": (np.zeros((8, 8, 3)), r"y: expected an image of shape \(H, W\).*"),
 }
