@@ -172,13 +172,15 @@ def read_all(group: zarr.Group, name: str) -> NDArray[Any]:
 
 
 def read_group(group: zarr.Group, name: str) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an inner group by name; an empty dict if there is no such group."""
-    if name not in group:
-        return {}
-    inner = group[name]
-    if not isinstance(inner, zarr.Group):
-        raise DataLoss(f"{name} is not a group; {REMEDY}")
-    return {key: read_all(group, f"{name}/{key}") for key in sorted(inner.array_keys())}
+    """Return the arrays of an inner group by name, see `read`; an empty dict if there is no such group."""
+    with raise_data_loss(f"{group.path}/{name}"):
+        if name not in group:
+            return {}
+        inner = group[name]
+        if not isinstance(inner, zarr.Group):
+            raise TypeError("expected a group, got an array")
+        keys = sorted(inner.array_keys())
+    return {key: read_all(group, f"{name}/{key}") for key in keys}
 
 
 def arrays(group: zarr.Group) -> "dict[str, zarr.Array[Any]]":
