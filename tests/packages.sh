@@ -96,7 +96,7 @@ tools/bin/pyright --pythonpath client/bin/python trial/wrong.py >message && fail
 
 for extra in $(tools/bin/python -m zipfile -e "$wheel" unpacked && sed -n 's/^Provides-Extra: //p' unpacked/*/METADATA); do
     pins=$constraints
-    [ "$extra" = deepinv ] && pins=$repository/constraints-integrations.txt
+    [[ $extra == deepinv || $extra == napari ]] && pins=$repository/constraints-integrations.txt
     tools/bin/uv pip install --quiet --dry-run --python client/bin/python -c "$pins" "$wheel[$extra]" || fail "$extra"
 done
 
