@@ -1,13 +1,8 @@
 """The README and the tutorials do what they say, and no page names a flag that does not exist."""
 
-import io
 import re
-import shlex
 from collections.abc import Iterator
-from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
 
 import click
 import numpy as np
@@ -15,59 +10,9 @@ import pytest
 from PIL import Image
 
 from lemmse.client import cli
-from lemmse.client.serving import LEMMSE
-from tests.support.commands import invoke
-from tests.support.processes import start_process
+from tests.support.pages import ROOT, Page
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-ADDRESS = "127.0.0.1:50051"
-"""Address in the pages; the port in the tests is a free one."""
-
-
-class Page:
-    """Runs the blocks `sh` and `python` of a page, in order, in the current folder."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, Any] = {"__name__": "page"}
-        self.printed = io.StringIO()
-        self._address = ADDRESS
-        self._servers = ExitStack()
-
-    def run(self, path: Path) -> None:
-        blocks = re.findall(r"^```(sh|python)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-        assert blocks
-        for language, text in blocks:
-            if language == "python":
-                with redirect_stdout(self.printed):
-                    exec(compile(text.replace(ADDRESS, self._address), path.name, "exec"), self.names)
-            else:
-                for line in text.splitlines():
-                    self._command(line)
-
-    def close(self) -> None:
-        self._servers.close()
-
-    def _command(self, line: str) -> None:
-        program, *arguments = shlex.split(line.replace(ADDRESS, self._address))
-        assert program == "lemmse"
-        if arguments[-1] == "&":
-            self._serve(arguments[:-1])
-            return
-        if arguments[0] == "build":
-            arguments.append("--no-calibrate")  # which takes minutes, and has tests of its own
-        may_fail = arguments[-2:] == ["||", "true"]
-        status, _, stderr = invoke(*arguments[:-2] if may_fail else arguments)
-        assert (status != 0) == may_fail, stderr
-
-    def _serve(self, arguments: list[str]) -> None:
-        free = [argument.replace(ADDRESS, "127.0.0.1:0") for argument in arguments]
-        process = self._servers.enter_context(start_process([*LEMMSE, *free], stdout=PIPE))
-        self._servers.callback(process.terminate)
-        assert process.stdout
-        line = process.stdout.readline()
-        assert line.startswith("listening on "), line
-        self._address = line.removeprefix("listening on ").strip()
 
 
 @pytest.fixture
@@ -86,6 +31,15 @@ def test_first_five_minutes(page: Page) -> None:
 def test_microscope(page: Page) -> None:
     page.run(ROOT / "docs/tutorials/microscope.md")
     assert page.names["after"] < page.names["before"] / 2
+
+
+def test_unknown_noise(page: Page) -> None:
+    page.run(ROOT / "docs/tutorials/unknown-noise.md")
+    names = page.names
+    assert abs(names["estimate"].sigma[0] - 0.08) < 0.004
+    assert abs(names["d"].expected_psnr_db - names["psnr"](names["r"].image)) < 5
+    assert names["other"].misfit > 10 * names["d"].misfit
+    assert abs(names["r"].diagnostics.gain - 1 / 40) < 0.005
 
 
 def test_deblur(page: Page) -> None:

@@ -30,6 +30,7 @@ from lemmse.contract.errors import FailedPrecondition, InvalidArgument, NotFound
 from lemmse.index import build
 from lemmse.integrations.deepinv import LemmseDenoiser, LemmseReconstructor
 from tests.support.cases import smooth
+from tests.support.pages import ROOT, Page
 
 SHAPE = (3, 12, 12)
 NOISE = GaussianNoise(0.05)
@@ -245,12 +246,21 @@ def test_says_what_it_is(client: Client, index: Path) -> None:
 
 
 def test_the_documented_example_runs(index: Path, clean: torch.Tensor) -> None:
-    page = (Path(__file__).parents[2] / "docs/integrations.md").read_text()
+    page = (ROOT / "docs/integrations.md").read_text()
     (snippet,) = re.findall(r"## deepinv\n.*?```python\n(.*?)```", page, re.S)
     names = {"index": index, "clean": clean}
     exec(snippet, names)
     for name in ("own", "plugged", "gradient"):
         assert names[name].shape == clean.shape, name
+
+
+def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Page()
+    page.run(ROOT / "docs/tutorials/plug-and-play.md")
+    measured, own, plugged = (page.names["psnr"](page.names[name]) for name in ("y", "own", "plugged"))
+    assert measured + 5 < plugged < own
+    assert page.names["gradient"].shape == (1, 1, 32, 32)
 
 
 @pytest.fixture(scope="module")
