@@ -61,6 +61,16 @@ def test_a_pixel_in_words(run, embedded):
         assert line == f"{one.weight:8.2%}  {one.source}  row {one.row}, column {one.column}"
 
 
+def test_sigma_is_estimated_in_the_whole_image(run, where, embedded):
+    status, stdout, _ = run("--sigma", "auto", "--pixel", "2,3", "--top", 2, "--json")
+    assert status == 0
+    (sigma,) = embedded.estimate_noise(Y).sigma
+    expected = embedded.explain(Y, sigma=sigma, pixel=(2, 3), top=2)
+    found = json.loads(stdout)["contributors"]
+    assert [one["weight"] for one in found] == pytest.approx([one.weight for one in expected], rel=1e-3)
+    assert invoke("explain", "y.npy", *where, "--pixel", "2,3", "--top", 2, "--json")[1] == stdout
+
+
 def test_a_region(run, embedded):
     status, stdout, stderr = run("--region", "4:6,1:4", "--top", 1, "--json", "--out", "region.pdf")
     assert (status, stderr) == (0, "")

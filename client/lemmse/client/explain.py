@@ -20,10 +20,10 @@ from lemmse.client.explaining import (
 )
 from lemmse.client.jobs import check_writable
 from lemmse.client.progress import report_progress
-from lemmse.client.reconstruct import as_mask, require_one_target
+from lemmse.client.reconstruct import as_auto_or_positive, as_mask, require_one_target
 from lemmse.client.server_flags import server_flags
 from lemmse.contract.errors import AlreadyExists, InvalidArgument, LemmseError
-from lemmse.contract.measurement import Measurement
+from lemmse.contract.measurement import AUTO, Measurement
 from lemmse.contract.results import Contributor
 from lemmse.index.files import open_stack
 
@@ -71,9 +71,10 @@ def _as_region(ctx: click.Context, param: click.Parameter, value: str | None) ->
 @click.option(
     "--sigma",
     metavar="S",
-    required=True,
-    type=click.FloatRange(min=0, min_open=True),
-    help="Noise standard deviation, where white is 1.",
+    default=AUTO,
+    show_default=True,
+    callback=as_auto_or_positive,
+    help="Noise standard deviation, where white is 1, or auto to estimate it.",
 )
 @server_flags
 @click.option(
@@ -113,7 +114,7 @@ def explain(
     image: Path,
     pixel: tuple[int, int] | None,
     region: tuple[slice, slice] | None,
-    sigma: float,
+    sigma: str | float,
     server: str | None,
     secrets: dict[str, Any],
     folders: tuple[str, ...],
@@ -142,9 +143,10 @@ def explain(
     with connect(*targets, **secrets) as client, report_progress(as_json=as_json) as progress:
         index = client.get_index(index_name or "")
         y = read_image(image, index.channels, "IMAGE")
-        question = Question(
-            client=client, index=index, measurement=Measurement.checked(y, sigma=sigma, mask=mask)
-        )
+        measurement = Measurement.checked(y, sigma=sigma, mask=mask)
+        if sigma == AUTO:  # of the whole image: questions are about parts of it
+            measurement = measurement.with_noise(client.estimate_noise(y, mask=mask, index=index.name))
+        question = Question(client=client, index=index, measurement=measurement)
         if pixel is not None:
             found = explain_pixel(question, pixel, top=top, context=context)
             if out is not None:

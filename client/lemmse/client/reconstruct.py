@@ -34,6 +34,7 @@ from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import Plane, read_map, read_mask
 
 __all__ = [
+    "as_auto_or_positive",
     "as_axes",
     "as_mask",
     "as_range",
@@ -64,10 +65,15 @@ noise_flag = click.option(
 
 def _as_gain(ctx: click.Context, param: click.Parameter, value: str) -> str | float:
     """Return the gain as "auto" or a positive number."""
+    if value != AUTO and ctx.params["noise"] == GAUSSIAN:
+        raise click.BadParameter(f"expected --noise {POISSON_GAUSSIAN} with it", ctx, param)
+    return as_auto_or_positive(ctx, param, value)
+
+
+def as_auto_or_positive(ctx: click.Context, param: click.Parameter, value: str) -> str | float:
+    """Return "auto" or a positive number."""
     if value == AUTO:
         return AUTO
-    if ctx.params["noise"] == GAUSSIAN:
-        raise click.BadParameter(f"expected --noise {POISSON_GAUSSIAN} with it", ctx, param)
     try:
         number = float(value)
     except ValueError:
