@@ -1,6 +1,5 @@
 """The backend for keys in this process."""
 
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -135,7 +134,7 @@ class LocalBackend(Backend):
     def hybrid_computes(self, outputs: Outputs, *, white: bool) -> bool:
         """Return whether mode hybrid can compute these outputs."""
         if self.fused_hybrid is not None:
-            return white and self.fused_hybrid.computes(replace(outputs, top=0))
+            return white and self.fused_hybrid.computes(outputs)
         return super().hybrid_computes(outputs, white=white)
 
     def covariances(self, queries: Queries, directions: Tensor, cancelled: Cancel) -> Covariances:
