@@ -138,6 +138,10 @@ class Groups(NamedTuple):
 
         return type(self)(first, size, **{name: select(name) for name in self.stored_names()})
 
+    def counts(self) -> NDArray[np.float32]:
+        """Return the number of training patches in each group, (G,)."""
+        return _in_rows(self.n, self.size)
+
     def moments(self, p: int) -> Moments:
         """Return the statistics by group, for keys of length P, as far as `of` keeps them."""
         mean = np.concatenate([self.leading[:, :, 0], self.others], axis=1)[:, :p]

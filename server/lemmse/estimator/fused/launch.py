@@ -148,6 +148,11 @@ class Launch:
         patches = self._patch_chunks * _PATCH_CHUNK * self._powers
         return 4 * (3 + self._columns + patches)
 
+    def no_sums(self) -> PosteriorSums:
+        """Return the posterior sums of all queries over no keys."""
+        keys, count = self._keys, len(self._queries.scale)
+        return PosteriorSums.empty(count, keys.t_length, keys.p_length, self._outputs, keys.device)
+
     def sums(self, spans: Tensor, span: int, count: int) -> PosteriorSums:
         """Return the posterior sums of the first `count` queries over keys.
 

@@ -113,7 +113,7 @@ class FusedKeys:
         return begin, self._stratum(stratum).row_of(begin, self.keys.p_length), lane
 
     def launch(self, queries: Queries, outputs: Outputs, form: Form) -> "Launch":
-        """Return the request of the kernel for queries of a form."""
+        """Return the request of the kernel for queries of a form, of outputs without errors and bounds."""
         from lemmse.estimator.fused.launch import Launch, widths_of  # imports Triton
 
         width, chunks, tail = widths_of(self.keys.p_length)
@@ -123,7 +123,7 @@ class FusedKeys:
             stratum,
             self._codes.values,
             planes_of(queries, stratum.form, form, chunks * width + tail),
-            replace(outputs, error=False, bounds=False),
+            outputs,
             {} if blocks is None else {"BQ": blocks.queries, "BM": blocks.keys},
         )
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lemmse.estimator.fused_hybrid.scores import Distances, GroupTables
 from lemmse.estimator.sums import Outputs, PosteriorSums
-from lemmse.index.clustering.moments import Basis
 
 __all__ = ["Closed", "Probe", "close", "patch_sums", "probe"]
 
@@ -138,7 +137,7 @@ def close(
     )
 
 
-def patch_sums(tables: GroupTables, u: Tensor, masses: Tensor, basis: Basis) -> Tensor:
+def patch_sums(tables: GroupTables, u: Tensor, masses: Tensor, axes: Tensor, mean: Tensor) -> Tensor:
     """Return Σ w v along the pixels over closed groups, float64, (Q, P), given their masses of `close`.
 
     The mean patch of a group is μ + min(1, s_max / s) D (D + σ² I)⁻¹ (u − μ).
@@ -146,6 +145,5 @@ def patch_sums(tables: GroupTables, u: Tensor, masses: Tensor, basis: Basis) -> 
     groups, (mass, moved) = tables.groups, masses
     kept = groups.variance * tables.gain
     along = mass @ groups.mean - moved @ (kept * groups.mean) + (moved @ kept) * u
-    axes, mean = (torch.from_numpy(values).to(u.device).double() for values in (basis.axes, basis.mean))
     sums: Tensor = along.double() @ axes.T + mass.sum(dim=1, keepdim=True).double() * mean
     return sums

@@ -60,7 +60,7 @@ class KeyGroups:
             tree.leaf_keys[first : last + 1], keys.packed.first_row, tree.cell_leaves - first, span
         )
         leaves = np.arange(first, last)
-        n = _by_group(tree.leaves.n, tree.leaves.size)[first:last].astype(np.int64)
+        n = tree.leaves.counts()[first:last].astype(np.int64)
         edges = np.append(begins, last - first)
         moments = Moments.merge(tree.leaves.moments(keys.p_length).take(leaves), n, edges)
         bounds = tree.leaf_keys[first + edges]
@@ -101,12 +101,6 @@ def _begins(
             begins.append(leaf)
             first = start
     return np.array(begins)
-
-
-def _by_group(values: NDArray[np.float32], size: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return what each group has, (G,), from blocks, (B, LANES)."""
-    found: NDArray[np.float32] = values[np.arange(values.shape[1]) < size[:, None]]
-    return found
 
 
 def _spans(

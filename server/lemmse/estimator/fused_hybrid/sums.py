@@ -7,6 +7,7 @@ threshold therefore opens more keys, and means another accuracy, than on a CPU.
 
 from dataclasses import replace
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,10 +24,13 @@ from lemmse.estimator.queries import Queries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
+if TYPE_CHECKING:
+    from lemmse.estimator.fused.launch import Launch
+
 __all__ = ["FusedHybrid"]
 
 _MOST_TARGETS = 7
-"""Longest target for which the sums over groups fit into the registers."""
+"""Longest target: each channel takes a product and a pass over all groups."""
 _BLOCK = 16_384
 """Most queries that are summed at once."""
 _SMALL_BLOCK = 256
@@ -118,15 +122,16 @@ class FusedHybrid:
         u = ((queries.u.double() - self._mean) @ self._axes).float()
         distances = tables.distances(u)
         log_mass, candidates = probe(tables, distances, _CANDIDATES)
+        launch = self._fused.launch(queries, replace(outputs, error=False), form)
         each = torch.arange(len(queries), device=u.device).repeat_interleave(candidates.shape[1])
-        found = self._key_sums(tables.groups, queries, each, candidates.flatten(), outputs, form, spec)
+        found = self._key_sums(launch, tables.groups, each, candidates.flatten(), spec)
         log_z = torch.logaddexp(found.log_z, log_mass).float()
         opened, closed, masses = close(tables, distances, log_z, spec.threshold, candidates, outputs)
         if outputs.patch:
-            closed = replace(closed, patches=patch_sums(tables, u, masses, self._key_tree.basis))
+            closed = replace(closed, patches=patch_sums(tables, u, masses, self._axes, self._mean))
         del distances, masses
         pairs = opened.nonzero()
-        more = self._key_sums(tables.groups, queries, pairs[:, 0], pairs[:, 1], outputs, form, spec)
+        more = self._key_sums(launch, tables.groups, pairs[:, 0], pairs[:, 1], spec)
         total = closed.merge(found.merge(more).with_exact_errors(keys.t_length, outputs))
         high = (log_z.double() - total.log_z > _TOO_HIGH).nonzero()[:, 0]
         if not len(high):
@@ -134,23 +139,13 @@ class FusedHybrid:
         return total.put(high, exact_sums(keys, queries.rows(high), spec.exact(), self._fused))
 
     def _key_sums(
-        self,
-        groups: KeyGroups,
-        queries: Queries,
-        query: Tensor,
-        group: Tensor,
-        outputs: Outputs,
-        form: Form,
-        spec: SumSpec,
+        self, launch: "Launch", groups: KeyGroups, query: Tensor, group: Tensor, spec: SumSpec
     ) -> PosteriorSums:
-        """Return the sums of all queries over the keys of the groups that they open."""
+        """Return the sums of all queries of a request over the keys of the groups that they open."""
         from lemmse.estimator.fused.launch import LISTED_BLOCK  # imports Triton
 
-        keys = self._key_tree.keys
-        outputs = replace(outputs, error=False, bounds=False)
-        launch = self._fused.launch(queries, outputs, form)
         most = max(1, _BYTES // (launch.bytes_of_query * LISTED_BLOCK)) * LISTED_BLOCK
-        total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, keys.device)
+        total = launch.no_sums()
         for listed, places in list_queries(groups, query, group, LISTED_BLOCK, most):
             raise_if_cancelled(spec.cancelled)
             total = total.merge(launch.listed_sums(groups.spans, self._span, listed, places))
