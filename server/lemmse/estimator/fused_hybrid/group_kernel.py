@@ -7,15 +7,17 @@ of `scores`. It is imported only where it runs: on a GPU, or in Triton's interpr
 import triton
 import triton.language as tl
 
+from lemmse.estimator.hybrid import group_sums
+
 __all__ = ["closed_kernel", "probe_kernel"]
 
 _ABSENT = tl.constexpr(-1e30)
-_LARGEST_LOG = tl.constexpr(40.0)
+_LARGEST_LOG = tl.constexpr(float(group_sums.LARGEST_LOG))
 _LARGEST_S = tl.constexpr(80.0)
 _TINY = tl.constexpr(1e-20)
-_VARIANCE_FACTOR = tl.constexpr(1.3)
-_TAIL = tl.constexpr(4 / 80)
-_OFFSET = tl.constexpr(2.0)
+_VARIANCE_FACTOR = tl.constexpr(float(group_sums.VARIANCE_FACTOR))
+_TAIL = tl.constexpr(float(group_sums.TAIL))
+_OFFSET = tl.constexpr(float(group_sums.OFFSET))
 _LEAST_S_MAX = tl.constexpr(1e-6)
 """Positive substitute for s_max = 0 of a single key, which is a divisor."""
 

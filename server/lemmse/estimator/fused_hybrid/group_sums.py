@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.fused_hybrid.scores import Distances, GroupTables
+from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
 __all__ = ["Closed", "Probe", "close", "patch_sums", "probe"]
 
 _GAIN = 2.0
 """Largest amount by which a log mass may exceed Jensen's bound before any group is opened."""
-_LARGEST_THRESHOLD = 80.0
 _SPLIT = 512
 """Number of groups of a program of the kernels."""
 _BLOCKS = {"BQ": 16, "BG": 128, "num_warps": 4}
@@ -106,7 +106,7 @@ def close(
         tables.constants,
         tables.targets,
         log_z,
-        torch.full_like(log_z, math.exp(min(threshold, _LARGEST_THRESHOLD))),
+        torch.full_like(log_z, math.exp(min(threshold, float(LARGEST_THRESHOLD)))),
         done,
         opened,
         sums,

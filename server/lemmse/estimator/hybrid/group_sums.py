@@ -40,12 +40,15 @@ __all__ = [
     "CLOSED",
     "ERROR",
     "JENSEN",
+    "LARGEST_LOG",
     "LOG_ERROR",
     "LOG_MASS",
     "LOG_N",
     "NEAREST",
     "OFFSET",
     "S_MAX",
+    "TAIL",
+    "VARIANCE_FACTOR",
     "Block",
     "S",
     "add_groups",
@@ -62,14 +65,14 @@ LOG_N, S_MAX, JENSEN_CONSTANT, GAUSSIAN_CONSTANT, TRACE, HALF_SQUARE, OTHERS_GAI
 DISTANCE, S_SQUARE, GAUSSIAN_DISTANCE = range(3)
 LOG_MASS, JENSEN, S, LOG_ERROR, MASS, ERROR, CLOSED, NEAREST = range(8)
 
-_LARGEST_LOG = np.float32(40.0)
+LARGEST_LOG = np.float32(40.0)
 """Largest log mass: with a budget, unopened groups may seem to outweigh Σ w, but squares must stay finite."""
 _LEAST_S_MAX = np.float32(1e-6)
 """Positive substitute for s_max = 0 of a single key, which is a divisor."""
 _TINY = np.float32(1e-20)
 """Added to a divisor that may be 0."""
-_VARIANCE_FACTOR = np.float32(1.3)
-_TAIL = np.float32(4 / 80)
+VARIANCE_FACTOR = np.float32(1.3)
+TAIL = np.float32(4 / 80)
 OFFSET = np.float32(2.0)
 """Corrections for outliers: distances in a group of image patches vary more than its moments imply."""
 
@@ -234,11 +237,11 @@ def score(patches: Patches, q: int, z: np.float32, groups: Groups, number: int, 
         gaussian = constants[GAUSSIAN_CONSTANT, k] - np.float32(0.5) * sums[GAUSSIAN_DISTANCE, k] - z
         log_mass = min(jensen + held * (s - np.float32(0.5) * held), gaussian)
         square = sums[DISTANCE, k] + constants[TRACE, k] + _TINY
-        variance = _VARIANCE_FACTOR * (sums[S_SQUARE, k] + constants[HALF_SQUARE, k]) / square
+        variance = VARIANCE_FACTOR * (sums[S_SQUARE, k] + constants[HALF_SQUARE, k]) / square
         distance = np.float32(np.sqrt(max(np.float32(0.0), square - variance)))
         x = max(np.float32(0.0), distance - reach)
         x2 = x * x / (variance + _TINY)
-        nearest = np.float32(0.5) * constants[LOG_N, k] - x2 / (np.float32(4.0) + _TAIL * x2) - OFFSET
+        nearest = np.float32(0.5) * constants[LOG_N, k] - x2 / (np.float32(4.0) + TAIL * x2) - OFFSET
         scores[LOG_MASS, k] = min(log_mass, nearest) if s > s_max else log_mass
         scores[JENSEN, k] = jensen
         scores[S, k] = s
@@ -252,9 +255,9 @@ def fill_masses(block: Block) -> None:
     constants, scores = block.constants, block.scores
     for k in range(LANES):
         s, s_max = scores[S, k], constants[S_MAX, k]
-        mass = exp2(LOG2_E * min(scores[LOG_MASS, k], _LARGEST_LOG))
+        mass = exp2(LOG2_E * min(scores[LOG_MASS, k], LARGEST_LOG))
         growth = exp2(LOG2_E * min(s, s_max)) - np.float32(1.0)
-        nearest = exp2(LOG2_E * min(scores[LOG_ERROR, k], _LARGEST_LOG))
+        nearest = exp2(LOG2_E * min(scores[LOG_ERROR, k], LARGEST_LOG))
         scores[MASS, k] = mass
         scores[CLOSED, k] = np.float32(1.0)
         scores[ERROR, k] = nearest if s > s_max else mass * growth
