@@ -222,7 +222,7 @@ def test_vjp_of_integers_has_the_unit_of_the_image(client):
         ({"vector": np.full((5, 7), np.inf, np.float16)}, "vector", "got inf"),
         ({"vector": np.full((5, 7), -1e21)}, "vector", "got -1e+21"),
         ({"sigma": 0}, "sigma", "got 0"),
-        ({"aggregate": "mean"}, "aggregate", "expected one of centre, overlap, got 'mean'"),
+        ({"aggregate": "mean"}, "aggregate", "expected one of centre, overlap, epll, got 'mean'"),
         ({"quality": "best"}, "quality", "was not calibrated"),
     ],
 )
@@ -286,7 +286,7 @@ BAD = [
     ({"budget": 1.5}, "budget", "got 1.5"),
     ({"budget": 2**64}, "budget", "got 18446744073709551616"),
     ({"error": "sure"}, "error", "expected one of estimated, certified, got 'sure'"),
-    ({"aggregate": "mean"}, "aggregate", "expected one of centre, overlap, got 'mean'"),
+    ({"aggregate": "mean"}, "aggregate", "expected one of centre, overlap, epll, got 'mean'"),
     ({"aggregate": ""}, "aggregate", "got ''"),
     ({"bandwidth": "wide"}, "bandwidth", "expected a number, got 'wide'"),
     ({"bandwidth": 10**400}, "bandwidth", f"expected a number, got {10**400}"),

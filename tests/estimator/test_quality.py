@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
 from tests.support.cases import CASES, Case, smooth
 from tests.support.oracle import agreement
-from tests.support.quality_oracle import quality_oracle
+from tests.support.quality_oracle import epll_oracle, quality_oracle
 
 SIGMAS = (0.01, 0.1, 0.5)
 MODES = {
@@ -354,6 +356,38 @@ def test_patches_without_a_mixture_refuse_a_share(tmp_path, shape, options):
     assert np.isfinite(reconstructor.reconstruct(y, sigma=0.1).image).all()
 
 
+EPLL = {"aggregate": "epll", "bandwidth": 0.02, "gaussian_share": 0.3}
+
+
+@pytest.mark.parametrize("options", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_epll_is_half_quadratic_splitting(case, reconstructor, options, sigma):
+    y = case.measurement(sigma).astype(np.float64)
+    result = reconstructor.reconstruct(y, sigma=sigma, **EPLL, **options)
+    model = {"bandwidth": 0.02, "gaussian_share": 0.3, "mixture": reconstructor.index.mixture}
+    expected = epll_oracle(case.training, y, np.full(y.shape, sigma), case.p, **model)
+    assert agreement(result.image, expected) >= 70
+    assert (result.diagnostics.aggregate, result.diagnostics.mode) == ("epll", options["mode"])
+
+
+def test_epll_weighs_pixels_by_their_noise_and_fills_in_those_not_observed(case, reconstructor):
+    rng = np.random.default_rng(3)
+    y = case.measurement(0.1).astype(np.float64)
+    sigma, mask = rng.uniform(0.05, 0.3, y.shape), rng.random(y.shape) < 0.8
+    result = reconstructor.reconstruct(np.where(mask, y, np.nan), sigma=sigma, mask=mask, aggregate="epll")
+    expected = epll_oracle(case.training, np.where(mask, y, 0), np.where(mask, sigma, np.inf), case.p)
+    assert agreement(result.image, expected) >= 70
+
+
+def test_epll_has_no_maps_and_no_derivative(case, reconstructor):
+    y = case.measurement(0.1)
+    for asked in ({"maps": ("variance",)}, {"maps": ("error",), "error": "certified", "mode": "hybrid"}):
+        with pytest.raises(InvalidArgument, match="^aggregate: expected centre or overlap for maps, .* got epll$"):
+            reconstructor.reconstruct(y, sigma=0.1, aggregate="epll", **asked)
+    with pytest.raises(InvalidArgument, match="^aggregate: expected centre or overlap for maps, .* got epll$"):
+        reconstructor.differentiate(Measurement.checked(y, sigma=0.1, mask=None), y, Options(aggregate="epll"))
+
+
 def test_an_aggregate_has_a_name(reconstructor, case):
-    with pytest.raises(InvalidArgument, match="expected one of centre, overlap, got 'mean'"):
+    with pytest.raises(InvalidArgument, match="expected one of centre, overlap, epll, got 'mean'"):
         reconstructor.reconstruct(case.measurement(0.1), sigma=0.1, aggregate="mean")

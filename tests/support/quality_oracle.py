@@ -127,3 +127,18 @@ def quality_oracle(
         result.ess[pixel] = ess.mean()
         result.log_density[pixel] = log_density.mean()
     return result
+
+
+def epll_oracle(training, y, s, p, **options):
+    """Maximise the expected patch log likelihood by half-quadratic splitting: the image (H, W, C)."""
+    sigma = np.sqrt((s[np.isfinite(s)] ** 2).mean())
+    betas = [1, 4, 8, 16, 32]
+    x, noise = y, s
+    for beta, larger in zip(betas[:-1], betas[1:], strict=True):
+        phi = quality_oracle(training, x, noise, p, aggregate="overlap", **options).image
+        for place in np.ndindex(y.shape):  # of y and φ, each has its weight; what was not observed has none
+            a, b = 1 / s[place] ** 2, beta / sigma**2
+            seen = a * y[place] if a else 0.0
+            phi[place] = (seen + b * phi[place]) / (a + b)
+        x, noise = phi, np.full(y.shape, sigma / np.sqrt(larger))
+    return quality_oracle(training, x, noise, p, aggregate="overlap", **options).image

@@ -166,8 +166,9 @@ class Client(Closable, ABC):
             ("certified").
         aggregate : str, optional
             "centre" takes a pixel from the posterior mean of the patch centred at it; "overlap" averages the
-            posterior means of all patches that contain it, and likewise the maps ess and log_density. The
-            default depends on `quality`. Overlap, and a bandwidth or Gaussian share above 0, need estimator
+            posterior means of all patches that contain it, and likewise the maps ess and log_density; "epll"
+            maximises the expected patch log likelihood by five such averages, and has no maps. The default
+            depends on `quality`. Overlap, epll, and a bandwidth or Gaussian share above 0, need estimator
             "le-mmse" and an index of physics identity and pre-inverse identity.
         bandwidth : float, optional
             Standard deviation τ of a Gaussian around each training patch in the prior, in intensities, from 0

@@ -326,11 +326,9 @@ def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | 
             "--index-name",
             "expected one of the indexes, since they differ in whether they are of volumes, or circular",
         )
-    overlap = options["aggregate"] == "overlap" or (
-        options["aggregate"] is None and options["quality"] == "best"
-    )
+    aggregate = options["aggregate"] or ("epll" if options["quality"] == "best" else "centre")
     counts = options["noise"] == POISSON_GAUSSIAN
-    return Slabs(halo_of(max(depths) // 2, overlap=overlap, counts=counts), circular.pop())
+    return Slabs(halo_of(max(depths) // 2, aggregate=aggregate, counts=counts), circular.pop())
 
 
 def _settings(

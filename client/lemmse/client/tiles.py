@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Span", "Tile", "Tiling", "halo_of", "tile_side"]
 
+_REACH = {"centre": 1, "overlap": 2, "epll": 10}
+"""How many patch radii away the pixels of y may be that matter to a pixel of the answer, by aggregate."""
 _SIDE = 512
 """Usual side of a tile, in pixels."""
 
@@ -136,20 +138,20 @@ class Tiling:
         return Span.of(start, stop, length=length, halo=self.halo, circular=self.circular)
 
 
-def halo_of(radius: int, *, overlap: bool, counts: bool) -> int:
+def halo_of(radius: int, *, aggregate: str, counts: bool) -> int:
     """Return the distance up to which the pixels of y matter to a pixel of the answer.
 
     Parameters
     ----------
     radius : int
         Of patches: p // 2.
-    overlap : bool
-        Whether a pixel is the mean over all patches that contain it.
+    aggregate : str
+        How a pixel is made: "epll" is five times the mean over all patches that contain it.
     counts : bool
         Whether the noise is Poisson-Gaussian: then the noise map, of means of patches, is that of another
         reconstruction.
     """
-    answer = 2 * radius if overlap else radius
+    answer = _REACH[aggregate] * radius
     return answer + radius + answer if counts else answer
 
 

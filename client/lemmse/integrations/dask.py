@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lemmse.client import Client
 from lemmse.client.extras import required
+from lemmse.client.tiles import halo_of
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.options import OPTIONS, Count, Options
 from lemmse.contract.results import IndexInfo
@@ -109,8 +110,8 @@ def _halo(info: IndexInfo, options: Options) -> int:
             )
     if info.patch_depth > 1:
         raise InvalidArgument.of("client", "expected an index of images, got one of volumes")
-    overlaps = options.aggregate == "overlap" or (options.aggregate is None and options.quality == "best")
-    return info.patch_size - 1 if overlaps else info.patch_size // 2
+    aggregate = options.aggregate or ("epll" if options.quality == "best" else "centre")
+    return halo_of(info.patch_size // 2, aggregate=aggregate, counts=False)
 
 
 def _reconstruct(shared: "_Shared", asked: dict[str, Any], chunk: NDArray[Any]) -> NDArray[np.float32]:

@@ -89,6 +89,10 @@ def measure_pictures(
             if found[wider] <= found[best]:
                 break
             best = wider
+        if best.aggregate == "overlap":
+            iterated = replace(best, aggregate="epll")
+            found[iterated] = psnr(iterated)
+            best = max(best, iterated, key=lambda refinement: found[refinement])
         rows.append((best, found[best], found[PAPER], _psnr([y[centre] for y in noisy], clean)))
         progress("measure pictures", done + 1, len(sigmas))
     refinements, best_db, paper_db, noisy_db = zip(*rows, strict=True)

@@ -278,8 +278,8 @@ class Options:
         default=None,
         metadata=_row(
             OneOf(AGGREGATES),
-            help="Estimate of a pixel: from the patch centred at it, or the mean of the estimates from all "
-            "patches that contain it.",
+            help="Estimate of a pixel: from the patch centred at it; the mean of the estimates from all "
+            "patches that contain it; or of the image whose patches are likely (no maps, five times the work).",
         ),
     )
     bandwidth: float | None = field(

@@ -166,6 +166,10 @@ class _AggregateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregate.V
     """The posterior mean of the patch centred at the pixel."""
     AGGREGATE_OVERLAP: _Aggregate.ValueType  # 2
     """The mean over all patches that contain the pixel."""
+    AGGREGATE_EPLL: _Aggregate.ValueType  # 3
+    """The image near y all of whose patches are likely: the expected patch log
+    likelihood, by five means over overlapping patches. It has no maps.
+    """
 
 class Aggregate(_Aggregate, metaclass=_AggregateEnumTypeWrapper):
     """How a pixel is made from the posterior means of patches. The maps are made
@@ -179,6 +183,10 @@ AGGREGATE_CENTRE: Aggregate.ValueType  # 1
 """The posterior mean of the patch centred at the pixel."""
 AGGREGATE_OVERLAP: Aggregate.ValueType  # 2
 """The mean over all patches that contain the pixel."""
+AGGREGATE_EPLL: Aggregate.ValueType  # 3
+"""The image near y all of whose patches are likely: the expected patch log
+likelihood, by five means over overlapping patches. It has no maps.
+"""
 Global___Aggregate: _TypeAlias = Aggregate  # noqa: Y015
 
 class _Quality:
@@ -375,8 +383,8 @@ class ReconstructRequest(_message.Message):
     estimator: Global___Estimator.ValueType
     error: Global___ErrorKind.ValueType
     aggregate: Global___Aggregate.ValueType
-    """AGGREGATE_OVERLAP only on an index of physics and pre-inverse identity,
-    and only with ESTIMATOR_LE_MMSE.
+    """AGGREGATE_OVERLAP and AGGREGATE_EPLL only on an index of physics and
+    pre-inverse identity, and only with ESTIMATOR_LE_MMSE.
     """
     bandwidth: _builtins.float
     """Standard deviation of a Gaussian placed on each patch of the prior, in

@@ -13,7 +13,8 @@ from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.image_noise import sample_size
-from lemmse.estimator.planning import requested_accuracy
+from lemmse.estimator.half_quadratic import split_sigmas
+from lemmse.estimator.planning import requested_accuracy, splits
 from lemmse.estimator.signal_noise import MOST_MAPS
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
@@ -95,6 +96,12 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
         return first + max(request_work(backend, one, options, most_exact) for one in known)
     if options.estimator != "le-mmse":
         return _whole_image_work(backend, measurement, options)
+    rms = float(np.sqrt(np.square(measurement.sigma).mean()))
+    if splits(backend.index, rms, options):
+        _, *finer = split_sigmas(rms)
+        options = replace(options, aggregate="overlap")
+        white = [replace(measurement, sigma=sigma, mask=None) for sigma in finer]
+        return sum(request_work(backend, one, options, most_exact) for one in (measurement, *white))
     sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
     weighted = sigma is None or measurement.mask is not None
     exact = exact_work(backend, pixels, weighted=weighted)

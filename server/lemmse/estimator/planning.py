@@ -12,7 +12,6 @@ from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.image_queries import ImageQueries
-from lemmse.estimator.observation import Observation
 from lemmse.estimator.sampled_calibration import calibrate_on_sample
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
 from lemmse.estimator.sums import HEAVIEST, Outputs
@@ -77,22 +76,49 @@ def requested_accuracy(options: Options) -> float:
     return options.accuracy_db or _DEFAULT_ACCURACY_DB
 
 
-def resolve_refinement(index: Index, observation: Observation, options: Options) -> Refinement:
+def resolve_refinement(index: Index, sigma: float, options: Options, *, once: bool = False) -> Refinement:
     """Return the prior and the aggregate: from the options if given, otherwise from the requested quality.
+
+    Parameters
+    ----------
+    index : Index
+        The index.
+    sigma : float
+        Root mean square of the standard deviation of the noise.
+    options : Options
+        The options.
+    once : bool
+        Whether the answer is to be made of the posterior means of y, as it is if there are maps: then
+        "overlap" takes the place of a calibrated "epll".
 
     Raises
     ------
     InvalidArgument
-        Quality "best" is requested and the index was not calibrated.
+        Quality "best" is requested and the index was not calibrated, or the aggregate "epll" where the answer
+        is to be made of the posterior means of y.
     """
+    once = once or bool(options.maps) or options.certified
+    if once and options.aggregate == "epll":
+        raise InvalidArgument.of(
+            "aggregate", "expected centre or overlap for maps, certified errors and derivatives, got epll"
+        )
     names = [field.name for field in fields(PAPER)]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     best = options.quality == "best" and options.estimator == "le-mmse" and len(given) < len(names)
-    return replace(_best_refinement(index, observation) if best else PAPER, **given)
+    found = replace(_best_refinement(index, sigma) if best else PAPER, **given)
+    return replace(found, aggregate="overlap") if once and found.aggregate == "epll" else found
 
 
-def _best_refinement(index: Index, observation: Observation) -> Refinement:
-    """Return the refinement that calibration found best for the noise of an observation."""
+def splits(index: Index, sigma: float, options: Options) -> bool:
+    """Return whether a request of LE-MMSE is answered with the aggregate "epll"."""
+    if options.aggregate is not None or options.quality != "best" or options.maps:
+        return options.aggregate == "epll"
+    pictures = index.manifest.pictures
+    return pictures is not None and pictures.best(sigma).aggregate == "epll"
+
+
+def _best_refinement(index: Index, sigma: float) -> Refinement:
+    """Return the refinement that calibration found best for a noise level."""
     if not index.problem.denoises:
         return PAPER  # such an index allows no other
     pictures = index.manifest.pictures
@@ -100,7 +126,7 @@ def _best_refinement(index: Index, observation: Observation) -> Refinement:
         raise InvalidArgument.of(
             "quality", f"expected paper, since index {index.name!r} was not calibrated; calibrate it"
         )
-    return pictures.best(observation.rms_sigma)
+    return pictures.best(sigma)
 
 
 def plan_sums(
@@ -219,5 +245,5 @@ def _outputs(index: Index, options: Options, refinement: Refinement) -> Outputs:
         ess="ess" in options.maps,
         top=1 * ("source" in options.maps),
         error="error" in options.maps,
-        patch=refinement.aggregate == "overlap",
+        patch=refinement.aggregate != "centre",
     )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from lemmse.estimator.costs import (
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.exclusions import Exclusions
 from lemmse.estimator.gradients import vector_jacobian_product
+from lemmse.estimator.half_quadratic import split
 from lemmse.estimator.image_noise import estimate_gain, estimate_noise
 from lemmse.estimator.image_queries import WhitenedQueries, cut_queries, require_map
 from lemmse.estimator.local import LocalBackend, as_device
@@ -51,6 +52,7 @@ from lemmse.estimator.planning import (
     plan_whole_images,
     requested_accuracy,
     resolve_refinement,
+    splits,
 )
 from lemmse.estimator.score import NO_SCORE, Score, expected_error, image_score, read_once
 from lemmse.estimator.signal_noise import settle
@@ -208,24 +210,40 @@ class Reconstructor:
         start = time.perf_counter()
         measurement, estimate = self._with_noise(measurement, options, cancelled)
         observation = self._observe(measurement, cancelled)
-        refinement = resolve_refinement(self.index, observation, options)
+        refinement = resolve_refinement(self.index, observation.rms_sigma, options)
+        passes: list[_Sums] = []
         if options.estimator == "le-mmse":
-            queries = cut_queries(self._backend, observation, refinement)
-            image = self._aggregate(observation, options, refinement)
-            plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
-            posteriors = pixel_posteriors(self._backend, queries, plan, observation.pixels)
+            if refinement.aggregate == "epll":
+                self._require_splits()
+
+                def mean(one: Observation) -> NDArray[np.float32]:
+                    image, _, posteriors = self._patch_posteriors(one, options, refinement, cancelled)
+                    passes.append(_collect(posteriors, image))
+                    return image.arrays()["image"]
+
+                observation = split(observation, mean)
+            image, plan, posteriors = self._patch_posteriors(observation, options, refinement, cancelled)
         else:
             image = self._aggregate(observation, options, refinement)
             plan = plan_whole_images(self.index, options, refinement, cancelled)
             posteriors = self._whole_image_posterior(observation, options, plan)
         prepared = _Prepared(measurement, observation, refinement, image, estimate)
-        result = self._collected(prepared, options, plan, posteriors, start)
+        result = self._collected(prepared, options, plan, posteriors, start, passes)
         if options.estimator == "le-mmse" or not options.exclude:
             return result
         left = (
             self.index.manifest.keys - self.index.patches_of_images[[*self.excluded(options.exclude)]].sum()
         )
         return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
+
+    def _patch_posteriors(
+        self, observation: Observation, options: Options, refinement: Refinement, cancelled: Cancel
+    ) -> tuple[Aggregate, SumPlan, Iterator[PixelPosteriors]]:
+        """Return the posteriors of the patches of LE-MMSE, their plan, and what makes an image from them."""
+        queries = cut_queries(self._backend, observation, refinement)
+        image = self._aggregate(observation, options, refinement)
+        plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
+        return image, plan, pixel_posteriors(self._backend, queries, plan, observation.pixels)
 
     def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
         """Return the noise in a measurement: σ of white noise, or what is not stated of its gain and σ.
@@ -262,6 +280,8 @@ class Reconstructor:
             require_map(self._backend, "noise")
             # Gaussians take most of the time of noise maps, and change the means of patches hardly at all.
             plain = replace(options, maps=frozenset(), gaussian_share=0.0)
+            if splits(self.index, measurement.with_mean_noise().sigma, plain):
+                plain = replace(plain, aggregate="overlap")
             measurement = settle(
                 measurement, self.index.manifest, lambda one: self._answer(one, plain, cancelled).image
             )
@@ -320,7 +340,7 @@ class Reconstructor:
         """Return a small image and its queries, or the error if it does not fit."""
         try:
             observation = self._observe(measurement)
-            refinement = resolve_refinement(self.index, observation, options)
+            refinement = resolve_refinement(self.index, observation.rms_sigma, options)
             queries = WhitenedQueries(self._backend, observation, refinement)
             image = self._aggregate(observation, options, refinement)
         except InvalidArgument as error:
@@ -330,14 +350,16 @@ class Reconstructor:
     def joint_options(self, measurement: Measurement, options: Options) -> Options | None:
         """Return the options with which `answer_together` answers a measurement as `answer` does.
 
-        It is None for what it does not answer: other estimators and modes, noise maps, masks, excluded images
-        and volumes.
+        It is None for what it does not answer: other estimators and modes, aggregate epll, noise maps, masks,
+        excluded images and volumes.
         """
         if options.estimator != "le-mmse" or options.mode not in ("auto", "exact") or options.exclude:
             return None
         if self._volumes:
             return None
         if measurement.mask is not None or not isinstance(measurement.sigma, float) or measurement.gain:
+            return None
+        if splits(self.index, measurement.sigma, options):
             return None
         if options.mode == "auto" and exact_work(self._backend, self.pixels(measurement)) > self.exact_work:
             return None
@@ -397,7 +419,7 @@ class Reconstructor:
         self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
         measurement, _ = self._with_noise(measurement, options, cancelled)
         observation = self._observe(measurement, cancelled)
-        refinement = resolve_refinement(self.index, observation, options)
+        refinement = resolve_refinement(self.index, observation.rms_sigma, options, once=True)
         queries = cut_queries(self._backend, observation, refinement)
         g = vector.astype(np.float64).reshape(observation.y.shape)
         largest = np.abs(g).max() or 1.0  # the product is linear in g, and computed with numbers within 1
@@ -453,7 +475,8 @@ class Reconstructor:
         """
         options = replace(options, estimator="le-mmse", maps=frozenset({"variance"}))
         observation = self._observe(measurement, cancelled)
-        refinement = replace(resolve_refinement(self.index, observation, options), aggregate="centre")
+        options = replace(options, aggregate="centre")
+        refinement = resolve_refinement(self.index, observation.rms_sigma, options)
         queries = cut_queries(self._backend, observation, refinement)
         plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
         posterior = queries.sums(n, plan.spec).posterior(self.index.manifest.channels)
@@ -576,6 +599,14 @@ class Reconstructor:
         positions = np.arange(observation.pixels).reshape(*pixels, 1)
         return Overlap(observation.pixels, channels, maps, lambda n: self._backend.patches(positions, n))
 
+    def _require_splits(self) -> None:
+        """Raise InvalidArgument if the index does not support aggregate "epll"."""
+        self._backend.require_clean_keys("aggregate", "epll")
+        if self.index.problem.spectrum is not None:
+            raise InvalidArgument.of(
+                "aggregate", "expected centre or overlap for an index of correlated noise, got epll"
+            )
+
     @cached_property
     def _whole_images(self) -> dict[tuple[int, int], tuple[NDArray[np.int64], WholeImages]]:
         """The training images of each size that was needed to compare whole images, and their numbers."""
@@ -637,9 +668,13 @@ class Reconstructor:
         plan: SumPlan,
         posteriors: Iterable[PixelPosteriors],
         start: float,
+        passes: Sequence["_Sums"] = (),
     ) -> Result:
-        """Return the result made from the posteriors of a measurement."""
-        keys_evaluated, estimated = _collect(posteriors, prepared.image)
+        """Return the result made from the posteriors of a measurement, after other passes over its keys."""
+        sums = [*passes, _collect(posteriors, prepared.image)]
+        keys_evaluated = sum(one.keys_evaluated for one in sums)
+        known = [one.accuracy_db for one in sums if one.accuracy_db is not None]
+        estimated = min(known) if known else None
         arrays = prepared.image.arrays()
         score = self._score(prepared, options, arrays)
         certified = None
@@ -706,14 +741,17 @@ class _Prepared:
     estimate: NoiseEstimate | None = None
 
 
-def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[float, float | None]:
-    """Add the posteriors to an image.
+class _Sums(NamedTuple):
+    """What the sums of an image were."""
 
-    Returns
-    -------
-    the mean number of keys evaluated for a query, and the estimated agreement with the sum over all keys,
-    PSNR in dB; None if it is not estimated
-    """
+    keys_evaluated: float
+    """Mean number of keys evaluated for a query."""
+    accuracy_db: float | None
+    """Estimated agreement with the sum over all keys, PSNR in dB; None if it is not estimated."""
+
+
+def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> _Sums:
+    """Add the posteriors to an image."""
     evaluated, squares = [], []
     for n, posterior, keys_evaluated, square_error in posteriors:
         image.add(posterior, n)
@@ -723,7 +761,7 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[f
     estimated = None
     if squares:
         estimated = -10 * math.log10(float(torch.cat(squares).mean()) + ROUNDING**2)
-    return float(torch.cat(evaluated).double().mean()), estimated
+    return _Sums(float(torch.cat(evaluated).double().mean()), estimated)
 
 
 def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> Diagnostics:

@@ -20,7 +20,7 @@ class Refinement:
     """The options that extend the paper's formula; the defaults are the formula itself."""
 
     aggregate: str = "centre"
-    """Aggregate: centre or overlap."""
+    """Aggregate: centre, overlap or epll."""
     bandwidth: float = 0.0
     """Standard deviation τ of a Gaussian around each training patch in the prior, in intensities."""
     gaussian_share: float = 0.0
@@ -65,7 +65,7 @@ class Pictures:
             and all(isinstance(x, int | float) and not math.isnan(x) for row in (*rows, ways) for x in row)
             and all(a < b for a, b in pairwise(self.sigmas))
             and self.sigmas[0] > 0
-            and all(way.aggregate in ("centre", "overlap") for way in self.refinements)
+            and all(way.aggregate in ("centre", "overlap", "epll") for way in self.refinements)
             and all(way.bandwidth >= 0 and 0 <= way.gaussian_share <= 1 for way in self.refinements)
         )
 
