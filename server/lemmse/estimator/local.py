@@ -110,7 +110,7 @@ class LocalBackend(Backend):
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
         """Return the posterior sums, in the mode of the specification."""
         if isinstance(queries, ColouredQueries):
-            return sum_over_strata(self.index.strata, queries, spec, self.sums, self.device)
+            return sum_over_strata(self.index.strata, self.whitening, queries, spec, self.sums)
         keys = self.keys
         if not keys.count_in(queries.stratum):  # some shards of an index may have none of its keys
             return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)

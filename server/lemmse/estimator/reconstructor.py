@@ -573,8 +573,8 @@ class Reconstructor:
             return Centres(self.index.manifest.channels, maps)
         self._backend.require_clean_keys("aggregate", "overlap")
         *pixels, channels = observation.y.shape
-        positions = np.arange(observation.pixels).reshape(*pixels, 1)
-        return Overlap(observation.pixels, channels, maps, lambda n: self._backend.patches(positions, n))
+        positions = self._backend.cut(np.arange(observation.pixels).reshape(*pixels, 1))
+        return Overlap(observation.pixels, channels, maps, positions.at, self._backend.device)
 
     @cached_property
     def _whole_images(self) -> dict[tuple[int, int], tuple[NDArray[np.int64], WholeImages]]:
