@@ -85,7 +85,6 @@ class Problem:
             packed=Packed.of([codes]),
             packed_moments=Packed.of([moments]),
             strata=(0, len(n)),
-            weights=(len(n),),
             device=device,
             tile=_TILE,
         )

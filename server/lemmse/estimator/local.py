@@ -1,5 +1,7 @@
 """The backend for keys in this process."""
 
+import logging
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -10,11 +12,11 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.backend import Backend, Extent
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.covariances import Covariances, key_covariances
-from lemmse.estimator.device_rows import require_memory
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.fused import FusedKeys, row_bytes
+from lemmse.estimator.fused import FusedKeys
 from lemmse.estimator.fused_hybrid import FusedHybrid
 from lemmse.estimator.hybrid import KeyTree, estimate_log_z, hybrid_sums, load_tree
+from lemmse.estimator.key_stream import KeyStream, free_memory, resident_edges
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries, sum_over_strata
@@ -24,6 +26,8 @@ from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.index import Index
 
 __all__ = ["LocalBackend", "as_device"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def as_device(name: str) -> torch.device:
@@ -54,22 +58,39 @@ class LocalBackend(Backend):
         The index; its keys are memory-mapped on a CPU and copied to a GPU.
     device : torch.device
         Device of the keys, queries and sums.
+    memory : int, optional
+        Bytes of the device that keys may take; by default what is free on a GPU but for 3 GiB, and no limit
+        on a CPU. If the keys need more, a share of them stays there, and the others are copied for each
+        block of queries.
 
     Raises
     ------
     InvalidArgument
-        The keys do not fit into the memory of the GPU.
+        There is not even memory for a share of the keys.
     """
 
-    def __init__(self, index: Index, device: torch.device) -> None:
+    def __init__(self, index: Index, device: torch.device, memory: int | None = None) -> None:
         super().__init__(index, device)
-        self.keys = load_keys(index, device)
-        if device.type != "cpu":
-            require_memory(device, self.keys.count, self.keys.nbytes + row_bytes(self.keys))
-            self.keys.load()
-        self.fused = FusedKeys.of(self.keys)
+        self.keys = self.resident = load_keys(index, device)
+        edges = resident_edges(self.keys, free_memory(device) if memory is None else memory)
+        self.stream: KeyStream | None = None
+        if len(edges) > 1:
+            self.resident = self.keys.section(0, edges[0])
+            self.keys = replace(self.keys, resident=False)
+            _LOG.info(
+                "%.0f %% of the %d keys of %s stay on %s; the others are copied for each block of pixels",
+                100 * self.resident.count / self.keys.count,
+                self.keys.count,
+                index.name,
+                device,
+            )
+            self.stream = KeyStream(self.keys, edges)
+        self.resident.load()
+        self.fused = FusedKeys.of(self.resident)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
-        self.fused_hybrid = None if self.fused is None else FusedHybrid(self.key_tree, self.fused)
+        self.fused_hybrid = None
+        if self.fused is not None and self.stream is None:
+            self.fused_hybrid = FusedHybrid(self.key_tree, self.fused)
 
     def prepare(self) -> None:
         """Load the search of topk, and compile what sums."""
@@ -89,7 +110,9 @@ class LocalBackend(Backend):
             )
 
     def close(self) -> None:
-        """Do nothing, since no other process holds resources."""
+        """End the thread that copies keys, if there is one."""
+        if self.stream is not None:
+            self.stream.close()
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -100,8 +123,10 @@ class LocalBackend(Backend):
     def extent(self) -> Extent:
         """Numbers of keys, and range of the targets of all leaves."""
         leaves, strata = self.key_tree.tree.leaves, range(len(self.index.strata))
+        # Training patches are counted per leaf; every stratum ends at the end of a leaf.
+        ends = np.searchsorted(self.index.leaf_keys, self.keys.strata)
         return Extent(
-            weights=self.keys.weights,
+            weights=tuple(np.diff(self.index.leaf_patches[ends]).tolist()),
             counts=tuple(self.keys.count_in(stratum) for stratum in strata),
             low=torch.from_numpy(leaves.target_low.min(axis=0)).double(),
             high=torch.from_numpy(leaves.target_high.max(axis=0)).double(),
@@ -116,7 +141,7 @@ class LocalBackend(Backend):
             return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)
         match spec.mode:
             case "exact":
-                return exact_sums(keys, queries, spec, self.fused)
+                return self._exact_sums(queries, spec)
             case "topk":
                 return topk_sums(keys, self.neighbours, queries, spec)
             case "estimate":
@@ -125,6 +150,15 @@ class LocalBackend(Backend):
                 return self.fused_hybrid.sums(queries, spec)
             case _:
                 return hybrid_sums(self.key_tree, queries, spec)
+
+    def _exact_sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
+        keys = self.resident
+        if self.stream is None:
+            return exact_sums(keys, queries, spec, self.fused)
+        others = self.stream.sums(queries, spec, self.fused)
+        if not keys.count_in(queries.stratum):
+            return others
+        return others.merge(exact_sums(keys, queries, spec, self.fused))
 
     @property
     def compiled_hybrid(self) -> bool:
