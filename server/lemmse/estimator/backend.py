@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -19,6 +20,7 @@ from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.gaussians import Gaussians
 from lemmse.estimator.image_patches import ImagePatches
 from lemmse.estimator.queries import Queries
+from lemmse.estimator.rates import Times
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
@@ -69,6 +71,8 @@ class Backend(ABC):
     def __init__(self, index: Index, device: torch.device) -> None:
         self.index = index
         self.device = device
+        self.times: dict[Hashable, Times] = {}
+        """Measured times of sums, by what they depend on, see `planning`."""
 
     @property
     def compiled_hybrid(self) -> bool:

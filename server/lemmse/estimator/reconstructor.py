@@ -46,6 +46,7 @@ from lemmse.estimator.pixel_posteriors import (
 )
 from lemmse.estimator.planning import (
     SumPlan,
+    is_cheap,
     is_scored,
     plan_sums,
     plan_whole_images,
@@ -339,7 +340,9 @@ class Reconstructor:
             return None
         if measurement.mask is not None or not isinstance(measurement.sigma, float) or measurement.gain:
             return None
-        if options.mode == "auto" and exact_work(self._backend, self.pixels(measurement)) > self.exact_work:
+        pixels = self.pixels(measurement)
+        work = exact_work(self._backend, pixels)
+        if options.mode == "auto" and not is_cheap(self._backend, pixels, work, self.exact_work):
             return None
         return replace(options, mode="exact")
 
