@@ -37,9 +37,11 @@ def in_slices(index, rows=32, share=0.4):
     memory = int(share * (keys.nbytes + row_bytes(keys)))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "_PLACES", 0)  # which would hold all keys of these
-        patched.setattr(module, "_SLICE", rows * keys.nbytes // keys.count)
+        patched.setattr(module, "_LEAST_SLICE", 0)
+        patched.setattr(module, "_SLICE", rows * (keys.nbytes + row_bytes(keys)) // keys.count)
         backend = LocalBackend(index, DEVICE, memory)
     assert 0 < backend.resident.count <= share * keys.count
+    assert (backend.resident.resident, backend.keys.resident) == (True, False)
     assert len(backend.stream._slices) > 2
     return backend
 
@@ -189,8 +191,8 @@ def test_memory_that_is_too_short_is_an_error(grey, monkeypatch):
     keys = load_keys(grey, DEVICE)
     needed = keys.nbytes + row_bytes(keys)
     assert resident_edges(keys, None) == resident_edges(keys, needed) == [keys.count]
-    for memory in (needed - 1, 10**4, 0, -(10**9)):  # less than a few slices of the usual size
-        with pytest.raises(InvalidArgument, match=r"got \d\.\d GB: \d\.\d GB are missing; use device cpu"):
+    for memory in (needed - 1, 0, -(10**9)):  # less than a few slices of the least size
+        with pytest.raises(InvalidArgument, match=r"got -?\d\.\d\d: \d\.\d\d GB are missing; use device cpu"):
             resident_edges(keys, memory)
 
 

@@ -30,7 +30,11 @@ from lemmse.index.storage.packing import LANES, Packed
 __all__ = ["KeyStream", "free_memory", "resident_edges"]
 
 _SLICE = 1 << 27
-"""Size of a slice, in bytes: some 30 ms of sums for 16 384 queries on a large GPU."""
+"""Size of a slice, in bytes: some 20 ms of sums for 16 384 queries on a large GPU."""
+_SHARE = 8
+"""A slice takes at most one in so many bytes of the memory for keys."""
+_LEAST_SLICE = 1 << 24
+"""Size of the smallest slice, in bytes."""
 _PLACES = 4
 """Slices for which there is memory: two that are copied, and what one becomes while it is summed."""
 _WORK = 3 << 30
@@ -60,19 +64,20 @@ def resident_edges(keys: Keys, memory: int | None) -> list[int]:
     needed = keys.nbytes + row_bytes(keys)
     if memory is None or needed <= memory:
         return [keys.count]
-    step = max(1, _SLICE * keys.count // keys.nbytes // LANES) * LANES
+    size = min(_SLICE, memory // _SHARE)
+    if size < _LEAST_SLICE:
+        least = min(needed, _SHARE * _LEAST_SLICE)
+        raise InvalidArgument.of(
+            "device",
+            f"expected {(least + _WORK) / 1e9:.2f} GB free on {keys.device} for a share of the keys, "
+            f"{(needed + _WORK) / 1e9:.2f} for all {keys.count}, got {(memory + _WORK) / 1e9:.2f}: "
+            f"{(least - memory) / 1e9:.2f} GB are missing; use device cpu, or a scheduler whose workers have "
+            "a GPU each",
+        )
+    step = max(1, size * keys.count // needed // LANES) * LANES
     parts = keys.packed.parts(0, keys.count)
     edges = [row for first, end in parts for row in range(first, end, step)] + [keys.count]
     most = keys.count * memory // needed - _PLACES * step
-    if most < step:
-        least = needed * (_PLACES + 1) * step // keys.count + 1
-        raise InvalidArgument.of(
-            "device",
-            f"expected {(least + _WORK) / 1e9:.1f} GB free on {keys.device} for a share of the keys, "
-            f"{(needed + _WORK) / 1e9:.1f} for all {keys.count}, got {(memory + _WORK) / 1e9:.1f} GB: "
-            f"{(least - memory) / 1e9:.1f} GB are missing; use device cpu, or a scheduler whose workers have "
-            "a GPU each",
-        )
     first = max(number for number, edge in enumerate(edges) if edge <= most)
     return edges[first:]
 
@@ -98,18 +103,21 @@ class _Place:
 
 
 class KeyStream:
-    """Keys in host memory that are summed on a device.
+    """Keys of which a share is in the memory of a device.
 
     Parameters
     ----------
     keys : Keys
         All keys of an index.
     edges : sequence of int
-        Edges of the slices, each of which begins a run.
+        Number of keys that stay on the device, and further edges of the slices: each begins a run.
     """
 
     def __init__(self, keys: Keys, edges: Sequence[int]) -> None:
         self._keys, self._slices = keys, list(pairwise(edges))
+        self.resident = keys.section(0, edges[0])
+        """The keys that stay on the device."""
+        self.resident.load()
         rows = max(stop - start for start, stop in self._slices)
         self._places = _Place(keys, rows), _Place(keys, rows)
         self._stream = None
@@ -123,7 +131,7 @@ class KeyStream:
         self._thread.shutdown()
 
     def sums(self, queries: Queries, spec: SumSpec, fused: FusedKeys | None) -> PosteriorSums:
-        """Return the posterior sums over the keys of the stratum of the queries, without the resident ones.
+        """Return the posterior sums over all keys of the stratum of the queries.
 
         Parameters
         ----------
@@ -137,10 +145,15 @@ class KeyStream:
         Cancelled
             `spec.cancelled()` was true; it is polled before every slice.
         """
-        keys, device = self._keys, self._keys.device
-        first, end = keys.strata[queries.stratum : queries.stratum + 2]
-        total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, device)
+        keys, stratum = self._keys, queries.stratum
+        first, end = keys.strata[stratum : stratum + 2]
         some = [k for k, (start, stop) in enumerate(self._slices) if start < end and stop > first]
+        total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, keys.device)
+        if some:
+            with self._lock:
+                self._begin(some[0])
+        if self.resident.count_in(stratum):
+            total = exact_sums(self.resident, queries, spec, fused)
         for number, following in zip(some, some[1:] + some[:1], strict=True):
             # A poll may wait for other work, which may want the slices.
             raise_if_cancelled(spec.cancelled)
@@ -164,13 +177,13 @@ class KeyStream:
                 if self._stream is not None:  # what was started may still read the slice
                     torch.cuda.current_stream(self._keys.device).synchronize()
 
-    def _begin(self, number: int, kept: int) -> Future[Keys]:
+    def _begin(self, number: int, kept: int | None = None) -> Future[Keys]:
         """Begin to copy a slice, unless it is there, but not over another one that is kept."""
         for place in self._places:
             found = place.find(number)
             if found is not None:
                 return found
-        place = next(place for place in self._places if place.find(kept) is None)
+        place = next(place for place in self._places if kept is None or place.find(kept) is None)
         copied = self._thread.submit(self._copy, number, place.into)
         place.put(number, copied)
         return copied

@@ -75,7 +75,8 @@ class LocalBackend(Backend):
         edges = resident_edges(self.keys, free_memory(device) if memory is None else memory)
         self.stream: KeyStream | None = None
         if len(edges) > 1:
-            self.resident = self.keys.section(0, edges[0])
+            self.stream = KeyStream(self.keys, edges)
+            self.resident = self.stream.resident
             self.keys = replace(self.keys, resident=False)
             _LOG.info(
                 "%.0f %% of the %d keys of %s stay on %s; the others are copied for each block of pixels",
@@ -84,7 +85,6 @@ class LocalBackend(Backend):
                 index.name,
                 device,
             )
-            self.stream = KeyStream(self.keys, edges)
         self.resident.load()
         self.fused = FusedKeys.of(self.resident)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
@@ -140,8 +140,10 @@ class LocalBackend(Backend):
         if not keys.count_in(queries.stratum):  # some shards of an index may have none of its keys
             return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)
         match spec.mode:
+            case "exact" if self.stream is not None:
+                return self.stream.sums(queries, spec, self.fused)
             case "exact":
-                return self._exact_sums(queries, spec)
+                return exact_sums(keys, queries, spec, self.fused)
             case "topk":
                 return topk_sums(keys, self.neighbours, queries, spec)
             case "estimate":
@@ -150,15 +152,6 @@ class LocalBackend(Backend):
                 return self.fused_hybrid.sums(queries, spec)
             case _:
                 return hybrid_sums(self.key_tree, queries, spec)
-
-    def _exact_sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
-        keys = self.resident
-        if self.stream is None:
-            return exact_sums(keys, queries, spec, self.fused)
-        others = self.stream.sums(queries, spec, self.fused)
-        if not keys.count_in(queries.stratum):
-            return others
-        return others.merge(exact_sums(keys, queries, spec, self.fused))
 
     @property
     def compiled_hybrid(self) -> bool:
