@@ -115,11 +115,11 @@ class KeyStream:
 
     def __init__(self, keys: Keys, edges: Sequence[int]) -> None:
         self._keys, self._slices = keys, list(pairwise(edges))
-        self.resident = keys.section(0, edges[0])
-        """The keys that stay on the device."""
-        self.resident.load()
         rows = max(stop - start for start, stop in self._slices)
         self._places = _Place(keys, rows), _Place(keys, rows)
+        self.resident = keys.section(0, edges[0])
+        """The keys that stay on the device."""
+        self.resident.load()  # waits for the device, which has then filled the places with zeros
         self._stream = None
         if keys.device.type == "cuda":
             self._stream = torch.cuda.Stream(keys.device)  # type: ignore[no-untyped-call]

@@ -85,7 +85,8 @@ class LocalBackend(Backend):
                 index.name,
                 device,
             )
-        self.resident.load()
+        else:
+            self.resident.load()
         self.fused = FusedKeys.of(self.resident)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
         self.fused_hybrid = None

@@ -75,14 +75,15 @@ class Reconstructor:
     Parameters
     ----------
     index : Index
-        The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU.
+        The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU; those
+        that do not fit are copied for each block of pixels, while others are summed.
     device : str
         "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU. With a scheduler, it
         is the device of the workers, and "auto" is the CPU.
     exact_work : float
-        Largest number of multiply-adds for which mode "auto" is exact, counted as the product of the number
-        of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the mode is
-        hybrid.
+        Largest number of multiply-adds for which mode "auto" is exact on a CPU, counted as the product of the
+        number of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the
+        mode is hybrid. On a GPU, "auto" takes what is measured to be faster.
     scheduler : str, optional
         Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys;
         this process then holds no keys. All workers must see the folder of the index under the
@@ -91,7 +92,7 @@ class Reconstructor:
     Raises
     ------
     InvalidArgument
-        The device does not exist, the keys do not fit into its memory, or Dask is not installed.
+        The device does not exist or has not even memory for a share of the keys, or Dask is not installed.
     NotFound
         No scheduler answers at the address.
     DataLoss
