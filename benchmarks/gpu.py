@@ -1,9 +1,12 @@
 """Milliseconds of the exact sum on a GPU, beside other ways to compute it, in one run.
 
-    python -m benchmarks.gpu --source FILE [--keys N] [--queries N] [--repeats N] [--out FILE]
+    python -m benchmarks.gpu --source FILE [--only PART …] [--keys N] [--queries N] [--repeats N] [--out FILE]
 
-All methods sum the same 8-bit keys, patches of the first 90 % of the images, for the same noisy patches of
-the others, in turn, `repeats` times; the table has medians. Keys and queries are on the GPU before.
+There are three parts, of one or two minutes each; --only names those to run.
+
+**exact.** All methods sum the same 8-bit keys, patches of the first 90 % of the images, for the same noisy
+patches of the others, in turn, `repeats` times; the table has medians. Keys and queries are on the GPU
+before.
 
     fused        the kernel, for the mean
     fused maps   the kernel, for the mean, the variance and the effective sample size
@@ -13,8 +16,15 @@ the others, in turn, `repeats` times; the table has medians. Keys and queries ar
     bare         the (Q, P) × (P, M) product alone in float16, in blocks, results discarded
 
 The agreement is the PSNR to the sum in float64, in dB, for some of the queries. A second table has whole
-images: the first held-out one, and 16 of them side by side, with the kernel and without. --out writes both as
-JSON, with the names of GPU and driver, versions and date.
+images: the first held-out one, and 16 of them side by side, with the kernel and without.
+
+**stream.** The same keys, all on the GPU and with a share of them copied for each block of queries, for
+blocks of several sizes: from some size on, copying takes no time of its own.
+
+**hybrid.** An image of --side pixels squared, of the held-out images side by side, by an index of the first
+--images images or that of --index: hybrid beside exact, and what auto chooses.
+
+--out writes all tables as JSON, with the names of GPU and driver, versions and date.
 
 On a machine without a GPU it ends with an error: times there say nothing about one.
 """
@@ -29,6 +39,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -36,9 +47,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.gpu_images import build_index, hybrid_beside_exact, mosaic
 from benchmarks.measures import decibels, print_rows, timed
-from lemmse.estimator import Keys, Outputs, Queries, SumSpec, exact_sums
-from lemmse.estimator.fused import FusedKeys
+from lemmse.estimator import Keys, Outputs, Queries, Reconstructor, SumSpec, exact_sums
+from lemmse.estimator.fused import FusedKeys, row_bytes
+from lemmse.estimator.key_stream import KeyStream, resident_edges
+from lemmse.index import open_index
 from lemmse.index.images.stack import Images
 from lemmse.index.sources import intensities, iterate, open_source
 from lemmse.index.storage.packing import Packed
@@ -51,6 +65,15 @@ _ENCODED = 1 << 18
 _TILE = 1 << 16
 _CHECKED = 24
 """Queries whose sums are compared with those in float64."""
+QUERIES = 1024, 4096, 16_384
+"""Sizes of blocks of queries for which keys are copied."""
+PARTS = "exact", "stream", "hybrid"
+TITLES = {
+    "sums": "the sum for a block of queries",
+    "images": "with variance and effective sample size",
+    "stream": "the same, with all keys on the GPU and with a share of them",
+    "hybrid": "whole images",
+}
 MAPS = SumSpec(outputs=Outputs(variance=True, ess=True))
 
 
@@ -85,7 +108,6 @@ class Problem:
             packed=Packed.of([codes]),
             packed_moments=Packed.of([moments]),
             strata=(0, len(n)),
-            weights=(len(n),),
             device=device,
             tile=_TILE,
         )
@@ -201,6 +223,39 @@ def whole_images(problem: Problem, fused: FusedKeys, sigma: float, repeats: int)
     return rows
 
 
+def streamed(
+    problem: Problem, fused: FusedKeys, sigma: float, share: float, repeats: int
+) -> list[dict[str, Any]]:
+    """Return rows for blocks of queries, with all keys on the device and with a share of them."""
+    keys, rows = problem.keys, []
+    edges = resident_edges(keys, int(share * (keys.nbytes + row_bytes(keys))))
+    stream = KeyStream(keys, edges)
+    held = fused.on(stream.resident)
+    for count in QUERIES:
+        times = -(-count // len(problem.u))
+        queries = replace(problem, u=problem.u.repeat(times, 1)[:count]).noisy(sigma)
+        ways: dict[str, Callable[[], Any]] = {
+            "resident": partial(exact_sums, keys, queries, MAPS, fused),
+            "streamed": partial(stream.sums, queries, MAPS, held),
+        }
+        means = [_finished(way).posterior(problem.t.shape[1]).mean for way in ways.values()]  # and tune
+        row: dict[str, Any] = {
+            "P": keys.p_length,
+            "keys": keys.count,
+            "resident_percent": 100 * edges[0] / keys.count,
+            "slices": len(edges) - 1,
+            "queries": count,
+        }
+        turns = [
+            {name: timed(partial(_finished, way))[1] for name, way in ways.items()} for _ in range(repeats)
+        ]
+        row |= {f"{name}_ms": 1e3 * statistics.median(turn[name] for turn in turns) for name in ways}
+        row["agreement_db"] = decibels((means[0] - means[1]).cpu().numpy() ** 2, most=160.0)
+        rows.append(row)
+    stream.close()
+    return rows
+
+
 def _finished(work: Callable[[], Any]) -> Any:
     """Call and wait for the GPU."""
     outcome = work()
@@ -238,29 +293,52 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--patch-sizes", type=int, nargs="+", default=[5, 11])
     parser.add_argument("--sigmas", type=float, nargs="+", default=[0.01, 0.1, 0.5])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
+    parser.add_argument(
+        "--share", type=float, default=0.7, help="stream: share of memory (default %(default)s)"
+    )
+    parser.add_argument("--index", help="hybrid: index of some of the images (default: one is built)")
+    parser.add_argument("--images", type=int, default=2000, help="hybrid: images to build an index of")
+    parser.add_argument(
+        "--side", type=int, default=1024, help="hybrid: rows and columns (default %(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="write the tables as JSON")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("expected a GPU that torch sees; there is none")
 
-    device = torch.device("cuda")
+    device, repeats = torch.device("cuda"), arguments.repeats
     stack = Images.stack(intensities(image) for image, _ in iterate(open_source(arguments.source)))
-    rows, images = [], []
-    for p in arguments.patch_sizes:
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for p in arguments.patch_sizes if {"exact", "stream"} & {*arguments.only} else ():
         problem = Problem.cut(stack, p, arguments.keys, arguments.queries, device)
         fused = FusedKeys.of(problem.keys)
         if fused is None:
             parser.error("expected Triton and a GPU of compute capability 8.0 or more")
-        rows += [measure(problem, fused, sigma, arguments.repeats) for sigma in arguments.sigmas]
-        images += whole_images(problem, fused, arguments.sigmas[-1], arguments.repeats)
+        if "exact" in arguments.only:
+            rows = [measure(problem, fused, sigma, repeats) for sigma in arguments.sigmas]
+            tables.setdefault("sums", []).extend(rows)
+            rows = whole_images(problem, fused, arguments.sigmas[-1], repeats)
+            tables.setdefault("images", []).extend(rows)
+        if "stream" in arguments.only:
+            rows = streamed(problem, fused, arguments.sigmas[-1], arguments.share, repeats)
+            tables.setdefault("stream", []).extend(rows)
         del problem, fused
         torch.cuda.empty_cache()
+    if "hybrid" in arguments.only:
+        clean = mosaic(stack, arguments.side)
+        with TemporaryDirectory() as folder:
+            index = arguments.index or build_index(arguments.source, arguments.images, Path(folder))
+            lemmse = Reconstructor(open_index(index), device="cuda")
+            tables["hybrid"] = [
+                hybrid_beside_exact(lemmse, clean, sigma, repeats) for sigma in arguments.sigmas
+            ]
     about = machine()
-    title = ", ".join(f"{name} {value}" for name, value in about.items())
-    print_rows(rows, title)
-    print_rows(images, "with variance and effective sample size")
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    for name, rows in tables.items():
+        print_rows(rows, TITLES[name])
     if arguments.out:
-        arguments.out.write_text(json.dumps(about | {"sums": rows, "images": images}, indent=1))
+        arguments.out.write_text(json.dumps(about | tables, indent=1))
 
 
 if __name__ == "__main__":

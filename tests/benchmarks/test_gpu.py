@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu
+from benchmarks.gpu_images import build_index, hybrid_beside_exact, mosaic
+from lemmse.estimator import Reconstructor
 from lemmse.estimator.fused import FusedKeys
+from lemmse.index import open_index
 from lemmse.index.images.stack import Images
 from tests.support.fused import BLOCKS, DEVICE, GPU
 
@@ -17,6 +20,36 @@ def test_all_methods_agree_with_float64():
     assert min(row["fused_db"], row["fused_maps_db"], row["products_db"], row["cdist_db"]) > 90
     assert row["half_db"] > 40
     assert all(row[f"{name}_ms"] > 0 for name in ("fused", "fused_maps", "products", "cdist", "half", "bare"))
+
+
+def test_keys_that_are_copied_for_each_block(monkeypatch):
+    monkeypatch.setattr("lemmse.estimator.key_stream._LEAST_SLICE", 0)
+    monkeypatch.setattr("lemmse.estimator.key_stream._PLACES", 0)
+    monkeypatch.setattr("lemmse.estimator.key_stream._SHARE", 2)
+    monkeypatch.setattr(gpu, "QUERIES", (16, 32))
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1)).astype(np.float32) / 255
+    problem = gpu.Problem.cut(Images.stack(iter(images)), 3, 256, 16, DEVICE)
+    rows = gpu.streamed(problem, FusedKeys(problem.keys, BLOCKS), 0.3, 0.5, 1)
+    assert [row["queries"] for row in rows] == [16, 32]
+    for row in rows:
+        assert 0 < row["resident_percent"] <= 50
+        assert row["slices"] > 1
+        assert row["agreement_db"] > 90
+        assert min(row["resident_ms"], row["streamed_ms"]) > 0
+
+
+def test_hybrid_beside_exact(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1)).astype(np.uint8)
+    np.save(tmp_path / "source.npy", images)
+    index = build_index(str(tmp_path / "source.npy"), 2, tmp_path)
+    lemmse = Reconstructor(open_index(index), device=str(DEVICE))
+    assert lemmse.index.manifest.images == 2
+    clean = mosaic(Images.stack(iter(images.astype(np.float32) / 255)), 8)
+    np.testing.assert_array_equal(clean[6:, :6], images[3, :2] / np.float32(255))
+    row = hybrid_beside_exact(lemmse, clean, 0.3, 1)
+    assert (row["pixels"], row["keys"], row["auto"]) == (64, 72, "exact")
+    assert row["agreement_db"] > 50
+    assert min(row["exact_s"], row["hybrid_s"], row["auto_s"]) > 0
 
 
 @pytest.mark.skipif(GPU, reason="torch sees a GPU")

@@ -364,8 +364,9 @@ EPLL = {"aggregate": "epll", "bandwidth": 0.02, "gaussian_share": 0.3}
 def test_epll_is_half_quadratic_splitting(case, reconstructor, options, sigma):
     y = case.measurement(sigma).astype(np.float64)
     result = reconstructor.reconstruct(y, sigma=sigma, **EPLL, **options)
-    model = {"bandwidth": 0.02, "gaussian_share": 0.3, "mixture": reconstructor.index.mixture}
-    expected = epll_oracle(case.training, y, np.full(y.shape, sigma), case.p, **model)
+    model = {name: EPLL[name] for name in ("bandwidth", "gaussian_share")}
+    s, mixture = np.full(y.shape, sigma), reconstructor.index.mixture
+    expected = epll_oracle(case.training, y, s, case.p, mixture=mixture, **model)
     assert agreement(result.image, expected) >= 70
     assert (result.diagnostics.aggregate, result.diagnostics.mode) == ("epll", options["mode"])
 
@@ -381,11 +382,13 @@ def test_epll_weighs_pixels_by_their_noise_and_fills_in_those_not_observed(case,
 
 def test_epll_has_no_maps_and_no_derivative(case, reconstructor):
     y = case.measurement(0.1)
+    measurement = Measurement.checked(y, sigma=0.1, mask=None)
+    refused = pytest.raises(InvalidArgument, match=r"^aggregate: expected centre or overlap .* got epll$")
     for asked in ({"maps": ("variance",)}, {"maps": ("error",), "error": "certified", "mode": "hybrid"}):
-        with pytest.raises(InvalidArgument, match="^aggregate: expected centre or overlap for maps, .* got epll$"):
+        with refused:
             reconstructor.reconstruct(y, sigma=0.1, aggregate="epll", **asked)
-    with pytest.raises(InvalidArgument, match="^aggregate: expected centre or overlap for maps, .* got epll$"):
-        reconstructor.differentiate(Measurement.checked(y, sigma=0.1, mask=None), y, Options(aggregate="epll"))
+    with refused:
+        reconstructor.differentiate(measurement, y, Options(aggregate="epll"))
 
 
 def test_an_aggregate_has_a_name(reconstructor, case):

@@ -304,7 +304,7 @@ def test_calibration_measures_in_correlated_noise(images, tmp_path):
     index = open_index(build([images], tmp_path / "index", noise=tmp_path / "noise.npy", patch_size=3))
     black = [np.zeros((1, 12, 12, 1), np.float32)] * 32
     local = LocalBackend(index, torch.device("cpu"))
-    noise = index.strata.whiten_precisely(_queries(local, black, 1.0, np.random.default_rng(0)).u, 0)
+    noise = index.strata.whiten_precisely(_queries(local, black, 1.0, np.random.default_rng(0)).u.numpy(), 0)
     np.testing.assert_allclose(noise.T @ noise / len(noise), np.eye(9), atol=0.35)
     assert len(noise) == 256
 

@@ -47,7 +47,6 @@ def keys_of(kind, v, t, n=None, strata=None, cuts=()) -> Keys:
         packed=in_parts(KINDS[kind].encode(np.float32(v)), cuts),
         packed_moments=in_parts(np.float32(moments), cuts),
         strata=strata,
-        weights=tuple(int(n[a:b].sum()) for a, b in pairwise(strata)),
         device=DEVICE,
         tile=64,
     )

@@ -78,7 +78,7 @@ class KeyOracle:
         numbers = queries.stratum.tolist() if strata.exclusive else range(len(strata))
         rows = []
         for number in numbers:
-            rank, u = strata.rank[number], strata.whiten_precisely(queries.u, number)[0]
+            rank, u = strata.rank[number], strata.whiten_precisely(queries.u.cpu().numpy(), number)[0]
             log_norm = 0.5 * (rank * np.log(queries.precision / (2 * np.pi)) - strata.log_pdet[number])
             rows.append((number, u, np.full(len(u), queries.precision * (rank > 0)), log_norm))
         return rows
@@ -87,4 +87,5 @@ class KeyOracle:
         strata = self.backend.index.strata
         if strata.constants is None:
             return 0.0
-        return strata.levels(cut_queries(self.backend, observation).queries(np.array([n])).u, 0)[0]
+        u = cut_queries(self.backend, observation).queries(np.array([n])).u.cpu().numpy()
+        return strata.levels(u, 0)[0]

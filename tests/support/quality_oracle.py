@@ -6,6 +6,8 @@ The query u shows every coordinate with its own noise, or not at all. What it le
 the joint Gaussian of both by conditioning, and the posterior is the mixture of that over all of them.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from tests.support.oracle import Oracle, patch
@@ -129,16 +131,59 @@ def quality_oracle(
     return result
 
 
-def epll_oracle(training, y, s, p, **options):
-    """Maximise the expected patch log likelihood by half-quadratic splitting: the image (H, W, C)."""
+def epll_oracle(training, y, s, p, *, mixture=None, gaussian_share=0.0, bandwidth=0.0):
+    """Maximise the expected patch log likelihood by half-quadratic splitting: the image (H, W, C).
+
+    Gaussians are adapted to a first answer, which is in the second one the first mean of patches.
+    """
     sigma = np.sqrt((s[np.isfinite(s)] ** 2).mean())
-    betas = [1, 4, 8, 16, 32]
-    x, noise = y, s
-    for beta, larger in zip(betas[:-1], betas[1:], strict=True):
-        phi = quality_oracle(training, x, noise, p, aggregate="overlap", **options).image
-        for place in np.ndindex(y.shape):  # of y and φ, each has its weight; what was not observed has none
-            a, b = 1 / s[place] ** 2, beta / sigma**2
-            seen = a * y[place] if a else 0.0
-            phi[place] = (seen + b * phi[place]) / (a + b)
-        x, noise = phi, np.full(y.shape, sigma / np.sqrt(larger))
-    return quality_oracle(training, x, noise, p, aggregate="overlap", **options).image
+    sigmas = sigma / np.sqrt([1, 4, 8, 16, 32])
+    prior = {"gaussian_share": gaussian_share, "bandwidth": bandwidth}
+
+    def mean(mixture, x, noise):
+        return quality_oracle(training, x, noise, p, aggregate="overlap", mixture=mixture, **prior).image
+
+    def answer(mixture, phi):
+        for last, now in pairwise(sigmas):
+            phi = mean(mixture, weighted(phi, last), np.full(y.shape, now))
+        return phi
+
+    def weighted(phi, noise):  # the mean of y and φ; what was not observed has no weight
+        x = np.empty_like(phi)
+        for place in np.ndindex(y.shape):
+            seen, guessed = 1 / s[place] ** 2, 1 / noise**2
+            total = seen * y[place] if seen else 0.0
+            x[place] = (total + guessed * phi[place]) / (seen + guessed)
+        return x
+
+    first = answer(mixture, mean(mixture, y, s))
+    if not gaussian_share:
+        return first
+    return answer(adapted_oracle(mixture, first, np.hypot(sigmas[-1], bandwidth), p), first)
+
+
+def adapted_oracle(mixture, x, sigma, p, training_patches=8192.0):
+    """The mixture of the patches of x, whose noise is sigma, and of a number of training patches."""
+    patches = np.array([patch(x, i, j, p) for i in range(x.shape[0]) for j in range(x.shape[1])])
+    weights, means, variances, axes = (
+        a.astype(np.float64) for a in (mixture.weights, mixture.means, mixture.variances, mixture.axes)
+    )
+    covariances = axes * variances[:, None] @ axes.transpose(0, 2, 1)
+    log_w = np.empty((len(patches), len(weights)))
+    for g, covariance in enumerate(covariances):
+        noisy, d = covariance + sigma**2 * np.eye(patches.shape[1]), patches - means[g]
+        squared = (d * np.linalg.solve(noisy, d.T).T).sum(axis=1)
+        log_w[:, g] = np.log(weights[g]) - 0.5 * (np.linalg.slogdet(noisy)[1] + squared)
+    share = np.exp(log_w - log_w.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    parts = []
+    for g, covariance in enumerate(covariances):
+        r = np.where(share[:, g] > 1e-3, share[:, g], 0)
+        old = training_patches * weights[g]
+        count = r.sum() + old
+        mean = (r @ patches + old * means[g]) / count
+        d, moved = patches - mean, means[g] - mean
+        square = d.T @ (r[:, None] * d) + old * (covariance + np.outer(moved, moved))
+        parts.append((share[:, g].sum() + old, mean, *np.linalg.eigh(square / count)))
+    counts, means, variances, axes = (np.array(part) for part in zip(*parts, strict=True))
+    return type(mixture)(counts / counts.sum(), means, variances, axes)

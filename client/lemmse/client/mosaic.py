@@ -183,9 +183,7 @@ class Mosaic:
                 f"send volumes (D, H, W) without out and progress, as slabs of planes with D·H of at most "
                 f"{LARGE_PIXELS}",
             )
-        halo = halo_of(
-            index.patch_size // 2, aggregate=options.aggregate or "centre", counts=self._counts
-        )
+        halo = halo_of(index.patch_size // 2, aggregate=options.aggregate or "centre", counts=self._counts)
         shape = self._shape[0], self._shape[1]
         side = self._side
         if side != shape and (index.pre_inverse != "identity" or options.estimator != "le-mmse"):

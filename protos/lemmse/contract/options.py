@@ -279,7 +279,7 @@ class Options:
         metadata=_row(
             OneOf(AGGREGATES),
             help="Estimate of a pixel: from the patch centred at it; the mean of the estimates from all "
-            "patches that contain it; or of the image whose patches are likely (no maps, five times the work).",
+            "patches that contain it; or of the image whose patches are likely (more work, no maps).",
         ),
     )
     bandwidth: float | None = field(

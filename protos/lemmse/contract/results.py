@@ -52,7 +52,7 @@ class Diagnostics:
     certified error was requested."""
     aggregate: str
     """How a pixel is estimated: by the posterior mean of the patch centred at it ("centre"), by the average
-    of the posterior means of all patches that contain it ("overlap"), or by several such averages ("epll")."""
+    of the posterior means of all patches that contain it ("overlap"), or several such averages ("epll")."""
     bandwidth: float
     """Standard deviation τ of the Gaussian around each patch of the prior, in intensities of [0, 1]."""
     gaussian_share: float

@@ -11,6 +11,7 @@ from torch import Tensor
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
 from lemmse.estimator.gaussians import Gaussians
 from lemmse.estimator.queries import Queries
+from lemmse.index.clustering.mixture import Mixture
 
 __all__ = ["MOST_PATCHES", "adapt"]
 
@@ -22,7 +23,7 @@ _RESPONSIBLE = 1e-3
 """Smallest responsibility with which a patch contributes."""
 
 
-def adapt(gaussians: Gaussians, queries: Queries, cancelled: Cancel) -> Gaussians:
+def adapt(gaussians: Gaussians, queries: Queries, cancelled: Cancel) -> Mixture:
     """Return the mixture adapted to patches.
 
     Parameters
@@ -61,4 +62,5 @@ def adapt(gaussians: Gaussians, queries: Queries, cancelled: Cancel) -> Gaussian
         parts.append((axes @ mean, adapted, axes @ turned))
     moved, variances, axes = (torch.stack(part) for part in zip(*parts, strict=True))
     counts = share.sum(dim=0) + prior
-    return gaussians.replaced(counts / counts.sum(), gaussians.means + moved, variances, axes)
+    arrays = counts / counts.sum(), gaussians.means + moved, variances, axes
+    return Mixture(*(array.float().cpu().numpy() for array in arrays))

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lemmse.contract.results import RESULT_MAPS
 from lemmse.estimator.sums import Posterior
@@ -54,7 +55,7 @@ class Centres:
     def __init__(self, channels: int, maps: frozenset[str]) -> None:
         self._channels = channels
         self._maps = maps
-        self._parts: list[dict[str, NDArray[np.float32]]] = []
+        self._parts: list[dict[str, Tensor]] = []
 
     def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
         """Add the posteriors of the patches at positions n, in the order of the positions."""
@@ -65,11 +66,13 @@ class Centres:
                 tensors[name] = values.reshape(-1).repeat_interleave(len(n) // len(values))
             else:
                 tensors[name] = values.reshape(-1, self._channels)
-        self._parts.append({name: tensor.float().cpu().numpy() for name, tensor in tensors.items()})
+        self._parts.append({name: tensor.float() for name, tensor in tensors.items()})
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the image and its maps by name, float32, a row for each position."""
-        arrays = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        arrays = {
+            name: torch.cat([part[name] for part in self._parts]).cpu().numpy() for name in self._parts[0]
+        }
         return arrays | {"response": arrays["variance"]} if "variance" in arrays else arrays
 
 
@@ -86,6 +89,8 @@ class Overlap:
         Names of the requested maps.
     covered : callable
         Returns the positions of the pixels of the patches at positions n, (len(n), p_z·p²).
+    device : torch.device
+        Device of the posteriors and positions.
     """
 
     def __init__(
@@ -93,7 +98,8 @@ class Overlap:
         pixels: int,
         channels: int,
         maps: frozenset[str],
-        covered: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+        covered: Callable[[NDArray[np.int64]], Tensor],
+        device: torch.device,
     ) -> None:
         self._covered = covered
         columns = {"image": channels, "square": channels, "patches": 1}
@@ -101,24 +107,25 @@ class Overlap:
         columns |= {name: channels if RESULT_MAPS[name].per_channel else 1 for name in averaged}
         self._source = np.empty(pixels, np.float32) if "source" in maps else None
         self._sums = {
-            name: torch.zeros(pixels, count, dtype=torch.float64) for name, count in columns.items()
+            name: torch.zeros(pixels, count, dtype=torch.float64, device=device)
+            for name, count in columns.items()
         }
 
     def add(self, posterior: Posterior, n: NDArray[np.int64]) -> None:
         """Add the posteriors of the patches at positions n."""
-        pixels = torch.from_numpy(self._covered(n))
+        pixels = self._covered(n)
         each = pixels.shape[1]
         values = {
             "image": posterior.patch,
             "square": posterior.patch.square(),
-            "patches": torch.ones(len(n), each),
+            "patches": torch.ones_like(pixels),
             "variance": posterior.patch_variance,
             "error": posterior.error.square().repeat(1, each),  # the error is known at the centre only
             "ess": posterior.ess.repeat(1, each),
             "log_density": posterior.log_density[:, None].repeat(1, each),
         }
         for name, total in self._sums.items():
-            total.index_add_(0, pixels.flatten(), values[name].double().cpu().reshape(-1, total.shape[1]))
+            total.index_add_(0, pixels.flatten(), values[name].double().reshape(-1, total.shape[1]))
         if self._source is not None:
             self._source[n] = posterior.source[:, 0].numpy()
 
@@ -133,5 +140,5 @@ class Overlap:
             means["variance"] = (means["variance"] - spread).clamp_(min=0.0)
         if "error" in means:
             means["error"] = means["error"].sqrt()
-        arrays = {name: mean.float().numpy() for name, mean in means.items()}
+        arrays = {name: mean.float().cpu().numpy() for name, mean in means.items()}
         return arrays if self._source is None else arrays | {"source": self._source}

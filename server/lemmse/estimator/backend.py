@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -17,13 +18,15 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.gaussians import Gaussians
+from lemmse.estimator.image_patches import ImagePatches
 from lemmse.estimator.queries import Queries
+from lemmse.estimator.rates import Times
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
+from lemmse.estimator.whitening import Whitening
 from lemmse.index import Index
-from lemmse.index.images.stack import Images, Pixel
-from lemmse.index.images.volumes import planes_around
+from lemmse.index.images.stack import Pixel
 
 __all__ = ["Backend", "Extent"]
 
@@ -68,6 +71,8 @@ class Backend(ABC):
     def __init__(self, index: Index, device: torch.device) -> None:
         self.index = index
         self.device = device
+        self.times: dict[Hashable, Times] = {}
+        """Measured times of sums, by what they depend on, see `planning`."""
 
     @property
     def compiled_hybrid(self) -> bool:
@@ -180,21 +185,18 @@ class Backend(ABC):
                 f"{self.index.problem.summary}",
             )
 
-    def patches(self, image: NDArray[Pixel], n: NDArray[np.integer]) -> NDArray[Pixel]:
-        """Return the patches of an image or a volume at positions n, (len(n), P).
+    @cached_property
+    def whitening(self) -> Whitening:
+        """The whitening of query patches on the device of the keys."""
+        return Whitening(self.index.strata, self.device)
 
-        Parameters
-        ----------
-        image : array, (D, H, W, C)
-            The planes of a volume; an image is one plane.
-        n : int, (Q,)
-            Positions, in the order plane, row, column.
-        """
-        manifest, (depth, height, width, channels) = self.index.manifest, image.shape
-        # Without a copy of the image, which may be large: this is called for each block of positions.
-        stack = Images(
-            image.reshape(-1, channels),
-            np.tile(np.array([height, width], np.int64), (depth, 1)),
-            planes_around([depth], manifest.patch_depth, manifest.boundary),
-        )
-        return stack.patches(n, manifest.patch_size, manifest.boundary)
+    def cut(self, image: NDArray[Pixel]) -> ImagePatches:
+        """Return the patches of an image or a volume, (D, H, W, C), on the device of the keys."""
+        manifest = self.index.manifest
+        sides = manifest.patch_depth, manifest.patch_size, manifest.patch_size
+        return ImagePatches(image, sides, manifest.boundary, self.device)
+
+    def patches(self, image: NDArray[Pixel], n: NDArray[np.int64]) -> NDArray[Pixel]:
+        """Return the patches of an image or a volume at positions n, in host memory, (len(n), P)."""
+        cut: NDArray[Pixel] = self.cut(image).at(n).cpu().numpy()
+        return cut

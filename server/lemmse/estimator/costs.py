@@ -12,9 +12,9 @@ import numpy as np
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
-from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.half_quadratic import split_sigmas
-from lemmse.estimator.planning import requested_accuracy, splits
+from lemmse.estimator.image_noise import sample_size
+from lemmse.estimator.planning import is_cheap, requested_accuracy, splits
 from lemmse.estimator.signal_noise import MOST_MAPS
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
@@ -107,7 +107,8 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
     exact = exact_work(backend, pixels, weighted=weighted)
     if options.mode == "topk":
         return exact * _topk_share(backend, options)
-    if options.mode == "exact" or (options.mode == "auto" and exact <= most_exact):
+    cheap = options.mode == "auto" and is_cheap(backend, pixels, exact, most_exact)
+    if options.mode == "exact" or cheap or not backend.compiled_hybrid:  # on a GPU, about the same
         return exact
     search = _topk_share(backend, options) if "source" in options.maps else 0.0
     return exact * min(1.0, _hybrid_share(backend, options, None if weighted else sigma) + search)

@@ -1,23 +1,21 @@
 """Packed rows in the memory of a device."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lemmse.contract.errors import InvalidArgument
 from lemmse.index.storage.packing import LANES, Packed
 
-__all__ = ["DeviceRows", "longest_span", "padding_of", "require_memory"]
+__all__ = ["DeviceRows", "longest_span", "padding_of"]
 
-_CHUNK = 1 << 28
+_CHUNK = 1 << 25
 """Number of bytes that are copied at once."""
 _LONGEST_SPAN = 1 << 16
 _SPAN_ELEMENTS = 1 << 23
 """Most rows of a span of the fused kernel, and most elements of these."""
-_WORK = 3 << 30
-"""Memory of a GPU, in bytes, that is left for the sums: scores of products take the most."""
 
 
 class DeviceRows:
@@ -41,24 +39,37 @@ class DeviceRows:
         return cls(packed, torch.from_numpy(packed.values))
 
     @classmethod
-    def copied(cls, packed: Packed, device: torch.device, padding: int = 0) -> "DeviceRows":
-        """Return rows copied to a device, chunk by chunk, followed by `padding` zeros.
+    def copied(
+        cls, packed: Packed, device: torch.device, padding: int = 0, into: Tensor | None = None
+    ) -> "DeviceRows":
+        """Return rows copied to a device, followed by `padding` other numbers.
 
         The parts follow each other without gaps. Rows that are mapped files are never in host memory as a
         whole, except in the page cache.
+
+        Parameters
+        ----------
+        packed : Packed
+            The rows, in host memory.
+        device : torch.device
+            Where to copy them.
+        padding : int
+            Number of elements behind the last row.
+        into : Tensor, optional
+            Where to write the elements, on the device; by default in new memory, filled with zeros.
         """
         lengths = _lengths(packed)
         begins = np.concatenate([[0], np.cumsum(lengths)])
-        values = torch.zeros(
-            int(begins[-1]) + padding, dtype=torch.from_numpy(packed.values[:0]).dtype, device=device
-        )
-        step = _CHUNK // packed.values.itemsize
-        for source, begin, length in zip(packed.begins, begins, lengths, strict=False):
-            for first in range(0, int(length), step):
-                stop = min(first + step, int(length))
-                part = torch.from_numpy(packed.values[source + first : source + stop])
-                values[begin + first : begin + stop].copy_(part)
-        return cls(replace(packed, values=packed.values[:0], begins=begins[:-1]), values)
+        if into is None:
+            into = torch.zeros(
+                int(begins[-1]) + padding, dtype=torch.from_numpy(packed.values[:0]).dtype, device=device
+            )
+        parts = [
+            (into[begin : begin + length], torch.from_numpy(packed.values[source : source + length]))
+            for source, begin, length in zip(packed.begins, begins, lengths, strict=False)
+        ]
+        _copy(parts)
+        return cls(replace(packed, values=packed.values[:0], begins=begins[:-1]), into)
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Return rows start … stop − 1, transposed, (L, stop − start)."""
@@ -79,21 +90,6 @@ class DeviceRows:
         return self.values[first[..., None] + number]
 
 
-def require_memory(device: torch.device, keys: int, nbytes: int) -> None:
-    """Raise InvalidArgument unless a GPU has free memory for keys of a size in bytes, and for the sums."""
-    if device.type != "cuda":
-        return
-    free, _ = torch.cuda.mem_get_info(device)
-    needed = nbytes + _WORK
-    if needed > free:
-        raise InvalidArgument.of(
-            "device",
-            f"expected {needed / 1e9:.1f} GB of free memory on {device} for {keys} keys, "
-            f"got {free / 1e9:.1f} GB: {(needed - free) / 1e9:.1f} GB are missing; use device cpu, or a "
-            f"scheduler whose workers have a GPU each",
-        )
-
-
 def longest_span(length: int) -> int:
     """Return the most rows of this length that a program of the fused kernel reads, a power of two.
 
@@ -111,6 +107,32 @@ def longest_span(length: int) -> int:
 def padding_of(length: int) -> int:
     """Return the number of elements behind the last row that a program may read: those of one span."""
     return longest_span(length) * length
+
+
+def _copy(parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Copy tensors in host memory to others, (target, source), of one type and device, and wait for the end.
+
+    A GPU fetches what was copied to one of two pinned buffers while the next chunk is copied to the other.
+    """
+    device, dtype = parts[0][0].device, parts[0][0].dtype
+    on_gpu, step = device.type == "cuda", _CHUNK // dtype.itemsize
+    longest = min(step, max(len(target) for target, _ in parts))
+    buffers = [torch.empty(longest, dtype=dtype, pin_memory=on_gpu) for _ in range(2)]
+    fetched = [torch.cuda.Event() for _ in buffers] if on_gpu else []  # type: ignore[no-untyped-call]
+    chunks = (
+        (target[first : first + step], source[first : first + step])
+        for target, source in parts
+        for first in range(0, len(target), step)
+    )
+    for number, (target, source) in enumerate(chunks):
+        if on_gpu:
+            fetched[number % 2].synchronize()
+        buffer = buffers[number % 2][: len(source)].copy_(source)
+        target.copy_(buffer, non_blocking=True)
+        if on_gpu:
+            fetched[number % 2].record(torch.cuda.current_stream(device))
+    if on_gpu:
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _lengths(packed: Packed) -> list[int]:

@@ -313,9 +313,7 @@ class _WorkerKeys:
         """Return the sums over these keys, numbered as in the whole index, in host memory."""
         index = self._local.index
         index.require_unchanged()
-        if isinstance(queries, Queries):
-            queries = queries.to(self._local.device)
-        sums = self._local.sums(queries, spec).to(_CPU)
+        sums = self._local.sums(queries.to(self._local.device), spec).to(_CPU)
         index.require_unchanged()
         key = sums.top_key
         return replace(sums, top_key=torch.where(key < 0, key, key + self._first_key))

@@ -51,7 +51,8 @@ class Gaussians:
             torch.from_numpy(array).to(device)
             for array in (mixture.weights, mixture.means, mixture.variances, mixture.axes)
         )
-        self._log_weights = weights.double().log()
+        self.weights = weights.double()
+        self._log_weights = self.weights.log()
         self.means = means
         self.variances = variances
         self.axes = axes
@@ -81,6 +82,11 @@ class Gaussians:
         sums = PosteriorSums.join([self._sums(queries.rows(rows), spec) for rows in self._blocks(queries)])
         channels = self._centre.stop - self._centre.start
         return sums.with_exact_errors(channels, spec.outputs, spec.reference)
+
+    def responsibilities(self, queries: Queries, cancelled: Cancel) -> Tensor:
+        """Return the probability of each Gaussian, given each query, float64, (Q, G); see `log_density`."""
+        parts = (self._posteriors(queries.rows(rows)) for rows in self._blocks(queries))
+        return torch.cat([self._log_w(part, cancelled).softmax(dim=1) for part in parts])
 
     def log_density(self, queries: Queries, cancelled: Cancel) -> Tensor:
         """Return the log density of each query under the mixture and the noise, float64, (Q,).

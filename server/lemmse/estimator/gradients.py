@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel
@@ -51,26 +52,27 @@ def vector_jacobian_product(
     """
     *sides, channels = vector.shape
     pixels = math.prod(sides)
-    positions = np.arange(pixels).reshape(*sides, 1)
+    positions = backend.cut(np.arange(pixels).reshape(*sides, 1))
 
-    def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield positions of patches, (Q,), and those of their pixels, (Q, p_z p²)."""
+    def blocks() -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Yield positions of patches, (Q,), and those of their pixels, (Q p_z p²,)."""
         for start in range(0, pixels, _BLOCK):
             n = np.arange(start, min(start + _BLOCK, pixels))
-            yield n, backend.patches(positions, n)
+            yield n, positions.at(n).reshape(-1)
 
     if aggregate == "overlap":
-        patches = np.zeros(pixels)
+        patches = torch.zeros(pixels, dtype=torch.int64, device=backend.device)
         for _, members in blocks():
-            patches += np.bincount(members.reshape(-1), minlength=pixels)
-        vector = vector / patches.reshape(*sides, 1)
-    product = torch.zeros(pixels, channels, dtype=torch.float64)
+            patches += torch.bincount(members, minlength=pixels)
+        vector = vector / patches.cpu().numpy().reshape(*sides, 1)
+    g = backend.cut(vector)
+    product = torch.zeros(pixels, channels, dtype=torch.float64, device=backend.device)
     for n, members in blocks():
-        directions = backend.patches(vector, n)  # (Q, P)
+        directions = g.at(n)  # (Q, P)
         if aggregate == "centre":
-            own = np.zeros_like(directions)
+            own = torch.zeros_like(directions)
             own[:, backend.centre] = directions[:, backend.centre]
             directions = own
-        h = queries.pull_back(n, directions, cancelled).cpu().reshape(-1, channels)
-        product.index_add_(0, torch.from_numpy(members.reshape(-1)), h)
-    return product.numpy().reshape(vector.shape)
+        h = queries.pull_back(n, directions, cancelled).reshape(-1, channels)
+        product.index_add_(0, members, h)
+    return product.cpu().numpy().reshape(vector.shape)

@@ -143,7 +143,7 @@ class _Sample:
         self.centres, self._u = centres, u
         """Row and column of each patch, (N, 2)."""
         self._observed = backend.patches(observed[None], n) if missing.any() else None
-        white = torch.from_numpy(backend.index.strata.whiten_precisely(u, 0)).to(backend.device)
+        white = backend.whitening.whiten(torch.from_numpy(u).to(backend.device), 0)
         self._spectra = None if missing.any() else backend.gaussians.spectra(white)
 
     def best(self, start: NDArray[np.float64]) -> NoiseLevel:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.estimator.adaptation import MOST_PATCHES, adapt
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel
+from lemmse.estimator.gaussians import Gaussians
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries, log_normalizer
@@ -78,17 +80,24 @@ class ImageQueries(Protocol):
         """
         ...
 
-    def pull_back(self, n: NDArray[np.int64], directions: NDArray[np.float64], cancelled: Cancel) -> Tensor:
+    def pull_back(self, n: NDArray[np.int64], directions: Tensor, cancelled: Cancel) -> Tensor:
         """Return the derivative of a·m with respect to the patch of y, for patches at positions n, (Q, P).
 
-        m is the mean of the clean patch, as in `clean`, and a the direction of the patch, (Q, P). The keys
-        must be clean patches, A = B = I.
+        m is the mean of the clean patch, as in `clean`, and a the direction of the patch, float64, (Q, P).
+        The keys must be clean patches, A = B = I.
         """
         ...
 
 
-def cut_queries(backend: Backend, observation: Observation, refinement: Refinement = PAPER) -> ImageQueries:
+def cut_queries(
+    backend: Backend,
+    observation: Observation,
+    refinement: Refinement = PAPER,
+    gaussians: Gaussians | None = None,
+) -> ImageQueries:
     """Return the query patches of an observation, under the prior of a refinement.
+
+    Other Gaussians than those of the index may take their place if the noise has one σ.
 
     Raises
     ------
@@ -96,7 +105,7 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
         The observation does not fit the inverse problem of the index, or the size of its images.
     """
     if observation.is_white:
-        return WhitenedQueries(backend, observation, refinement)
+        return WhitenedQueries(backend, observation, refinement, gaussians)
     _require_refinable(backend, refinement)
     argument = "sigma" if np.isfinite(observation.sigma).all() else "mask"
     require_map(backend, argument)
@@ -158,6 +167,8 @@ class WhitenedQueries:
         An observation with one σ.
     refinement : Refinement
         The prior.
+    gaussians : Gaussians, optional
+        Gaussians in place of those of the index.
 
     Raises
     ------
@@ -166,9 +177,15 @@ class WhitenedQueries:
         no such prior.
     """
 
-    def __init__(self, backend: Backend, observation: Observation, refinement: Refinement = PAPER) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        observation: Observation,
+        refinement: Refinement = PAPER,
+        gaussians: Gaussians | None = None,
+    ) -> None:
         _require_refinable(backend, refinement)
-        self._backend = backend
+        self._backend, self._others = backend, gaussians
         self._variance = float(observation.sigma) ** 2
         tau2 = refinement.bandwidth**2
         self.sigma = math.hypot(float(observation.sigma), refinement.bandwidth)
@@ -176,7 +193,8 @@ class WhitenedQueries:
         self._precision = 1 / self.sigma**2
         self._share = tau2 * self._precision
         _require_same_noise(backend.index, observation.y.shape[1:])
-        self._z = np.stack([backend.index.problem.pre_invert(plane) for plane in observation.y])
+        z = np.stack([backend.index.problem.pre_invert(plane) for plane in observation.y])
+        self._z, self._channels = backend.cut(z), z.shape[-1]
         self._stratum = _strata_of(backend, observation.y.shape)
         self._kept: _GaussianSums | None = None
 
@@ -194,7 +212,7 @@ class WhitenedQueries:
 
     def queries(self, n: NDArray[np.int64]) -> ColouredQueries:
         """Return the patches of z at positions n."""
-        return ColouredQueries(self._backend.patches(self._z, n), self._stratum[n], self._precision)
+        return ColouredQueries(self._z.at(n), self._stratum[n], self._precision)
 
     def sums(self, n: NDArray[np.int64], spec: SumSpec) -> PosteriorSums:
         """Return the sums over keys and Gaussians, see `ImageQueries`."""
@@ -229,10 +247,22 @@ class WhitenedQueries:
         return kept.at(n)
 
     def _gaussian_sums(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
-        backend = self._backend
-        white = backend.index.strata.whiten_precisely(queries.u, 0)
-        precision = torch.tensor(self._precision, dtype=torch.float64, device=backend.device)
-        return backend.gaussians.sums(Queries(torch.from_numpy(white).to(backend.device), precision), spec)
+        return self._gaussians.sums(self._whitened(queries), spec)
+
+    @property
+    def _gaussians(self) -> Gaussians:
+        return self._others or self._backend.gaussians
+
+    def adapted(self, cancelled: Cancel) -> Gaussians:
+        """Return the Gaussians, adapted to patches of the image; see `adaptation.adapt`."""
+        n = np.linspace(0, self.pixels - 1, min(self.pixels, MOST_PATCHES)).astype(np.int64)
+        mixture = adapt(self._gaussians, self._whitened(self.queries(n)), cancelled)
+        return Gaussians(mixture, self._backend.centre, self._backend.device)
+
+    def _whitened(self, queries: ColouredQueries) -> Queries:
+        """Return the queries of the only stratum, whitened."""
+        precision = torch.tensor(self._precision, dtype=torch.float64, device=queries.u.device)
+        return Queries(self._backend.whitening.whiten(queries.u, 0), precision)
 
     def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the least and the greatest mean of the targets, see `ImageQueries`."""
@@ -250,34 +280,39 @@ class WhitenedQueries:
 
         If the level is removed from the keys, the level of the query, whose noise is independent, is added.
         """
-        strata = self._backend.index.strata
-        variance = np.full(self._z.shape, self._share * self._variance)
+        strata, device = self._backend.index.strata, posterior.mean.device
+        variance = torch.full((self._channels,), self._share * self._variance, dtype=torch.float64)
         if strata.constants is not None:
-            level = torch.from_numpy(strata.levels(self.queries(n).u, 0)).to(posterior.mean.device)  # (Q, C)
-            pixels = posterior.patch.shape[1] // level.shape[1]
+            level = self._backend.whitening.levels(self._z.at(n), 0)  # (Q, C)
+            pixels = posterior.patch.shape[1] // self._channels
             posterior = replace(
                 posterior,
                 mean=posterior.mean + level,
                 patch=posterior.patch + level.repeat(1, pixels),
             )
-            variance = variance * (1 - strata.level_variance) + self._variance * strata.level_variance
+            of_level = torch.from_numpy(strata.level_variance)
+            variance = variance * (1 - of_level) + self._variance * of_level
         elif not self._share:
             return posterior
-        share = np.full(self._z.shape, self._share)
-        return _blended(self._backend, posterior, n, self._z, share, variance)
+        share, variance = torch.full_like(variance, self._share).to(device), variance.to(device)
+        pixels = self._backend.index.manifest.patch_pixels
+        return _blended(
+            posterior,
+            lambda: (self._z.centres(n), share, variance),
+            lambda: (self._z.at(n), share.repeat(pixels), variance.repeat(pixels)),
+        )
 
-    def pull_back(self, n: NDArray[np.int64], directions: NDArray[np.float64], cancelled: Cancel) -> Tensor:
+    def pull_back(self, n: NDArray[np.int64], directions: Tensor, cancelled: Cancel) -> Tensor:
         """Return the derivative of a·m with respect to the patch of y, see `ImageQueries`."""
-        backend, strata = self._backend, self._backend.index.strata
-        white = torch.from_numpy(strata.whiten_precisely(self.queries(n).u, 0)).to(backend.device)
-        queries = Queries(white, torch.tensor(self._precision, dtype=torch.float64, device=backend.device))
+        backend, whitening = self._backend, self._backend.whitening
         of_keys = (1 - self._share) * directions
-        log_norm = log_normalizer(strata, 0, self._precision)
+        log_norm = log_normalizer(backend.index.strata, 0, self._precision)
+        queries = self._whitened(self.queries(n))
         product = _covariance(backend, queries, of_keys, self.gaussian_share, log_norm, cancelled)
-        product = self._precision * product + self._share * torch.from_numpy(directions).to(product)
-        if strata.constants is not None:  # the level of the query is a mean of its pixels
-            level = strata.levels(of_keys, 0)  # (Q, C)
-            product += torch.from_numpy(level).to(product).repeat(1, product.shape[1] // level.shape[1])
+        product = self._precision * product + self._share * directions
+        if backend.index.strata.constants is not None:  # the level of the query is a mean of its pixels
+            level = whitening.levels(of_keys, 0)  # (Q, C)
+            product += level.repeat(1, product.shape[1] // level.shape[1])
         return product
 
 
@@ -322,18 +357,13 @@ class _WeightedQueries:
 
     def __init__(self, backend: Backend, observation: Observation, refinement: Refinement) -> None:
         self._backend = backend
-        self._y = observation.y
         self.gaussian_share = refinement.gaussian_share
+        self.pixels = observation.pixels
         tau2 = refinement.bandwidth**2
-        precision = observation.precision
-        self._precision = precision / (1 + tau2 * precision)  # (D, H, W, C)
-        self._share = tau2 * self._precision
-        self._variance = tau2 * (1 - self._share)
-
-    @property
-    def pixels(self) -> int:
-        """Number of pixels, D·H·W."""
-        return math.prod(self._y.shape[:3])
+        precision = observation.precision / (1 + tau2 * observation.precision)  # (D, H, W, C)
+        share = tau2 * precision
+        self._y, self._precision = backend.cut(observation.y), backend.cut(precision)
+        self._share, self._variance = backend.cut(share), backend.cut(tau2 * (1 - share))
 
     @property
     def work(self) -> int:
@@ -359,11 +389,7 @@ class _WeightedQueries:
         )
 
     def _queries(self, n: NDArray[np.int64]) -> Queries:
-        u, precision = (
-            torch.from_numpy(self._backend.patches(image, n)).to(self._backend.device)
-            for image in (self._y, self._precision)
-        )
-        return Queries(u, precision)
+        return Queries(self._y.at(n), self._precision.at(n))
 
     def _key_sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
         """Return the sums over all keys."""
@@ -383,12 +409,17 @@ class _WeightedQueries:
 
     def clean(self, posterior: Posterior, n: NDArray[np.int64]) -> Posterior:
         """Return the posterior of the clean pixels, see `ImageQueries`."""
-        return _blended(self._backend, posterior, n, self._y, self._share, self._variance)
+        y, share, variance = self._y, self._share, self._variance
+        return _blended(
+            posterior,
+            lambda: (y.centres(n), share.centres(n), variance.centres(n)),
+            lambda: (y.at(n), share.at(n), variance.at(n)),
+        )
 
-    def pull_back(self, n: NDArray[np.int64], directions: NDArray[np.float64], cancelled: Cancel) -> Tensor:
+    def pull_back(self, n: NDArray[np.int64], directions: Tensor, cancelled: Cancel) -> Tensor:
         """Return the derivative of a·m with respect to the patch of y, see `ImageQueries`."""
         backend, queries = self._backend, self._queries(n)
-        share = self._backend.patches(self._share, n)  # (Q, P)
+        share = self._share.at(n)
         product = _covariance(
             backend,
             queries,
@@ -397,7 +428,7 @@ class _WeightedQueries:
             _log_normalizers(queries),
             cancelled,
         )
-        return queries.precision * product + torch.from_numpy(share * directions).to(product)
+        return queries.precision * product + share * directions
 
 
 def _mixed(
@@ -423,7 +454,7 @@ def _log_normalizers(queries: Queries) -> Tensor:
 def _covariance(
     backend: Backend,
     queries: Queries,
-    directions: NDArray[np.float64],
+    directions: Tensor,
     gaussian_share: float,
     log_norm: Tensor | float,
     cancelled: Cancel,
@@ -432,14 +463,13 @@ def _covariance(
 
     `log_norm` is the log of the normalizing constant of the density of keys.
     """
-    a = torch.from_numpy(directions).to(backend.device)
     if gaussian_share == 1:
-        return backend.gaussians.covariances(queries, a, cancelled).covariance
-    keys = backend.covariances(queries, a, cancelled)
+        return backend.gaussians.covariances(queries, directions, cancelled).covariance
+    keys = backend.covariances(queries, directions, cancelled)
     if gaussian_share == 0:
         return keys.covariance
     keys = keys.shift(log_norm + math.log1p(-gaussian_share) - math.log(backend.index.manifest.keys))
-    gaussians = backend.gaussians.covariances(queries, a, cancelled).shift(math.log(gaussian_share))
+    gaussians = backend.gaussians.covariances(queries, directions, cancelled).shift(math.log(gaussian_share))
     return keys.merge(gaussians).covariance
 
 
@@ -454,35 +484,35 @@ def _range(
     return torch.minimum(low, mean), torch.maximum(high, mean)
 
 
-def _blended(
-    backend: Backend,
-    posterior: Posterior,
-    n: NDArray[np.int64],
-    y: NDArray[np.float64],
-    share: NDArray[np.float64],
-    variance: NDArray[np.float64],
-) -> Posterior:
-    """Return the posterior at positions n for a prior with a Gaussian centred at each key.
+_Blend = tuple[Tensor, Tensor, Tensor]
+"""u, the share of u in the mean, and the variance to add, (Q, L), or (L,) if they are the same everywhere."""
 
-    The mean is `share` · y + (1 − `share`) · mean of the keys, and `variance` is added; all (D, H, W, C).
+
+def _blended(posterior: Posterior, centres: Callable[[], _Blend], patches: Callable[[], _Blend]) -> Posterior:
+    """Return the posterior for a prior with a Gaussian centred at each key.
+
+    The mean is the share of u and the rest of the mean of the keys.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        The posterior of the keys.
+    centres, patches : callable
+        Return what the centre pixels, L = C, and the patches, L = P, are blended with.
     """
-    device = posterior.mean.device
-
-    def blend(mean: Tensor, spread: Tensor, images: list[NDArray[np.float64]]) -> tuple[Tensor, Tensor]:
-        u, share, variance = (torch.from_numpy(image).to(device) for image in images)
-        columns = spread.shape[1]  # 0 if the variance is not requested
-        blended = (1 - share[:, :columns]).square() * spread + variance[:, :columns]
-        return share * u + (1 - share) * mean, blended
-
-    images = (y, share, variance)
-    centres = [image.reshape(-1, image.shape[-1])[n] for image in images]
-    mean, mean_variance = blend(posterior.mean, posterior.variance, centres)
+    of_centre = centres()
+    mean, variance = _blend(posterior.mean, posterior.variance, *of_centre)
     patch, patch_variance = posterior.patch, posterior.patch_variance
     if patch.shape[1]:
-        patches = [backend.patches(image, n) for image in images]
-        patch, patch_variance = blend(patch, patch_variance, patches)
-    key_share = 1 - torch.from_numpy(centres[1]).to(device)
-    error = key_share[:, : posterior.error.shape[1]] * posterior.error
+        patch, patch_variance = _blend(patch, patch_variance, *patches())
+    error = (1 - of_centre[1]) * posterior.error if posterior.error.shape[1] else posterior.error
     return replace(
-        posterior, mean=mean, variance=mean_variance, patch=patch, patch_variance=patch_variance, error=error
+        posterior, mean=mean, variance=variance, patch=patch, patch_variance=patch_variance, error=error
     )
+
+
+def _blend(mean: Tensor, spread: Tensor, u: Tensor, share: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the variance after blending; the variance has no columns if it is not requested."""
+    if spread.shape[1]:
+        spread = (1 - share).square() * spread + variance
+    return share * u + (1 - share) * mean, spread

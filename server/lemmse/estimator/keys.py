@@ -7,7 +7,7 @@ of u − c and v − c, and where precision matters (u near v, hence near c) all
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -69,11 +69,13 @@ class Keys:
     """n, Σ t and Σ t² over the targets of each key, float32, in host memory."""
     strata: tuple[int, ...]
     """First key of each stratum, followed by U."""
-    weights: tuple[int, ...]
-    """Number of training patches in each stratum, equal ones included."""
     device: torch.device
     tile: int
     """Keys in a tile."""
+    resident: bool = True
+    """Whether they stay on the device; if not, those that are needed are copied each time."""
+    into: tuple[Tensor, Tensor] | None = None
+    """Where on the device to copy the keys and their moments; by default to new memory, if it is a GPU."""
 
     @classmethod
     def of(
@@ -110,7 +112,6 @@ class Keys:
             packed=Packed.of([plain.encode(v)]),
             packed_moments=Packed.of([key_moments(t, patches)]),
             strata=tuple(strata),
-            weights=tuple(np.diff(patches[list(strata)]).tolist()),
             device=device,
             tile=tile,
         )
@@ -122,17 +123,37 @@ class Keys:
     @cached_property
     def codes(self) -> DeviceRows:
         """The quantized keys on the device."""
-        return self._on_device(self.packed)
+        return self._on_device(self.packed, 0)
 
     @cached_property
     def moments(self) -> DeviceRows:
         """The moments of their targets on the device."""
-        return self._on_device(self.packed_moments)
+        return self._on_device(self.packed_moments, 1)
 
-    def _on_device(self, packed: Packed) -> DeviceRows:
-        if self.device.type == "cpu":
+    def _on_device(self, packed: Packed, number: int) -> DeviceRows:
+        if self.into is not None:
+            return DeviceRows.copied(packed, self.device, into=self.into[number])
+        if self.device.type == "cpu" or not self.resident:
             return DeviceRows.mapped(packed)
         return DeviceRows.copied(packed, self.device, padding_of(packed.length))
+
+    def section(self, start: int, stop: int, into: tuple[Tensor, Tensor] | None = None) -> "Keys":
+        """Return keys start … stop − 1, of which the first begins a run, as keys of their own.
+
+        Parameters
+        ----------
+        start, stop : int
+            Range of the keys.
+        into : (Tensor, Tensor), optional
+            Where on the device to copy them and their moments.
+        """
+        return replace(
+            self,
+            packed=self.packed.section(start, stop),
+            packed_moments=self.packed_moments.section(start, stop),
+            strata=tuple(min(max(first, start), stop) - start for first in self.strata),
+            into=into,
+        )
 
     @property
     def count(self) -> int:
@@ -152,7 +173,8 @@ class Keys:
     @property
     def nbytes(self) -> int:
         """Size of the keys and their moments, in bytes."""
-        return int(self.packed.values.nbytes + self.packed_moments.values.nbytes)
+        both = self.packed, self.packed_moments
+        return self.count * sum(rows.length * rows.values.itemsize for rows in both)
 
     def count_in(self, stratum: int) -> int:
         """Return the number of distinct keys of a stratum."""
@@ -176,7 +198,7 @@ class Keys:
             centre = v.mean(dim=1)
         torch.sub(v, centre[:, None], out=features[:-1])
         torch.sum(features[:-1].square(), dim=0, out=features[-1]).mul_(-0.5)
-        return Tile(start, centre, features, self.moments.columns(start, stop).to(v.dtype))
+        return Tile(start, centre, features, self.moments.columns(start, stop).to(v))
 
     def coordinates(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return keys start … stop − 1, transposed, (P, stop − start)."""
@@ -202,9 +224,10 @@ class Keys:
 
     def moments_of(self, key: Tensor) -> Tensor:
         """Return the target moments of the keys with the given numbers, float32, (*key.shape, 1 + 2T)."""
-        return self.moments.of(key)
+        return self.moments.of(key).to(self.device)
 
     def _decoded(self, q: Tensor, dtype: torch.dtype) -> Tensor:
+        q = q.to(self.device)
         if q.is_floating_point():
             return q.to(dtype)
         return q.to(dtype).mul_(self.quantization.step).add_(self.quantization.low)
@@ -212,15 +235,11 @@ class Keys:
 
 def load_keys(index: Index, device: torch.device) -> Keys:
     """Return the keys of an index; on a CPU they are memory-mapped and read at their first use."""
-    strata = index.cell_keys[index.stratum_cells]
-    # Training patches are counted per leaf; every stratum ends at the end of a leaf.
-    leaves = np.searchsorted(index.leaf_keys, strata)
     return Keys(
         quantization=index.quantization,
         packed=index.packed_keys,
         packed_moments=index.packed_moments,
-        strata=tuple(strata.tolist()),
-        weights=tuple(np.diff(index.leaf_patches[leaves]).tolist()),
+        strata=tuple(index.cell_keys[index.stratum_cells].tolist()),
         device=device,
         tile=TILE if device.type == "cpu" else _GPU_TILE,
     )

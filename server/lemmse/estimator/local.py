@@ -1,5 +1,7 @@
 """The backend for keys in this process."""
 
+import logging
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -10,11 +12,11 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator.backend import Backend, Extent
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.covariances import Covariances, key_covariances
-from lemmse.estimator.device_rows import require_memory
 from lemmse.estimator.exact import exact_sums
-from lemmse.estimator.fused import FusedKeys, row_bytes
+from lemmse.estimator.fused import FusedKeys
 from lemmse.estimator.fused_hybrid import FusedHybrid
 from lemmse.estimator.hybrid import KeyTree, estimate_log_z, hybrid_sums, load_tree
+from lemmse.estimator.key_stream import KeyStream, free_memory, resident_edges
 from lemmse.estimator.keys import load_keys
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.stratum_sums import ColouredQueries, sum_over_strata
@@ -24,6 +26,8 @@ from lemmse.estimator.topk import Neighbours, topk_sums
 from lemmse.index import Index
 
 __all__ = ["LocalBackend", "as_device"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def as_device(name: str) -> torch.device:
@@ -54,22 +58,40 @@ class LocalBackend(Backend):
         The index; its keys are memory-mapped on a CPU and copied to a GPU.
     device : torch.device
         Device of the keys, queries and sums.
+    memory : int, optional
+        Bytes of the device that keys may take; by default what is free on a GPU but for 3 GiB, and no limit
+        on a CPU. If the keys need more, a share of them stays there, and the others are copied for each
+        block of queries.
 
     Raises
     ------
     InvalidArgument
-        The keys do not fit into the memory of the GPU.
+        There is not even memory for a share of the keys.
     """
 
-    def __init__(self, index: Index, device: torch.device) -> None:
+    def __init__(self, index: Index, device: torch.device, memory: int | None = None) -> None:
         super().__init__(index, device)
-        self.keys = load_keys(index, device)
-        if device.type != "cpu":
-            require_memory(device, self.keys.count, self.keys.nbytes + row_bytes(self.keys))
-            self.keys.load()
-        self.fused = FusedKeys.of(self.keys)
+        self.keys = self.resident = load_keys(index, device)
+        edges = resident_edges(self.keys, free_memory(device) if memory is None else memory)
+        self.stream: KeyStream | None = None
+        if len(edges) > 1:
+            self.stream = KeyStream(self.keys, edges)
+            self.resident = self.stream.resident
+            self.keys = replace(self.keys, resident=False)
+            _LOG.info(
+                "%.0f %% of the %d keys of %s stay on %s; the others are copied for each block of pixels",
+                100 * self.resident.count / self.keys.count,
+                self.keys.count,
+                index.name,
+                device,
+            )
+        else:
+            self.resident.load()
+        self.fused = FusedKeys.of(self.resident)
         self.key_tree = KeyTree(self.keys, load_tree(index), index.basis, index.sketch)
-        self.fused_hybrid = None if self.fused is None else FusedHybrid(self.key_tree, self.fused)
+        self.fused_hybrid = None
+        if self.fused is not None and self.stream is None:
+            self.fused_hybrid = FusedHybrid(self.key_tree, self.fused)
 
     def prepare(self) -> None:
         """Load the search of topk, and compile what sums."""
@@ -89,7 +111,9 @@ class LocalBackend(Backend):
             )
 
     def close(self) -> None:
-        """Do nothing, since no other process holds resources."""
+        """End the thread that copies keys, if there is one."""
+        if self.stream is not None:
+            self.stream.close()
 
     @cached_property
     def neighbours(self) -> Neighbours:
@@ -100,8 +124,10 @@ class LocalBackend(Backend):
     def extent(self) -> Extent:
         """Numbers of keys, and range of the targets of all leaves."""
         leaves, strata = self.key_tree.tree.leaves, range(len(self.index.strata))
+        # Training patches are counted per leaf; every stratum ends at the end of a leaf.
+        ends = np.searchsorted(self.index.leaf_keys, self.keys.strata)
         return Extent(
-            weights=self.keys.weights,
+            weights=tuple(np.diff(self.index.leaf_patches[ends]).tolist()),
             counts=tuple(self.keys.count_in(stratum) for stratum in strata),
             low=torch.from_numpy(leaves.target_low.min(axis=0)).double(),
             high=torch.from_numpy(leaves.target_high.max(axis=0)).double(),
@@ -110,11 +136,13 @@ class LocalBackend(Backend):
     def sums(self, queries: Queries | ColouredQueries, spec: SumSpec) -> PosteriorSums:
         """Return the posterior sums, in the mode of the specification."""
         if isinstance(queries, ColouredQueries):
-            return sum_over_strata(self.index.strata, queries, spec, self.sums, self.device)
+            return sum_over_strata(self.index.strata, self.whitening, queries, spec, self.sums)
         keys = self.keys
         if not keys.count_in(queries.stratum):  # some shards of an index may have none of its keys
             return PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, spec.outputs, self.device)
         match spec.mode:
+            case "exact" if self.stream is not None:
+                return self.stream.sums(queries, spec, self.fused)
             case "exact":
                 return exact_sums(keys, queries, spec, self.fused)
             case "topk":

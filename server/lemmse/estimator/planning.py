@@ -5,6 +5,7 @@
 calibration.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from lemmse.contract.errors import InvalidArgument
@@ -12,6 +13,8 @@ from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.image_queries import ImageQueries
+from lemmse.estimator.rate_measurement import measure_times
+from lemmse.estimator.rates import LEAST_PIXELS
 from lemmse.estimator.sampled_calibration import calibrate_on_sample
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
 from lemmse.estimator.sums import HEAVIEST, Outputs
@@ -22,6 +25,7 @@ from lemmse.index.storage.picture_record import PAPER, Refinement
 __all__ = [
     "Goal",
     "SumPlan",
+    "is_cheap",
     "is_scored",
     "plan_sums",
     "plan_whole_images",
@@ -159,8 +163,7 @@ def plan_sums(
     point = None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
     mode = options.mode
     if mode == "auto":
-        # On a GPU, hybrid was not seen to be faster: see decision 31.
-        cheap = not backend.compiled_hybrid or queries.work * index.patch_length <= exact_work
+        cheap = is_cheap(backend, queries.pixels, queries.work * index.patch_length, exact_work)
         futile = point is not None and (point.accuracy_db < accuracy_db or point.cost >= 1)
         mode = "exact" if cheap or futile else "hybrid"
     k = options.k or DEFAULT_K
@@ -169,6 +172,10 @@ def plan_sums(
     asked = replace(outputs, bounds=options.certified)
     if mode == "hybrid" and not backend.hybrid_computes(asked, white=sigma is not None):
         mode = "exact"
+    if mode == "hybrid" and options.budget is not None and not backend.compiled_hybrid:
+        mode = "exact"  # the kernels of a GPU sum whole groups of keys, whatever the budget
+    if mode == "hybrid" and options.mode == "auto" and not backend.compiled_hybrid:
+        mode = "hybrid" if _hybrid_is_faster(backend, queries, outputs, accuracy_db) else "exact"
     certify = mode == "hybrid" and options.certified
     nprobe = options.nprobe or DEFAULT_NPROBE
     nearest = None
@@ -203,6 +210,35 @@ def plan_sums(
         nearest=nearest,
         certify_db=accuracy_db if certify else None,
     )
+
+
+def is_cheap(backend: Backend, pixels: int, work: float, exact_work: float) -> bool:
+    """Return whether mode auto is exact for so many pixels, whatever was calibrated and measured.
+
+    Parameters
+    ----------
+    backend : Backend
+        The keys.
+    pixels : int
+        Number of pixels.
+    work : float
+        Multiply-adds of the exact sum.
+    exact_work : float
+        Largest number of multiply-adds for which auto is exact on a CPU.
+    """
+    return work <= exact_work if backend.compiled_hybrid else pixels < LEAST_PIXELS
+
+
+def _hybrid_is_faster(backend: Backend, queries: ImageQueries, outputs: Outputs, accuracy_db: float) -> bool:
+    """Return whether hybrid is expected to be faster on a GPU, by measured times of images alike."""
+    if queries.sigma is None or not queries.work:
+        return False
+    alike = round(2 * math.log2(queries.sigma)), accuracy_db, outputs, queries.gaussian_share > 0
+    if alike not in backend.times:
+        spec = SumSpec("hybrid", outputs=replace(outputs, error=True))
+        times = measure_times(queries, spec, backend.index, queries.sigma, accuracy_db)
+        backend.times[alike] = times
+    return backend.times[alike].favour_hybrid(queries.pixels)
 
 
 def _threshold(point: OperatingPoint | None, sigma: float | None, accuracy_db: float) -> float:

@@ -3,7 +3,7 @@
 import math
 import time
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -33,6 +33,7 @@ from lemmse.estimator.costs import (
 )
 from lemmse.estimator.distributed import DistributedBackend
 from lemmse.estimator.exclusions import Exclusions
+from lemmse.estimator.gaussians import Gaussians
 from lemmse.estimator.gradients import vector_jacobian_product
 from lemmse.estimator.half_quadratic import split
 from lemmse.estimator.image_noise import estimate_gain, estimate_noise
@@ -47,6 +48,7 @@ from lemmse.estimator.pixel_posteriors import (
 )
 from lemmse.estimator.planning import (
     SumPlan,
+    is_cheap,
     is_scored,
     plan_sums,
     plan_whole_images,
@@ -76,14 +78,15 @@ class Reconstructor:
     Parameters
     ----------
     index : Index
-        The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU.
+        The index of the training patches. Its keys are memory-mapped on a CPU, and copied to a GPU; those
+        that do not fit are copied for each block of pixels, while others are summed.
     device : str
         "cpu", "cuda" or "cuda:N"; "auto" is a GPU if torch finds one, otherwise the CPU. With a scheduler, it
         is the device of the workers, and "auto" is the CPU.
     exact_work : float
-        Largest number of multiply-adds for which mode "auto" is exact, counted as the product of the number
-        of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the mode is
-        hybrid.
+        Largest number of multiply-adds for which mode "auto" is exact on a CPU, counted as the product of the
+        number of pixels to reconstruct, the number of distinct keys U and the patch length P. Above it, the
+        mode is hybrid. On a GPU, "auto" takes what is measured to be faster.
     scheduler : str, optional
         Address of a Dask scheduler. Its workers each read some shards of the index, and sum over these keys;
         this process then holds no keys. All workers must see the folder of the index under the
@@ -92,7 +95,7 @@ class Reconstructor:
     Raises
     ------
     InvalidArgument
-        The device does not exist, the keys do not fit into its memory, or Dask is not installed.
+        The device does not exist or has not even memory for a share of the keys, or Dask is not installed.
     NotFound
         No scheduler answers at the address.
     DataLoss
@@ -213,16 +216,11 @@ class Reconstructor:
         refinement = resolve_refinement(self.index, observation.rms_sigma, options)
         passes: list[_Sums] = []
         if options.estimator == "le-mmse":
+            answer = partial(self._patch_posteriors, options, refinement, cancelled)
+            gaussians = None
             if refinement.aggregate == "epll":
-                self._require_splits()
-
-                def mean(one: Observation) -> NDArray[np.float32]:
-                    image, _, posteriors = self._patch_posteriors(one, options, refinement, cancelled)
-                    passes.append(_collect(posteriors, image))
-                    return image.arrays()["image"]
-
-                observation = split(observation, mean)
-            image, plan, posteriors = self._patch_posteriors(observation, options, refinement, cancelled)
+                observation, gaussians = self._split(observation, refinement, answer, passes, cancelled)
+            image, plan, posteriors = answer(observation, gaussians)
         else:
             image = self._aggregate(observation, options, refinement)
             plan = plan_whole_images(self.index, options, refinement, cancelled)
@@ -237,13 +235,48 @@ class Reconstructor:
         return replace(result, diagnostics=replace(result.diagnostics, keys=int(left)))
 
     def _patch_posteriors(
-        self, observation: Observation, options: Options, refinement: Refinement, cancelled: Cancel
-    ) -> tuple[Aggregate, SumPlan, Iterator[PixelPosteriors]]:
-        """Return the posteriors of the patches of LE-MMSE, their plan, and what makes an image from them."""
-        queries = cut_queries(self._backend, observation, refinement)
+        self,
+        options: Options,
+        refinement: Refinement,
+        cancelled: Cancel,
+        observation: Observation,
+        gaussians: Gaussians | None = None,
+    ) -> "_Answer":
+        """Return the posteriors of the patches of an observation, with other Gaussians if there are some."""
+        queries = cut_queries(self._backend, observation, refinement, gaussians)
         image = self._aggregate(observation, options, refinement)
         plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
         return image, plan, pixel_posteriors(self._backend, queries, plan, observation.pixels)
+
+    def _split(
+        self,
+        observation: Observation,
+        refinement: Refinement,
+        answer: "Callable[[Observation, Gaussians | None], _Answer]",
+        passes: "list[_Sums]",
+        cancelled: Cancel,
+    ) -> tuple[Observation, Gaussians | None]:
+        """Return the observation whose mean over overlapping patches is that of "epll", and its Gaussians.
+
+        Gaussians of the prior are adapted to a first answer, which the second one begins with.
+        """
+        self._backend.require_clean_keys("aggregate", "epll")
+        if self.index.problem.spectrum is not None:
+            raise InvalidArgument.of(
+                "aggregate", "expected centre or overlap for an index of correlated noise, got epll"
+            )
+
+        def mean(one: Observation, gaussians: Gaussians | None = None) -> NDArray[np.float64]:
+            image, _, posteriors = answer(one, gaussians)
+            passes.append(_collect(posteriors, image))
+            return image.arrays()["image"].astype(np.float64).reshape(one.y.shape)
+
+        last = split(observation, mean)
+        if not refinement.gaussian_share:
+            return last, None
+        first = replace(last, y=mean(last))
+        gaussians = WhitenedQueries(self._backend, first, refinement).adapted(cancelled)
+        return split(observation, partial(mean, gaussians=gaussians), first.y), gaussians
 
     def estimate_noise(self, measurement: Measurement, cancelled: Cancel = never) -> NoiseEstimate:
         """Return the noise in a measurement: σ of white noise, or what is not stated of its gain and σ.
@@ -280,7 +313,8 @@ class Reconstructor:
             require_map(self._backend, "noise")
             # Gaussians take most of the time of noise maps, and change the means of patches hardly at all.
             plain = replace(options, maps=frozenset(), gaussian_share=0.0)
-            if splits(self.index, measurement.with_mean_noise().sigma, plain):
+            mean = measurement.with_mean_noise().sigma
+            if isinstance(mean, float) and splits(self.index, mean, plain):
                 plain = replace(plain, aggregate="overlap")
             measurement = settle(
                 measurement, self.index.manifest, lambda one: self._answer(one, plain, cancelled).image
@@ -361,7 +395,9 @@ class Reconstructor:
             return None
         if splits(self.index, measurement.sigma, options):
             return None
-        if options.mode == "auto" and exact_work(self._backend, self.pixels(measurement)) > self.exact_work:
+        pixels = self.pixels(measurement)
+        work = exact_work(self._backend, pixels)
+        if options.mode == "auto" and not is_cheap(self._backend, pixels, work, self.exact_work):
             return None
         return replace(options, mode="exact")
 
@@ -596,16 +632,8 @@ class Reconstructor:
             return Centres(self.index.manifest.channels, maps)
         self._backend.require_clean_keys("aggregate", "overlap")
         *pixels, channels = observation.y.shape
-        positions = np.arange(observation.pixels).reshape(*pixels, 1)
-        return Overlap(observation.pixels, channels, maps, lambda n: self._backend.patches(positions, n))
-
-    def _require_splits(self) -> None:
-        """Raise InvalidArgument if the index does not support aggregate "epll"."""
-        self._backend.require_clean_keys("aggregate", "epll")
-        if self.index.problem.spectrum is not None:
-            raise InvalidArgument.of(
-                "aggregate", "expected centre or overlap for an index of correlated noise, got epll"
-            )
+        positions = self._backend.cut(np.arange(observation.pixels).reshape(*pixels, 1))
+        return Overlap(observation.pixels, channels, maps, positions.at, self._backend.device)
 
     @cached_property
     def _whole_images(self) -> dict[tuple[int, int], tuple[NDArray[np.int64], WholeImages]]:
@@ -739,6 +767,10 @@ class _Prepared:
     refinement: Refinement
     image: Aggregate
     estimate: NoiseEstimate | None = None
+
+
+_Answer = tuple[Aggregate, SumPlan, Iterator[PixelPosteriors]]
+"""What makes an image from posteriors, their plan, and the posteriors, as they are summed."""
 
 
 class _Sums(NamedTuple):

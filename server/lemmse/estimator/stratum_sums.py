@@ -19,6 +19,7 @@ from torch import Tensor
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sum_spec import Rows, SumSpec
 from lemmse.estimator.sums import PosteriorSums
+from lemmse.estimator.whitening import Whitening
 from lemmse.index.patches.strata import Strata
 
 __all__ = ["ColouredQueries", "log_normalizer", "sum_over_strata"]
@@ -28,8 +29,8 @@ __all__ = ["ColouredQueries", "log_normalizer", "sum_over_strata"]
 class ColouredQueries:
     """Q query patches of z = B y, with noise coloured by B; each stratum has its own whitening."""
 
-    u: NDArray[np.float64]
-    """The patches, (Q, P)."""
+    u: Tensor
+    """The patches, float64, (Q, P)."""
     stratum: NDArray[np.int64]
     """Stratum of each query, (Q,); used if strata are exclusive."""
     precision: float
@@ -38,8 +39,15 @@ class ColouredQueries:
     @classmethod
     def join(cls, parts: Sequence["ColouredQueries"]) -> "ColouredQueries":
         """Return several blocks of queries of one precision, concatenated."""
-        u, stratum = (np.concatenate([getattr(part, name) for part in parts]) for name in ("u", "stratum"))
-        return cls(u, stratum, parts[0].precision)
+        return cls(
+            torch.cat([part.u for part in parts]),
+            np.concatenate([part.stratum for part in parts]),
+            parts[0].precision,
+        )
+
+    def to(self, device: torch.device) -> "ColouredQueries":
+        """Return the queries on a device."""
+        return ColouredQueries(self.u.to(device), self.stratum, self.precision)
 
     def __len__(self) -> int:
         """Return the number of queries, Q."""
@@ -47,8 +55,7 @@ class ColouredQueries:
 
     def rows(self, rows: Tensor) -> "ColouredQueries":
         """Return the queries with the given numbers."""
-        some = rows.numpy()
-        return ColouredQueries(self.u[some], self.stratum[some], self.precision)
+        return ColouredQueries(self.u[rows], self.stratum[rows.numpy()], self.precision)
 
 
 def log_normalizer(strata: Strata, stratum: int, precision: float) -> float:
@@ -59,10 +66,10 @@ def log_normalizer(strata: Strata, stratum: int, precision: float) -> float:
 
 def sum_over_strata(
     strata: Strata,
+    whitening: Whitening,
     queries: ColouredQueries,
     spec: SumSpec,
     sums: Callable[[Queries, SumSpec], PosteriorSums],
-    device: torch.device,
 ) -> PosteriorSums:
     """Return the posterior sums over all keys that count for each query, with normalizing constants.
 
@@ -72,18 +79,20 @@ def sum_over_strata(
     ----------
     strata : Strata
         The strata of the index.
+    whitening : Whitening
+        Their whitening, on the device of the queries.
     queries : ColouredQueries
         The queries, (Q, P).
     spec : SumSpec
         The specification of the sums.
     sums : callable
         Returns the sums over one stratum for whitened queries, without normalizing constants.
-    device : torch.device
-        Device of the keys.
     """
+    device = queries.u.device
 
     def stratum_sums(rows: Rows, stratum: int) -> PosteriorSums:
-        white = torch.from_numpy(strata.whiten_precisely(queries.u[rows], stratum)).to(device)
+        some_u = queries.u[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(device)]
+        white = whitening.whiten(some_u, stratum)
         precision = torch.tensor(queries.precision, dtype=torch.float64, device=device)
         log_norm = log_normalizer(strata, stratum, queries.precision)
         some = spec.rows(rows)

@@ -78,7 +78,8 @@ class Strata:
         return log_det
 
     @cached_property
-    def _divisor(self) -> NDArray[np.float64]:
+    def divisor(self) -> NDArray[np.float64]:
+        """What patches of each stratum are divided by, ∞ where nothing was observed, (S, P)."""
         return np.where(self.scale == 0, np.inf, self.scale)
 
     @property
@@ -134,7 +135,7 @@ class Strata:
         return self._level(self._white(patches, stratum))
 
     def _white(self, patches: NDArray[np.floating], stratum: int) -> NDArray[np.float64]:
-        white: NDArray[np.float64] = patches / self._divisor[stratum]
+        white: NDArray[np.float64] = patches / self.divisor[stratum]
         return white if self.whitener is None else white @ self.whitener.T
 
     def _level(self, white: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -85,6 +85,12 @@ class Packed:
         cuts = [start, *(int(row) for row in self.first_row if start < row < stop), stop]
         return [(a, b) for a, b in pairwise(cuts) if a < b]
 
+    def section(self, start: int, stop: int) -> "Packed":
+        """Return rows start … stop − 1, where row `start` begins a run, without a copy."""
+        firsts = [first for first, _ in self.parts(start, stop)]
+        begins = self.run_of(np.array(firsts))[0]
+        return Packed(self.values, self.length, np.array([*firsts, stop]) - start, begins)
+
     def take(self, row: NDArray[np.integer]) -> NDArray[Any]:
         """Return the rows with the given numbers, unpacked, (len(row), L)."""
         run, lane = self.run_of(row)

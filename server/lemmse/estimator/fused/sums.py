@@ -93,6 +93,10 @@ class FusedKeys:
             return None
         return cls(keys)
 
+    def on(self, keys: Keys) -> "FusedKeys":
+        """Return other keys for the kernel, with the same sizes of blocks."""
+        return FusedKeys(keys, self._blocks)
+
     @property
     def query_block(self) -> int:
         """Number of queries to sum at once."""
