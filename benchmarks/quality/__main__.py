@@ -51,6 +51,12 @@ def parsed() -> argparse.Namespace:
         help="folder of FashionMNIST's idx files (default %(default)s)",
     )
     parser.add_argument(
+        "--wallpapers",
+        type=Path,
+        default=Path("/usr/share"),
+        help="folder with the photographs of Debian's packages of wallpapers (default %(default)s)",
+    )
+    parser.add_argument(
         "--colour", type=Path, help=".npz file with uint8 images (N, H, W, 3) in train and test"
     )
     return parser.parse_args()

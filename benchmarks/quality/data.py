@@ -15,11 +15,35 @@ from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from benchmarks.quality.needs import missing
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index.sources import HELD_OUT, intensities, iterate, open_source, photograph
+
+WALLPAPER_PACKAGES = "mate-backgrounds, plasma-workspace-wallpapers and lomiri-wallpapers-16.04"
+WALLPAPERS = (
+    "backgrounds/mate/nature/*.jpg",
+    *(
+        f"wallpapers/{name}/contents/images/2560x1600.jpg"
+        for name in (
+            "BytheWater",
+            "ColdRipple",
+            "ColorfulCups",
+            "DarkestHour",
+            "EveningGlow",
+            "FallenLeaf",
+            "Grey",
+            "Kite",
+            "OneStandsOut",
+            "Path",
+        )
+    ),
+)
+"""The photographs among the wallpapers for training, in /usr/share."""
+WALLPAPERS_OUT = ("backgrounds/[!u]*_by_*.jpg",)
+"""Photographs that are held out; umang is drawn."""
 
 Image = NDArray[np.float64]
 """An image (H, W, C), intensities."""
@@ -28,6 +52,10 @@ PEOPLE, PEOPLE_OUT, POSES = 40, 8, 10
 PHOTOGRAPHS_OUT = (*HELD_OUT, "coffee")
 SIDE = 32
 """Side of the tiles of held-out photographs, in pixels."""
+TILE, SQUARE = 64, 128
+"""Side of tiles of wallpapers for training, and of the squares that are held out, in pixels."""
+LEAST_SIDE = 512
+"""Photographs are averaged over blocks of pixels, of whole sides up to 4, as far as this side is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +122,7 @@ def photographs(arguments: argparse.Namespace) -> Data:
     source = open_source("sample:photos")
     shown = np.array([source.label(k).partition("[")[0] for k in range(len(source))])
     left = np.flatnonzero(shown != f"photos/{PHOTOGRAPHS_OUT[-1]}")[: arguments.limit]
-    held_out = [tile for name in PHOTOGRAPHS_OUT for tile in _tiles(photograph(name))]
+    held_out = [tile for name in PHOTOGRAPHS_OUT for tile in _tiles(photograph(name), SIDE)]
     return Data(
         "photographs",
         np.stack([source[int(k)] for k in left]),
@@ -104,8 +132,29 @@ def photographs(arguments: argparse.Namespace) -> Data:
     )
 
 
+def wallpapers(arguments: argparse.Namespace) -> Data:
+    """Read photographs of Debian's packages of wallpapers: tiles of some, squares of those of another."""
+    training, out = (
+        [_reduced(path) for pattern in patterns for path in sorted(arguments.wallpapers.glob(pattern))]
+        for patterns in (WALLPAPERS, WALLPAPERS_OUT)
+    )
+    if not training or not out:
+        raise InvalidArgument.of(
+            "wallpapers", f"expected the packages {WALLPAPER_PACKAGES}, which are missing"
+        )
+    tiles = [_tiles(one, TILE) for one in training]
+    squares = [square for one in out for square in _tiles(one, SQUARE)]
+    return Data(
+        "wallpapers",
+        np.concatenate(tiles)[: arguments.limit],
+        np.repeat(np.arange(len(tiles)), [len(some) for some in tiles])[: arguments.limit],
+        _sample(squares, arguments.images),
+        f"by photographer: {SQUARE}×{SQUARE} squares of another package",
+    )
+
+
 DATASETS: dict[str, Callable[[argparse.Namespace], Data]] = {
-    load.__name__: load for load in (fashion, colour, faces, photographs)
+    load.__name__: load for load in (fashion, colour, faces, photographs, wallpapers)
 }
 
 
@@ -130,10 +179,17 @@ def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return halved.astype(np.uint8)
 
 
-def _tiles(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def _reduced(path: Path) -> NDArray[np.uint8]:
+    """Return a large photograph (H, W, 3), averaged over blocks of pixels: noise and compression are not seen."""
+    with PIL.Image.open(path) as opened:
+        photograph = opened.convert("RGB")
+        return np.asarray(photograph.reduce(min(4, max(1, min(photograph.size) // LEAST_SIDE))))
+
+
+def _tiles(image: NDArray[np.uint8], side: int) -> list[NDArray[np.uint8]]:
     height, width, _ = image.shape
     return [
-        image[row : row + SIDE, column : column + SIDE]
-        for row in range(0, height - SIDE + 1, SIDE)
-        for column in range(0, width - SIDE + 1, SIDE)
+        image[row : row + side, column : column + side]
+        for row in range(0, height - side + 1, side)
+        for column in range(0, width - side + 1, side)
     ]

@@ -74,6 +74,7 @@ SETTINGS = (
     Setting("bandwidth", one(VALID), {**OVERLAP, "bandwidth": 0.02}),
     Setting("dihedral", one(DIHEDRAL), OVERLAP),
     Setting("Gaussians", one(VALID), {**OVERLAP, "gaussian_share": 0.01}),
+    Setting("epll", one({**OFFSET, "patch_size": 7}), {"aggregate": "epll", "gaussian_share": 1.0}),
     Setting("best", BEST, {"quality": "best"}),
 )
 
