@@ -106,7 +106,7 @@ def cut_queries(backend: Backend, observation: Observation, refinement: Refineme
 def require_map(backend: Backend, argument: str) -> None:
     """Raise InvalidArgument unless an index takes a precision for each pixel of a request."""
     what = "poisson-gaussian noise" if argument == "noise" else "a noise map or a mask per request"
-    backend.require_clean_keys(argument, what)
+    backend.require_white_noise(argument, what)
     if backend.index.strata.constants is not None:
         raise InvalidArgument.of(argument, f"{what} needs an index of equivariance none, got offset")
 
@@ -232,7 +232,8 @@ class WhitenedQueries:
         backend = self._backend
         white = backend.index.strata.whiten_precisely(queries.u, 0)
         precision = torch.tensor(self._precision, dtype=torch.float64, device=backend.device)
-        return backend.gaussians.sums(Queries(torch.from_numpy(white).to(backend.device), precision), spec)
+        sums = backend.gaussians.sums(Queries(torch.from_numpy(white).to(backend.device), precision), spec)
+        return sums.shift(_log_jacobian(backend))
 
     def range_of_mean(self, n: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the least and the greatest mean of the targets, see `ImageQueries`."""
@@ -250,8 +251,9 @@ class WhitenedQueries:
 
         If the level is removed from the keys, the level of the query, whose noise is independent, is added.
         """
-        strata = self._backend.index.strata
-        variance = np.full(self._z.shape, self._share * self._variance)
+        strata, problem = self._backend.index.strata, self._backend.index.problem
+        noise = np.broadcast_to(problem.variances(self._z.shape[3]), self._z.shape)  # in units of σ²
+        variance = self._share * self._variance * noise
         if strata.constants is not None:
             level = torch.from_numpy(strata.levels(self.queries(n).u, 0)).to(posterior.mean.device)  # (Q, C)
             pixels = posterior.patch.shape[1] // level.shape[1]
@@ -260,7 +262,8 @@ class WhitenedQueries:
                 mean=posterior.mean + level,
                 patch=posterior.patch + level.repeat(1, pixels),
             )
-            variance = variance * (1 - strata.level_variance) + self._variance * strata.level_variance
+            level_variance = self._variance * strata.level_variance
+            variance = variance + (1 - self._share) * level_variance
         elif not self._share:
             return posterior
         share = np.full(self._z.shape, self._share)
@@ -412,6 +415,11 @@ def _mixed(
         return gaussian_sums()
     keys, gaussians = key_sums(), gaussian_sums()
     return keys.shift(math.log1p(-gaussian_share)).merge(gaussians.shift(math.log(gaussian_share)))
+
+
+def _log_jacobian(backend: Backend) -> float:
+    """Return the log of the density of patches over that of whitened patches, for one stratum."""
+    return -0.5 * float(backend.index.strata.log_pdet[0])
 
 
 def _log_normalizers(queries: Queries) -> Tensor:

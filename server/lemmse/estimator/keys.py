@@ -74,6 +74,8 @@ class Keys:
     device: torch.device
     tile: int
     """Keys in a tile."""
+    unwhitener: Tensor | None = None
+    """W⁻¹, float64, (P, P), of keys that are whitened clean patches; None if they are not whitened."""
 
     @classmethod
     def of(
@@ -200,6 +202,10 @@ class Keys:
             self._scales[stratum] = Scale(centre, float((v - centre).square().mean()))
         return self._scales[stratum]
 
+    def unwhitened(self, v: Tensor) -> Tensor:
+        """Return what is linear in clean patches, (…, P), from the same of their keys."""
+        return v if self.unwhitener is None else v @ self.unwhitener.T.to(v.dtype)
+
     def moments_of(self, key: Tensor) -> Tensor:
         """Return the target moments of the keys with the given numbers, float32, (*key.shape, 1 + 2T)."""
         return self.moments.of(key)
@@ -215,6 +221,7 @@ def load_keys(index: Index, device: torch.device) -> Keys:
     strata = index.cell_keys[index.stratum_cells]
     # Training patches are counted per leaf; every stratum ends at the end of a leaf.
     leaves = np.searchsorted(index.leaf_keys, strata)
+    unwhitener = index.strata.unwhitener if index.problem.denoises else None
     return Keys(
         quantization=index.quantization,
         packed=index.packed_keys,
@@ -223,4 +230,5 @@ def load_keys(index: Index, device: torch.device) -> Keys:
         weights=tuple(np.diff(index.leaf_patches[leaves]).tolist()),
         device=device,
         tile=TILE if device.type == "cpu" else _GPU_TILE,
+        unwhitener=None if unwhitener is None else torch.from_numpy(unwhitener).to(device),
     )

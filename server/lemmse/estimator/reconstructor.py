@@ -394,7 +394,7 @@ class Reconstructor:
     def _differentiate(
         self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel
     ) -> NDArray[np.float32]:
-        self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
+        self._backend.require_white_noise("vector", "the derivative of a reconstruction")
         measurement, _ = self._with_noise(measurement, options, cancelled)
         observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation, options)
@@ -628,7 +628,7 @@ class Reconstructor:
         noise_error = sum(errors) / max(1, len(errors))
         if noise.gain_error:
             noise_error += noise.gain_error * float(np.abs(prepared.observation.y).mean())
-        return image_score(arrays, prepared.observation, once, noise_error)
+        return image_score(arrays, prepared.observation, once, self.index.problem, noise_error)
 
     def _collected(
         self,

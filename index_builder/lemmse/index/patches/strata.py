@@ -78,6 +78,11 @@ class Strata:
         return log_det
 
     @cached_property
+    def unwhitener(self) -> NDArray[np.float64] | None:
+        """W⁻¹, (P, P), which returns patches to what they were before they were whitened; None if W is."""
+        return None if self.whitener is None else np.linalg.inv(self.whitener)
+
+    @cached_property
     def _divisor(self) -> NDArray[np.float64]:
         return np.where(self.scale == 0, np.inf, self.scale)
 
