@@ -292,7 +292,7 @@ def test_the_command_tells_of_the_noise(images, tmp_path):
     )
     status, stdout, _ = invoke("inspect", tmp_path / "index", "--verify", "--json")
     described = json.loads(stdout)
-    assert (status, described["noise"], described["gaussians"]) == (0, str(tmp_path / "frames.npy"), 0)
+    assert (status, described["noise"], described["gaussians"]) == (0, str(tmp_path / "frames.npy"), 24)
     status, _, stderr = invoke("build", images, *arguments, "--update")
     assert (status, stderr.partition(" with")[0]) == (2, "lemmse: error: noise: expected none")
 

@@ -305,6 +305,8 @@ class IndexInfo:
     """The forward operator of the index, which maps a clean image to a measurement without noise."""
     pre_inverse: str
     """The pre-inverse of the index. The estimator applies it; y is passed as measured."""
+    noise: str
+    """The noise that the index was built for: "white", or "correlated", of the power spectrum that it stores."""
     patch_size: int
     """Side of the patches, in pixels."""
     patch_depth: int
