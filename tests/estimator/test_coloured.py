@@ -9,8 +9,8 @@ from lemmse.index import build, open_index, update
 from lemmse.index.building import remove
 from tests.support.cases import smooth
 from tests.support.oracle import agreement, coloured_oracle, noise_covariance
-from tests.support.quality_oracle import quality_oracle
 from tests.support.problem_oracle import convolution_matrix, problem_oracle
+from tests.support.quality_oracle import quality_oracle
 
 P = 3
 MAPS = ("variance", "ess", "log_density")

@@ -46,7 +46,7 @@ def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_s
 def coloured_posteriors(
     training, y, sigma, p, bandwidth, mixture, gaussian_share, noise_covariance, *, offset
 ):
-    """The same in noise of covariance σ² S, where τ² S is that of a bandwidth; the mixture is of whitened patches.
+    """The same in noise of covariance σ² S; a bandwidth has the covariance τ² S, and the mixture is whitened.
 
     With offset, a level of each channel has a prior so wide that the query alone tells it.
     """

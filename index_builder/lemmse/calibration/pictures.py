@@ -75,7 +75,8 @@ def measure_pictures(
     for done, sigma in enumerate(sigmas):
         noise = index.problem.sample_noise
         noisy = [
-            (x + sigma * np.stack([noise(plane.shape, rng) for plane in x])).astype(np.float32) for x in images
+            (x + sigma * np.stack([noise(plane.shape, rng) for plane in x])).astype(np.float32)
+            for x in images
         ]
 
         def psnr(refinement: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:

@@ -159,13 +159,13 @@ class Backend(ABC):
         if mixture is None:
             raise InvalidArgument.of(
                 "gaussian_share",
-                f"expected 0, since index {self.index.name!r} has no Gaussians: its patches are too long, or it "
-                "was built before correlated noise had them",
+                f"expected 0, since index {self.index.name!r} has no Gaussians; one of shorter patches, or "
+                "built again, may have them",
             )
         return Gaussians(mixture, self.centre, self.device, self.index.strata.unwhitener)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
-        """Raise InvalidArgument unless the keys are patches of the clean images, A = B = I, maybe whitened.
+        """Raise InvalidArgument unless the keys are patches of clean images, A = B = I, whitened or not.
 
         Parameters
         ----------

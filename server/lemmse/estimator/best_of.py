@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
-from lemmse.contract.results import NoiseEstimate, Result
+from lemmse.contract.results import NoiseEstimate, Result, with_estimate
 from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.cancellation import Cancel, never
 from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.noise_estimate import spread
-from lemmse.estimator.reconstructor import Reconstructor, with_estimate
+from lemmse.estimator.reconstructor import Reconstructor
 
 __all__ = ["BestOf"]
 

@@ -10,8 +10,8 @@ A clean patch v drawn from N(μ_g, Σ_g) is observed as u, with noise of precisi
 where the sum over i is over the observed coordinates. The sums over all g have the form of those over keys,
 and merge with them. For noise of one σ, A is diagonal along the principal axes of Σ_g.
 
-If the keys are whitened, v and u are whitened patches here, and W⁻¹ v is the clean patch, with mean W⁻¹ E[v|u]
-and covariance W⁻¹ Cov[v|u] W⁻ᵀ.
+If the keys are whitened, u and v are whitened patches here, and W⁻¹ v is the clean patch: its mean is
+W⁻¹ E[v | u], its covariance W⁻¹ Cov[v | u] W⁻ᵀ.
 """
 
 import math

@@ -15,8 +15,8 @@ from lemmse.contract.results import NoiseEstimate
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
 from lemmse.estimator.gain_estimate import SIGMAS, PatchDensities, most_likely_gain
-from lemmse.estimator.noise_estimate import NoiseLevel, maximum_likelihood, median_sigma, spread
 from lemmse.estimator.image_queries import require_map
+from lemmse.estimator.noise_estimate import NoiseLevel, maximum_likelihood, median_sigma, spread
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
 from lemmse.estimator.sum_spec import SumSpec
@@ -221,7 +221,7 @@ def _require_mixture(backend: Backend, argument: str) -> None:
     if not problem.denoises:
         why = f"of {problem.summary}"
     elif backend.index.mixture is None:
-        why = "without Gaussians: its patches are too long, or it was built before correlated noise had them"
+        why = "without Gaussians, which one of shorter patches, or built again, may have"
     if why is not None:
         raise InvalidArgument.of(argument, f"expected a number for an index {why}, got auto")
 

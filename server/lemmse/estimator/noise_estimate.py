@@ -135,14 +135,16 @@ def spread(
         cell = of_patch[tuple(slice(*ends) for ends in ranges)]
         middle = tuple(length // 2 for length in cell.shape)
         best = middle if cell[middle] == cell.min() else np.unravel_index(cell.argmin(), cell.shape)
-        centres.append([ends[0] + own + side // 2 for ends, own, side in zip(ranges, best, sides, strict=True)])
+        centres.append(
+            [ends[0] + own + side // 2 for ends, own, side in zip(ranges, best, sides, strict=True)]
+        )
         numbers.append(cell[best])
     kept = 2 * np.array(numbers) <= math.prod(sides) * bad.shape[3]
     return np.array(centres, np.int64)[kept], np.array(numbers, np.int64)[kept]
 
 
 def _cells(shape: Sequence[int], count: int) -> list[int]:
-    """Return the number of cells along each axis of a grid of about so many cells, as nearly cubic as it goes.
+    """Return the number of cells along each axis of a grid of about so many cells, which are nearly cubes.
 
     Examples
     --------

@@ -17,7 +17,14 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
+from lemmse.contract.results import (
+    RESULT_MAPS,
+    Diagnostics,
+    Explanation,
+    NoiseEstimate,
+    Result,
+    with_estimate,
+)
 from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
@@ -62,7 +69,7 @@ from lemmse.index.reading import find_images, leave_out
 from lemmse.index.sources import intensities
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor", "with_estimate"]
+__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
 
 DEFAULT_EXACT_WORK = 1e11
 """Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
@@ -724,13 +731,6 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> tuple[f
     if squares:
         estimated = -10 * math.log10(float(torch.cat(squares).mean()) + ROUNDING**2)
     return float(torch.cat(evaluated).double().mean()), estimated
-
-
-def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> Diagnostics:
-    """Return the diagnostics with the estimate of the noise, if there is one."""
-    if estimate is None:
-        return diagnostics
-    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain)
 
 
 def _result(

@@ -80,7 +80,9 @@ class Strata:
     @cached_property
     def unwhitener(self) -> NDArray[np.float64] | None:
         """W⁻¹, (P, P), which returns patches to what they were before they were whitened; None if W is."""
-        return None if self.whitener is None else np.linalg.inv(self.whitener)
+        if self.whitener is None:
+            return None
+        return np.asarray(np.linalg.inv(self.whitener), np.float64)
 
     @cached_property
     def _divisor(self) -> NDArray[np.float64]:

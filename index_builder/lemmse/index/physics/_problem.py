@@ -194,7 +194,7 @@ class InverseProblem:
 
     @property
     def denoises(self) -> bool:
-        """Whether A = B = I, so that the keys are patches of the clean images, whitened if it is not white."""
+        """Whether A = B = I, so that the keys are patches of the clean images, or these whitened."""
         return (self.physics, self.pre_inverse) == ("identity", "identity")
 
     @property
