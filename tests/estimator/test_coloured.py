@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
 from lemmse.index.building import remove
@@ -232,6 +234,35 @@ def coloured(tmp_path_factory) -> Reconstructor:
 def test_what_needs_white_noise_is_refused(coloured, asked, message):
     with pytest.raises(InvalidArgument, match=f"^{message}"):
         coloured.reconstruct(smooth(54, 6, 5, 1), **({"sigma": 0.1} | asked))
+
+
+def test_the_estimate_of_sigma_and_its_error_are_right(tmp_path):
+    """Also where channels have noise of different variance, of which σ² is the mean."""
+    power = np.stack([rows(16, 16), 3 * grain(16, 16)], axis=2)
+    training = [smooth(k, 16, 16, 2) for k in range(8)]
+    lemmse = Reconstructor(index_of(tmp_path, training, power), device="cpu")
+    rng, found = np.random.default_rng(3), []
+    for k in range(8):
+        x = smooth(60 + k, 32, 32, 2)
+        y = x + 0.2 * lemmse.index.problem.sample_noise(x.shape, rng)
+        estimate = lemmse.estimate_noise(Measurement.checked(y, sigma="auto", mask=None))
+        ((sigma,), (error,)) = estimate.sigma, estimate.sigma_error
+        found.append((sigma / 0.2 - 1, error / 0.2))
+    off, error = np.array(found).T
+    assert np.sqrt(np.square(off).mean()) < 0.08
+    # The error does not know that patches of a row share noise even if they do not overlap.
+    assert 0.4 < np.sqrt(np.square(off / error).mean()) < 2.2
+    result = lemmse.reconstruct(y, sigma="auto")
+    assert result.diagnostics.sigma == estimate.sigma
+    np.testing.assert_array_equal(result.image, lemmse.reconstruct(y, sigma=sigma).image)
+    holes = Measurement.checked(y, sigma="auto", mask=rng.random((32, 32)) < 0.7)
+    with pytest.raises(InvalidArgument, match=r"^mask: .* with correlated noise$"):
+        lemmse.estimate_noise(holes)
+    counts = Measurement.checked(y, sigma=0.1, mask=None, noise="poisson-gaussian", gain=0.1)
+    with pytest.raises(
+        InvalidArgument, match=r"^noise: poisson-gaussian noise needs .* with correlated noise$"
+    ):
+        lemmse.answer(counts, Options())
 
 
 def test_an_update_and_a_removal_keep_the_noise(tmp_path):

@@ -11,12 +11,14 @@ from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.estimator import Reconstructor
+from lemmse.estimator.cancellation import never
 from lemmse.estimator.image_noise import _Sample
 from lemmse.estimator.noise_estimate import LEAST, maximum_likelihood, median_sigma, spread
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.oracle import patch
 from tests.support.quality_oracle import posterior, prior
+from tests.support.volume_oracle import cut
 
 P = 3
 
@@ -171,6 +173,42 @@ def test_the_estimate_and_its_error_are_right(grey, sigma, masked):
     assert np.sqrt(np.square(off).mean()) < 0.08
     # At low noise, it matters how well the mixture describes the image, which the error does not know.
     assert 0.4 < np.sqrt(np.square(off / error).mean()) < (2.5 if sigma == 0.02 else 1.7)
+
+
+def drifting(seed: int, depth: int, size: int) -> np.ndarray:
+    """A volume of a few slow waves that drift from plane to plane."""
+    return np.stack([waves(seed, size + depth)[z : z + size, z : z + size] for z in range(depth)])
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory) -> Reconstructor:
+    images = [drifting(k, 6, 16)[..., 0] for k in range(8)]
+    return reconstructor(tmp_path_factory.mktemp("volumes"), images, patch_depth=3)
+
+
+def test_a_volume_has_one_estimate(volumes):
+    rng, found = np.random.default_rng(8), []
+    for k in range(6):
+        x = drifting(100 + k, 6, 16)
+        estimate = volumes.estimate_noise(unknown(x + 0.1 * rng.standard_normal(x.shape)))
+        found.append((estimate.sigma[0] / 0.1 - 1, estimate.sigma_error[0] / 0.1))
+    off, error = np.array(found).T
+    assert np.sqrt(np.square(off).mean()) < 0.06
+    assert 0.4 < np.sqrt(np.square(off / error).mean()) < 1.8
+    with pytest.raises(InvalidArgument, match="a volume smaller than a patch, 3x3x3, got auto for 2x16x16"):
+        volumes.estimate_noise(unknown(np.zeros((2, 16, 16))))
+
+
+def test_densities_of_patches_of_volumes(volumes):
+    y = drifting(100, 5, 7).astype(np.float64)
+    sample = _Sample(volumes._backend, volumes._observe(Measurement.checked(y, sigma=1.0, mask=None)), never)
+    parts = prior([], 3, 0.0, volumes.index.mixture, 1.0, np.eye(27))
+    expected = [
+        posterior(cut(y, tuple(centre), (3, 3, 3), "circular"), np.full(27, 0.1), parts)["log_density"]
+        for centre in sample.centres
+    ]
+    found = sample.log_density(np.array([0.1]), slice(None))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_channels_that_differ_have_their_own(colours):
