@@ -139,9 +139,7 @@ def wallpapers(arguments: argparse.Namespace) -> Data:
         for patterns in (WALLPAPERS, WALLPAPERS_OUT)
     )
     if not training or not out:
-        raise InvalidArgument.of(
-            "wallpapers", f"expected the packages {WALLPAPER_PACKAGES}, which are missing"
-        )
+        raise InvalidArgument.of("wallpapers", f"expected the packages {WALLPAPER_PACKAGES}")
     tiles = [_tiles(one, TILE) for one in training]
     squares = [square for one in out for square in _tiles(one, SQUARE)]
     return Data(
@@ -180,7 +178,7 @@ def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _reduced(path: Path) -> NDArray[np.uint8]:
-    """Return a large photograph (H, W, 3), averaged over blocks of pixels: noise and compression are not seen."""
+    """Return a photograph (H, W, 3), averaged over blocks of pixels: noise and compression do not show."""
     with PIL.Image.open(path) as opened:
         photograph = opened.convert("RGB")
         return np.asarray(photograph.reduce(min(4, max(1, min(photograph.size) // LEAST_SIDE))))

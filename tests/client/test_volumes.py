@@ -9,8 +9,11 @@ from click.testing import CliRunner
 
 from lemmse.client import aio, connect, mosaic, slabs
 from lemmse.client.cli import main
+from lemmse.client.crop import middle
 from lemmse.client.errors import InvalidArgument
 from lemmse.client.slabs import Slabs, parts
+from lemmse.contract.limits import INLINE_BYTES
+from lemmse.contract.measurement import Measurement
 from lemmse.index import build
 from lemmse.index.files import Layout
 from lemmse.server.config import ServerConfig
@@ -184,6 +187,41 @@ def test_a_file_in_slabs_equals_the_volume(tmp_path, folders, monkeypatch, index
     assert written.dtype == np.uint8
     assert np.abs(written - expected.image).max() <= 0.501
     np.testing.assert_allclose(tifffile.imread(tmp_path / "out.ess.tiff"), expected.ess, rtol=1e-5)
+
+
+def test_the_noise_of_a_volume_in_slabs_is_estimated_once(tmp_path, folders, monkeypatch):
+    monkeypatch.setattr(slabs, "_LEAST", 4)
+    monkeypatch.setattr(slabs, "_PIXELS", 1)
+    volumes = RNG.integers(0, 256, (2, 12, 6, 7), np.uint8)
+    mask = (RNG.random((6, 7)) < 0.9).astype(np.uint8)
+    np.save(tmp_path / "in.npy", volumes)
+    np.save(tmp_path / "one.npy", volumes[0])
+    np.save(tmp_path / "mask.npy", mask)
+    asked = ["--index", folders["grey"], "--mask", tmp_path / "mask.npy"]
+    command([tmp_path / "in.npy", "--out", tmp_path / "out.npy", "--sigma", "auto", *asked])
+    arguments = ["estimate-noise", tmp_path / "in.npy", "--json", *asked]
+    lines = CliRunner().invoke(main, list(map(str, arguments))).stdout.splitlines()
+    with connect(folders["grey"]) as client:
+        whole = np.broadcast_to(mask, volumes[0].shape)
+        for k, volume in enumerate(volumes):
+            found = client.estimate_noise(volume[4:8], mask=whole[4:8])
+            assert json.loads(lines[k])["volume"] == k
+            assert json.loads(lines[k])["sigma"] == list(found.sigma)
+            expected = client.reconstruct(volume, sigma=found.sigma[0], mask=whole)
+            assert np.abs(np.load(tmp_path / "out.npy")[k] - expected.image).max() <= 0.501
+        found = client.estimate_noise(volumes[0, 4:8], mask=whole[4:8], noise="poisson-gaussian")
+    counts = ["--sigma", "auto", "--noise", "poisson-gaussian"]
+    told = command([tmp_path / "one.npy", "--out", tmp_path / "one.out.npy", *counts, *asked])
+    assert (told["sigma"], told["gain"]) == ([found.sigma[0]], found.gain)
+
+
+def test_a_volume_larger_than_a_message_shows_its_middle(clients):
+    y = np.zeros((40, 200, 300), np.float32)
+    measurement = middle(Measurement.checked(y, sigma="auto", mask=None), INLINE_BYTES)
+    assert 0.8 * INLINE_BYTES < measurement.nbytes <= INLINE_BYTES
+    assert measurement.y.shape[0] == 40
+    assert measurement.y.shape[2] == 300
+    assert middle(Measurement.checked(GREY[0] / 255, sigma="auto", mask=None), 10**6).y.shape == GREY[0].shape
 
 
 def test_a_time_series_of_colour_volumes(tmp_path, folders):

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index, update
 from lemmse.index.building import remove
 from tests.support.cases import smooth
 from tests.support.oracle import agreement, coloured_oracle, noise_covariance
 from tests.support.problem_oracle import convolution_matrix, problem_oracle
+from tests.support.quality_oracle import quality_oracle
 
 P = 3
 MAPS = ("variance", "ess", "log_density")
@@ -66,15 +69,28 @@ CASES = {
 
 
 class Case:
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, **options):
         self.training, power, channels = CASES[name]
-        self.lemmse = Reconstructor(index_of(folder, self.training, power), device="cpu")
+        self.lemmse = Reconstructor(index_of(folder, self.training, power, **options), device="cpu")
         power = np.broadcast_to(power if power.ndim == 3 else power[..., None], (*power.shape[:2], channels))
         self.power = power / power.mean()
         self.y = smooth(50, 4, 5, channels) + 0.1 * np.random.default_rng(1).standard_normal((4, 5, channels))
 
     def expected(self, sigma):
         return coloured_oracle(float64(self.training), self.y, sigma, P, self.power)
+
+    def refined(self, sigma, **setting):
+        index = self.lemmse.index
+        return quality_oracle(
+            float64(self.training),
+            self.y,
+            np.full(self.y.shape, sigma),
+            P,
+            mixture=index.mixture,
+            noise_covariance=noise_covariance(self.power, (P, P)),
+            equivariance=index.manifest.equivariance,
+            **setting,
+        )
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -95,6 +111,42 @@ def test_every_mode_agrees_with_the_dense_covariance(case, sigma):
     found = case.lemmse.reconstruct(case.y, sigma=sigma, mode="hybrid", accuracy_db=120, maps=["error"])
     assert found.diagnostics.mode == "hybrid"
     assert agreement(found.image, expected.image) >= 80
+
+
+REFINEMENTS = {
+    "overlap": {"aggregate": "overlap"},
+    "bandwidth": {"bandwidth": 0.05},
+    "Gaussians": {"gaussian_share": 0.3},
+    "all": {"aggregate": "overlap", "gaussian_share": 0.3, "bandwidth": 0.05},
+}
+
+
+@pytest.mark.parametrize("setting", REFINEMENTS.values(), ids=REFINEMENTS)
+def test_refinements_are_the_posterior_of_their_models(case, setting):
+    for sigma in (0.02, 0.2):
+        slack = 1e-4 + 1e-6 / sigma**2
+        expected = case.refined(sigma, **setting)
+        for options in ({"mode": "exact"}, {"mode": "topk", "k": 10**6}):
+            found = case.lemmse.reconstruct(case.y, sigma=sigma, maps=MAPS, **options, **setting)
+            assert agreement(found.image, expected.image) >= 80
+            np.testing.assert_allclose(found.variance, expected.variance, rtol=10 * slack, atol=1e-5)
+            np.testing.assert_allclose(found.ess, expected.ess, rtol=10 * slack)
+            np.testing.assert_allclose(found.log_density, expected.log_density, rtol=1e-4, atol=10 * slack)
+        found = case.lemmse.reconstruct(case.y, sigma=sigma, mode="hybrid", accuracy_db=120, **setting)
+        assert found.diagnostics.mode == "hybrid"
+        assert agreement(found.image, expected.image) >= 80
+
+
+def test_refinements_of_patches_without_their_level(tmp_path):
+    case = Case("channels", tmp_path, equivariance="offset")
+    for name, setting in REFINEMENTS.items():
+        expected = case.refined(0.1, **setting)
+        for mode in ("exact", "hybrid"):
+            found = case.lemmse.reconstruct(
+                case.y, sigma=0.1, mode=mode, accuracy_db=120, maps=["variance"], **setting
+            )
+            assert agreement(found.image, expected.image) >= 80, name
+            np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-2, atol=2e-5)
 
 
 def test_explain_names_the_heaviest_patches(case):
@@ -172,10 +224,6 @@ def coloured(tmp_path_factory) -> Reconstructor:
     [
         ({"sigma": np.full((6, 5), 0.1)}, "sigma: a noise map .* needs an index .* with correlated noise$"),
         ({"mask": np.eye(6, 5)}, "mask: a noise map or a mask .* needs .* with correlated noise$"),
-        ({"sigma": "auto"}, "sigma: expected a number for an index of .* with correlated noise, got auto$"),
-        ({"bandwidth": 0.1}, "bandwidth: .* with correlated noise$"),
-        ({"gaussian_share": 0.1}, "gaussian_share: .* with correlated noise$"),
-        ({"aggregate": "overlap"}, "aggregate: .* with correlated noise$"),
         ({"estimator": "mmse"}, "estimator: expected le-mmse for an index of correlated noise, got mmse$"),
         (
             {"estimator": "e-mmse"},
@@ -188,11 +236,33 @@ def test_what_needs_white_noise_is_refused(coloured, asked, message):
         coloured.reconstruct(smooth(54, 6, 5, 1), **({"sigma": 0.1} | asked))
 
 
-def test_quality_best_and_scores_are_those_of_a_pre_inverse(coloured):
-    y = smooth(54, 6, 5, 1)
-    best, paper = (coloured.reconstruct(y, sigma=0.1, quality=quality) for quality in ("best", "paper"))
-    np.testing.assert_array_equal(best.image, paper.image)
-    assert (best.diagnostics.expected_psnr_db, best.diagnostics.misfit) == (None, None)
+def test_the_estimate_of_sigma_and_its_error_are_right(tmp_path):
+    """Also where channels have noise of different variance, of which σ² is the mean."""
+    power = np.stack([rows(16, 16), 3 * grain(16, 16)], axis=2)
+    training = [smooth(k, 16, 16, 2) for k in range(8)]
+    lemmse = Reconstructor(index_of(tmp_path, training, power), device="cpu")
+    rng, found = np.random.default_rng(3), []
+    for k in range(8):
+        x = smooth(60 + k, 32, 32, 2)
+        y = x + 0.2 * lemmse.index.problem.sample_noise(x.shape, rng)
+        estimate = lemmse.estimate_noise(Measurement.checked(y, sigma="auto", mask=None))
+        ((sigma,), (error,)) = estimate.sigma, estimate.sigma_error
+        found.append((sigma / 0.2 - 1, error / 0.2))
+    off, error = np.array(found).T
+    assert np.sqrt(np.square(off).mean()) < 0.08
+    # The error does not know that patches of a row share noise even if they do not overlap.
+    assert 0.4 < np.sqrt(np.square(off / error).mean()) < 2.2
+    result = lemmse.reconstruct(y, sigma="auto")
+    assert result.diagnostics.sigma == estimate.sigma
+    np.testing.assert_array_equal(result.image, lemmse.reconstruct(y, sigma=sigma).image)
+    holes = Measurement.checked(y, sigma="auto", mask=rng.random((32, 32)) < 0.7)
+    with pytest.raises(InvalidArgument, match=r"^mask: .* with correlated noise$"):
+        lemmse.estimate_noise(holes)
+    counts = Measurement.checked(y, sigma=0.1, mask=None, noise="poisson-gaussian", gain=0.1)
+    with pytest.raises(
+        InvalidArgument, match=r"^noise: poisson-gaussian noise needs .* with correlated noise$"
+    ):
+        lemmse.answer(counts, Options())
 
 
 def test_an_update_and_a_removal_keep_the_noise(tmp_path):

@@ -11,12 +11,14 @@ from lemmse.contract.errors import Cancelled, InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.estimator import Reconstructor
+from lemmse.estimator.cancellation import never
 from lemmse.estimator.image_noise import _Sample
 from lemmse.estimator.noise_estimate import LEAST, maximum_likelihood, median_sigma, spread
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.oracle import patch
 from tests.support.quality_oracle import posterior, prior
+from tests.support.volume_oracle import cut
 
 P = 3
 
@@ -60,14 +62,14 @@ def colours(tmp_path_factory) -> Reconstructor:
 def test_the_most_likely_noise_of_a_gaussian_model(start, sigma):
     """Of patches of N(0, (v + σ²) I), it is the root of their mean square less v, and the error is known."""
     variance, p, rng = 1e-4, 5, np.random.default_rng(0)
-    centres = np.array([(10 * i, 10 * j) for i in range(20) for j in range(20)])  # none overlap
+    centres = np.array([(0, 10 * i, 10 * j) for i in range(20) for j in range(20)])  # none overlap
     u = math.sqrt(variance + sigma**2) * rng.standard_normal((400, p * p))
 
     def log_density(s, rows):
         total = variance + float(s[0]) ** 2
         return -0.5 * (np.square(u[rows]).sum(axis=1) / total + p * p * math.log(2 * math.pi * total))
 
-    found = maximum_likelihood(log_density, np.array([start]), centres, p)
+    found = maximum_likelihood(log_density, np.array([start]), centres, (1, p, p))
     expected = math.sqrt(np.square(u).mean() - variance)
     # Not exactly: patches with outlying scores weigh less.
     assert abs(found.sigma[0] - expected) < found.error[0]
@@ -78,17 +80,15 @@ def test_the_most_likely_noise_of_a_gaussian_model(start, sigma):
 def test_copies_of_a_patch_do_not_make_the_estimate_surer():
     rng = np.random.default_rng(1)
     u = 0.1 * rng.standard_normal((100, 25))
-    centres = np.array([(10 * i, 10 * j) for i in range(10) for j in range(10)])
+    centres = np.array([(0, 10 * i, 10 * j) for i in range(10) for j in range(10)])
 
     def error(copies):
-        v = np.repeat(u, copies, axis=0)
+        v, places = (np.repeat(one, copies, axis=0) for one in (u, centres))
 
         def log_density(s, rows):
             return -0.5 * np.square(v[rows]).sum(axis=1) / float(s[0]) ** 2 - 25 * math.log(float(s[0]))
 
-        return maximum_likelihood(log_density, np.array([0.1]), np.repeat(centres, copies, axis=0), 5).error[
-            0
-        ]
+        return maximum_likelihood(log_density, np.array([0.1]), places, (1, 5, 5)).error[0]
 
     assert error(4) == pytest.approx(error(1), rel=0.1)  # of as many independent ones it would be a half
 
@@ -103,26 +103,26 @@ def test_the_median_estimate_is_that_of_whole_blocks():
             for j in (0, 2, 4)
             if observed[i : i + 2, j : j + 2, c].all()
         ]
-        assert median_sigma(y, observed)[c] == pytest.approx(np.median(found) / 0.6745)
-    assert np.isnan(median_sigma(y, np.zeros(y.shape, bool))).all()
+        assert median_sigma(y[None], observed[None])[c] == pytest.approx(np.median(found) / 0.6745)
+    assert np.isnan(median_sigma(y[None], np.zeros((1, *y.shape), bool))).all()
 
 
 @given(
-    st.integers(1, 6),
-    st.integers(0, 9),
-    st.integers(0, 9),
+    st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 9)),
     st.integers(1, 60),
     st.randoms(use_true_random=False),
 )
-def test_patches_are_inside_and_as_complete_as_their_neighbours(p, more, wider, count, random):
+def test_patches_are_inside_and_as_complete_as_their_neighbours(sides, more, count, random):
     rng = np.random.default_rng(random.getrandbits(32))
-    bad = rng.random((p + more, p + wider, 2)) < 0.3
-    centres, numbers = spread(bad, p, count)
+    bad = rng.random((*np.add(sides, more), 2)) < 0.3
+    centres, numbers = spread(bad, sides, count)
     assert len({tuple(centre) for centre in centres.tolist()}) == len(centres) <= 2 * count + 2
-    for (row, column), number in zip(centres - p // 2, numbers, strict=True):
-        assert 0 <= row <= more
-        assert 0 <= column <= wider
-        assert bad[row : row + p, column : column + p].sum() == number <= p * p
+    for first, number in zip(centres - np.array(sides) // 2, numbers, strict=True):
+        assert (first >= 0).all()
+        assert (first <= more).all()
+        (z, i, j), (p_z, p, q) = first, sides
+        assert bad[z : z + p_z, i : i + p, j : j + q].sum() == number <= p_z * p * q
 
 
 @pytest.mark.parametrize("kind", ["white", "channels", "mask"])
@@ -135,7 +135,7 @@ def test_densities_are_those_of_the_mixture(colours, kind):
     s = np.where(mask[..., None], sigma, np.inf) * np.ones(3)
     parts = prior([], P, 0.0, colours.index.mixture, 1.0, np.eye(27))
     expected = [
-        posterior(patch(y, i, j, P), patch(s, i, j, P), parts)["log_density"] for i, j in sample.centres
+        posterior(patch(y, i, j, P), patch(s, i, j, P), parts)["log_density"] for _, i, j in sample.centres
     ]
     np.testing.assert_allclose(sample.log_density(sigma, slice(None)), expected, rtol=1e-4, atol=1e-3)
 
@@ -150,7 +150,7 @@ def test_densities_without_levels(tmp_path):
     parts = prior([], P, 0.0, offset.index.mixture, 1.0, rest)
     expected = [
         posterior(rest.T @ patch(y, i, j, P), np.full(8, 0.1), parts, rest)["log_density"]
-        for i, j in sample.centres
+        for _, i, j in sample.centres
     ]
     found = sample.log_density(np.array([0.1]), slice(None))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
@@ -173,6 +173,42 @@ def test_the_estimate_and_its_error_are_right(grey, sigma, masked):
     assert np.sqrt(np.square(off).mean()) < 0.08
     # At low noise, it matters how well the mixture describes the image, which the error does not know.
     assert 0.4 < np.sqrt(np.square(off / error).mean()) < (2.5 if sigma == 0.02 else 1.7)
+
+
+def drifting(seed: int, depth: int, size: int) -> np.ndarray:
+    """A volume of a few slow waves that drift from plane to plane."""
+    return np.stack([waves(seed, size + depth)[z : z + size, z : z + size] for z in range(depth)])
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory) -> Reconstructor:
+    images = [drifting(k, 6, 16)[..., 0] for k in range(8)]
+    return reconstructor(tmp_path_factory.mktemp("volumes"), images, patch_depth=3)
+
+
+def test_a_volume_has_one_estimate(volumes):
+    rng, found = np.random.default_rng(8), []
+    for k in range(6):
+        x = drifting(100 + k, 6, 16)
+        estimate = volumes.estimate_noise(unknown(x + 0.1 * rng.standard_normal(x.shape)))
+        found.append((estimate.sigma[0] / 0.1 - 1, estimate.sigma_error[0] / 0.1))
+    off, error = np.array(found).T
+    assert np.sqrt(np.square(off).mean()) < 0.06
+    assert 0.4 < np.sqrt(np.square(off / error).mean()) < 1.8
+    with pytest.raises(InvalidArgument, match="a volume smaller than a patch, 3x3x3, got auto for 2x16x16"):
+        volumes.estimate_noise(unknown(np.zeros((2, 16, 16))))
+
+
+def test_densities_of_patches_of_volumes(volumes):
+    y = drifting(100, 5, 7).astype(np.float64)
+    sample = _Sample(volumes._backend, volumes._observe(Measurement.checked(y, sigma=1.0, mask=None)), never)
+    parts = prior([], 3, 0.0, volumes.index.mixture, 1.0, np.eye(27))
+    expected = [
+        posterior(cut(y, tuple(centre), (3, 3, 3), "circular"), np.full(27, 0.1), parts)["log_density"]
+        for centre in sample.centres
+    ]
+    found = sample.log_density(np.array([0.1]), slice(None))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_channels_that_differ_have_their_own(colours):

@@ -42,6 +42,10 @@ def indexes(tmp_path_factory):
     more["others"] = folder / "others.npy", {}
     np.save(folder / "colours.npy", smooth(5, 6, 6, 3)[None])
     more["colours"] = folder / "colours.npy", {}
+    power = np.ones((6, 6))
+    power[0] = 3
+    np.save(folder / "noise.npy", power)
+    more["coloured"] = folder / "images.npy", {"noise": folder / "noise.npy"}
     more["blur"] = folder / "images.npy", {"physics": "blur:gaussian:0.6"}
     return {
         name: with_pictures(
@@ -86,7 +90,7 @@ def test_an_index_that_was_named_is_taken(indexes):
         chosen(among, "nope")
 
 
-@pytest.mark.parametrize("other", ["colours", "blur"])
+@pytest.mark.parametrize("other", ["colours", "blur", "coloured"])
 def test_indexes_that_are_not_alike_are_not_compared(indexes, other):
     among = catalogue(indexes["fine"], indexes[other])
     with pytest.raises(InvalidArgument, match=UNLIKE.format(", ".join(sorted(("fine", other))))):

@@ -9,6 +9,7 @@ from lemmse.estimator import Reconstructor
 from lemmse.estimator.score import _trust, read_once
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
+from tests.support.oracle import correlation
 
 TRAINING = [smooth(k, 8, 8, 1) for k in range(4)]
 SIGMA = 0.3
@@ -33,6 +34,35 @@ def derivatives(answer, y) -> np.ndarray:
         moved[i] = step
         found[i] = (float(answer(y + moved).image[i]) - float(answer(y - moved).image[i])) / (2 * step)
     return found
+
+
+POWER = np.ones((8, 8))
+POWER[:, 0] += 20
+POWER /= POWER.mean()
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory) -> Reconstructor:
+    """An index of noise that is mostly equal along each row."""
+    folder = tmp_path_factory.mktemp("coloured")
+    np.save(folder / "noise.npy", POWER)
+    return reconstructor(folder, noise=folder / "noise.npy")
+
+
+@pytest.mark.parametrize("aggregate", ["centre", "overlap"])
+def test_misfit_under_correlated_noise(coloured, aggregate):
+    """The response of a pixel is its derivative along the covariance of its noise with that of all pixels."""
+    rng, step = np.random.default_rng(5), 0.02
+    y = smooth(50, 8, 8, 1) + SIGMA * coloured.index.problem.sample_noise((8, 8, 1), rng)
+    asked = {"sigma": SIGMA, "mode": "exact", "maps": ["variance"], "aggregate": aggregate}
+    result = coloured.reconstruct(y, **asked)
+    terms = np.square(result.image - y) - SIGMA**2 - result.variance
+    rho = np.array([[correlation(POWER, (i, j)) for j in range(8)] for i in range(8)])
+    for i, j, _ in np.ndindex(y.shape):
+        along = step * np.roll(rho, (i, j), (0, 1))[..., None]
+        up, down = (float(coloured.reconstruct(y + d, **asked).image[i, j, 0]) for d in (along, -along))
+        terms[i, j] += 2 * SIGMA**2 * (up - down) / (2 * step)
+    assert result.diagnostics.misfit == pytest.approx(float(terms.mean()), abs=2e-4)
 
 
 def expected_misfit(answer, y, s, counted) -> float:
@@ -100,9 +130,11 @@ def test_which_pixels_a_patch_reads_twice():
                 assert read_once((length, 20), (p, p), boundary)[:, 10].tolist() == expected
 
 
+@pytest.mark.parametrize("index", ["plain", "coloured"])
 @pytest.mark.parametrize("inside", [True, False])
-def test_the_error_to_expect_is_that_made_in_the_mean(plain, inside):
+def test_the_error_to_expect_is_that_made_in_the_mean(request, index, inside):
     """Of images of the training set, the misfit is 0 in the mean; of others it is not."""
+    plain = request.getfixturevalue(index)
     rng, rows, sigma = np.random.default_rng(4), [], SIGMA if inside else 0.05
     for k in range(150):
         x = (
@@ -110,7 +142,8 @@ def test_the_error_to_expect_is_that_made_in_the_mean(plain, inside):
             if inside
             else smooth(60 + k, 8, 8, 1)
         )
-        result = plain.reconstruct(x + sigma * rng.standard_normal(x.shape), sigma=sigma, maps=["variance"])
+        noise = plain.index.problem.sample_noise(x.shape, rng)
+        result = plain.reconstruct(x + sigma * noise, sigma=sigma, maps=["variance"])
         misfit, error = result.diagnostics.misfit, float(np.square(result.image - x).mean())
         rows.append((float(result.variance.mean()) + misfit - error, misfit))
     off, misfit = np.array(rows).T

@@ -62,7 +62,7 @@ def gaussian_patches(gain: float, sigma: float):
     mean = rng.uniform(0.02, 1, 400)
     squares = ((gain * mean + sigma**2) * rng.chisquare(25, 400))[:, None]
     table = -0.5 * squares / SIGMAS**2 - 25 * np.log(SIGMAS)
-    centres = np.array([(10 * i, 10 * j) for i in range(20) for j in range(20)])
+    centres = np.array([(0, 10 * i, 10 * j) for i in range(20) for j in range(20)])
     return squares[:, 0], PatchDensities(table), mean, centres
 
 
@@ -79,17 +79,17 @@ def test_densities_between_those_of_the_table():
 @pytest.mark.parametrize(("gain", "sigma"), [(0.02, 0.1), (0.1, 0.02), (0.0, 0.1), (0.02, 0.0)])
 def test_the_most_likely_gain(gain, sigma):
     _, densities, mean, centres = gaussian_patches(gain, sigma)
-    found = most_likely_gain(densities, mean, centres, 5, 0.2)
+    found = most_likely_gain(densities, mean, centres, (1, 5, 5), 0.2)
     assert abs(found.gain - gain) <= 3 * max(found.gain_error, 0.002)
     assert abs(found.sigma[0] - sigma) <= 3 * max(found.sigma_error[0], 0.005)
     assert found.gain_error < max(0.2 * gain, 0.003)
-    one = most_likely_gain(densities, mean, centres, 5, 0.2, gain=gain)
+    one = most_likely_gain(densities, mean, centres, (1, 5, 5), 0.2, gain=gain)
     assert (one.gain, one.gain_error) == (gain, 0)
     assert abs(one.sigma[0] - sigma) <= 3 * max(one.sigma_error[0], 0.005)
-    other = most_likely_gain(densities, mean, centres, 5, 0.2, sigma=sigma)
+    other = most_likely_gain(densities, mean, centres, (1, 5, 5), 0.2, sigma=sigma)
     assert (other.sigma, other.sigma_error) == ((sigma,), (0,))
     assert abs(other.gain - gain) <= 3 * max(other.gain_error, 0.002)
-    both = most_likely_gain(densities, mean, centres, 5, 0.2, gain=gain, sigma=sigma)
+    both = most_likely_gain(densities, mean, centres, (1, 5, 5), 0.2, gain=gain, sigma=sigma)
     assert (both.gain, both.gain_error, both.sigma, both.sigma_error) == (gain, 0, (sigma,), (0,))
 
 

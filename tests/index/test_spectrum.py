@@ -10,8 +10,10 @@ import pytest
 import tifffile
 import torch
 
+from lemmse.calibration import calibrate_index
 from lemmse.calibration.hybrid import _queries
 from lemmse.contract.errors import DataLoss, InvalidArgument, NotFound
+from lemmse.estimator import Reconstructor
 from lemmse.estimator.local import LocalBackend
 from lemmse.index import build, open_index
 from lemmse.index.physics import InverseProblem, Spectrum, read_spectrum
@@ -292,7 +294,9 @@ def test_the_command_tells_of_the_noise(images, tmp_path):
     )
     status, stdout, _ = invoke("inspect", tmp_path / "index", "--verify", "--json")
     described = json.loads(stdout)
-    assert (status, described["noise"], described["gaussians"]) == (0, str(tmp_path / "frames.npy"), 0)
+    assert (status, described["noise"], described["gaussians"]) == (0, str(tmp_path / "frames.npy"), 24)
+    _, table, _ = invoke("inspect", tmp_path / "index")
+    assert "correlated, " in table
     status, _, stderr = invoke("build", images, *arguments, "--update")
     assert (status, stderr.partition(" with")[0]) == (2, "lemmse: error: noise: expected none")
 
@@ -307,6 +311,23 @@ def test_calibration_measures_in_correlated_noise(images, tmp_path):
     noise = index.strata.whiten_precisely(_queries(local, black, 1.0, np.random.default_rng(0)).u.numpy(), 0)
     np.testing.assert_allclose(noise.T @ noise / len(noise), np.eye(9), atol=0.35)
     assert len(noise) == 256
+
+
+def test_the_best_refinements_are_measured_in_correlated_noise(images, tmp_path):
+    power = np.ones((12, 12))
+    power[:, 0] += 100
+    np.save(tmp_path / "noise.npy", power)
+    index = open_index(build([images], tmp_path / "index", noise=tmp_path / "noise.npy", patch_size=3))
+    y = smooth(7, 12, 12, 1)
+    with pytest.raises(InvalidArgument, match="quality: expected paper, since index 'index' was not calib"):
+        Reconstructor(index, device="cpu").reconstruct(y, sigma=0.1, quality="best")
+    _, pictures = calibrate_index(index)
+    assert all(refinement.aggregate == "overlap" for refinement in pictures.refinements[:2])
+    assert all(best > paper for best, paper in zip(pictures.best_db, pictures.paper_db, strict=True))
+    calibrated = Reconstructor(open_index(tmp_path / "index"), device="cpu")
+    found = calibrated.reconstruct(y, sigma=0.1, quality="best").diagnostics
+    best = pictures.best(0.1)
+    assert (found.aggregate, found.gaussian_share) == (best.aggregate, best.gaussian_share)
 
 
 @pytest.mark.parametrize("shape", [(6, 7), (6, 7, 2), (0, 7, 1), None])
@@ -338,7 +359,7 @@ def test_an_index_that_names_no_noise_has_white_noise(images, tmp_path):
     del content["manifest_sha256"]
     assert content.pop("noise") is None
     path.write_text(json.dumps(content | {"manifest_sha256": _self_checksum(content)}))
-    assert open_index(index).problem.denoises
+    assert open_index(index).problem.white
     content["noise"] = 3
     path.write_text(json.dumps(content | {"manifest_sha256": _self_checksum(content)}))
     with pytest.raises(DataLoss, match="noise has a value that no build writes"):

@@ -45,9 +45,34 @@ def offset_posteriors(training, y, sigma, p, bandwidth, mixture=None, gaussian_s
     return posteriors
 
 
-def prior(training, p, bandwidth, mixture, gaussian_share, basis, stride=1):
-    """The prior in an orthonormal basis (P, D): log weight, means (n, D), covariance (D, D) of its parts."""
-    wide = bandwidth**2 * np.eye(basis.shape[1])
+def coloured_posteriors(
+    training, y, sigma, p, bandwidth, mixture, gaussian_share, noise_covariance, *, offset
+):
+    """The same in noise of covariance σ² S; a bandwidth has the covariance τ² S, and the mixture is whitened.
+
+    With offset, a level of each channel has a prior so wide that the query alone tells it.
+    """
+    values, vectors = np.linalg.eigh(noise_covariance)
+    root = vectors * np.sqrt(values) @ vectors.T
+    parts = prior(training, p, bandwidth, mixture, gaussian_share, np.eye(len(root)), root=root)
+    if offset:
+        constants = np.tile(np.eye(y.shape[2]), (p * p, 1))  # (P, C)
+        parts = [(log_w, means, c + 1e3 * constants @ constants.T) for log_w, means, c in parts]
+    noise = np.full(len(root), sigma)
+    return {
+        (i, j): posterior(patch(y, i, j, p), noise, parts, correlation=noise_covariance)
+        for i in range(y.shape[0])
+        for j in range(y.shape[1])
+    }
+
+
+def prior(training, p, bandwidth, mixture, gaussian_share, basis, stride=1, root=None):
+    """The prior in an orthonormal basis (P, D): log weight, means (n, D), covariance (D, D) of its parts.
+
+    A root of the covariance of the noise makes clean patches of those that the mixture describes.
+    """
+    root = np.eye(len(basis)) if root is None else root
+    wide = bandwidth**2 * basis.T @ root @ root.T @ basis
     parts = []
     if gaussian_share < 1:
         keys = np.array(
@@ -62,18 +87,21 @@ def prior(training, p, bandwidth, mixture, gaussian_share, basis, stride=1):
     if gaussian_share > 0:
         arrays = (mixture.weights, mixture.means, mixture.variances, mixture.axes)
         for weight, mean, variances, axes in zip(*(a.astype(np.float64) for a in arrays), strict=True):
-            covariance = basis.T @ axes @ np.diag(variances) @ axes.T @ basis
-            parts.append((np.log(gaussian_share * weight), (basis.T @ mean)[None], covariance + wide))
+            half = basis.T @ root @ axes
+            covariance = half @ np.diag(variances) @ half.T
+            parts.append((np.log(gaussian_share * weight), (basis.T @ root @ mean)[None], covariance + wide))
     return parts
 
 
-def posterior(u, noise, parts, basis=None):
+def posterior(u, noise, parts, basis=None, correlation=None):
     """What u (D,), seen with noise (D,), leaves of such a prior, as numbers of the patch; inf is unseen."""
     basis = np.eye(len(u)) if basis is None else basis
+    correlation = np.eye(len(u)) if correlation is None else correlation
     seen = np.flatnonzero(np.isfinite(noise))
     rows = []
     for log_prior, means, covariance in parts:
-        joint = covariance[np.ix_(seen, seen)] + np.diag(noise[seen] ** 2)
+        s = noise[seen]
+        joint = covariance[np.ix_(seen, seen)] + s[:, None] * correlation[np.ix_(seen, seen)] * s
         gain = covariance[:, seen] @ np.linalg.inv(joint)
         left = basis @ (covariance - gain @ covariance[seen]) @ basis.T
         d = u[seen] - means[:, seen]
@@ -104,10 +132,18 @@ def quality_oracle(
     gaussian_share=0.0,
     equivariance="none",
     stride=1,
+    noise_covariance=None,
 ) -> Oracle:
-    """Reconstruct y (H, W, C) from training images with noise of standard deviation s (H, W, C)."""
+    """Reconstruct y (H, W, C) from training images with noise of standard deviation s (H, W, C).
+
+    With `noise_covariance`, S (P, P), the noise in a patch has covariance s² S.
+    """
     height, width, channels = y.shape
-    if equivariance == "offset":
+    if noise_covariance is not None:
+        prior_of = bandwidth, mixture, gaussian_share, noise_covariance
+        offset = equivariance == "offset"
+        posteriors = coloured_posteriors(training, y, s.flat[0], p, *prior_of, offset=offset)
+    elif equivariance == "offset":
         posteriors = offset_posteriors(training, y, s.flat[0], p, bandwidth, mixture, gaussian_share, stride)
     else:
         posteriors = patch_posteriors(training, y, s, p, bandwidth, mixture, gaussian_share, stride)

@@ -18,18 +18,22 @@ __all__ = ["crop", "middle"]
 def middle(measurement: Measurement, nbytes: int) -> Measurement:
     """Return the middle of a measurement, as much of it as takes at most `nbytes`.
 
+    It is cut to a square of rows and columns, or the planes, rows and columns of a volume to a cube; where a
+    side is shorter, it stays. Of a volume (D, H, W) columns stay whole, since they may be channels.
+
     Examples
     --------
-    >>> measurement = Measurement.checked(np.zeros((100, 40)), sigma="auto", mask=None)
+    >>> measurement = Measurement.checked(np.zeros((100, 20)), sigma="auto", mask=None)
     >>> middle(measurement, 8000).y.shape
     (50, 20)
     """
-    share = math.sqrt(min(1.0, nbytes / measurement.nbytes))
-    spans = []
-    for length in measurement.y.shape[:2]:
-        kept = max(1, math.floor(length * share + 1e-9))
-        spans.append(np.arange((length - kept) // 2, (length - kept) // 2 + kept))
-    return measurement if share == 1 else measurement.crop(*spans)
+    lengths = measurement.y.shape[: max(2, measurement.y.ndim - 1)]
+    most = math.prod(lengths) * nbytes / measurement.nbytes
+    sides = range(max(lengths), 1, -1)
+    side = next((s for s in sides if math.prod(min(s, length) for length in lengths) <= most), 1)
+    starts = [max(0, length - side) // 2 for length in lengths]
+    spans = [np.arange(start, start + min(side, n)) for start, n in zip(starts, lengths, strict=True)]
+    return measurement if measurement.nbytes <= nbytes else measurement.crop(*spans)
 
 
 def crop(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.connecting import connect
@@ -15,7 +16,8 @@ from lemmse.client.exits import BAD_INPUT, FAILED, exit_status, report
 from lemmse.client.interface import Client
 from lemmse.client.reconstruct import as_axes, as_mask, as_range, nan_flag, noise_flag, require_one_target
 from lemmse.client.server_flags import server_flags
-from lemmse.client.work import Reading, read_plane, with_channels
+from lemmse.client.slabs import Slabs, middle_planes
+from lemmse.client.work import Reading, read_plane, read_planes, with_channels
 from lemmse.contract.errors import LemmseError
 from lemmse.contract.results import NoiseEstimate
 from lemmse.index.files import open_stack
@@ -66,16 +68,25 @@ def estimate_noise(
 ) -> None:
     """Estimate the standard deviation of the noise in images, where white is 1.
 
-    Prints a line for each plane: one number, or one for each channel if they differ, each with its standard
-    error; of Poisson-Gaussian noise that in the dark, and the gain. The index must be of physics identity
-    and pre-inverse identity. Exit status: 1 if some images failed, 2 if all failures are bad input.
+    Prints a line for each plane, or for each volume if the index is of volumes: one number, or one for each
+    channel if they differ, each with its standard error; of Poisson-Gaussian noise that in the dark, and the
+    gain. The index must be of physics identity and pre-inverse identity. Exit status: 1 if some images
+    failed, 2 if all failures are bad input.
     """
     require_one_target(server, () if folder is None else (folder,))
     asked = {"noise": noise, "nan": nan, "index": index_name}
     failures: list[Exception] = []
     with connect(server if folder is None else folder, **secrets) as client:
-        channels = client.get_index(index_name or "").channels
-        reading = Reading(axes=axes, stated=stated, dtype=None, channels=channels, mask=mask, sigma=1.0)
+        index = client.get_index(index_name or "")
+        reading = Reading(
+            axes=axes,
+            stated=stated,
+            dtype=None,
+            channels=index.channels,
+            mask=mask,
+            sigma=1.0,
+            slabs=None if index.patch_depth == 1 else Slabs(0, circular=False),
+        )
         for path in images:
             try:
                 for line in _lines(client, path, reading, asked, as_json=as_json):
@@ -92,16 +103,28 @@ def estimate_noise(
 def _lines(
     client: Client, path: Path, reading: Reading, asked: dict[str, Any], *, as_json: bool
 ) -> Iterator[str]:
-    """Yield a line for each plane of a file."""
-    with open_stack(path, axes=reading.axes, stated=reading.stated) as opened:
+    """Yield a line for each plane of a file, or for each of its volumes."""
+    of_volumes, mask = reading.slabs is not None, reading.mask
+    with open_stack(path, axes=reading.axes, stated=reading.stated, volumes=of_volumes) as opened:
         stack = with_channels(opened, reading.channels)
-        for k in range(len(stack)):
-            y = read_plane(stack, k, reading)
-            estimate = client.estimate_noise(y, mask=reading.mask, **asked)
-            if as_json:
-                yield json.dumps({"input": str(path), "plane": k, **asdict(estimate)})
+        volumes = stack.layout.volumes().tolist() if of_volumes else []
+        count = len(volumes) if of_volumes else len(stack)
+        for k in range(count):
+            if of_volumes:
+                y = read_planes(stack, middle_planes(stack.layout, volumes[k]), reading)
+                mask = (
+                    None
+                    if reading.mask is None
+                    else np.broadcast_to(reading.mask, (len(y), *reading.mask.shape))
+                )
             else:
-                yield f"{path}{f'[{k}]' if len(stack) > 1 else ''}: {_text(estimate)}"
+                y = read_plane(stack, k, reading)
+            estimate = client.estimate_noise(y, mask=mask, **asked)
+            if as_json:
+                what = "volume" if of_volumes else "plane"
+                yield json.dumps({"input": str(path), what: k, **asdict(estimate)})
+            else:
+                yield f"{path}{f'[{k}]' if count > 1 else ''}: {_text(estimate)}"
 
 
 def _text(estimate: NoiseEstimate) -> str:

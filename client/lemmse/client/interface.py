@@ -120,8 +120,8 @@ class Client(Closable, ABC):
         sigma : float, array or "auto"
             Noise standard deviation, in intensities of [0, 1], > 0: one number, a map (H, W) or (H, W, C),
             for a volume (D, H, W) or (D, H, W, C), or "auto". Then it is estimated, one for the image or one
-            for each channel; this needs an index of images, of physics identity and pre-inverse identity, and
-            an image of at least the size of a patch. Of Poisson-Gaussian noise it is that in the dark, >= 0:
+            for each channel; this needs an index of physics identity and pre-inverse identity, and an image
+            of at least the size of a patch. Of Poisson-Gaussian noise it is that in the dark, >= 0:
             a number or "auto".
         noise : str
             "gaussian", or "poisson-gaussian" for variance gain · x + sigma² at intensity x, as of counts of

@@ -29,7 +29,15 @@ from lemmse.contract.measurement import (
     require_fit,
 )
 from lemmse.contract.options import Options
-from lemmse.contract.results import RESULT_MAPS, Diagnostics, IndexInfo, NoiseEstimate, Result, combined
+from lemmse.contract.results import (
+    RESULT_MAPS,
+    Diagnostics,
+    IndexInfo,
+    NoiseEstimate,
+    Result,
+    combined,
+    with_estimate,
+)
 
 __all__ = ["Mosaic", "is_large", "settled"]
 
@@ -232,11 +240,7 @@ class Mosaic:
 
     def result(self) -> Result:
         """Return the outputs, with the diagnostics of all tiles."""
-        diagnostics = combined(self._diagnostics)
-        if (estimate := self._estimate) is not None:
-            diagnostics = replace(
-                diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain
-            )
+        diagnostics = with_estimate(combined(self._diagnostics), self._estimate)
         if self._restore is not None:
             self._out |= {
                 name: self._restore(self._out[name], name) for name in self._out.keys() - self._given

@@ -8,9 +8,9 @@ all of its parts are written. Files with large planes come last: their tiles go 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.client.interface import Client
@@ -18,9 +18,11 @@ from lemmse.client.jobs import Job
 from lemmse.client.journal import Journal
 from lemmse.client.large_files import run_large
 from lemmse.client.progress import Progress
+from lemmse.client.volume_noise import VolumeNoise
 from lemmse.client.work import Done, Reading, Work
 from lemmse.contract.errors import LemmseError
 from lemmse.contract.lines import one_line
+from lemmse.contract.results import NoiseEstimate, Result, with_estimate
 
 __all__ = ["run"]
 
@@ -62,9 +64,9 @@ def run(
     LemmseError
         An error of the whole batch, such as a lost connection. What is not finished is discarded.
     """
-    reach = 1  # planes of the part that is sent
+    own: dict[str, Any] = {}  # arguments of the part that is sent
     over: deque[tuple[Job, Done | Exception]] = deque()
-    sent: deque[tuple[Work, int]] = deque()
+    sent: deque[tuple[Work, int, NoiseEstimate | None]] = deque()
     working: list[Work] = []
     large: list[Job] = []
 
@@ -75,17 +77,16 @@ def run(
                 journal.add(work.job, done=False)
             over.append((work.job, work.finish()))
 
-    def for_each_part(value: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """Yield a map, which applies to all planes, with those of the part that is sent."""
-        while True:
-            yield np.broadcast_to(value, (reach, *value.shape))
+    volumes = None if reading.slabs is None else VolumeNoise(client, options)
 
-    if reading.slabs is not None:
-        of_planes = [name for name in ("sigma", "mask") if np.ndim(options.get(name, 0))]
-        options |= {name: for_each_part(np.asarray(options[name])) for name in of_planes}
+    def for_each_part(name: str) -> Iterator[Any]:
+        while True:
+            yield own[name]
+
+    if volumes is not None:
+        options |= {name: for_each_part(name) for name in volumes.names}
 
     def images() -> Iterator[NDArray[Any]]:
-        nonlocal reach
         for job in jobs:
             try:
                 work = Work(job, reading)
@@ -98,16 +99,19 @@ def run(
                 continue
             working.append(work)
             for number, part in enumerate(work.parts):
+                estimate = None
                 try:
                     y = work.part(number)
+                    if volumes is not None:
+                        estimate = volumes.estimate(work, part)
+                        own.update(volumes.arguments(y, estimate))
                 except (LemmseError, OSError) as error:
                     work.error = work.error or error
                 if work.error is not None:
                     break
-                sent.append((work, number))
+                sent.append((work, number, estimate))
                 work.sent += 1
                 work.sending = number + 1 < len(work.parts)
-                reach = len(part.read)
                 yield y
             work.sending = False
             settle(work)
@@ -115,7 +119,9 @@ def run(
     try:
         with closing(client.reconstruct_many(images(), maps=maps, **options)) as outcomes:
             for outcome in outcomes:
-                work, number = sent.popleft()
+                work, number, estimate = sent.popleft()
+                if isinstance(outcome, Result):
+                    outcome = replace(outcome, diagnostics=with_estimate(outcome.diagnostics, estimate))
                 work.take(number, outcome)
                 if len(work.parts) > 1:
                     progress(one_line(work.job.source), number + 1, len(work.parts))

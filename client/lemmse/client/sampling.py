@@ -110,6 +110,10 @@ class Sampling:
                     "index",
                     f"expected one of {what.replace('_', '-')} {wanted}, {index.name!r} has {found}",
                 )
+        if index.noise == "correlated":
+            raise InvalidArgument.of(
+                "index", f"expected one of white noise, got {index.name!r} of correlated"
+            )
         sizes = "(H, W" if index.patch_depth == 1 else "(D, H, W"
         axes = sizes.count(",") + 1
         full = (*self._shape, 1) if len(self._shape) == axes and index.channels == 1 else self._shape

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from lemmse.index.files import Layout
 
-__all__ = ["Part", "Slabs", "parts"]
+__all__ = ["Part", "Slabs", "middle_planes", "parts"]
 
 _PIXELS = 1 << 22
 """Number of pixels of a slab, unless it has only the least number of planes."""
@@ -31,6 +32,8 @@ class Part:
     """Numbers of the planes that are sent."""
     kept: range
     """Which of these are written."""
+    middle: Sequence[int] = ()
+    """Numbers of the planes that show the noise of the volume of a slab; none if all of it is sent."""
 
     @property
     def planes(self) -> list[tuple[int, int]]:
@@ -60,16 +63,29 @@ def parts(layout: Layout, slabs: Slabs | None) -> Iterator[Part]:
         for k in range(layout.count):
             yield Part([k], range(1))
         return
-    height, width = layout.plane_shape[:2]
+    step = _planes_of_slab(layout)
     for volume in layout.volumes().tolist():
         depth, halo = len(volume), slabs.halo
-        step = max(_LEAST, _PIXELS // (height * width))
         if step + 2 * halo >= depth:
             yield Part(volume, range(depth))
             continue
+        middle = middle_planes(layout, volume)
         for start in range(0, depth, step):
             stop = min(start + step, depth)
             first, end = start - halo, stop + halo
             if not slabs.circular:
                 first, end = max(0, first), min(depth, end)
-            yield Part([volume[z % depth] for z in range(first, end)], range(start - first, stop - first))
+            read = [volume[z % depth] for z in range(first, end)]
+            yield Part(read, range(start - first, stop - first), middle)
+
+
+def middle_planes(layout: Layout, volume: Sequence[int]) -> Sequence[int]:
+    """Return the planes in the middle of a volume in which its noise is estimated, as many as a slab has."""
+    count = min(len(volume), _planes_of_slab(layout))
+    start = (len(volume) - count) // 2
+    return volume[start : start + count]
+
+
+def _planes_of_slab(layout: Layout) -> int:
+    """Return the number of planes of a slab that are written."""
+    return max(_LEAST, _PIXELS // prod(layout.plane_shape[:2]))

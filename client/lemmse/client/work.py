@@ -1,6 +1,6 @@
 """A job at work: its opened input, read in intensities, and its outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from lemmse.contract.results import RESULT_MAPS, Diagnostics, Result
 from lemmse.index.files import Output, Plane, Scale, Stack, create_output, divisor_hint, open_stack
 from lemmse.index.files.outputs import check_output
 
-__all__ = ["Done", "Reading", "Work", "read_plane", "with_channels"]
+__all__ = ["Done", "Reading", "Work", "read_plane", "read_planes", "with_channels"]
 
 _NOISE = 8.0
 """Largest deviation that counts as noise, in standard deviations."""
@@ -107,8 +107,16 @@ class Work:
 
     def part(self, number: int) -> NDArray[Any]:
         """Return a part in intensities, a plane or a volume; masked where it was not observed."""
-        planes = [read_plane(self.stack, k, self._reading) for k in self.parts[number].read]
-        return planes[0] if self._reading.slabs is None else np.ma.stack(planes)
+        read = self.parts[number].read
+        return (
+            read_plane(self.stack, read[0], self._reading)
+            if self._reading.slabs is None
+            else self.planes(read)
+        )
+
+    def planes(self, numbers: Sequence[int]) -> NDArray[Any]:
+        """Return some planes of a volume in intensities, see `read_planes`."""
+        return read_planes(self.stack, numbers, self._reading)
 
     def intensities(self, numbers: NDArray[Any], place: tuple[slice, slice]) -> NDArray[Any]:
         """Return numbers of some rows and columns of a plane in intensities; see `intensities`."""
@@ -220,6 +228,11 @@ def read_plane(stack: Stack, k: int, reading: Reading) -> NDArray[Any]:
         The numbers cannot be intensities.
     """
     return intensities(stack, stack.numbers(k), _WHOLE, reading)
+
+
+def read_planes(stack: Stack, numbers: Sequence[int], reading: Reading) -> NDArray[Any]:
+    """Return planes of a stack as a volume, like `read_plane`."""
+    return np.ma.stack([read_plane(stack, k, reading) for k in numbers])
 
 
 def intensities(

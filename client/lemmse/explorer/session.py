@@ -108,13 +108,15 @@ class Session:
     @property
     def can_simulate(self) -> bool:
         """Whether a clean picture can be measured here as for the index."""
-        return self.settings.index.physics == "identity" or self.settings.index.name in self.local
+        index = self.settings.index
+        return index.noise != "correlated" and (index.physics == "identity" or index.name in self.local)
 
     @property
     def can_inpaint(self) -> bool:
         """Whether the index allows masks."""
         index = self.settings.index
-        return (index.physics, index.pre_inverse, index.equivariance) == ("identity", "identity", "none")
+        clean = (index.physics, index.pre_inverse, index.equivariance) == ("identity", "identity", "none")
+        return clean and index.noise != "correlated"
 
     def observed(self) -> NDArray[np.bool_] | None:
         """Return where the picture is observed, (H, W); None for all pixels."""

@@ -85,7 +85,7 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
     content["calibration"] = "none" if manifest.calibration is None else _reach(manifest.calibration)
     content["pictures"] = "none" if manifest.pictures is None else _gain(manifest.pictures)
     content["sources"] = ", ".join(manifest.sources)
-    content["noise"] = manifest.noise or "white"
+    content["noise"] = "white" if manifest.noise is None else f"correlated, {manifest.noise}"
     if manifest.removed:
         content["removed"] = f"{manifest.removed:,} (cells, PCA, Gaussians and calibration hold a trace)"
     table = Table(show_header=False, box=None)

@@ -45,7 +45,7 @@ def measure_pictures(
     Parameters
     ----------
     index : Index
-        The index, of physics and pre-inverse identity; it is not changed.
+        The index, of physics and pre-inverse identity, with white or correlated noise; it is not changed.
     calibration : Calibration
         The calibration of mode hybrid on it.
     held_out : HeldOut, optional
@@ -73,7 +73,11 @@ def measure_pictures(
     candidates = [PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
     rows = []
     for done, sigma in enumerate(sigmas):
-        noisy = [(x + sigma * rng.standard_normal(x.shape)).astype(np.float32) for x in images]
+        noise = index.problem.sample_noise
+        noisy = [
+            (x + sigma * np.stack([noise(plane.shape, rng) for plane in x])).astype(np.float32)
+            for x in images
+        ]
 
         def psnr(refinement: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:
             options = {"sigma": sigma, "mode": "hybrid", "accuracy_db": _ACCURACY_DB, **asdict(refinement)}

@@ -235,7 +235,7 @@ class Measurement:
         sigma = estimate.sigma
         if len(sigma) == 1:
             return replace(self, sigma=float(sigma[0]), gain=estimate.gain or None)
-        return replace(self, sigma=np.tile(np.asarray(sigma, np.float64), (*self.y.shape[:2], 1)))
+        return replace(self, sigma=np.broadcast_to(np.asarray(sigma, np.float64), self.y.shape).copy())
 
     def with_noise_at(
         self,

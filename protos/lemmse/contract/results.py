@@ -22,6 +22,7 @@ __all__ = [
     "Result",
     "combined",
     "result_bytes",
+    "with_estimate",
 ]
 
 
@@ -291,6 +292,13 @@ class NoiseEstimate:
     """Standard error of the gain; 0 if it was stated."""
 
 
+def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> Diagnostics:
+    """Return the diagnostics with the estimate of the noise, if there is one."""
+    if estimate is None:
+        return diagnostics
+    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain)
+
+
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
     """The description of an index."""
@@ -305,6 +313,8 @@ class IndexInfo:
     """The forward operator of the index, which maps a clean image to a measurement without noise."""
     pre_inverse: str
     """The pre-inverse of the index. The estimator applies it; y is passed as measured."""
+    noise: str
+    """The noise that the index was built for: "white", or "correlated", of a spectrum that it contains."""
     patch_size: int
     """Side of the patches, in pixels."""
     patch_depth: int

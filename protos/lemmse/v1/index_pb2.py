@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lemmse/v1/index.proto\x12\tlemmse.v1\"\xba\x02\n\x05Index\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07physics\x18\x04 \x01(\t\x12\x13\n\x0bpre_inverse\x18\x05 \x01(\t\x12\x12\n\npatch_size\x18\x06 \x01(\x05\x12\x10\n\x08\x62oundary\x18\x07 \x01(\t\x12\x10\n\x08\x63hannels\x18\x08 \x01(\x05\x12\x0e\n\x06images\x18\t \x01(\x03\x12\x0c\n\x04keys\x18\n \x01(\x03\x12\r\n\x05\x63\x65lls\x18\x0b \x01(\x03\x12\x14\n\x0cimage_height\x18\x0c \x01(\x05\x12\x13\n\x0bimage_width\x18\r \x01(\x05\x12\x10\n\x08\x64istinct\x18\x0e \x01(\x03\x12\x14\n\x0c\x65quivariance\x18\x0f \x01(\t\x12\x0f\n\x07\x61ugment\x18\x10 \x01(\t\x12\x13\n\x0bpatch_depth\x18\x11 \x01(\x05\"\x14\n\x12ListIndexesRequest\"8\n\x13ListIndexesResponse\x12!\n\x07indexes\x18\x01 \x03(\x0b\x32\x10.lemmse.v1.Index\"\x1f\n\x0fGetIndexRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetIndexResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.lemmse.v1.Index2\xa1\x01\n\x0cIndexService\x12L\n\x0bListIndexes\x12\x1d.lemmse.v1.ListIndexesRequest\x1a\x1e.lemmse.v1.ListIndexesResponse\x12\x43\n\x08GetIndex\x12\x1a.lemmse.v1.GetIndexRequest\x1a\x1b.lemmse.v1.GetIndexResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15lemmse/v1/index.proto\x12\tlemmse.v1\"\xc9\x02\n\x05Index\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07physics\x18\x04 \x01(\t\x12\x13\n\x0bpre_inverse\x18\x05 \x01(\t\x12\x12\n\npatch_size\x18\x06 \x01(\x05\x12\x10\n\x08\x62oundary\x18\x07 \x01(\t\x12\x10\n\x08\x63hannels\x18\x08 \x01(\x05\x12\x0e\n\x06images\x18\t \x01(\x03\x12\x0c\n\x04keys\x18\n \x01(\x03\x12\r\n\x05\x63\x65lls\x18\x0b \x01(\x03\x12\x14\n\x0cimage_height\x18\x0c \x01(\x05\x12\x13\n\x0bimage_width\x18\r \x01(\x05\x12\x10\n\x08\x64istinct\x18\x0e \x01(\x03\x12\x14\n\x0c\x65quivariance\x18\x0f \x01(\t\x12\x0f\n\x07\x61ugment\x18\x10 \x01(\t\x12\x13\n\x0bpatch_depth\x18\x11 \x01(\x05\x12\r\n\x05noise\x18\x12 \x01(\t\"\x14\n\x12ListIndexesRequest\"8\n\x13ListIndexesResponse\x12!\n\x07indexes\x18\x01 \x03(\x0b\x32\x10.lemmse.v1.Index\"\x1f\n\x0fGetIndexRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetIndexResponse\x12\x1f\n\x05index\x18\x01 \x01(\x0b\x32\x10.lemmse.v1.Index2\xa1\x01\n\x0cIndexService\x12L\n\x0bListIndexes\x12\x1d.lemmse.v1.ListIndexesRequest\x1a\x1e.lemmse.v1.ListIndexesResponse\x12\x43\n\x08GetIndex\x12\x1a.lemmse.v1.GetIndexRequest\x1a\x1b.lemmse.v1.GetIndexResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lemmse.v1.index_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INDEX']._serialized_start=37
-  _globals['_INDEX']._serialized_end=351
-  _globals['_LISTINDEXESREQUEST']._serialized_start=353
-  _globals['_LISTINDEXESREQUEST']._serialized_end=373
-  _globals['_LISTINDEXESRESPONSE']._serialized_start=375
-  _globals['_LISTINDEXESRESPONSE']._serialized_end=431
-  _globals['_GETINDEXREQUEST']._serialized_start=433
-  _globals['_GETINDEXREQUEST']._serialized_end=464
-  _globals['_GETINDEXRESPONSE']._serialized_start=466
-  _globals['_GETINDEXRESPONSE']._serialized_end=517
-  _globals['_INDEXSERVICE']._serialized_start=520
-  _globals['_INDEXSERVICE']._serialized_end=681
+  _globals['_INDEX']._serialized_end=366
+  _globals['_LISTINDEXESREQUEST']._serialized_start=368
+  _globals['_LISTINDEXESREQUEST']._serialized_end=388
+  _globals['_LISTINDEXESRESPONSE']._serialized_start=390
+  _globals['_LISTINDEXESRESPONSE']._serialized_end=446
+  _globals['_GETINDEXREQUEST']._serialized_start=448
+  _globals['_GETINDEXREQUEST']._serialized_end=479
+  _globals['_GETINDEXRESPONSE']._serialized_start=481
+  _globals['_GETINDEXRESPONSE']._serialized_end=532
+  _globals['_INDEXSERVICE']._serialized_start=535
+  _globals['_INDEXSERVICE']._serialized_end=696
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,7 @@ class Index(_message.Message):
     EQUIVARIANCE_FIELD_NUMBER: _builtins.int
     AUGMENT_FIELD_NUMBER: _builtins.int
     PATCH_DEPTH_FIELD_NUMBER: _builtins.int
+    NOISE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in the server."""
     version: _builtins.str
@@ -83,6 +84,10 @@ class Index(_message.Message):
     """Planes of the patches: 1 in an index of images. More in one of volumes, whose
     training images are their planes.
     """
+    noise: _builtins.str
+    """The noise that the index was built for: "white", or "correlated", of the
+    power spectrum that the index stores.
+    """
     def __init__(
         self,
         *,
@@ -103,10 +108,11 @@ class Index(_message.Message):
         equivariance: _builtins.str = ...,
         augment: _builtins.str = ...,
         patch_depth: _builtins.int = ...,
+        noise: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "distinct", b"distinct", "equivariance", b"equivariance", "image_height", b"image_height", "image_width", b"image_width", "images", b"images", "keys", b"keys", "name", b"name", "patch_depth", b"patch_depth", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "boundary", b"boundary", "cells", b"cells", "channels", b"channels", "digest", b"digest", "distinct", b"distinct", "equivariance", b"equivariance", "image_height", b"image_height", "image_width", b"image_width", "images", b"images", "keys", b"keys", "name", b"name", "noise", b"noise", "patch_depth", b"patch_depth", "patch_size", b"patch_size", "physics", b"physics", "pre_inverse", b"pre_inverse", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -292,9 +292,10 @@ Global___Hybrid: _TypeAlias = Hybrid  # noqa: Y015
 
 @_typing.final
 class AutoSigma(_message.Message):
-    """The noise is white, and its standard deviation is estimated: one for the
-    image, or one for each channel where they differ. Only on an index of physics
-    and pre-inverse identity.
+    """The noise is that of the index, white or correlated, and its standard
+    deviation is estimated: one for the image or volume, or, of white noise, one
+    for each channel where they differ. Only on an index of physics and
+    pre-inverse identity.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

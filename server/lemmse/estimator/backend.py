@@ -164,12 +164,13 @@ class Backend(ABC):
         if mixture is None:
             raise InvalidArgument.of(
                 "gaussian_share",
-                f"expected 0, since patches of {self.index.patch_length} numbers have no mixture",
+                f"expected 0, since index {self.index.name!r} has no Gaussians; one of shorter patches, or "
+                "built again, may have them",
             )
-        return Gaussians(mixture, self.centre, self.device)
+        return Gaussians(mixture, self.centre, self.device, self.index.strata.unwhitener)
 
     def require_clean_keys(self, argument: str, what: str) -> None:
-        """Raise InvalidArgument unless the keys are patches of the clean images: A = B = I, white noise.
+        """Raise InvalidArgument unless the keys are patches of clean images, A = B = I, whitened or not.
 
         Parameters
         ----------
@@ -178,7 +179,15 @@ class Backend(ABC):
         what : str
             Description of the feature that needs them, for the message.
         """
-        if not self.index.problem.denoises:
+        self._require(argument, what, self.index.problem.denoises)
+
+    def require_white_noise(self, argument: str, what: str) -> None:
+        """Raise InvalidArgument unless the keys are patches of the clean images, and the noise is white."""
+        problem = self.index.problem
+        self._require(argument, what, problem.denoises and problem.white)
+
+    def _require(self, argument: str, what: str, condition: bool) -> None:
+        if not condition:
             raise InvalidArgument.of(
                 argument,
                 f"{what} needs an index of physics identity and pre-inverse identity, got one of "

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
-from lemmse.contract.results import NoiseEstimate, Result
+from lemmse.contract.results import NoiseEstimate, Result, with_estimate
 from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.cancellation import Cancel, never
 from lemmse.estimator.image_noise import sample_size
 from lemmse.estimator.noise_estimate import spread
-from lemmse.estimator.reconstructor import Reconstructor, with_estimate
+from lemmse.estimator.reconstructor import Reconstructor
 
 __all__ = ["BestOf"]
 
@@ -113,12 +113,11 @@ class BestOf:
     def _sample(self, measurement: Measurement) -> NDArray[np.int64]:
         """Return positions of pixels spread over the image, observed if possible, (N,)."""
         pixels, mask = self.pixels(measurement), measurement.mask
-        # The planes of a volume are one image, one below the other.
-        width = measurement.y.shape[1 if math.prod(measurement.y.shape[:2]) == pixels else 2]
-        shape = pixels // width, width
+        shape = measurement.y.shape[: 2 if math.prod(measurement.y.shape[:2]) == pixels else 3]
+        shape = (1, 1, *shape)[-3:]
         bad = np.zeros((*shape, 1), np.bool_) if mask is None else ~mask.reshape(*shape, -1)
-        centres, _ = spread(bad, 1, sample_size(pixels))
-        n: NDArray[np.int64] = centres[:, 0] * width + centres[:, 1]
+        centres, _ = spread(bad, (1, 1, 1), sample_size(pixels))
+        n: NDArray[np.int64] = np.ravel_multi_index(tuple(centres.T), shape)
         return n
 
 

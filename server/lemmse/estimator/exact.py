@@ -139,11 +139,13 @@ def _sums(keys: Keys, queries: Queries, centre: Tensor | None, spec: SumSpec) ->
     sums = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, queries.u.device)
     for tile in keys.tiles(queries.stratum, centre):
         raise_if_cancelled(spec.cancelled)
-        sums = sums.merge(_tile_sums(tile, *score(tile), outputs, outputs.rows(keys.t_length)))
+        sums = sums.merge(_tile_sums(keys, tile, *score(tile), outputs))
     return sums.shift(score.common)
 
 
-def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs, rows: int) -> PosteriorSums:
+def _tile_sums(
+    keys: Keys, tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
+) -> PosteriorSums:
     """Return the sums over one tile.
 
     log2 w is the sum of `scores`, (Q, m), which is overwritten, and `query_terms`, (Q,).
@@ -152,8 +154,8 @@ def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
     if outputs.top:
         top_score, top_key = scores.topk(min(outputs.top, scores.shape[1]), dim=1)
     w, score_max = weights(scores)
-    moments = w @ tile.moments[:rows].T  # (Q, rows)
-    patches = _patch_sums(tile, w, outputs) if outputs.patch else moments[:, :0].double()
+    moments = w @ tile.moments[: outputs.rows(keys.t_length)].T  # (Q, rows)
+    patches = _patch_sums(keys, tile, w, outputs) if outputs.patch else moments[:, :0].double()
     return PosteriorSums(
         log_max=(score_max[:, 0] + query_terms) / LOG2_E,
         moments=moments.double(),
@@ -168,14 +170,14 @@ def _tile_sums(tile: Tile, scores: Tensor, query_terms: Tensor, outputs: Outputs
     )
 
 
-def _patch_sums(tile: Tile, w: Tensor, outputs: Outputs) -> Tensor:
-    """Return Σ w v and, with the variance, Σ w v² over one tile, (Q, P or 2P)."""
-    centred, centre = tile.features[:-1], tile.centre.double()
+def _patch_sums(keys: Keys, tile: Tile, w: Tensor, outputs: Outputs) -> Tensor:
+    """Return Σ w v and, with the variance, Σ w v² of the clean patches v of one tile, (Q, P or 2P)."""
+    centred, centre = tile.features[:-1], keys.unwhitened(tile.centre.double())
     n_w = w * tile.moments[0]  # each key counts with its multiplicity
     total = n_w.sum(dim=1, keepdim=True).double()
-    first = (n_w @ centred.T).double()
+    first = keys.unwhitened((n_w @ centred.T).double())
     sums = [first + total * centre]
     if outputs.variance:
-        second = (n_w @ centred.square().T).double()
+        second = (n_w @ keys.unwhitened(centred.T).square()).double()
         sums.append(second + 2 * centre * first + total * centre.square())
     return torch.cat(sums, dim=1)

@@ -8,6 +8,7 @@ Nothing here knows an index: densities come as a table.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,7 @@ def most_likely_gain(
     densities: PatchDensities,
     mean: NDArray[np.float64],
     centres: NDArray[np.int64],
-    p: int,
+    sides: Sequence[int],
     white: float,
     *,
     gain: float | None = None,
@@ -76,10 +77,10 @@ def most_likely_gain(
         The log densities of N patches.
     mean : float64, (N,)
         The mean intensity of each clean patch, or an estimate of it.
-    centres : int64, (N, 2)
-        Row and column of each patch, which say how patches overlap.
-    p : int
-        Side of the patches.
+    centres : int64, (N, 3)
+        Plane, row and column of each patch, which say how patches overlap.
+    sides : (int, int, int)
+        Planes, rows and columns of the patches.
     white : float
         The σ that is best for white noise, from which the search begins.
     gain, sigma : float, optional
@@ -98,7 +99,7 @@ def most_likely_gain(
     variance = np.exp(2 * log_sigma)
     score = weight * (high - low) / (2 * _STEP) / (2 * variance)  # by the variance
     information = -weight * (low - 2 * middle + high) / _STEP**2 / (4 * variance**2)
-    covariance = _covariance(score, information, mean, overlaps(centres, p), known)
+    covariance = _covariance(score, information, mean, overlaps(centres, sides), known)
     dark = math.sqrt(square)
     errors = [math.sqrt(max(0.0, one)) for one in covariance.diagonal()]
     dark_error = 0.0 if sigma is not None else math.sqrt(square + errors[1]) - dark

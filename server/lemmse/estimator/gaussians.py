@@ -9,13 +9,18 @@ A clean patch v drawn from N(μ_g, Σ_g) is observed as u, with noise of precisi
 
 where the sum over i is over the observed coordinates. The sums over all g have the form of those over keys,
 and merge with them. For noise of one σ, A is diagonal along the principal axes of Σ_g.
+
+If the keys are whitened, u and v are whitened patches here, and W⁻¹ v is the clean patch: its mean is
+W⁻¹ E[v | u], its covariance W⁻¹ Cov[v | u] W⁻ᵀ.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
@@ -44,9 +49,17 @@ class Gaussians:
         Coordinates of the centre pixel in a flattened patch.
     device : torch.device
         Device on which to compute.
+    unwhitener : float64, (P, P), optional
+        W⁻¹, if the mixture is one of whitened patches.
     """
 
-    def __init__(self, mixture: Mixture, centre: slice, device: torch.device) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        centre: slice,
+        device: torch.device,
+        unwhitener: NDArray[np.float64] | None = None,
+    ) -> None:
         weights, means, variances, axes = (
             torch.from_numpy(array).to(device)
             for array in (mixture.weights, mixture.means, mixture.variances, mixture.axes)
@@ -56,6 +69,10 @@ class Gaussians:
         self.means = means
         self.variances = variances
         self.axes = axes
+        self.clean_means, self.clean_axes = means, axes
+        if unwhitener is not None:
+            inverse = torch.from_numpy(unwhitener).to(device, means.dtype)
+            self.clean_means, self.clean_axes = means @ inverse.T, inverse @ axes
         self._centre = centre
 
     def sums(self, queries: Queries, spec: SumSpec) -> PosteriorSums:
@@ -263,9 +280,13 @@ class _White:
 
     def clean(self, g: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         mean, axes, variances = self._parts(g)
+        clean_mean, clean_axes = (
+            part[g].to(self._type) for part in (self._gaussians.clean_means, self._gaussians.clean_axes)
+        )
         noisy = 1 + self._precision * variances
-        gain = axes * (self._precision * variances / noisy)  # (P, R)
-        return mean + (self._u[rows] - mean) @ axes @ gain.T, (axes.square() * (variances / noisy)).sum(dim=1)
+        gain = clean_axes * (self._precision * variances / noisy)  # (P, R)
+        variance = (clean_axes.square() * (variances / noisy)).sum(dim=1)
+        return clean_mean + (self._u[rows] - mean) @ axes @ gain.T, variance
 
     def covariance(self, g: int, rows: Tensor, a: Tensor) -> Tensor:
         _, axes, variances = self._parts(g)

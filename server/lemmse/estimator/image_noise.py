@@ -15,6 +15,7 @@ from lemmse.contract.results import NoiseEstimate
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
 from lemmse.estimator.gain_estimate import SIGMAS, PatchDensities, most_likely_gain
+from lemmse.estimator.image_queries import require_map
 from lemmse.estimator.noise_estimate import NoiseLevel, maximum_likelihood, median_sigma, spread
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.queries import Queries
@@ -66,9 +67,9 @@ def estimate_noise(backend: Backend, observation: Observation, cancelled: Cancel
         `cancelled()` was true.
     """
     _require_mixture(backend, "sigma")
-    sample = _Sample(backend, observation, cancelled)
+    sample, index = _Sample(backend, observation, cancelled), backend.index
     best = sample.best(np.array([sample.start]))
-    if backend.index.strata.constants is None and _may_differ(sample.medians):
+    if index.problem.white and index.strata.constants is None and _may_differ(sample.medians):
         each = sample.best(_channel_starts(sample.medians, float(best.sigma[0])))
         gain = sample.log_density(each.sigma, slice(None)) - sample.log_density(best.sigma, slice(None))
         differ = each.sigma.max() > _CHANNELS_DIFFER * each.sigma.min()
@@ -108,7 +109,7 @@ def estimate_gain(
         PatchDensities(table),
         sample.clean_means(white),
         sample.centres,
-        backend.index.manifest.patch_size,
+        sample.sides,
         float(white[0]),
         gain=gain,
         sigma=sigma,
@@ -122,33 +123,36 @@ class _Sample:
         self, backend: Backend, observation: Observation, cancelled: Cancel, *, counts: bool = False
     ) -> None:
         self._backend, self._cancelled = backend, cancelled
-        (y,), self._p = observation.y, backend.index.manifest.patch_size
-        (observed,) = np.broadcast_to(np.isfinite(observation.sigma), observation.y.shape)
+        y, manifest = observation.y, backend.index.manifest
+        observed = np.broadcast_to(np.isfinite(observation.sigma), y.shape)
+        self.sides = manifest.patch_depth, manifest.patch_size, manifest.patch_size
+        """Planes, rows and columns of the patches."""
         self.medians = median_sigma(y, observed)
         """Median estimate for each channel, (C,), NaN where there is none."""
         self.start = float(np.median(self.medians)) if np.isfinite(self.medians).all() else _START
         """σ to begin with."""
-        centres, missing = _spread(observed, self._p, sample_size(y.shape[0] * y.shape[1]))
+        centres, missing = _spread(observed, self.sides, sample_size(observation.pixels))
         if missing.any():
-            centres, missing = _spread(observed, self._p, _MASKED_SAMPLE)
-        n = centres @ [y.shape[1], 1]
-        u = backend.patches(y[None], n)
+            require_map(backend, "mask")
+            centres, missing = _spread(observed, self.sides, _MASKED_SAMPLE)
+        n = np.ravel_multi_index(tuple(centres.T), y.shape[:3])
+        u = backend.patches(y, n)
         inside = None
         if counts:
             inside = _with_counts(u, y[observed].min())
         elif np.isin(y, (0, 1))[observed].mean() > _CLIPPED:
-            inside = _inside(u.reshape(len(u), -1, y.shape[2]), self.start)
+            inside = _inside(u.reshape(len(u), -1, y.shape[3]), self.start)
         if inside is not None:
             centres, n, u, missing = centres[inside], n[inside], u[inside], missing[inside]
         self.centres, self._u = centres, u
-        """Row and column of each patch, (N, 2)."""
-        self._observed = backend.patches(observed[None], n) if missing.any() else None
+        """Plane, row and column of each patch, (N, 3)."""
+        self._observed = backend.patches(observed, n) if missing.any() else None
         white = backend.whitening.whiten(torch.from_numpy(u).to(backend.device), 0)
         self._spectra = None if missing.any() else backend.gaussians.spectra(white)
 
     def best(self, start: NDArray[np.float64]) -> NoiseLevel:
         """Return the most likely σ, one or for each channel, as many as there are to begin with."""
-        return maximum_likelihood(self.log_density, start, self.centres, self._p)
+        return maximum_likelihood(self.log_density, start, self.centres, self.sides)
 
     def log_density(self, sigma: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
         """Return the log densities of some of the patches, see `noise_estimate.LogDensity`."""
@@ -172,18 +176,21 @@ class _Sample:
         return Queries(torch.from_numpy(u).to(device), torch.from_numpy(precision).to(device))
 
 
-def _spread(observed: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _spread(
+    observed: NDArray[np.bool_], sides: tuple[int, int, int], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the patches to look at, and how many numbers of each were not observed."""
-    if min(observed.shape[:2]) < p:
+    first = 0 if sides[0] > 1 else 1
+    patch, image = ("x".join(map(str, one[first:3])) for one in (sides, observed.shape))
+    if np.less(observed.shape[:3], sides).any():
+        what = "an image" if first else "a volume"
         raise InvalidArgument.of(
-            "sigma",
-            f"expected a number for an image smaller than a patch, {p}x{p}, got auto for "
-            f"{observed.shape[0]}x{observed.shape[1]}",
+            "sigma", f"expected a number for {what} smaller than a patch, {patch}, got auto for {image}"
         )
-    centres, missing = spread(~observed, p, count)
+    centres, missing = spread(~observed, sides, count)
     if not len(centres):
         raise InvalidArgument.of(
-            "sigma", f"expected a number where nowhere half of {p}x{p} pixels were observed, got auto"
+            "sigma", f"expected a number where nowhere half of {patch} pixels were observed, got auto"
         )
     return centres, missing
 
@@ -210,14 +217,11 @@ def _with_counts(u: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
 
 
 def _require_mixture(backend: Backend, argument: str) -> None:
-    manifest, problem = backend.index.manifest, backend.index.problem
-    why = None
+    problem, why = backend.index.problem, None
     if not problem.denoises:
         why = f"of {problem.summary}"
-    elif manifest.patch_depth > 1:
-        why = "of volumes"
     elif backend.index.mixture is None:
-        why = f"without Gaussians, as its patches have {backend.index.patch_length} numbers"
+        why = "without Gaussians, which one of shorter patches, or built again, may have"
     if why is not None:
         raise InvalidArgument.of(argument, f"expected a number for an index {why}, got auto")
 

@@ -115,7 +115,7 @@ def cut_queries(
 def require_map(backend: Backend, argument: str) -> None:
     """Raise InvalidArgument unless an index takes a precision for each pixel of a request."""
     what = "poisson-gaussian noise" if argument == "noise" else "a noise map or a mask per request"
-    backend.require_clean_keys(argument, what)
+    backend.require_white_noise(argument, what)
     if backend.index.strata.constants is not None:
         raise InvalidArgument.of(argument, f"{what} needs an index of equivariance none, got offset")
 
@@ -247,7 +247,8 @@ class WhitenedQueries:
         return kept.at(n)
 
     def _gaussian_sums(self, queries: ColouredQueries, spec: SumSpec) -> PosteriorSums:
-        return self._gaussians.sums(self._whitened(queries), spec)
+        sums = self._gaussians.sums(self._whitened(queries), spec)
+        return sums.shift(_log_jacobian(self._backend))
 
     @property
     def _gaussians(self) -> Gaussians:
@@ -281,7 +282,8 @@ class WhitenedQueries:
         If the level is removed from the keys, the level of the query, whose noise is independent, is added.
         """
         strata, device = self._backend.index.strata, posterior.mean.device
-        variance = torch.full((self._channels,), self._share * self._variance, dtype=torch.float64)
+        noise = self._backend.index.problem.variances(self._channels)  # in units of σ²
+        variance = torch.from_numpy(self._share * self._variance * noise)
         if strata.constants is not None:
             level = self._backend.whitening.levels(self._z.at(n), 0)  # (Q, C)
             pixels = posterior.patch.shape[1] // self._channels
@@ -290,8 +292,8 @@ class WhitenedQueries:
                 mean=posterior.mean + level,
                 patch=posterior.patch + level.repeat(1, pixels),
             )
-            of_level = torch.from_numpy(strata.level_variance)
-            variance = variance * (1 - of_level) + self._variance * of_level
+            level_variance = self._variance * torch.from_numpy(strata.level_variance)
+            variance = variance + (1 - self._share) * level_variance
         elif not self._share:
             return posterior
         share, variance = torch.full_like(variance, self._share).to(device), variance.to(device)
@@ -443,6 +445,11 @@ def _mixed(
         return gaussian_sums()
     keys, gaussians = key_sums(), gaussian_sums()
     return keys.shift(math.log1p(-gaussian_share)).merge(gaussians.shift(math.log(gaussian_share)))
+
+
+def _log_jacobian(backend: Backend) -> float:
+    """Return the log of the density of patches over that of whitened patches, for one stratum."""
+    return -0.5 * float(backend.index.strata.log_pdet[0])
 
 
 def _log_normalizers(queries: Queries) -> Tensor:

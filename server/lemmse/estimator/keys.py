@@ -76,6 +76,8 @@ class Keys:
     """Whether they stay on the device; if not, those that are needed are copied each time."""
     into: tuple[Tensor, Tensor] | None = None
     """Where on the device to copy the keys and their moments; by default to new memory, if it is a GPU."""
+    unwhitener: Tensor | None = None
+    """W⁻¹, float64, (P, P), of keys that are whitened clean patches; None if they are not whitened."""
 
     @classmethod
     def of(
@@ -222,6 +224,10 @@ class Keys:
             self._scales[stratum] = Scale(centre, float((v - centre).square().mean()))
         return self._scales[stratum]
 
+    def unwhitened(self, v: Tensor) -> Tensor:
+        """Return what is linear in clean patches, (…, P), from the same of their keys."""
+        return v if self.unwhitener is None else v @ self.unwhitener.T.to(v.dtype)
+
     def moments_of(self, key: Tensor) -> Tensor:
         """Return the target moments of the keys with the given numbers, float32, (*key.shape, 1 + 2T)."""
         return self.moments.of(key).to(self.device)
@@ -235,6 +241,7 @@ class Keys:
 
 def load_keys(index: Index, device: torch.device) -> Keys:
     """Return the keys of an index; on a CPU they are memory-mapped and read at their first use."""
+    unwhitener = index.strata.unwhitener if index.problem.denoises else None
     return Keys(
         quantization=index.quantization,
         packed=index.packed_keys,
@@ -242,4 +249,5 @@ def load_keys(index: Index, device: torch.device) -> Keys:
         strata=tuple(index.cell_keys[index.stratum_cells].tolist()),
         device=device,
         tile=TILE if device.type == "cpu" else _GPU_TILE,
+        unwhitener=None if unwhitener is None else torch.from_numpy(unwhitener).to(device),
     )

@@ -14,11 +14,13 @@ Nothing here knows an index: densities come from a function.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 __all__ = [
@@ -78,18 +80,18 @@ def median_sigma(y: NDArray[np.float64], observed: NDArray[np.bool_]) -> NDArray
 
     Parameters
     ----------
-    y : float64, (H, W, C)
-        The noisy image.
-    observed : bool, (H, W, C)
+    y : float64, (D, H, W, C)
+        The noisy image, D = 1, or volume.
+    observed : bool, (D, H, W, C)
         Where it was observed.
 
     References
     ----------
     D. L. Donoho, I. M. Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 81 (1994).
     """
-    height, width, channels = y.shape
+    _, height, width, channels = y.shape
     even = height - height % 2, width - width % 2
-    corners = [np.s_[i : even[0] : 2, j : even[1] : 2] for i in (0, 1) for j in (0, 1)]
+    corners = [np.s_[:, i : even[0] : 2, j : even[1] : 2] for i in (0, 1) for j in (0, 1)]
     a, b, c, d = (y[corner] for corner in corners)
     whole = np.logical_and.reduce([observed[corner] for corner in corners])
     coefficient = np.abs(a - b - c + d) / 2
@@ -100,7 +102,9 @@ def median_sigma(y: NDArray[np.float64], observed: NDArray[np.bool_]) -> NDArray
     return np.array(medians) / _MAD
 
 
-def spread(bad: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def spread(
+    bad: NDArray[np.bool_], sides: Sequence[int], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return patches spread over an image, of those that are wholly inside it: one for each cell of a grid.
 
     Of a cell it is the one with the fewest bad numbers; cells of which it is bad by more than half are left
@@ -108,41 +112,58 @@ def spread(bad: NDArray[np.bool_], p: int, count: int) -> tuple[NDArray[np.int64
 
     Parameters
     ----------
-    bad : bool, (H, W, C)
-        Numbers of the image that are of no use.
-    p : int
-        Side of the patches.
+    bad : bool, (D, H, W, C)
+        Numbers of the image, D = 1, or of the volume that are of no use.
+    sides : (int, int, int)
+        Planes, rows and columns of the patches.
     count : int
         About how many patches, >= 1.
 
     Returns
     -------
-    the row and the column of the centre of each patch, (N, 2), and its number of bad numbers, (N,)
+    plane, row and column of the centre of each patch, (N, 3), and its number of bad numbers, (N,)
     """
-    totals = np.zeros((bad.shape[0] + 1, bad.shape[1] + 1), np.int64)
-    totals[1:, 1:] = bad.sum(axis=2).cumsum(axis=0).cumsum(axis=1)
-    of_patch = totals[p:, p:] - totals[:-p, p:] - totals[p:, :-p] + totals[:-p, :-p]  # by the first corner
-    height, width = of_patch.shape
-    down = min(height, max(1, round(math.sqrt(count * height / width))))
-    across = min(width, max(1, round(count / down)))
-    rows, columns = (
-        np.linspace(0, length, number + 1).astype(np.int64)
-        for length, number in ((height, down), (width, across))
-    )
+    of_patch = bad.sum(axis=3)  # by the first corner
+    for axis, side in enumerate(sides):
+        of_patch = sliding_window_view(of_patch, side, axis).sum(axis=-1)
+    edges = [
+        np.linspace(0, length, number + 1).astype(np.int64).tolist()
+        for length, number in zip(of_patch.shape, _cells(of_patch.shape, count), strict=True)
+    ]
     centres, numbers = [], []
-    for top, bottom in pairwise(rows.tolist()):
-        for left, right in pairwise(columns.tolist()):
-            cell = of_patch[top:bottom, left:right]
-            middle = (bottom - top) // 2, (right - left) // 2
-            best = middle if cell[middle] == cell.min() else np.unravel_index(cell.argmin(), cell.shape)
-            centres.append((top + best[0] + p // 2, left + best[1] + p // 2))
-            numbers.append(cell[best])
-    kept = 2 * np.array(numbers) <= p * p * bad.shape[2]
+    for ranges in product(*(pairwise(own) for own in edges)):
+        cell = of_patch[tuple(slice(*ends) for ends in ranges)]
+        middle = tuple(length // 2 for length in cell.shape)
+        best = middle if cell[middle] == cell.min() else np.unravel_index(cell.argmin(), cell.shape)
+        centres.append(
+            [ends[0] + own + side // 2 for ends, own, side in zip(ranges, best, sides, strict=True)]
+        )
+        numbers.append(cell[best])
+    kept = 2 * np.array(numbers) <= math.prod(sides) * bad.shape[3]
     return np.array(centres, np.int64)[kept], np.array(numbers, np.int64)[kept]
 
 
+def _cells(shape: Sequence[int], count: int) -> list[int]:
+    """Return the number of cells along each axis of a grid of about so many cells, which are nearly cubes.
+
+    Examples
+    --------
+    >>> _cells((1, 40, 10), 16), _cells((3, 40, 40), 300)
+    ([1, 8, 2], [3, 10, 10])
+    """
+    cells, left, volume = [], count, math.prod(shape)
+    for axis, length in enumerate(shape):
+        side = (volume / left) ** (1 / (len(shape) - axis))  # of a cell along the axes that are left
+        cells.append(min(length, max(1, round(length / side))))
+        left, volume = max(1.0, left / cells[-1]), volume // length
+    return cells
+
+
 def maximum_likelihood(
-    log_density: LogDensity, start: NDArray[np.float64], centres: NDArray[np.int64], p: int
+    log_density: LogDensity,
+    start: NDArray[np.float64],
+    centres: NDArray[np.int64],
+    sides: Sequence[int],
 ) -> NoiseLevel:
     """Return the σ that maximises the composite likelihood, with its standard error.
 
@@ -152,15 +173,15 @@ def maximum_likelihood(
         The log density of the N patches.
     start : float64, (1,) or (C,)
         Where to begin. One σ is searched for from there; several must be within a quarter.
-    centres : int64, (N, 2)
-        Row and column of each patch, which say how patches overlap.
-    p : int
-        Side of the patches.
+    centres : int64, (N, 3)
+        Plane, row and column of each patch, which say how patches overlap.
+    sides : (int, int, int)
+        Planes, rows and columns of the patches.
     """
     sigma = np.clip(start, LEAST, LARGEST)
     if len(sigma) == 1:
         sigma = _search(log_density, float(sigma[0]), len(centres))
-    overlap = overlaps(centres, p)
+    overlap = overlaps(centres, sides)
     for _ in range(_ROUNDS):
         middle = log_density(sigma, slice(None))
         found, errors = np.empty_like(sigma), np.empty_like(sigma)
@@ -178,9 +199,10 @@ def maximum_likelihood(
     return NoiseLevel(sigma, sigma * errors)
 
 
-def overlaps(centres: NDArray[np.int64], p: int) -> NDArray[np.float64]:
-    """Return the share of a patch that two patches have in common, for patches of side p, (N, N)."""
-    shares: NDArray[np.float64] = np.clip(1 - np.abs(centres[:, None] - centres) / p, 0, None).prod(axis=2)
+def overlaps(centres: NDArray[np.int64], sides: Sequence[int]) -> NDArray[np.float64]:
+    """Return the share of a patch that two patches with these sides have in common, (N, N)."""
+    apart = np.abs(centres[:, None] - centres) / sides
+    shares: NDArray[np.float64] = np.clip(1 - apart, 0, None).prod(axis=2)
     return shares
 
 

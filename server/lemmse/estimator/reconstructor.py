@@ -17,7 +17,14 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
-from lemmse.contract.results import RESULT_MAPS, Diagnostics, Explanation, NoiseEstimate, Result
+from lemmse.contract.results import (
+    RESULT_MAPS,
+    Diagnostics,
+    Explanation,
+    NoiseEstimate,
+    Result,
+    with_estimate,
+)
 from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.aggregate import Aggregate, Centres, Overlap
 from lemmse.estimator.backend import Backend
@@ -66,7 +73,7 @@ from lemmse.index.reading import find_images, leave_out
 from lemmse.index.sources import intensities
 from lemmse.index.storage.picture_record import PAPER, Refinement
 
-__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor", "with_estimate"]
+__all__ = ["DEFAULT_EXACT_WORK", "Reconstructor"]
 
 DEFAULT_EXACT_WORK = 1e11
 """Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
@@ -260,11 +267,7 @@ class Reconstructor:
 
         Gaussians of the prior are adapted to a first answer, which the second one begins with.
         """
-        self._backend.require_clean_keys("aggregate", "epll")
-        if self.index.problem.spectrum is not None:
-            raise InvalidArgument.of(
-                "aggregate", "expected centre or overlap for an index of correlated noise, got epll"
-            )
+        self._backend.require_white_noise("aggregate", "epll")
 
         def mean(one: Observation, gaussians: Gaussians | None = None) -> NDArray[np.float64]:
             image, _, posteriors = answer(one, gaussians)
@@ -452,7 +455,7 @@ class Reconstructor:
     def _differentiate(
         self, measurement: Measurement, vector: FloatArray, options: Options, cancelled: Cancel
     ) -> NDArray[np.float32]:
-        self._backend.require_clean_keys("vector", "the derivative of a reconstruction")
+        self._backend.require_white_noise("vector", "the derivative of a reconstruction")
         measurement, _ = self._with_noise(measurement, options, cancelled)
         observation = self._observe(measurement, cancelled)
         refinement = resolve_refinement(self.index, observation.rms_sigma, options, once=True)
@@ -687,7 +690,7 @@ class Reconstructor:
         noise_error = sum(errors) / max(1, len(errors))
         if noise.gain_error:
             noise_error += noise.gain_error * float(np.abs(prepared.observation.y).mean())
-        return image_score(arrays, prepared.observation, once, noise_error)
+        return image_score(arrays, prepared.observation, once, self.index.problem, noise_error)
 
     def _collected(
         self,
@@ -794,13 +797,6 @@ def _collect(posteriors: Iterable[PixelPosteriors], image: Aggregate) -> _Sums:
     if squares:
         estimated = -10 * math.log10(float(torch.cat(squares).mean()) + ROUNDING**2)
     return _Sums(float(torch.cat(evaluated).double().mean()), estimated)
-
-
-def with_estimate(diagnostics: Diagnostics, estimate: NoiseEstimate | None) -> Diagnostics:
-    """Return the diagnostics with the estimate of the noise, if there is one."""
-    if estimate is None:
-        return diagnostics
-    return replace(diagnostics, sigma=estimate.sigma, sigma_error=estimate.sigma_error, gain=estimate.gain)
 
 
 def _result(

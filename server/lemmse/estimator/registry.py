@@ -139,10 +139,10 @@ class Registry:
             There is no index of that name.
         """
         loaded = list(self)
-        manifests = [one.index.manifest for one in loaded]
-        same = len({(one.channels, one.physics, one.pre_inverse) for one in manifests}) == 1
         if name or quality != "best" or len(loaded) < 2:
             return self.get(name)
+        manifests = [one.index.manifest for one in loaded]
+        same = len({(one.index.manifest.channels, one.index.problem.digest) for one in loaded}) == 1
         if not same or not all(one.pictures for one in manifests):
             why = "; best chooses only among calibrated indexes of the same inverse problem and channels"
             raise _no_name([one.index.name for one in loaded], why)

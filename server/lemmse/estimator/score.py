@@ -1,12 +1,13 @@
 """The error to expect of a reconstruction, from the noisy image alone: Stein's unbiased risk estimate.
 
-For white noise of standard deviation s_i in y_i and an estimate x̂(y),
+For noise e of standard deviation s_i in y_i and an estimate x̂(y),
 
-    E (x̂_i − x_i)² = E [ (x̂_i − y_i)² − s_i² + 2 s_i² ∂x̂_i/∂y_i ].
+    E (x̂_i − x_i)² = E [ (x̂_i − y_i)² − s_i² + 2 Σ_j Cov(e_i, e_j) ∂x̂_i/∂y_j ].
 
-For a posterior mean E[v | u], s² times the Jacobian is the posterior covariance of v. So the *response* D_i =
-s_i² ∂x̂_i/∂y_i is the posterior variance V_i if x̂ is taken from the centres of patches; if x̂ is the mean over
-the patches that contain pixel i, it is the mean of the variances of the pixel in them. Where a patch reads a
+For a posterior mean E[v | u], the Jacobian is the posterior covariance of v times the inverse of that of the
+noise. So the *response* D_i, the sum over j, is the posterior variance V_i if x̂ is taken from the centres of
+patches; if x̂ is the mean over the patches that contain pixel i, it is the mean of the variances of the pixel
+in them. Where a patch reads a
 pixel twice, at a mirrored border, it is not known. The terms
 
     d_i = (x̂_i − y_i)² − s_i² + 2 D_i − V_i,
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from lemmse.estimator.observation import Observation
 from lemmse.estimator.sums import Posterior
 from lemmse.index.images.stack import Images
+from lemmse.index.physics import InverseProblem
 
 __all__ = ["NO_SCORE", "Score", "expected_error", "image_score", "read_once"]
 
@@ -56,6 +58,7 @@ def image_score(
     arrays: Mapping[str, NDArray[np.float32]],
     observation: Observation,
     once: NDArray[np.bool_],
+    problem: InverseProblem,
     noise_error: float = 0.0,
 ) -> Score:
     """Return the score of a reconstruction.
@@ -68,6 +71,8 @@ def image_score(
         The measurement.
     once : bool, (D, H, W)
         Pixels that no patch reads twice.
+    problem : InverseProblem
+        The inverse problem of the index, which knows the noise of y up to its σ.
     noise_error : float
         Standard error of the mean of s², in squared intensities, if s was estimated.
 
@@ -79,14 +84,15 @@ def image_score(
     image, variance, response = (
         arrays[name].astype(np.float64).reshape(y.shape) for name in ("image", "variance", "response")
     )
-    s = np.broadcast_to(observation.sigma, y.shape)
+    s = observation.sigma * np.sqrt(np.broadcast_to(problem.variances(y.shape[3]), y.shape))
     observed = np.isfinite(s)
     used = observed & once[..., None]
     if not used.any():
         return NO_SCORE
     terms = (np.square(image - y) - np.square(s) + 2 * response - variance)[used]
     misfit, model = float(terms.mean()), float(variance[observed].mean())
-    deviation = math.hypot(float(terms.std()) / math.sqrt(terms.size), noise_error)
+    independent = terms.size / problem.correlated_pixels
+    deviation = math.hypot(float(terms.std()) / math.sqrt(independent), noise_error)
     error = model + _trust(model, misfit, deviation) * misfit
     return Score(-10 * math.log10(max(error, _LEAST_ERROR)), misfit)
 

@@ -30,7 +30,7 @@ class Outputs:
     bounds: bool = False
     """Whether to compute bounds on the sums over groups of keys, for a certified error."""
     patch: bool = False
-    """Whether to compute Σ w v and, with the variance, Σ w v²: the sums for whole patches."""
+    """Whether to compute Σ w v and, with the variance, Σ w v² of the clean patches v: for whole patches."""
 
     def rows(self, t_length: int) -> int:
         """Return the number of target sums for length T: 1 + T or, with the variance, 1 + 2T."""
@@ -57,7 +57,7 @@ class PosteriorSums:
     moments: Tensor
     """Σ w, Σ w t and, with the variance, Σ w t², (Q, 1 + T or 1 + 2T)."""
     patches: Tensor
-    """Σ w v and, with the variance, Σ w v², (Q, 0, P or 2P)."""
+    """Σ w v and, with the variance, Σ w v², of the clean patches v, (Q, 0, P or 2P)."""
     w2: Tensor
     """Σ w², (Q, 1 or 0)."""
     error_variance: Tensor

@@ -279,9 +279,11 @@ def _part_sums(keys: Keys, found: _Found, outputs: Outputs) -> PosteriorSums:
     moments = keys.moments_of(key)[..., : outputs.rows(keys.t_length)].double()  # (Q, k, rows)
     patches = moments[:, 0, :0]
     if outputs.patch:
-        v = keys.patches_of(key).double()  # (Q, k, P)
-        powers = [v, v.square()] if outputs.variance else [v]
-        patches = torch.cat([torch.einsum("qk,qk,qkp->qp", w, moments[..., 0], x) for x in powers], dim=1)
+        v, n_w = keys.patches_of(key).double(), w * moments[..., 0]  # (Q, k, P), (Q, k)
+        patches = keys.unwhitened(torch.einsum("qk,qkp->qp", n_w, v))
+        if outputs.variance:
+            squares = torch.einsum("qk,qkp->qp", n_w, keys.unwhitened(v).square())
+            patches = torch.cat([patches, squares], dim=1)
     top = min(outputs.top, key.shape[1])
     return PosteriorSums(
         log_max=log_max,

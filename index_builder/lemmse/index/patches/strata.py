@@ -78,6 +78,13 @@ class Strata:
         return log_det
 
     @cached_property
+    def unwhitener(self) -> NDArray[np.float64] | None:
+        """W⁻¹, (P, P), which returns patches to what they were before they were whitened; None if W is."""
+        if self.whitener is None:
+            return None
+        return np.asarray(np.linalg.inv(self.whitener), np.float64)
+
+    @cached_property
     def divisor(self) -> NDArray[np.float64]:
         """What patches of each stratum are divided by, ∞ where nothing was observed, (S, P)."""
         return np.where(self.scale == 0, np.inf, self.scale)

@@ -170,6 +170,20 @@ class InverseProblem:
         """Return noise e of mean variance 1 for a measurement of shape (H, W, C)."""
         return rng.standard_normal(shape) if self.spectrum is None else self.spectrum.sample(shape, rng)
 
+    def variances(self, channels: int) -> NDArray[np.float64]:
+        """Return the variance of the noise of y in each channel, in units of σ², (C,)."""
+        if self.spectrum is None:
+            return np.ones(channels)
+        return np.broadcast_to(self.spectrum.power.mean(axis=(0, 1)), channels)
+
+    @property
+    def correlated_pixels(self) -> float:
+        """What correlation multiplies the variance of the mean square of the noise of an image by."""
+        if self.spectrum is None:
+            return 1.0
+        power = self.spectrum.power
+        return float(np.square(power).mean() / np.square(power.mean(axis=(0, 1))).mean())
+
     @property
     def digest(self) -> str:
         """SHA-256 of the specifications and the arrays, in hexadecimal."""
@@ -180,8 +194,8 @@ class InverseProblem:
 
     @property
     def denoises(self) -> bool:
-        """Whether A = B = I and the noise is white, so that the keys are patches of the clean images."""
-        return (self.physics, self.pre_inverse) == ("identity", "identity") and self.white
+        """Whether A = B = I, so that the keys are patches of the clean images, or these whitened."""
+        return (self.physics, self.pre_inverse) == ("identity", "identity")
 
     @property
     def white(self) -> bool:

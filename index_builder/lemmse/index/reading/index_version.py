@@ -84,6 +84,7 @@ class Index:
         """The description of the index that clients receive."""
         height, width = self.image_size
         own = {"name": self.name, "version": self.version, "image_height": height, "image_width": width}
+        own["noise"] = "white" if self.manifest.noise is None else "correlated"
         names = (field.name for field in fields(IndexInfo) if field.name not in own)
         values: dict[str, Any] = own | {name: getattr(self.manifest, name) for name in names}
         return IndexInfo(**values)

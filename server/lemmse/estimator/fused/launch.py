@@ -281,7 +281,7 @@ class Launch:
         form = self._form
         x = x[..., : self._keys.p_length]
         first = form.unit * x[0]
-        sums = [first + w * form.origin]
+        sums = [self._keys.unwhitened(first + w * form.origin)]
         if self._powers > 1:
             second = form.unit**2 * x[1]
             sums.append(second + 2 * form.origin * first + w * form.origin.square())

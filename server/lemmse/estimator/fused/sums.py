@@ -105,6 +105,8 @@ class FusedKeys:
     def computes(self, outputs: Outputs) -> bool:
         """Return whether the kernel computes these outputs."""
         fits = not outputs.patch or self.keys.p_length <= _MOST_PATCH
+        if self.keys.unwhitener is not None:  # the squares of keys are not those of clean patches
+            fits = fits and not (outputs.patch and outputs.variance)
         return fits and not outputs.top and self.keys.t_length <= _MOST_TARGETS
 
     def forms(self, queries: Queries) -> Tensor:

@@ -128,7 +128,8 @@ class FusedHybrid:
         log_z = torch.logaddexp(found.log_z, log_mass).float()
         opened, closed, masses = close(tables, distances, log_z, spec.threshold, candidates, outputs)
         if outputs.patch:
-            closed = replace(closed, patches=patch_sums(tables, u, masses, self._axes, self._mean))
+            closed_patches = patch_sums(tables, u, masses, self._axes, self._mean)
+            closed = replace(closed, patches=keys.unwhitened(closed_patches))
         del distances, masses
         pairs = opened.nonzero()
         more = self._key_sums(launch, tables.groups, pairs[:, 0], pairs[:, 1], spec)

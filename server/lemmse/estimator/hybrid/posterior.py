@@ -192,7 +192,8 @@ def hybrid_sums(key_tree: KeyTree, queries: Queries, spec: SumSpec) -> Posterior
             [_sums_within_budget(key_tree, some.rows(block), how.rows(block), ratio) for block in blocks]
         )
 
-    return sums_at_resolved_noise(queries, scale, sums)
+    found = sums_at_resolved_noise(queries, scale, sums)
+    return replace(found, patches=key_tree.keys.unwhitened(found.patches)) if spec.outputs.patch else found
 
 
 def _sums_within_budget(key_tree: KeyTree, queries: Queries, spec: SumSpec, ratio: float) -> PosteriorSums:
