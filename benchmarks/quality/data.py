@@ -132,10 +132,10 @@ def photographs(arguments: argparse.Namespace) -> Data:
     )
 
 
-def wallpapers(arguments: argparse.Namespace) -> Data:
+def wallpapers(arguments: argparse.Namespace, name: str = "wallpapers", *, grey: bool = False) -> Data:
     """Read photographs of Debian's packages of wallpapers: tiles of some, squares of those of another."""
     training, out = (
-        [_reduced(path) for pattern in patterns for path in sorted(arguments.wallpapers.glob(pattern))]
+        [_reduced(path, grey) for pattern in patterns for path in sorted(arguments.wallpapers.glob(pattern))]
         for patterns in (WALLPAPERS, WALLPAPERS_OUT)
     )
     if not training or not out:
@@ -143,7 +143,7 @@ def wallpapers(arguments: argparse.Namespace) -> Data:
     tiles = [_tiles(one, TILE) for one in training]
     squares = [square for one in out for square in _tiles(one, SQUARE)]
     return Data(
-        "wallpapers",
+        name,
         np.concatenate(tiles)[: arguments.limit],
         np.repeat(np.arange(len(tiles)), [len(some) for some in tiles])[: arguments.limit],
         _sample(squares, arguments.images),
@@ -151,8 +151,12 @@ def wallpapers(arguments: argparse.Namespace) -> Data:
     )
 
 
+def grey_wallpapers(arguments: argparse.Namespace) -> Data:
+    return wallpapers(arguments, "grey_wallpapers", grey=True)
+
+
 DATASETS: dict[str, Callable[[argparse.Namespace], Data]] = {
-    load.__name__: load for load in (fashion, colour, faces, photographs, wallpapers)
+    load.__name__: load for load in (fashion, colour, faces, photographs, wallpapers, grey_wallpapers)
 }
 
 
@@ -177,11 +181,12 @@ def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return halved.astype(np.uint8)
 
 
-def _reduced(path: Path) -> NDArray[np.uint8]:
-    """Return a photograph (H, W, 3), averaged over blocks of pixels: noise and compression do not show."""
+def _reduced(path: Path, grey: bool) -> NDArray[np.uint8]:
+    """Return a photograph (H, W, C), averaged over blocks of pixels: noise and compression do not show."""
     with PIL.Image.open(path) as opened:
-        photograph = opened.convert("RGB")
-        return np.asarray(photograph.reduce(min(4, max(1, min(photograph.size) // LEAST_SIDE))))
+        photograph = opened.convert("L" if grey else "RGB")
+        reduced = photograph.reduce(min(4, max(1, min(photograph.size) // LEAST_SIDE)))
+        return np.atleast_3d(np.asarray(reduced))
 
 
 def _tiles(image: NDArray[np.uint8], side: int) -> list[NDArray[np.uint8]]:
