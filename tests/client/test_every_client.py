@@ -68,6 +68,13 @@ def test_remote_and_embedded_agree(remote, embedded, options):
     assert_same(*results)
 
 
+def test_remote_and_embedded_agree_on_epll(remote, embedded):
+    asked = {"aggregate": "epll", "gaussian_share": 0.3}
+    results = [client.reconstruct(IMAGE, sigma=0.2, **asked) for client in (remote, embedded)]
+    assert_same(*results)
+    assert results[0].diagnostics.aggregate == "epll"
+
+
 @pytest.mark.parametrize("exclude", [[0], ["images.npy[0]"], np.array([0]), {"0", "images.npy[0]"}], ids=str)
 def test_an_excluded_image_counts_nowhere(client, embedded, exclude):
     result = client.reconstruct(IMAGE, sigma=0.2, maps=MAPS, exclude=exclude)

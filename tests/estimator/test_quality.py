@@ -1,5 +1,7 @@
 """Overlap aggregation, bandwidth and a share of Gaussians: the posterior of their models, in every mode."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
+from lemmse.index.storage.picture_record import Pictures, Refinement
 from tests.support.cases import CASES, Case, smooth
 from tests.support.oracle import agreement
 from tests.support.quality_oracle import epll_oracle, quality_oracle
@@ -377,6 +380,26 @@ def test_epll_weighs_pixels_by_their_noise_and_fills_in_those_not_observed(case,
     result = reconstructor.reconstruct(np.where(mask, y, np.nan), sigma=sigma, mask=mask, aggregate="epll")
     expected = epll_oracle(case.training, np.where(mask, y, 0), np.where(mask, sigma, np.inf), case.p)
     assert agreement(result.image, expected) >= 70
+
+
+def test_calibrated_epll_is_overlap_where_maps_are_asked_for(case, reconstructor):
+    index, y = reconstructor.index, case.measurement(0.1)
+    pictures = Pictures(1, (0.1,), (Refinement("epll", 0.02, 0.3),), (30.0,), (20.0,), (10.0,))
+    best = Reconstructor(replace(index, manifest=replace(index.manifest, pictures=pictures)), device="cpu")
+    answer = best.reconstruct(y, sigma=0.1, quality="best")
+    assert answer.diagnostics.aggregate == "epll"
+    np.testing.assert_array_equal(answer.image, reconstructor.reconstruct(y, sigma=0.1, **EPLL).image)
+    with_map = best.reconstruct(y, sigma=0.1, quality="best", maps=("ess",))
+    assert with_map.diagnostics.aggregate == "overlap"
+    assert best.joint_options(Measurement.checked(y, sigma=0.1, mask=None), Options(quality="best")) is None
+
+
+def test_the_work_of_epll_is_that_of_its_means(case, reconstructor):
+    measurement = Measurement.checked(case.measurement(0.1), sigma=0.1, mask=None)
+    one = reconstructor.work(measurement, Options(mode="exact", aggregate="overlap"))
+    assert reconstructor.work(measurement, Options(**EPLL, mode="exact")) == 9 * one
+    plain = Options(mode="exact", aggregate="epll", gaussian_share=0.0)
+    assert reconstructor.work(measurement, plain) == 5 * one
 
 
 def test_epll_has_no_maps_and_no_derivative(case, reconstructor):

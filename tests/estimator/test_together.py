@@ -125,5 +125,6 @@ def test_what_can_be_answered_together(lemmse):
         (y, Options(mode="hybrid")),
         (y, Options(mode="topk")),
         (y, Options(estimator="mmse")),
+        (y, Options(mode="exact", aggregate="epll")),
     ):
         assert lemmse.joint_options(measurement, options) is None

@@ -101,7 +101,8 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
         _, *finer = split_sigmas(rms)
         options = replace(options, aggregate="overlap")
         white = [replace(measurement, sigma=sigma, mask=None) for sigma in finer]
-        return sum(request_work(backend, one, options, most_exact) for one in (measurement, *white))
+        again = () if options.gaussian_share == 0 else white  # with adapted Gaussians
+        return sum(request_work(backend, one, options, most_exact) for one in (measurement, *white, *again))
     sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
     weighted = sigma is None or measurement.mask is not None
     exact = exact_work(backend, pixels, weighted=weighted)
