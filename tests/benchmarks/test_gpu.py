@@ -7,6 +7,7 @@ from benchmarks import gpu
 from benchmarks.gpu_images import build_index, hybrid_beside_exact, mosaic
 from lemmse.estimator import Reconstructor
 from lemmse.estimator.fused import FusedKeys
+from lemmse.estimator.fused_hybrid import FusedHybrid
 from lemmse.index import open_index
 from lemmse.index.images.stack import Images
 from tests.support.fused import BLOCKS, DEVICE, GPU
@@ -44,6 +45,10 @@ def test_hybrid_beside_exact(tmp_path):
     index = build_index(str(tmp_path / "source.npy"), 2, tmp_path)
     lemmse = Reconstructor(open_index(index), device=str(DEVICE))
     assert lemmse.index.manifest.images == 2
+    if GPU:  # kernels take long to tune
+        backend = lemmse._backend
+        backend.fused = FusedKeys(backend.keys, BLOCKS)
+        backend.fused_hybrid = FusedHybrid(backend.key_tree, backend.fused, 128)
     clean = mosaic(Images.stack(iter(images.astype(np.float32) / 255)), 8)
     np.testing.assert_array_equal(clean[6:, :6], images[3, :2] / np.float32(255))
     row = hybrid_beside_exact(lemmse, clean, 0.3, 1)

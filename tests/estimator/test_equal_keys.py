@@ -153,9 +153,9 @@ def test_every_patch_counts_once_in_groups(case, lemmse, threshold):
             local.key_tree, white, SumSpec("hybrid", threshold=threshold, outputs=outputs)
         ).posterior(1)
         exact = exact_sums(local.keys, white, SumSpec(outputs=outputs)).posterior(1)
-        np.testing.assert_allclose(posterior.log_density.exp(), local.keys.weights[stratum], rtol=1e-5)
-        np.testing.assert_allclose(exact.log_density.exp(), local.keys.weights[stratum], rtol=1e-5)
-        np.testing.assert_allclose(posterior.ess, local.keys.weights[stratum], rtol=1e-4)
+        np.testing.assert_allclose(posterior.log_density.exp(), local.extent.weights[stratum], rtol=1e-5)
+        np.testing.assert_allclose(exact.log_density.exp(), local.extent.weights[stratum], rtol=1e-5)
+        np.testing.assert_allclose(posterior.ess, local.extent.weights[stratum], rtol=1e-4)
         np.testing.assert_allclose(posterior.mean, exact.mean, atol=1e-5)
 
 

@@ -199,7 +199,7 @@ def test_every_key_counts_once_with_a_precision_for_each_pixel(local, threshold)
     queries = weighted(patches(local, 1e4, noise=1.0), "noise map")
     sums = hybrid_sums(local.key_tree, queries, SumSpec("hybrid", threshold=threshold))
     log_count = (sums.log_max + sums.moments[:, 0].log()).numpy()
-    np.testing.assert_allclose(log_count, math.log(sum(local.keys.weights)), atol=1e-5)
+    np.testing.assert_allclose(log_count, math.log(sum(local.extent.weights)), atol=1e-5)
 
 
 def moments_oracle(cells, u: np.ndarray, sigma: float) -> tuple[np.ndarray, float, float]:
@@ -250,7 +250,7 @@ def test_every_key_counts_once(local, threshold):
     """At overwhelming noise every weight is 1, so that they add up to the number of keys."""
     sums = hybrid_sums(local.key_tree, patches(local, 1e4, noise=1.0), SumSpec("hybrid", threshold=threshold))
     log_count = (sums.log_max + sums.moments[:, 0].log()).numpy()
-    np.testing.assert_allclose(log_count, math.log(sum(local.keys.weights)), atol=1e-5)
+    np.testing.assert_allclose(log_count, math.log(sum(local.extent.weights)), atol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)

@@ -31,6 +31,13 @@ SIGMA = 0.1
 ALL = Outputs(variance=True, ess=True, patch=True)
 
 
+def opened(index, memory=None):
+    """The backend of an index, which sums by products: kernels take long to tune on a GPU."""
+    backend = LocalBackend(index, DEVICE, memory)
+    backend.fused = backend.fused_hybrid = None
+    return backend
+
+
 def in_slices(index, rows=32, share=0.4):
     """The backend of an index of which a share stays on the device, the rest in slices of `rows` keys."""
     keys = load_keys(index, DEVICE)
@@ -39,7 +46,7 @@ def in_slices(index, rows=32, share=0.4):
         patched.setattr(module, "_PLACES", 0)  # which would hold all keys of these
         patched.setattr(module, "_LEAST_SLICE", 0)
         patched.setattr(module, "_SLICE", rows * (keys.nbytes + row_bytes(keys)) // keys.count)
-        backend = LocalBackend(index, DEVICE, memory)
+        backend = opened(index, memory)
     assert 0 < backend.resident.count <= share * keys.count
     assert (backend.resident.resident, backend.keys.resident) == (True, False)
     assert len(backend.stream._slices) > 2
@@ -83,7 +90,7 @@ def y(index):
 @pytest.mark.parametrize("outputs", [ALL, replace(ALL, top=3)], ids=["maps", "heaviest keys"])
 def test_sums_are_those_of_resident_keys(index, y, outputs):
     backend, spec = in_slices(index), SumSpec(outputs=outputs)
-    right = sums(LocalBackend(index, DEVICE), y, spec)
+    right = sums(opened(index), y, spec)
     for _ in range(2):  # again with what is left in the slices
         found = sums(backend, y, spec)
         assert found.keys_evaluated.tolist() == right.keys_evaluated.tolist()
@@ -97,7 +104,7 @@ def test_sums_by_the_kernel(name, tmp_path):
     y, spec = np.random.default_rng(0).random((2, 3, 1)), SumSpec(outputs=ALL)
     backend = in_slices(index, rows=64)
     backend.fused = FusedKeys(backend.resident, BLOCKS)
-    found, right = sums(backend, y, spec), sums(LocalBackend(index, DEVICE), y, spec)
+    found, right = sums(backend, y, spec), sums(opened(index), y, spec)
     assert found.keys_evaluated.tolist() == right.keys_evaluated.tolist()
     require_equal(found.posterior(1), right.posterior(1), ALL, least=80)
     backend.close()
@@ -106,7 +113,7 @@ def test_sums_by_the_kernel(name, tmp_path):
 def test_images_explanations_and_derivatives(grey):
     y = np.random.default_rng(1).random((6, 6))
     ours, theirs = Reconstructor(grey, device=str(DEVICE)), Reconstructor(grey, device=str(DEVICE))
-    ours._backend = in_slices(grey)
+    ours._backend, theirs._backend = in_slices(grey), opened(grey)
     asked = {"sigma": SIGMA, "maps": ("variance", "source"), "aggregate": "overlap", "gaussian_share": 0.1}
     for mode in ("exact", "topk"):
         found, right = (one.reconstruct(y, mode=mode, **asked) for one in (ours, theirs))
@@ -125,7 +132,7 @@ def test_images_explanations_and_derivatives(grey):
 
 
 def test_threads_that_share_the_slices(grey):
-    backend, whole = in_slices(grey), LocalBackend(grey, DEVICE)
+    backend, whole = in_slices(grey), opened(grey)
     images = np.random.default_rng(3).random((4, 5, 5, 1))
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda y: sums(backend, y, SumSpec()), list(images) * 3))

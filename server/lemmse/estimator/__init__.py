@@ -4,18 +4,19 @@ The modules, in the order of docs/mathematics.md:
 
 - `keys`, `queries`: keys v with their targets t, queries u with their precision λ, and the scores log w
 - `sums`, `sum_spec`: the posterior sums and their merge; which sums to compute, and how
-- `device_rows`: the rows of keys and targets in the memory of a GPU
+- `device_rows`: the rows of keys and targets in the memory of a GPU; `key_stream`: keys that do not fit there
 - `fused`: the kernel that computes exact sums on a GPU; `fused_hybrid`: mode hybrid there
 - `exact`, `topk`, `hybrid`: three ways to compute them; `heaviest`: the k heaviest keys of a scan
 - `covariances`, `gradients`: posterior covariances, and the derivative of a reconstruction
-- `stratum_sums`: sums over the strata of a pre-inverse
+- `stratum_sums`: sums over the strata of a pre-inverse; `whitening`: queries as these compare them with keys
 - `gaussians`: sums over the mixture of Gaussians beside the keys
 - `backend`: the backend interface; `local` and `distributed` implement it
 - `observation`: the validated measurement with its noise
 - `noise_estimate`, `gain_estimate`, `image_noise`: noise that nobody stated
 - `signal_noise`: noise whose variance depends on the image
-- `image_queries`: the query patches of a measurement
+- `image_queries`: the query patches of a measurement; `image_patches`: how they are cut
 - `planning`: the options resolved against the index; `costs`: the work of a request
+- `rates`, `rate_measurement`: the times of modes on a GPU
 - `closed_loop`, `sampled_calibration`, `measured_errors`: hybrid as accurate as requested, image by image
 - `pixel_posteriors`, `aggregate`: the posteriors of the pixels, and the image made from them
 - `score`: the error to expect, without the truth; `best_of`: the best of several indexes

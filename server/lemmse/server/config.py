@@ -65,7 +65,7 @@ class ServerConfig:
     exact_work: Annotated[
         float | None,
         Setting(
-            "Pixels x keys x patch length up to which mode auto answers exactly; 0 for never.",
+            "Pixels x keys x patch length up to which mode auto answers exactly on a CPU; 0 for never.",
             at_least(0),
             default="1e11",
         ),
