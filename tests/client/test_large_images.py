@@ -102,6 +102,13 @@ class TestSameAnswer:
             assert found.diagnostics.mode == whole.diagnostics.mode == mode
             assert_same(found, whole, rounding=0 if same else 1e-5)
 
+    def test_of_epll_without_gaussians(self, boundary):
+        _, client = boundary
+        y = RNG.random((25, 47, 3), np.float32)
+        options = {"mode": "exact", "aggregate": "epll", "gaussian_share": 0}
+        whole = client.reconstruct(y, sigma=0.2, **options)
+        assert_same(tiled(client, y, (9, 11), **options), whole, rounding=1e-5)
+
     @pytest.mark.parametrize("aggregate", ["centre", "overlap"])
     def test_to_the_bit(self, boundary, aggregate):
         name, client = boundary

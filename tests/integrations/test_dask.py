@@ -28,7 +28,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("chunks", [(8, 8, 3), (23, 5, 1), (1, 19, 2), (-1, -1, -1)])
-@pytest.mark.parametrize("aggregate", ["centre", "overlap"])
+@pytest.mark.parametrize("aggregate", ["centre", "overlap", "epll"])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_the_chunks_do_not_matter(
     folder: Path, chunks: tuple[int, int, int], aggregate: str, dtype: type
