@@ -189,7 +189,8 @@ def test_a_file_in_slabs_equals_the_volume(tmp_path, folders, monkeypatch, index
     np.testing.assert_allclose(tifffile.imread(tmp_path / "out.ess.tiff"), expected.ess, rtol=1e-5)
 
 
-def test_the_noise_of_a_volume_in_slabs_is_estimated_once(tmp_path, folders, monkeypatch):
+@pytest.mark.parametrize("remote", [False, True])
+def test_the_noise_of_a_volume_in_slabs_is_estimated_once(tmp_path, folders, server, monkeypatch, remote):
     monkeypatch.setattr(slabs, "_LEAST", 4)
     monkeypatch.setattr(slabs, "_PIXELS", 1)
     volumes = RNG.integers(0, 256, (2, 12, 6, 7), np.uint8)
@@ -197,7 +198,8 @@ def test_the_noise_of_a_volume_in_slabs_is_estimated_once(tmp_path, folders, mon
     np.save(tmp_path / "in.npy", volumes)
     np.save(tmp_path / "one.npy", volumes[0])
     np.save(tmp_path / "mask.npy", mask)
-    asked = ["--index", folders["grey"], "--mask", tmp_path / "mask.npy"]
+    where = ["--server", server.address, "--index-name", "grey"] if remote else ["--index", folders["grey"]]
+    asked = [*where, "--mask", tmp_path / "mask.npy"]
     command([tmp_path / "in.npy", "--out", tmp_path / "out.npy", "--sigma", "auto", *asked])
     arguments = ["estimate-noise", tmp_path / "in.npy", "--json", *asked]
     lines = CliRunner().invoke(main, list(map(str, arguments))).stdout.splitlines()

@@ -265,6 +265,17 @@ def test_the_estimate_of_sigma_and_its_error_are_right(tmp_path):
         lemmse.answer(counts, Options())
 
 
+def test_an_index_without_gaussians_says_so(tmp_path):
+    """As one that was built before those of correlated noise had any; here patches are nothing but level."""
+    index = index_of(tmp_path, GREY, rows(8, 8), patch_size=1, equivariance="offset")
+    lemmse, y = Reconstructor(index, device="cpu"), smooth(56, 4, 5, 1)
+    assert index.manifest.gaussians == 0
+    for asked in ({"sigma": "auto"}, {"sigma": 0.1, "gaussian_share": 0.5}):
+        with pytest.raises(InvalidArgument, match=r"Gaussians.* one of shorter patches, or built again, may"):
+            lemmse.reconstruct(y, **asked)
+    np.testing.assert_allclose(lemmse.reconstruct(y, sigma=0.1, aggregate="overlap").image, y, atol=1e-5)
+
+
 def test_an_update_and_a_removal_keep_the_noise(tmp_path):
     index = index_of(tmp_path, GREY[:2], rows(8, 9))
     np.save(tmp_path / "more.npy", GREY[2][None])

@@ -104,27 +104,24 @@ def _lines(
     client: Client, path: Path, reading: Reading, asked: dict[str, Any], *, as_json: bool
 ) -> Iterator[str]:
     """Yield a line for each plane of a file, or for each of its volumes."""
-    of_volumes, mask = reading.slabs is not None, reading.mask
-    with open_stack(path, axes=reading.axes, stated=reading.stated, volumes=of_volumes) as opened:
+    volumes, mask = reading.slabs is not None, reading.mask  # of all planes
+    with open_stack(path, axes=reading.axes, stated=reading.stated, volumes=volumes) as opened:
         stack = with_channels(opened, reading.channels)
-        volumes = stack.layout.volumes().tolist() if of_volumes else []
-        count = len(volumes) if of_volumes else len(stack)
-        for k in range(count):
-            if of_volumes:
-                y = read_planes(stack, middle_planes(stack.layout, volumes[k]), reading)
-                mask = (
-                    None
-                    if reading.mask is None
-                    else np.broadcast_to(reading.mask, (len(y), *reading.mask.shape))
-                )
+        places = stack.layout.volumes().tolist() if volumes else range(len(stack))
+        for number, place in enumerate(places):
+            if volumes:
+                y = read_planes(stack, middle_planes(stack.layout, place), reading)
+                if reading.mask is not None:
+                    one = np.asarray(reading.mask)
+                    mask = np.broadcast_to(one, (len(y), *one.shape))
             else:
-                y = read_plane(stack, k, reading)
+                y = read_plane(stack, place, reading)
             estimate = client.estimate_noise(y, mask=mask, **asked)
             if as_json:
-                what = "volume" if of_volumes else "plane"
-                yield json.dumps({"input": str(path), what: k, **asdict(estimate)})
+                what = "volume" if volumes else "plane"
+                yield json.dumps({"input": str(path), what: number, **asdict(estimate)})
             else:
-                yield f"{path}{f'[{k}]' if count > 1 else ''}: {_text(estimate)}"
+                yield f"{path}{f'[{number}]' if len(places) > 1 else ''}: {_text(estimate)}"
 
 
 def _text(estimate: NoiseEstimate) -> str:

@@ -224,8 +224,8 @@ def reconstruct(
 ) -> None:
     """Reconstruct images, stacks of them (TIFF, PNG, JPEG, npy, npz, Zarr), and folders.
 
-    The noise is estimated for each plane, or volume, unless --sigma states it; that takes an index of physics identity
-    and pre-inverse identity.
+    The noise is estimated for each plane, or volume, unless --sigma states it; that takes an index of physics
+    identity and pre-inverse identity.
 
     Each output has the format, element type, range and axes of its input (JPEG and others that lose become
     PNG), and maps are in its range: for 8-bit images the error is in steps of 1/255 and the variance in

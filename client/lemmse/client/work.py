@@ -108,11 +108,9 @@ class Work:
     def part(self, number: int) -> NDArray[Any]:
         """Return a part in intensities, a plane or a volume; masked where it was not observed."""
         read = self.parts[number].read
-        return (
-            read_plane(self.stack, read[0], self._reading)
-            if self._reading.slabs is None
-            else self.planes(read)
-        )
+        if self._reading.slabs is None:
+            return read_plane(self.stack, read[0], self._reading)
+        return self.planes(read)
 
     def planes(self, numbers: Sequence[int]) -> NDArray[Any]:
         """Return some planes of a volume in intensities, see `read_planes`."""

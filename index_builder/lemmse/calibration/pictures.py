@@ -73,11 +73,8 @@ def measure_pictures(
     candidates = [PAPER, *(Refinement("overlap", gaussian_share=share) for share in shares)]
     rows = []
     for done, sigma in enumerate(sigmas):
-        noise = index.problem.sample_noise
-        noisy = [
-            (x + sigma * np.stack([noise(plane.shape, rng) for plane in x])).astype(np.float32)
-            for x in images
-        ]
+        noise = (np.stack([index.problem.sample_noise(plane.shape, rng) for plane in x]) for x in images)
+        noisy = [(x + sigma * e).astype(np.float32) for x, e in zip(images, noise, strict=True)]
 
         def psnr(refinement: Refinement, sigma: float = sigma, noisy: Sequence[_Picture] = noisy) -> float:
             options = {"sigma": sigma, "mode": "hybrid", "accuracy_db": _ACCURACY_DB, **asdict(refinement)}

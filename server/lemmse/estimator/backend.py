@@ -179,18 +179,18 @@ class Backend(ABC):
         what : str
             Description of the feature that needs them, for the message.
         """
-        self._require(argument, what, self.index.problem.denoises)
+        self._require(argument, what, "", self.index.problem.denoises)
 
     def require_white_noise(self, argument: str, what: str) -> None:
         """Raise InvalidArgument unless the keys are patches of the clean images, and the noise is white."""
         problem = self.index.problem
-        self._require(argument, what, problem.denoises and problem.white)
+        self._require(argument, what, ", with white noise", problem.denoises and problem.white)
 
-    def _require(self, argument: str, what: str, condition: bool) -> None:
+    def _require(self, argument: str, what: str, further: str, condition: bool) -> None:
         if not condition:
             raise InvalidArgument.of(
                 argument,
-                f"{what} needs an index of physics identity and pre-inverse identity, got one of "
+                f"{what} needs an index of physics identity and pre-inverse identity{further}, got one of "
                 f"{self.index.problem.summary}",
             )
 

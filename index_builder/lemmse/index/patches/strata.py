@@ -79,7 +79,7 @@ class Strata:
 
     @cached_property
     def unwhitener(self) -> NDArray[np.float64] | None:
-        """W⁻¹, (P, P), which returns patches to what they were before they were whitened; None if W is."""
+        """W⁻¹, (P, P), by which whitened patches become what they were; None if they are not whitened."""
         if self.whitener is None:
             return None
         return np.asarray(np.linalg.inv(self.whitener), np.float64)
