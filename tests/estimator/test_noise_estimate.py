@@ -1,6 +1,7 @@
 """The noise of an image: exact where its answer is known, near the truth where it is not."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from tests.support.quality_oracle import posterior, prior
 from tests.support.volume_oracle import cut
 
 P = 3
+TAILS = (1, 0.9), (4, 0.07), (16, 0.03)
+"""Factors and shares of widened Gaussians, from docs/mathematics.md."""
 
 
 def reconstructor(folder, images, **options) -> Reconstructor:
@@ -125,6 +128,16 @@ def test_patches_are_inside_and_as_complete_as_their_neighbours(sides, more, cou
         assert bad[z : z + p_z, i : i + p, j : j + q].sum() == number <= p_z * p * q
 
 
+def with_tails(mixture, basis) -> list:
+    """The prior of the oracle: every covariance Σ is also 4 and 16 times as large, but for its white part."""
+    parts = []
+    for scale, share in TAILS:
+        white = mixture.variances.min(axis=1, keepdims=True)
+        wide = replace(mixture, variances=white + scale * (mixture.variances - white))
+        parts += [(w + math.log(share), mean, cov) for w, mean, cov in prior([], P, 0.0, wide, 1.0, basis)]
+    return parts
+
+
 @pytest.mark.parametrize("kind", ["white", "channels", "mask"])
 def test_densities_are_those_of_the_mixture(colours, kind):
     y = waves(20, 9, 3).astype(np.float64)
@@ -133,7 +146,7 @@ def test_densities_are_those_of_the_mixture(colours, kind):
     observation = colours._observe(Measurement.checked(y, sigma=1.0, mask=mask))
     sample = _Sample(colours._backend, observation, lambda: False)
     s = np.where(mask[..., None], sigma, np.inf) * np.ones(3)
-    parts = prior([], P, 0.0, colours.index.mixture, 1.0, np.eye(27))
+    parts = with_tails(colours.index.mixture, np.eye(27))
     expected = [
         posterior(patch(y, i, j, P), patch(s, i, j, P), parts)["log_density"] for _, i, j in sample.centres
     ]
@@ -147,7 +160,7 @@ def test_densities_without_levels(tmp_path):
         offset._backend, offset._observe(Measurement.checked(y, sigma=1.0, mask=None)), lambda: False
     )
     rest = np.linalg.svd(np.ones((9, 1)), full_matrices=True)[0][:, 1:]
-    parts = prior([], P, 0.0, offset.index.mixture, 1.0, rest)
+    parts = with_tails(offset.index.mixture, rest)
     expected = [
         posterior(rest.T @ patch(y, i, j, P), np.full(8, 0.1), parts, rest)["log_density"]
         for _, i, j in sample.centres

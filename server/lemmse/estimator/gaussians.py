@@ -15,6 +15,7 @@ W⁻¹ E[v | u], its covariance W⁻¹ Cov[v | u] W⁻ᵀ.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,8 @@ _NEGLIGIBLE = 1e-7
 """Gaussians whose weight, relative to the largest, is below this are omitted."""
 _BLOCK = 1 << 19
 """Largest total number of entries of the matrices A between two polls for cancellation."""
+_TAILS = (1.0, 0.9), (4.0, 0.07), (16.0, 0.03)
+"""Factors by which Gaussians with tails are widened, and their shares."""
 
 
 class Gaussians:
@@ -106,7 +109,10 @@ class Gaussians:
         return torch.cat([self._log_w(part, cancelled).softmax(dim=1) for part in parts])
 
     def log_density(self, queries: Queries, cancelled: Cancel) -> Tensor:
-        """Return the log density of each query under the mixture and the noise, float64, (Q,).
+        """Return the log density of each query under the mixture with tails and the noise, float64, (Q,).
+
+        Tails are Gaussians of the same means that are widened: images unlike the training images have more
+        details, of the same kinds.
 
         Parameters
         ----------
@@ -120,11 +126,16 @@ class Gaussians:
         Cancelled
             `cancelled()` was true.
         """
-        parts = (self._posteriors(queries.rows(rows)) for rows in self._blocks(queries))
-        return torch.cat([self._log_w(part, cancelled) for part in parts]).logsumexp(dim=1)
+        blocks = [queries.rows(rows) for rows in self._blocks(queries)]
+
+        def log_densities(scale: float) -> Tensor:
+            parts = (self._log_w(self._posteriors(block, scale), cancelled) for block in blocks)
+            return torch.cat([part.logsumexp(dim=1) for part in parts])
+
+        return _with_tails([log_densities(scale) for scale, _ in _TAILS])
 
     def spectra(self, u: Tensor) -> "Spectra":
-        """Return what the log density of patches is computed from fast, for white noise of any σ.
+        """Return what `log_density` of patches is computed from fast, for white noise of any σ.
 
         Parameters
         ----------
@@ -132,15 +143,15 @@ class Gaussians:
             The patches, whitened as queries are, (Q, P).
         """
         parts = [(u.float() - mean) @ axes for mean, axes in zip(self.means, self.axes, strict=True)]
-        squares = torch.stack(parts, dim=1).square_()  # (Q, G, R)
+        squares = torch.stack(parts).square_()  # (G, Q, R)
         return Spectra(self._log_weights, self.variances, squares)
 
     def _blocks(self, queries: Queries) -> list[slice]:
         step = len(queries) if queries.is_white else max(1, _BLOCK // self.axes.shape[2] ** 2)
         return [slice(start, start + step) for start in range(0, len(queries), step)]
 
-    def _posteriors(self, queries: Queries) -> "_Posteriors":
-        return (_White if queries.is_white else _Weighted)(self, queries)
+    def _posteriors(self, queries: Queries, scale: float = 1.0) -> "_Posteriors":
+        return (_White if queries.is_white else _Weighted)(self, queries, scale)
 
     def _log_w(self, posteriors: "_Posteriors", cancelled: Cancel) -> Tensor:
         """Return the log weight of each Gaussian for each query, (Q, G)."""
@@ -233,14 +244,27 @@ class Spectra:
     variances: Tensor
     """Variances D along the axes, (G, R)."""
     squares: Tensor
-    """Squares of u − μ_g along the axes, (Q, G, R)."""
+    """Squares of u − μ_g along the axes, (G, Q, R)."""
 
     def log_density(self, sigma: float, rows: slice) -> Tensor:
         """Return the log density of some patches with white noise of standard deviation σ, float64, (n,)."""
-        noisy = self.variances.double() + sigma**2
-        square = torch.einsum("qgr,gr->qg", self.squares[rows], noisy.reciprocal().float()).double()
-        log_norm = self.log_weights - 0.5 * (2 * math.pi * noisy).log().sum(dim=1)
-        return (log_norm - 0.5 * square).logsumexp(dim=1)
+        wide = torch.stack([_widened(self.variances, scale) for scale, _ in _TAILS], dim=2)
+        noisy = wide.double() + sigma**2  # (G, R, T)
+        square = (self.squares[:, rows] @ noisy.reciprocal().float()).double()  # (G, n, T)
+        log_norm = self.log_weights[:, None] - 0.5 * (2 * math.pi * noisy).log().sum(dim=1)  # (G, T)
+        return _with_tails((log_norm[:, None] - 0.5 * square).logsumexp(dim=0).T)
+
+
+def _widened(variances: Tensor, scale: float) -> Tensor:
+    """Return the variances (G, R) of Gaussians without the white part of each times `scale`, and with it."""
+    white = variances.amin(dim=1, keepdim=True)
+    return white + scale * (variances - white)
+
+
+def _with_tails(log_densities: Iterable[Tensor]) -> Tensor:
+    """Return the log density of queries under the mixture with tails, from those under each of them, (Q,)."""
+    parts = [one + math.log(share) for one, (_, share) in zip(log_densities, _TAILS, strict=True)]
+    return torch.stack(parts).logsumexp(dim=0)
 
 
 class _Posteriors(Protocol):
@@ -265,10 +289,11 @@ class _White:
     In float64 if a query is sharp (see `queries`).
     """
 
-    def __init__(self, gaussians: Gaussians, queries: Queries) -> None:
+    def __init__(self, gaussians: Gaussians, queries: Queries, scale: float) -> None:
         magnitude = queries.precision.double() * queries.u.double().square().sum(dim=1)
         self._type = torch.float64 if (magnitude > LARGEST_MAGNITUDE).any() else torch.float32
         self._gaussians, self._u = gaussians, queries.u.to(self._type)
+        self._variances = _widened(gaussians.variances, scale).to(self._type)
         self._precision = queries.precision.to(self._type)
 
     def log_density(self, g: int) -> Tensor:
@@ -299,18 +324,18 @@ class _White:
         return (
             gaussians.means[g].to(self._type),
             gaussians.axes[g].to(self._type),
-            gaussians.variances[g].to(self._type),
+            self._variances[g],
         )
 
 
 class _Weighted:
     """Noise with a precision for each coordinate; in float64, since the quadratic terms may nearly cancel."""
 
-    def __init__(self, gaussians: Gaussians, queries: Queries) -> None:
+    def __init__(self, gaussians: Gaussians, queries: Queries, scale: float) -> None:
         self._means, self._u, self._precision = (
             tensor.double() for tensor in (gaussians.means, queries.u, queries.precision)
         )
-        self._roots = (gaussians.axes * gaussians.variances.sqrt()[:, None]).double()
+        self._roots = (gaussians.axes * _widened(gaussians.variances, scale).sqrt()[:, None]).double()
         self._distinct, self._number = torch.unique(self._precision, dim=0, return_inverse=True)
         observed = self._precision > 0
         self._log_norm = 0.5 * torch.where(observed, self._precision / (2 * math.pi), 1.0).log().sum(dim=1)
