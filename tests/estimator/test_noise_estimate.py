@@ -215,7 +215,7 @@ def test_a_volume_has_one_estimate(volumes):
 def test_densities_of_patches_of_volumes(volumes):
     y = drifting(100, 5, 7).astype(np.float64)
     sample = _Sample(volumes._backend, volumes._observe(Measurement.checked(y, sigma=1.0, mask=None)), never)
-    parts = prior([], 3, 0.0, volumes.index.mixture, 1.0, np.eye(27))
+    parts = with_tails(volumes.index.mixture, np.eye(27))
     expected = [
         posterior(cut(y, tuple(centre), (3, 3, 3), "circular"), np.full(27, 0.1), parts)["log_density"]
         for centre in sample.centres

@@ -283,7 +283,7 @@ class WhitenedQueries:
         """
         strata, device = self._backend.index.strata, posterior.mean.device
         noise = self._backend.index.problem.variances(self._channels)  # in units of σ²
-        variance = torch.from_numpy(self._share * self._variance * noise)
+        variance = torch.tensor(self._share * self._variance * noise)
         if strata.constants is not None:
             level = self._backend.whitening.levels(self._z.at(n), 0)  # (Q, C)
             pixels = posterior.patch.shape[1] // self._channels
