@@ -55,6 +55,7 @@ VALID = {**PAPER, "boundary": "valid"}
 OFFSET = {**VALID, "equivariance": "offset"}
 DIHEDRAL = {**VALID, "augment": "dihedral"}
 OVERLAP = {"aggregate": "overlap"}
+EPLL = {"aggregate": "epll", "gaussian_share": 1.0}
 BEST = {
     1: [{**VALID, "patch_size": p} for p in (5, 7, 9, 13)],
     3: [{**VALID, "patch_size": 7}, {**OFFSET, "patch_size": 7}],
@@ -74,7 +75,8 @@ SETTINGS = (
     Setting("bandwidth", one(VALID), {**OVERLAP, "bandwidth": 0.02}),
     Setting("dihedral", one(DIHEDRAL), OVERLAP),
     Setting("Gaussians", one(VALID), {**OVERLAP, "gaussian_share": 0.01}),
-    Setting("epll", one({**OFFSET, "patch_size": 7}), {"aggregate": "epll", "gaussian_share": 1.0}),
+    Setting("epll 7", one({**OFFSET, "patch_size": 7}), EPLL),
+    Setting("epll 9", one({**OFFSET, "patch_size": 9}), EPLL),
     Setting("best", BEST, {"quality": "best"}),
 )
 
