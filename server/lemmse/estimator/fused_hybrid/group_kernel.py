@@ -23,6 +23,8 @@ _TAIL = tl.constexpr(float(group_sums.TAIL))
 _OFFSET = tl.constexpr(float(group_sums.OFFSET))
 _LEAST_S_MAX = tl.constexpr(1e-6)
 """Positive substitute for s_max = 0 of a single key, which is a divisor."""
+_UNCERTAIN = tl.constexpr(1.5)
+"""Spread s of log w in a cell from which on its moments may be off by powers of e."""
 _NEGLIGIBLE = tl.constexpr(1e-9)
 """Groups are not summed if all of a program have less than this share of Σ w, and less error."""
 _CHUNK = tl.constexpr(CHUNK)
@@ -197,7 +199,7 @@ def close_kernel(  # type: ignore[no-untyped-def]
     Q,
     G,
     precision,
-    E: tl.constexpr,  # length of the extents, or 0 to judge groups with few decisive keys by their moments
+    E: tl.constexpr,  # length of the extents, or 0 to judge all groups by their moments
     T: tl.constexpr,
     PATCH: tl.constexpr,
     CHUNKS: tl.constexpr,
@@ -233,7 +235,7 @@ def close_kernel(  # type: ignore[no-untyped-def]
     error = tl.where(few, rare, mass * (tl.exp(tl.minimum(once, _LARGEST_S)) - 1.0))
     opens = error > limit
     if E > 0:
-        # The moments of a large group do not know its outliers: of few keys, those within the box may count.
+        # The moments of a large group do not know its outliers: one of those within the box may count.
         distance = tl.zeros((BQ, _BG), tl.float32)
         for k in range(E):
             x = tl.load(extent + k * Q + number)[:, None]
@@ -241,7 +243,8 @@ def close_kernel(  # type: ignore[no-untyped-def]
             above = x - tl.load(high + k * G + group, mask=here, other=0.0)[None, :]
             outside = tl.maximum(tl.maximum(below, above), 0.0)
             distance += outside * outside
-        opens = tl.where(few, distance <= tl.load(radius + number)[:, None], opens)
+        within = distance <= tl.load(radius + number)[:, None]
+        opens = tl.where(few, within, opens | (within & (s > _UNCERTAIN)))
         mass = tl.where(few, 0.0, mass)
         error = tl.where(few, 0.0, error)
         kept = tl.load(forced + group[None, :] * Q + number[:, None], mask=inside, other=-1) >= 0

@@ -93,7 +93,8 @@ class ClosedSums:
     def open_cells(self, tables: LevelTables, visits: Visits, forced: Tensor) -> Tensor:
         """Return which cells each query opens, and add the sums over all others.
 
-        A cell that may have few decisive keys is opened if its box may contain one, and otherwise neglected.
+        A cell whose log w spread widely is opened if its box may contain a key that counts. If it does not,
+        and by its moments the cell has few decisive keys, it is neglected.
 
         Parameters
         ----------

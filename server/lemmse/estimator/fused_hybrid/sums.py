@@ -36,8 +36,8 @@ _BLOCK = 16_384
 """Most queries that are summed at once."""
 _SMALL_BLOCK = 256
 """The same where Triton's interpreter runs."""
-_SPAN = 128
-"""Number of lanes of a span of the kernel: a group has 96 keys at most, unless a leaf has more."""
+_SPAN = 256
+"""Number of lanes of a span of the kernel: a group has 224 keys at most, unless a leaf has more."""
 _CANDIDATES = 16
 """Number of cells whose heaviest group is summed in any case, and for the estimate of Σ w."""
 _BYTES_OF_CELL = 40
