@@ -117,7 +117,9 @@ def test_spans_hold_the_keys_of_their_group(backend, groups):
 )
 def test_each_pair_is_listed_once(pairs, block, blocks):
     group_of_span = torch.tensor([0, 1, 1, 1, 3, 3, 4])
-    groups = KeyGroups(*[torch.empty(0)] * 3, torch.ones(5), torch.empty(7, 4), group_of_span)
+    groups = KeyGroups(
+        *[torch.empty(0)] * 3, torch.ones(5, dtype=torch.int64), torch.empty(7, 4), group_of_span
+    )
     order = sorted(pairs, key=lambda pair: pair[1])
     query, group = (torch.tensor([pair[i] for pair in order], dtype=torch.int64) for i in (0, 1))
     found = []

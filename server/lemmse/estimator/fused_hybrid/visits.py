@@ -74,9 +74,10 @@ class Visits:
         cls, query: Tensor, row: Tensor, rows: Tensor, group: Tensor, size: Tensor, block: int
     ) -> "Visits":
         blocks = (rows + block - 1) // block
-        part = torch.repeat_interleave(blocks)
-        skipped = block * (torch.arange(len(part), device=row.device) - (blocks.cumsum(0) - blocks)[part])
         pairs, entries = (rows * size).cumsum(0), rows.cumsum(0)
+        totals = torch.stack([blocks.sum(), pairs[-1], entries[-1]]).tolist()  # waits for the GPU once
+        part = torch.repeat_interleave(blocks, output_size=totals[0])
+        skipped = block * (torch.arange(len(part), device=row.device) - (blocks.cumsum(0) - blocks)[part])
         columns = (
             row[part] + skipped,
             (rows[part] - skipped).clamp(max=block),
@@ -91,14 +92,14 @@ class Visits:
             torch.stack(columns, dim=1),
             pairs - rows * size,
             torch.stack([row, rows, group], dim=1),
-            int(pairs[-1]),
-            int(entries[-1]),
+            pairs=totals[1],
+            entries=totals[2],
         )
 
     def rows(self) -> Tensor:
         """Return the row of `query` of each pair of a query and a part, int64, (entries,)."""
         row, rows, _ = self.part.unbind(dim=1)
-        part = torch.repeat_interleave(rows)
+        part = torch.repeat_interleave(rows, output_size=self.entries)
         skipped = torch.arange(len(part), device=part.device) - (rows.cumsum(0) - rows)[part]
         return row[part] + skipped
 
@@ -128,7 +129,7 @@ def list_queries(
     """
     if not len(query):
         return
-    count = torch.bincount(group, minlength=len(groups.keys))  # (G,)
+    count = torch.zeros_like(groups.keys).index_add_(0, group, torch.ones_like(group))  # (G,)
     first = count.cumsum(0) - count
     blocks = ((count + block - 1) // block)[groups.group_of_span]  # (S,)
     places = torch.repeat_interleave(blocks)
