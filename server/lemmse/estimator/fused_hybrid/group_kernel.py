@@ -5,6 +5,8 @@ those of `tables`. A program takes a block of queries and some groups of one par
 is imported only where it runs: on a GPU, or in Triton's interpreter.
 """
 
+import math
+
 import triton
 import triton.language as tl
 
@@ -23,8 +25,10 @@ _TAIL = tl.constexpr(float(group_sums.TAIL))
 _OFFSET = tl.constexpr(float(group_sums.OFFSET))
 _LEAST_S_MAX = tl.constexpr(1e-6)
 """Positive substitute for s_max = 0 of a single key, which is a divisor."""
-_UNCERTAIN = tl.constexpr(1.5)
+_UNCERTAIN = tl.constexpr(2.0)
 """Spread s of log w in a cell from which on its moments may be off by powers of e."""
+_MARGIN = tl.constexpr(math.exp(-4.5))
+"""Such a cell is opened at this share of the largest error, if its box may contain a key that counts."""
 _NEGLIGIBLE = tl.constexpr(1e-9)
 """Groups are not summed if all of a program have less than this share of Σ w, and less error."""
 _CHUNK = tl.constexpr(CHUNK)
@@ -244,7 +248,7 @@ def close_kernel(  # type: ignore[no-untyped-def]
             outside = tl.maximum(tl.maximum(below, above), 0.0)
             distance += outside * outside
         within = distance <= tl.load(radius + number)[:, None]
-        opens = tl.where(few, within, opens | (within & (s > _UNCERTAIN)))
+        opens = tl.where(few, within, opens | (within & (s > _UNCERTAIN) & (error > _MARGIN * limit)))
         mass = tl.where(few, 0.0, mass)
         error = tl.where(few, 0.0, error)
         kept = tl.load(forced + group[None, :] * Q + number[:, None], mask=inside, other=-1) >= 0

@@ -93,8 +93,8 @@ class ClosedSums:
     def open_cells(self, tables: LevelTables, visits: Visits, forced: Tensor) -> Tensor:
         """Return which cells each query opens, and add the sums over all others.
 
-        A cell whose log w spread widely is opened if its box may contain a key that counts. If it does not,
-        and by its moments the cell has few decisive keys, it is neglected.
+        A cell that has few decisive keys by its moments is opened if its box may contain one, and neglected
+        otherwise. One that almost has is opened at a lower threshold if its box may contain one.
 
         Parameters
         ----------
