@@ -14,7 +14,8 @@ from triton.compiler import ASTSource
 
 from lemmse.estimator.fused.kernel import fused_kernel
 from lemmse.estimator.fused.launch import widths_of
-from lemmse.estimator.fused_hybrid.group_kernel import closed_kernel, probe_kernel
+from lemmse.estimator.fused_hybrid.group_kernel import close_kernel, probe_kernel
+from lemmse.estimator.fused_hybrid.group_sums import BLOCK
 
 POINTERS = {
     "planes": "*fp16",
@@ -65,11 +66,13 @@ FORMS = (
     {"BITS": 32, "WEIGHTED": True, "PATCH": 64, "SQUARES": True, "ESS": True},
 )
 CODES = {8: "*u8", 16: "*i16", 32: "*fp32"}
-SCORES = dict.fromkeys(("square", "spread", "gaussian", "constants"), "*fp32")
-GROUPS = {"SPLIT": 512, "BQ": 16, "BG": 128}
-PROBE = SCORES | {"masses": "*fp32", "heaviest": "*i64", "Q": "i32", "G": "i32", "precision": "fp32"}
-CLOSED = SCORES | dict.fromkeys(("shift", "targets", "log_z", "limits", "sums", "masses"), "*fp32")
-CLOSED |= {"summed": "*i8", "opened": "*i8", "Q": "i32", "G": "i32", "QG": "i64", "precision": "fp32"}
+INPUTS = dict.fromkeys(("u", "square", "means", "leading", "constants"), "*fp32")
+INPUTS |= {"query": "*i64", "blocks": "*i64", "G": "i32", "precision": "fp32"}
+PROBE = INPUTS | {"masses": "*fp32", "heaviest": "*i64", "V": "i32"}
+CLOSE = dict.fromkeys(("shrinkage", "log_z", "extent", "low", "high", "radius", "sums", "patches"), "*fp32")
+CLOSE |= INPUTS | {"limit": "fp32", "forced": "*i32", "opened": "*i8", "Q": "i32"}
+GROUPS = {"CHUNKS": 5, "LEADING": 2, "BQ": BLOCK}
+LEVELS = ({"E": 17, "PATCH": False}, {"E": 0, "PATCH": False}, {"E": 0, "PATCH": True})
 
 
 def fused(form, capability):
@@ -91,11 +94,17 @@ def compiled(kernel, arguments, settings, capability):
     return triton.compile(source, target=target, options={"num_warps": 4, "num_stages": 2})
 
 
+def report(form, found):
+    products = len(re.findall(r"wgmma\.mma_async|mma\.sync", found.asm["ptx"]))
+    print(f"{form}: {found.metadata.shared} bytes of shared memory, {products} tensor products")
+
+
 if __name__ == "__main__":
     capability = int(sys.argv[1])
     for form in FORMS:
-        found = fused(form, capability)
-        products = len(re.findall(r"wgmma\.mma_async|mma\.sync", found.asm["ptx"]))
-        print(f"{form}: {found.metadata.shared} bytes of shared memory, {products} tensor products")
-    compiled(probe_kernel, PROBE, GROUPS | {"GAIN": 2.0}, capability)
-    compiled(closed_kernel, CLOSED, GROUPS | {"T": 3, "PATCH": True}, capability)
+        report(form, fused(form, capability))
+    for kernel, arguments, settings in (
+        (probe_kernel, PROBE, {"GAIN": 2.0}),
+        *((close_kernel, CLOSE, level | {"T": 3}) for level in LEVELS),
+    ):
+        report(settings, compiled(kernel, arguments, GROUPS | settings, capability))

@@ -200,16 +200,17 @@ class Launch:
         log2_w = reference.double().sum(dim=0) * self._queries.scale[listed].double()  # (N,)
         log2_w = log2_w.where(some, -torch.inf)
         largest = log2_w.new_full((count,), -torch.inf).scatter_reduce(0, listed, log2_w, "amax")
-        share = torch.exp2(log2_w - largest[listed]).where(some, 0.0)
+        # A query may have a thousand rows: in float64, moving them would take longer than summing keys.
+        share = torch.exp2(log2_w - largest[listed]).where(some, 0.0).float()
 
         def added(rows: Tensor) -> Tensor:
-            return rows.new_zeros(count, *rows.shape[1:], dtype=torch.float64).index_add(0, listed, rows)
+            return rows.new_zeros(count, *rows.shape[1:]).index_add_(0, listed, rows).double()
 
         return self._posterior_sums(
             largest,
-            added(self._moments(sums.double()) * share[:, None]),
-            added(squares.double() * share.square()),
-            torch.stack([added(part.double() * share[:, None]) for part in patches]),
+            added(self._moments(sums) * share[:, None]),
+            added(squares * share.square()),
+            torch.stack([added(part * share[:, None]) for part in patches]),
         )
 
     def _run(

@@ -3,11 +3,11 @@
 The modules, from the top level down:
 
 - `sums`: the posterior sums, block by block of queries
-- `groups`: the groups of keys, with their moments and their spans
-- `scores`: squared distances of queries to groups, by matrix products
 - `group_sums`: the estimate of Σ w, which groups are opened, and the sums over the others
 - `group_kernel`: what these compute for a pair of a query and a group, in Triton; imported only where it runs
-- `lists`: the queries that open each span
+- `visits`: lists of the queries that visit cells and groups, and of those that open each span
+- `tables`: groups and queries as the kernels read them
+- `groups`: cells and groups of keys, with their moments and their spans
 """
 
 from lemmse.estimator.fused_hybrid.groups import KeyGroups

@@ -2,148 +2,195 @@
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lemmse.estimator.fused_hybrid.scores import Distances, GroupTables
+from lemmse.estimator.fused_hybrid.tables import CHUNK, GroupQueries, LevelTables
+from lemmse.estimator.fused_hybrid.visits import Visits
 from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["Closed", "Probe", "close", "patch_sums", "probe"]
+__all__ = ["BLOCK", "ClosedSums", "Probe", "probe"]
 
+BLOCK = 64
+"""Number of queries of a program."""
 _GAIN = 2.0
 """Largest amount by which a log mass may exceed Jensen's bound before any group is opened."""
-_SPLIT = 512
-"""Number of groups of a program of the kernels."""
-_BLOCKS = {"BQ": 16, "BG": 128, "num_warps": 4}
+_KEY_MARGIN = 1.0
+"""A cell is opened if a key in its box may have e^−1 of the tolerated error."""
 
 
 class Probe(NamedTuple):
-    """What the moments of all groups say of each query."""
+    """What the moments of some groups say of each query that visits them, part by part of the groups."""
 
     log_mass: Tensor
-    """Estimate of log Σ w, float64, (Q,)."""
+    """Estimate of log Σ w, float64, (V,)."""
+    largest: Tensor
+    """The largest estimated log mass of a group, float32, (V,)."""
     group: Tensor
-    """The groups with the largest estimated mass of some splits, in descending order, int64, (Q, most)."""
+    """The group that has it, int64, (V,)."""
 
 
-class Closed(NamedTuple):
-    """The groups to open, and the sums over the others."""
-
-    opened: Tensor
-    """Whether to open a group, int8, (Q, G)."""
-    sums: PosteriorSums
-    """The sums over all other groups."""
-    masses: Tensor
-    """Σ w of each of these, and this times min(1, s_max / s), if there are sums over patches, (2, Q, G)."""
-
-
-def probe(tables: GroupTables, distances: Distances, most: int) -> Probe:
-    """Return an estimate of Σ w, and up to `most` groups with a large mass."""
+def probe(tables: LevelTables, precision: float, queries: GroupQueries, visits: Visits) -> Probe:
+    """Return estimates of Σ w, and the groups with the largest masses."""
     from lemmse.estimator.fused_hybrid.group_kernel import probe_kernel  # imports Triton
 
-    q, g = distances.square.shape
-    splits = -(-g // _SPLIT)
-    masses = distances.square.new_empty(splits, 3, q)
-    heaviest = torch.empty(splits, q, dtype=torch.int64, device=masses.device)
-    probe_kernel[-(-q // _BLOCKS["BQ"]), splits](
-        distances.square,
-        distances.spread,
-        distances.gaussian,
-        tables.constants,
+    count, device = visits.entries, queries.u.device
+    masses = torch.empty(3, count, device=device)
+    heaviest = torch.empty(count, dtype=torch.int64, device=device)
+    probe_kernel[(len(visits.blocks),)](
+        *_inputs(tables, queries, visits),
         masses,
         heaviest,
-        q,
-        g,
-        tables.precision,
+        len(tables.groups),
+        count,
+        precision,
         GAIN=_GAIN,
-        SPLIT=_SPLIT,
-        **_BLOCKS,
+        **_settings(tables, queries),
     )
-    log_mass = (masses[:, 0].double() + masses[:, 1].double().log()).logsumexp(dim=0)
-    order = masses[:, 2].topk(min(most, splits), dim=0).indices
-    return Probe(log_mass, heaviest.gather(0, order).T)
+    return Probe(masses[0].double() + masses[1].double().log(), masses[2], heaviest)
 
 
-def close(
-    tables: GroupTables,
-    distances: Distances,
-    log_z: Tensor,
-    threshold: float,
-    summed: Tensor,
-    outputs: Outputs,
-) -> Closed:
-    """Return the groups to open, and the sums over all others except those over patches.
+class ClosedSums:
+    """The sums over groups that stay closed, of both levels, and the choice of those to open.
 
     Parameters
     ----------
-    tables, distances
-        The groups and their distances of the queries.
+    queries : GroupQueries
+        The queries.
+    precision : float
+        Precision λ = 1/σ² of the noise.
     log_z : Tensor
         Estimate of log Σ w, float32, (Q,).
     threshold : float
         Groups with a larger log a are opened.
-    summed : Tensor
-        Groups that are neither opened nor among the others, int64, (Q, n).
+    t_length : int
+        Length T of the targets.
     outputs : Outputs
         The sums to compute.
     """
-    from lemmse.estimator.fused_hybrid.group_kernel import closed_kernel  # imports Triton
 
-    (q, g), t = distances.square.shape, tables.t_length
-    splits = -(-g // _SPLIT)
-    done = torch.zeros(q, g, dtype=torch.int8, device=log_z.device).scatter_(1, summed, 1)
-    opened = torch.empty_like(done)
-    sums = torch.empty(splits, t, 7, q, device=log_z.device)
-    masses = torch.empty(2 * outputs.patch, q, g, device=log_z.device)
-    closed_kernel[-(-q // _BLOCKS["BQ"]), splits, t](
-        distances.square,
-        distances.spread,
-        distances.gaussian,
-        distances.shift,
-        tables.constants,
-        tables.targets,
-        log_z,
-        torch.full_like(log_z, math.exp(min(threshold, float(LARGEST_THRESHOLD)))),
-        done,
-        opened,
-        sums,
-        masses,
-        q,
-        g,
-        q * g,
-        tables.precision,
-        T=t,
-        PATCH=outputs.patch,
-        SPLIT=_SPLIT,
-        **_BLOCKS,
-    )
-    total = sums.double().sum(dim=0).permute(1, 2, 0)  # (7, Q, T)
-    w, w2, a2 = (one[:, :1] for one in total[:3])
-    wt, wt2, a2t, a2t2 = total[3:]
-    empty = PosteriorSums.empty(q, t, 0, replace(outputs, patch=False), log_z.device)
-    return Closed(
-        opened,
-        replace(
+    def __init__(
+        self,
+        queries: GroupQueries,
+        precision: float,
+        log_z: Tensor,
+        threshold: float,
+        t_length: int,
+        outputs: Outputs,
+    ) -> None:
+        self._queries, self._precision, self._log_z = queries, precision, log_z
+        self._t_length, self._outputs = t_length, outputs
+        threshold = min(threshold, float(LARGEST_THRESHOLD))
+        self._limit = math.exp(threshold)
+        tolerated = threshold - _KEY_MARGIN + log_z
+        self._radius = (-2 / precision * tolerated).clamp(min=-1.0)  # below 0 if no single key counts
+        self._sums = torch.zeros(3 + 4 * t_length, len(queries), device=log_z.device)
+        self._patches = torch.zeros_like(queries.u) if outputs.patch else queries.u[:0]
+
+    def open_cells(self, tables: LevelTables, visits: Visits, forced: Tensor) -> Tensor:
+        """Return which cells each query opens, and add the sums over all others.
+
+        A cell that has few decisive keys by its moments is opened if its box may contain one, and neglected
+        otherwise. One that almost has is opened at a lower threshold if its box may contain one.
+
+        Parameters
+        ----------
+        tables : LevelTables
+            The cells.
+        visits : Visits
+            Visits of all queries to all cells.
+        forced : int32, (C, Q)
+            Cells with a number >= 0 are opened.
+
+        Returns
+        -------
+        Tensor
+            int8, (C, Q).
+        """
+        opened = self._open(tables, visits, forced, self._queries.extent, tables.groups.low.shape[0])
+        return opened.view(len(tables.groups), -1)
+
+    def open_groups(self, tables: LevelTables, visits: Visits, forced: Tensor) -> Tensor:
+        """Return which groups of open cells to open, int8, (V,), and add the sums over all others.
+
+        Parameters
+        ----------
+        tables : LevelTables
+            The groups.
+        visits : Visits
+            Visits of queries to the groups of the cells that they open.
+        forced : int32, (N,)
+            The group that each visitor opens in any case, or −1.
+        """
+        return self._open(tables, visits, forced, self._queries.extent, 0)
+
+    def _open(
+        self, tables: LevelTables, visits: Visits, forced: Tensor, extent: Tensor, extents: int
+    ) -> Tensor:
+        from lemmse.estimator.fused_hybrid.group_kernel import close_kernel  # imports Triton
+
+        opened = torch.empty(visits.pairs, dtype=torch.int8, device=forced.device)
+        close_kernel[(len(visits.blocks),)](
+            *_inputs(tables, self._queries, visits),
+            tables.shrinkage if self._outputs.patch else tables.means,
+            self._log_z,
+            self._limit,
+            extent,
+            tables.groups.low,
+            tables.groups.high,
+            self._radius,
+            forced,
+            opened,
+            self._sums,
+            self._patches,
+            len(self._queries),
+            len(tables.groups),
+            self._precision,
+            E=extents,
+            T=self._t_length,
+            PATCH=self._outputs.patch,
+            **_settings(tables, self._queries),
+        )
+        return opened
+
+    def sums(self, axes: Tensor, mean: Tensor) -> PosteriorSums:
+        """Return the posterior sums over all groups that stayed closed, given the principal axes and mean."""
+        t, outputs = self._t_length, self._outputs
+        w, w2, a2 = self._sums[:3].double()[:, :, None].unbind()
+        wt, wt2, a2t, a2t2 = self._sums[3:].double().view(t, 4, -1).permute(1, 2, 0)
+        empty = PosteriorSums.empty(len(w), t, 0, replace(outputs, patch=False), w.device)
+        along = self._patches[:, : len(mean)].double()
+        return replace(
             empty,
-            log_max=log_z.double().where(w[:, 0] > 0, -math.inf),
+            log_max=self._log_z.double().where(w[:, 0] > 0, -math.inf),
             moments=torch.cat([w, wt, wt2] if outputs.variance else [w, wt], dim=1),
+            patches=along @ axes.T + w * mean if outputs.patch else empty.patches,
             w2=w2 if outputs.ess else empty.w2,
             error_variance=torch.cat([a2, a2t, a2t2], dim=1) if outputs.error else empty.error_variance,
-        ),
-        masses,
+        )
+
+
+def _inputs(tables: LevelTables, queries: GroupQueries, visits: Visits) -> tuple[Tensor, ...]:
+    """Return the first arguments of both kernels."""
+    return (
+        queries.u,
+        queries.square,
+        tables.means,
+        tables.leading,
+        tables.constants,
+        visits.query,
+        visits.blocks,
     )
 
 
-def patch_sums(tables: GroupTables, u: Tensor, masses: Tensor, axes: Tensor, mean: Tensor) -> Tensor:
-    """Return Σ w v along the pixels over closed groups, float64, (Q, P), given their masses of `close`.
-
-    The mean patch of a group is μ + min(1, s_max / s) D (D + σ² I)⁻¹ (u − μ).
-    """
-    groups, (mass, moved) = tables.groups, masses
-    kept = groups.variance * tables.gain
-    along = mass @ groups.mean - moved @ (kept * groups.mean) + (moved @ kept) * u
-    sums: Tensor = along.double() @ axes.T + mass.sum(dim=1, keepdim=True).double() * mean
-    return sums
+def _settings(tables: LevelTables, queries: GroupQueries) -> dict[str, Any]:
+    targets = tables.groups.target.shape[1]
+    return {
+        "CHUNKS": queries.u.shape[1] // CHUNK,
+        "LEADING": len(tables.leading) // ((4 + targets) * CHUNK),
+        "BQ": BLOCK,
+        "num_warps": 4,
+    }
