@@ -149,7 +149,7 @@ def _cells(shape: Sequence[int], count: int) -> list[int]:
     Examples
     --------
     >>> _cells((1, 40, 10), 16), _cells((3, 40, 40), 300)
-    ([1, 8, 2], [3, 10, 10])
+    ([1, 8, 2], [1, 17, 18])
     """
     cells, left, volume = [], count, math.prod(shape)
     for axis, length in enumerate(shape):
