@@ -266,9 +266,9 @@ def close_kernel(  # type: ignore[no-untyped-def]
         share = tl.exp(tl.minimum(growth - _row(constants, 0, G, group, here), 0.0))
         shrink = s_max / tl.maximum(s, s_max)
         out = sums + number
-        tl.atomic_add(out, tl.sum(mass, 1), mask=valid)
-        tl.atomic_add(out + Q, tl.sum(mass * mass * share, 1), mask=valid)
-        tl.atomic_add(out + 2 * Q, tl.sum(square_error, 1), mask=valid)
+        tl.atomic_add(out, tl.sum(mass, 1), mask=valid, sem="relaxed")
+        tl.atomic_add(out + Q, tl.sum(mass * mass * share, 1), mask=valid, sem="relaxed")
+        tl.atomic_add(out + 2 * Q, tl.sum(square_error, 1), mask=valid, sem="relaxed")
         for c in range(T):
             moved = tl.zeros((BQ, _BG), tl.float32)
             for i in range(LEADING):
@@ -278,10 +278,10 @@ def close_kernel(  # type: ignore[no-untyped-def]
             t = _row(constants, _CONSTANTS + c, G, group, here) + shrink * moved
             t2 = _row(constants, _CONSTANTS + 2 * T + c, G, group, here) + t * t
             of_target = out + (3 + 4 * c) * Q
-            tl.atomic_add(of_target, tl.sum(mass * t, 1), mask=valid)
-            tl.atomic_add(of_target + Q, tl.sum(mass * t2, 1), mask=valid)
-            tl.atomic_add(of_target + 2 * Q, tl.sum(square_error * t, 1), mask=valid)
-            tl.atomic_add(of_target + 3 * Q, tl.sum(square_error * t2, 1), mask=valid)
+            tl.atomic_add(of_target, tl.sum(mass * t, 1), mask=valid, sem="relaxed")
+            tl.atomic_add(of_target + Q, tl.sum(mass * t2, 1), mask=valid, sem="relaxed")
+            tl.atomic_add(of_target + 2 * Q, tl.sum(square_error * t, 1), mask=valid, sem="relaxed")
+            tl.atomic_add(of_target + 3 * Q, tl.sum(square_error * t2, 1), mask=valid, sem="relaxed")
         if PATCH:
             for i in range(CHUNKS):
                 coordinate = i * _CHUNK + tl.arange(0, _CHUNK)
@@ -293,4 +293,4 @@ def close_kernel(  # type: ignore[no-untyped-def]
                 back = tl.dot(mass * shrink, gain * mean, input_precision=_PRECISE)
                 x = _coordinates(u, number, i, CHUNKS * _CHUNK)
                 place = number[:, None] * (CHUNKS * _CHUNK) + coordinate[None, :]
-                tl.atomic_add(patches + place, still + drawn * x - back, mask=valid[:, None])
+                tl.atomic_add(patches + place, still + drawn * x - back, mask=valid[:, None], sem="relaxed")
