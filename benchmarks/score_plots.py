@@ -6,11 +6,11 @@ Each NAME=IMAGES.npy:INDEX is clean images, (N, H, W, C), uint8 or float, that a
 index that reconstructs them, whether or not they are like its training images. White noise of σ = 0.05, 0.1,
 0.2 and 0.4 is added, and σ is stated. The plots, and tables of the same numbers, are
 
-    scores.png      expected_psnr_db against the PSNR, and misfit against the mean of the squared error less the
-                    posterior variance, a point for each image
-    coverage.png    the mean squared error of pixels against their `variance`, in bins of equally many, and the
-                    shares of pixels that are within one and two posterior standard deviations of the truth;
-                    of a normal distribution, 68 % and 95 % are
+    scores.png      expected_psnr_db against the PSNR, and misfit against the mean of the squared error less
+                    the posterior variance, a point for each image
+    coverage.png    the mean squared error of numbers against their `variance`, in bins of equally many, and
+                    the shares of numbers that are within one and two posterior standard deviations of the
+                    truth; of a normal distribution, 68 % and 95 % are
 """
 
 import argparse
@@ -83,9 +83,9 @@ def score(name: str, images: list[Numbers], index: Path, sigma: float) -> Scored
             r = client.reconstruct(y, sigma=sigma, maps=("variance",), **ASKED)
             found.append((psnr(r, x), r.diagnostics.expected_psnr_db, r.diagnostics.misfit))
             square.append(np.square(r.image - x))
-            variance.append(r.variance)
-    each = np.array(found, np.float64).T
-    return Scored(name, sigma, *each, np.ravel(square), np.ravel(variance).astype(np.float64))
+            variance.append(np.asarray(r.variance, np.float64))
+    true, expected, misfit = np.array(found, np.float64).T
+    return Scored(name, sigma, true, expected, misfit, np.ravel(square), np.ravel(variance))
 
 
 def draw_scores(results: list[Scored], path: Path) -> None:
@@ -129,7 +129,7 @@ def draw_coverage(results: list[Scored], path: Path) -> None:
     left.legend(fontsize=8)
     for share in (68.3, 95.4):
         right.axhline(share, color="black", linewidth=0.8, linestyle=":")
-    right.set(xscale="log", xlabel="σ", ylabel="% within one (solid) and two (dashed) standard deviations")
+    right.set(xscale="log", xlabel="σ", ylabel="% of numbers within one (two, dashed) std")
     right.set_xticks(SIGMAS, [f"{sigma:g}" for sigma in SIGMAS])
     right.minorticks_off()
     for axis in (left, right):

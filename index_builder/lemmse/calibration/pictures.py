@@ -90,7 +90,7 @@ def measure_pictures(
             if found[wider] <= found[best]:
                 break
             best = wider
-        if best.aggregate == "overlap":
+        if best.aggregate == "overlap" and index.problem.white:
             iterated = replace(best, aggregate="epll")
             found[iterated] = psnr(iterated)
             best = max(best, iterated, key=lambda refinement: found[refinement])

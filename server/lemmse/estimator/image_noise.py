@@ -1,7 +1,8 @@
 """The noise of an image, estimated under the mixture of Gaussians of an index.
 
 The mixture describes images that the training images do not contain as well as those that they do. Under the
-training patches themselves, whatever they do not contain would count as noise; and they are many more.
+training patches themselves, whatever they do not contain would count as noise; and they are many more. The
+Gaussians have tails, so that an image with more detail is not noisier (see `Gaussians.log_density`).
 """
 
 import math
