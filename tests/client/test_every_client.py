@@ -75,7 +75,10 @@ def test_remote_and_embedded_agree_on_epll(remote, embedded):
     assert results[0].diagnostics.aggregate == "epll"
 
 
-@pytest.mark.parametrize("exclude", [[0], ["images.npy[0]"], np.array([0]), {"0", "images.npy[0]"}], ids=str)
+EXCLUDED = {"number": [0], "name": ["images.npy[0]"], "array": np.array([0]), "set": {"0", "images.npy[0]"}}
+
+
+@pytest.mark.parametrize("exclude", EXCLUDED.values(), ids=EXCLUDED)
 def test_an_excluded_image_counts_nowhere(client, embedded, exclude):
     result = client.reconstruct(IMAGE, sigma=0.2, maps=MAPS, exclude=exclude)
     assert_same(result, embedded.reconstruct(IMAGE, sigma=0.2, maps=MAPS, exclude=[0]))
