@@ -63,6 +63,31 @@ def test_the_index_that_describes_the_image_answers(registry, along, sigma):
             np.testing.assert_array_equal(found.image, told.image)
 
 
+@pytest.mark.parametrize("along", [0, 1])
+def test_at_high_noise_the_density_of_patches_tells(registry, along):
+    for seed in range(20, 24):
+        y = stripes(seed, along) + 0.6 * np.random.default_rng(seed).standard_normal((16, 16, 1))
+        measurement = Measurement.checked(y, sigma=0.6, mask=None)
+        found = registry.choose("", "best", measurement).answer(measurement, BEST).diagnostics.index
+        densities = {
+            name: registry.get(name).reconstruct(y, sigma=0.6, maps=("log_density",), gaussian_share=0.01)
+            for name in ("across", "down")
+        }
+        assert found == max(densities, key=lambda name: densities[name].log_density.mean())
+        assert found == ("across", "down")[along]
+
+
+@pytest.mark.parametrize("along", [0, 1])
+def test_patches_of_two_sizes_are_judged_by_the_error_to_expect(tmp_path, along):
+    across = index_of(tmp_path, "across", [stripes(seed, 0) for seed in range(8)], 20.0)
+    down = index_of(tmp_path, "down", [stripes(seed, 1) for seed in range(8)], 30.0, patch_size=5)
+    both = Registry({"across": across, "down": down})
+    y = stripes(20, along) + 0.1 * np.random.default_rng(20).standard_normal((16, 16, 1))
+    measurement = Measurement.checked(y, sigma=0.1, mask=None)
+    found = both.choose("", "best", measurement).answer(measurement, BEST).diagnostics.index
+    assert found == ("across", "down")[along]
+
+
 def test_masks_and_noise_maps(registry):
     y, s = stripes(30, 1), np.full((16, 16), 0.1)
     mask = np.random.default_rng(0).random((16, 16)) < 0.7

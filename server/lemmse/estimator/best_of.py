@@ -1,7 +1,8 @@
 """The choice among indexes for one image: by calibration where it can tell, otherwise by the image itself.
 
 Calibration compares indexes of the same images at a known σ. Among indexes of different images, the one is
-taken whose reconstruction of a sample of the pixels has the least error to expect (see `score`).
+taken under whose prior a sample of the noisy patches has the greatest density. If patches differ in size, so
+that densities cannot be compared, it is the one whose answer has the least error to expect (see `score`).
 """
 
 import math
@@ -108,7 +109,10 @@ class BestOf:
         if len(best) == 1:
             return best[0]
         n = self._sample(measurement)
-        return min(best, key=lambda one: one.expected_error(measurement, options, n, cancelled))
+        fits = {one.name: one.fit(measurement, options, n, cancelled) for one in best}
+        if len({_kind_of_patches(one) for one in best}) == 1:
+            return max(best, key=lambda one: fits[one.name].log_density)
+        return min(best, key=lambda one: fits[one.name].error)
 
     def _sample(self, measurement: Measurement) -> NDArray[np.int64]:
         """Return positions of pixels spread over the image, observed if possible, (N,)."""
@@ -119,6 +123,12 @@ class BestOf:
         centres, _ = spread(bad, (1, 1, 1), sample_size(pixels))
         n: NDArray[np.int64] = np.ravel_multi_index(tuple(centres.T), shape)
         return n
+
+
+def _kind_of_patches(one: Reconstructor) -> tuple[int, int, str]:
+    """Return what makes the densities of patches comparable: that they are of the same numbers."""
+    manifest = one.index.manifest
+    return manifest.patch_size, manifest.patch_depth, manifest.equivariance
 
 
 def _require_no_exclusion(options: Options) -> None:

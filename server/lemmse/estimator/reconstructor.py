@@ -63,7 +63,7 @@ from lemmse.estimator.planning import (
     resolve_refinement,
     splits,
 )
-from lemmse.estimator.score import NO_SCORE, Score, expected_error, image_score, read_once
+from lemmse.estimator.score import NO_SCORE, Fit, Score, expected_error, image_score, read_once
 from lemmse.estimator.signal_noise import settle
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs
@@ -498,12 +498,12 @@ class Reconstructor:
         """Whether noise that is not the same everywhere is allowed, if the index denoises."""
         return self.index.strata.constants is None
 
-    def expected_error(
+    def fit(
         self, measurement: Measurement, options: Options, n: NDArray[np.int64], cancelled: Cancel = never
-    ) -> float:
-        """Return the mean square error to expect at some pixels, up to a number that no index changes.
+    ) -> Fit:
+        """Return how well the training images describe a measurement at some pixels.
 
-        Aggregate centre stands for overlap, whose error takes far longer to tell, and le-mmse for the others.
+        Aggregate centre stands for the others, whose error takes far longer to tell, and so does le-mmse.
 
         Parameters
         ----------
@@ -519,7 +519,8 @@ class Reconstructor:
         queries = cut_queries(self._backend, observation, refinement)
         plan = plan_sums(self._backend, queries, options, refinement, self.exact_work, cancelled)
         posterior = queries.sums(n, plan.spec).posterior(self.index.manifest.channels)
-        return expected_error(queries.clean(posterior, n), observation, n)
+        error = expected_error(queries.clean(posterior, n), observation, n)
+        return Fit(float(posterior.log_density.mean()), error)
 
     def expected_db(self, measurement: Measurement) -> float:
         """Return the calibrated PSNR in dB of quality "best" at the noise level of a measurement.

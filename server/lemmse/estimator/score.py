@@ -23,6 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from lemmse.estimator.sums import Posterior
 from lemmse.index.images.stack import Images
 from lemmse.index.physics import InverseProblem
 
-__all__ = ["NO_SCORE", "Score", "expected_error", "image_score", "read_once"]
+__all__ = ["NO_SCORE", "Fit", "Score", "expected_error", "image_score", "read_once"]
 
 _LEAST_ERROR = 1e-10
 """Least mean square error that is expected: 100 dB, the precision of an answer."""
@@ -103,6 +104,15 @@ def _trust(model: float, misfit: float, deviation: float) -> float:
         return 1.0
     trust = 1 / (1 + (deviation / (_USUAL * model)) ** 2) if model else 0.0
     return max(trust, 1 - (deviation / misfit) ** 2) if misfit > 0 else trust
+
+
+class Fit(NamedTuple):
+    """How well the training images of an index describe a measurement."""
+
+    log_density: float
+    """Mean log density of its patches under the prior and the noise."""
+    error: float
+    """Mean square error to expect of its reconstruction, up to a number that no index changes."""
 
 
 def expected_error(posterior: Posterior, observation: Observation, n: NDArray[np.int64]) -> float:
