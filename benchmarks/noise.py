@@ -18,9 +18,9 @@ For each σ,
 For each peak, the mean number of counts for white,
 
     counts      has the PSNR in dB of the noisy images, of BM3D between Anscombe's transform and its unbiased
-                inverse, and of lemmse with aggregate overlap, or with `--quality best`: with white noise of
-                the mean variance, with the gain that was used and no dark noise, and with both estimated; and
-                the seconds of processor time for an image with white noise, and with the gain
+                inverse, and of lemmse with aggregate overlap, or with `--quality best` or `epll`: with white
+                noise of the mean variance, with the gain that was used and no dark noise, and with both
+                estimated; and the seconds of processor time for an image with white noise, and with the gain
 """
 
 import argparse
@@ -43,6 +43,12 @@ SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.5)
 ASKED: dict[str, Any] = {"mode": "hybrid", "accuracy_db": 40.0}
 
 Image = NDArray[np.float64]
+COUNTED: dict[str, dict[str, Any]] = {
+    "paper": {"aggregate": "overlap"},
+    "best": {"quality": "best"},
+    "epll": {"aggregate": "epll", "gaussian_share": 1.0},
+}
+"""What is asked for in table counts."""
 
 
 def noisy(images: list[Image], sigma: float) -> Iterator[tuple[Image, Image]]:
@@ -161,7 +167,7 @@ def counts(
     quality: str,
 ) -> dict[str, object]:
     """Return a row of table counts."""
-    asked: dict[str, Any] = {"quality": quality, "aggregate": "overlap" if quality == "paper" else None}
+    asked: dict[str, Any] = COUNTED[quality]
     gain = 1 / peak
     found: dict[str, list[float]] = {}
 
@@ -196,7 +202,7 @@ def main() -> None:
     parser.add_argument("indexes", nargs="+", type=Path)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--only", choices=("estimate", "scores", "counts"))
-    parser.add_argument("--quality", choices=("paper", "best"), default="paper", help="of table counts")
+    parser.add_argument("--quality", choices=COUNTED, default="paper", help="of table counts")
     parser.add_argument("--size", type=int, help="cut the images to squares of this side")
     arguments = parser.parse_args()
     stack = np.load(arguments.source)[: arguments.images]
