@@ -26,7 +26,7 @@ from lemmse.client.reports import failure, write_report
 from lemmse.client.running import run
 from lemmse.client.server_flags import server_flags
 from lemmse.client.slabs import Slabs
-from lemmse.client.tiles import halo_of
+from lemmse.client.tiles import halo_of, widest_aggregate
 from lemmse.client.work import Done, Reading
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.measurement import AUTO, GAUSSIAN, NAN, NOISES, POISSON_GAUSSIAN
@@ -326,7 +326,7 @@ def _slabs(indexes: Sequence[IndexInfo], options: Mapping[str, Any]) -> Slabs | 
             "--index-name",
             "expected one of the indexes, since they differ in whether they are of volumes, or circular",
         )
-    aggregate = options["aggregate"] or ("epll" if options["quality"] == "best" else "centre")
+    aggregate = widest_aggregate(options["aggregate"], options["quality"])
     counts = options["noise"] == POISSON_GAUSSIAN
     return Slabs(halo_of(max(depths) // 2, aggregate=aggregate, counts=counts), circular.pop())
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Span", "Tile", "Tiling", "halo_of", "tile_side"]
+__all__ = ["Span", "Tile", "Tiling", "halo_of", "tile_side", "widest_aggregate"]
 
 _REACH = {"centre": 1, "overlap": 2, "epll": 10}
 """How many patch radii away the pixels of y may be that matter to a pixel of the answer, by aggregate."""
@@ -136,6 +136,11 @@ class Tiling:
         length = self.shape[axis]
         stop = min(start + self.side[axis], length)
         return Span.of(start, stop, length=length, halo=self.halo, circular=self.circular)
+
+
+def widest_aggregate(aggregate: str | None, quality: str) -> str:
+    """Return the aggregate of an answer, or the one of the widest reach if calibration decides."""
+    return aggregate or ("epll" if quality == "best" else "centre")
 
 
 def halo_of(radius: int, *, aggregate: str, counts: bool) -> int:

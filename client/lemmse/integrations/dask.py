@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lemmse.client import Client
 from lemmse.client.extras import required
-from lemmse.client.tiles import halo_of
+from lemmse.client.tiles import halo_of, widest_aggregate
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.options import OPTIONS, Count, Options
 from lemmse.contract.results import IndexInfo
@@ -110,7 +110,7 @@ def _halo(info: IndexInfo, options: Options) -> int:
             )
     if info.patch_depth > 1:
         raise InvalidArgument.of("client", "expected an index of images, got one of volumes")
-    aggregate = options.aggregate or ("epll" if options.quality == "best" else "centre")
+    aggregate = widest_aggregate(options.aggregate, options.quality)
     return halo_of(info.patch_size // 2, aggregate=aggregate, counts=False)
 
 
