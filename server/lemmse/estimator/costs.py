@@ -14,7 +14,8 @@ from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.half_quadratic import split_sigmas
 from lemmse.estimator.image_noise import sample_size
-from lemmse.estimator.planning import is_cheap, requested_accuracy, splits
+from lemmse.estimator.planning import is_cheap, requested_accuracy
+from lemmse.estimator.refinement import splits
 from lemmse.estimator.signal_noise import MOST_MAPS
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 

@@ -1,12 +1,11 @@
-"""The plan of a reconstruction: the options of a request, resolved against the index.
+"""The plan of the sums of a request: the mode, and what is summed.
 
-`resolve_refinement` determines the prior and the aggregate from the options and the calibrated quality;
 `plan_sums` determines the mode, the threshold of hybrid and the expected agreement from the options and the
-calibration.
+calibration. What the posterior is of is determined before, see `refinement`.
 """
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.options import Options
@@ -30,7 +29,6 @@ __all__ = [
     "plan_sums",
     "plan_whole_images",
     "requested_accuracy",
-    "resolve_refinement",
 ]
 
 _DEFAULT_ACCURACY_DB = 50.0
@@ -80,59 +78,6 @@ def requested_accuracy(options: Options) -> float:
     return options.accuracy_db or _DEFAULT_ACCURACY_DB
 
 
-def resolve_refinement(index: Index, sigma: float, options: Options, *, once: bool = False) -> Refinement:
-    """Return the prior and the aggregate: from the options if given, otherwise from the requested quality.
-
-    Parameters
-    ----------
-    index : Index
-        The index.
-    sigma : float
-        Root mean square of the standard deviation of the noise.
-    options : Options
-        The options.
-    once : bool
-        Whether the answer is to be made of the posterior means of y, as it is if there are maps: then
-        "overlap" takes the place of a calibrated "epll".
-
-    Raises
-    ------
-    InvalidArgument
-        Quality "best" is requested and the index was not calibrated, or the aggregate "epll" where the answer
-        is to be made of the posterior means of y.
-    """
-    once = once or bool(options.maps) or options.certified
-    if once and options.aggregate == "epll":
-        raise InvalidArgument.of(
-            "aggregate", "expected centre or overlap for maps, certified errors and derivatives, got epll"
-        )
-    names = [field.name for field in fields(PAPER)]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    best = options.quality == "best" and options.estimator == "le-mmse" and len(given) < len(names)
-    found = replace(_best_refinement(index, sigma) if best else PAPER, **given)
-    return replace(found, aggregate="overlap") if once and found.aggregate == "epll" else found
-
-
-def splits(index: Index, sigma: float, options: Options) -> bool:
-    """Return whether a request of LE-MMSE is answered with the aggregate "epll"."""
-    if options.aggregate is not None or options.quality != "best" or options.maps:
-        return options.aggregate == "epll"
-    pictures = index.manifest.pictures
-    return pictures is not None and pictures.best(sigma).aggregate == "epll"
-
-
-def _best_refinement(index: Index, sigma: float) -> Refinement:
-    """Return the refinement that calibration found best for a noise level."""
-    if not index.problem.denoises:
-        return PAPER  # such an index allows no other
-    pictures = index.manifest.pictures
-    if pictures is None:
-        raise InvalidArgument.of(
-            "quality", f"expected paper, since index {index.name!r} was not calibrated; calibrate it"
-        )
-    return pictures.best(sigma)
-
-
 def plan_sums(
     backend: Backend,
     queries: ImageQueries,
@@ -150,7 +95,7 @@ def plan_sums(
     queries : ImageQueries
         The query patches.
     options, refinement
-        The validated options, and the refinement that `resolve_refinement` returned for them.
+        The validated options, and the refinement that they resolve to.
     exact_work : float
         Largest number of multiply-adds for which mode auto chooses exact.
     cancelled : callable

@@ -60,9 +60,8 @@ from lemmse.estimator.planning import (
     plan_sums,
     plan_whole_images,
     requested_accuracy,
-    resolve_refinement,
-    splits,
 )
+from lemmse.estimator.refinement import resolve_refinement, splits
 from lemmse.estimator.score import NO_SCORE, Fit, Score, expected_error, image_score, read_once
 from lemmse.estimator.signal_noise import settle
 from lemmse.estimator.sum_spec import SumSpec
