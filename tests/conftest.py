@@ -118,4 +118,4 @@ def client(request: pytest.FixtureRequest) -> Client | Blocking:
 @pytest.fixture
 def topk_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let mode topk search for the nearest keys even if it is asked for all of them."""
-    monkeypatch.setattr("lemmse.estimator.planning._FEW", 0)
+    monkeypatch.setattr("lemmse.estimator.modes._FEW", 0)

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lemmse.contract.batch import measurements
 from lemmse.contract.errors import InvalidArgument
-from lemmse.contract.measurement import Measurement, measurements
+from lemmse.contract.measurement import Measurement
 from lemmse.contract.results import Contributor, Result
 
 IMAGES = [np.full((2, 3), 0.1 * number) for number in range(3)]

@@ -60,7 +60,7 @@ def test_sums_over_gaussians_are_the_same_if_they_are_kept(boastful, monkeypatch
     once = boastful.reconstruct(y, accuracy_db=1, **asked)
     kept = boastful.reconstruct(y, accuracy_db=60, maps=maps, **asked)
     assert kept.diagnostics.keys_touched > once.diagnostics.keys_touched  # some patches were summed again
-    monkeypatch.setattr("lemmse.estimator.image_queries._GaussianSums.has", lambda sums, n: False)
+    monkeypatch.setattr("lemmse.estimator.image_queries.whitened._GaussianSums.has", lambda sums, n: False)
     fresh = boastful.reconstruct(y, accuracy_db=60, maps=maps, **asked)
     np.testing.assert_allclose(kept.image, fresh.image, atol=1e-5)
     np.testing.assert_allclose(kept.error, fresh.error, atol=1e-5)

@@ -15,6 +15,7 @@ from lemmse.estimator import Reconstructor
 from lemmse.estimator.cancellation import never
 from lemmse.estimator.image_noise import _Sample
 from lemmse.estimator.noise_estimate import LEAST, maximum_likelihood, median_sigma, spread
+from lemmse.estimator.observation import observe
 from lemmse.index import build, open_index
 from tests.support.cases import smooth
 from tests.support.oracle import patch
@@ -143,7 +144,7 @@ def test_densities_are_those_of_the_mixture(colours, kind):
     y = waves(20, 9, 3).astype(np.float64)
     sigma = np.array([0.1]) if kind != "channels" else np.array([0.05, 0.1, 0.2])
     mask = np.random.default_rng(3).random((9, 9)) < 0.7 if kind == "mask" else np.ones((9, 9), bool)
-    observation = colours._observe(Measurement.checked(y, sigma=1.0, mask=mask))
+    observation = observe(colours.index, Measurement.checked(y, sigma=1.0, mask=mask))
     sample = _Sample(colours._backend, observation, lambda: False)
     s = np.where(mask[..., None], sigma, np.inf) * np.ones(3)
     parts = with_tails(colours.index.mixture, np.eye(27))
@@ -157,7 +158,7 @@ def test_densities_without_levels(tmp_path):
     offset = reconstructor(tmp_path, [waves(k, 12) for k in range(3)], equivariance="offset")
     y = waves(20, 8).astype(np.float64)
     sample = _Sample(
-        offset._backend, offset._observe(Measurement.checked(y, sigma=1.0, mask=None)), lambda: False
+        offset._backend, observe(offset.index, Measurement.checked(y, sigma=1.0, mask=None)), lambda: False
     )
     rest = np.linalg.svd(np.ones((9, 1)), full_matrices=True)[0][:, 1:]
     parts = with_tails(offset.index.mixture, rest)
@@ -214,7 +215,9 @@ def test_a_volume_has_one_estimate(volumes):
 
 def test_densities_of_patches_of_volumes(volumes):
     y = drifting(100, 5, 7).astype(np.float64)
-    sample = _Sample(volumes._backend, volumes._observe(Measurement.checked(y, sigma=1.0, mask=None)), never)
+    sample = _Sample(
+        volumes._backend, observe(volumes.index, Measurement.checked(y, sigma=1.0, mask=None)), never
+    )
     parts = with_tails(volumes.index.mixture, np.eye(27))
     expected = [
         posterior(cut(y, tuple(centre), (3, 3, 3), "circular"), np.full(27, 0.1), parts)["log_density"]

@@ -7,7 +7,7 @@ import pytest
 
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
-from lemmse.estimator import Outputs, Reconstructor, SumSpec, planning
+from lemmse.estimator import Outputs, Reconstructor, SumSpec, modes
 from lemmse.estimator.fused import FusedKeys
 from lemmse.estimator.fused_hybrid import FusedHybrid
 from lemmse.estimator.image_queries import cut_queries
@@ -46,7 +46,7 @@ def lemmse(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch, lemmse):
     """As if images of some pixels were worth measuring; nothing is measured yet."""
-    monkeypatch.setattr(planning, "LEAST_PIXELS", 16)
+    monkeypatch.setattr(modes, "LEAST_PIXELS", 16)
     lemmse._backend.times.clear()
 
 

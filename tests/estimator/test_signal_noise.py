@@ -14,6 +14,7 @@ from lemmse.estimator import Reconstructor
 from lemmse.estimator.gain_estimate import SIGMAS, PatchDensities, most_likely_gain
 from lemmse.estimator.signal_noise import settle
 from lemmse.index import build, open_index
+from lemmse.index.storage.picture_record import Pictures, Refinement
 from tests.support.oracle import agreement, patch
 from tests.support.problem_oracle import weighted_oracle
 from tests.support.signal_oracle import settled_oracle
@@ -189,6 +190,15 @@ def test_the_map_is_that_of_an_answer_without_gaussians(grey, estimator):
     mapped = settle(stated, grey.index.manifest, lambda one: grey.answer(one, without).image)
     found, expected = (grey.answer(one, options).image for one in (stated, mapped))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_mmse_has_a_map_also_where_calibration_found_epll_best(grey):
+    pictures = Pictures(1, (0.1,), (Refinement("epll", 0.02, 0.3),), (30.0,), (20.0,), (10.0,))
+    index = replace(grey.index, manifest=replace(grey.index.manifest, pictures=pictures))
+    stated = noisy(counted(ramps(20, 24), 1 / 100, 0.02, 0), gain=1 / 100, sigma=0.02)
+    options = Options(estimator="mmse", quality="best")
+    found, expected = (one.answer(stated, options) for one in (Reconstructor(index, device="cpu"), grey))
+    np.testing.assert_array_equal(found.image, expected.image)
 
 
 def test_a_derivative_is_that_at_the_noise_of_the_answer(grey):

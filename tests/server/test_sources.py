@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK
+from lemmse.estimator.backend import DEFAULT_EXACT_WORK
 from lemmse.server.command import serve
 from lemmse.server.config import ServerConfig
 from lemmse.server.settings import options

@@ -23,7 +23,8 @@ from lemmse.client.progress import report_progress
 from lemmse.client.reconstruct import as_auto_or_positive, as_mask, require_one_target
 from lemmse.client.server_flags import server_flags
 from lemmse.contract.errors import AlreadyExists, InvalidArgument, LemmseError
-from lemmse.contract.measurement import AUTO, Measurement
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.measurement_arguments import AUTO
 from lemmse.contract.results import Contributor
 from lemmse.index.files import open_stack
 

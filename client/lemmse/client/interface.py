@@ -13,18 +13,10 @@ from lemmse.client.arguments import as_name, as_timeout, time_left
 from lemmse.client.mosaic import Mosaic, is_large, settled
 from lemmse.client.sampling import Sampling
 from lemmse.contract.arrays import require_aligned
+from lemmse.contract.batch import measurements
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
-from lemmse.contract.measurement import (
-    AUTO,
-    GAUSSIAN,
-    Gain,
-    Mask,
-    Measurement,
-    Range,
-    Sigma,
-    checked_vector,
-    measurements,
-)
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.measurement_arguments import AUTO, GAUSSIAN, Gain, Mask, Range, Sigma, checked_vector
 from lemmse.contract.options import ExplainOptions, Options
 from lemmse.contract.results import Contributor, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray

@@ -17,7 +17,7 @@ from lemmse.client.tiles import tile_side
 from lemmse.client.work import Done, Reading, Work
 from lemmse.contract.errors import LemmseError, PermissionDenied, Retryable, Unauthenticated
 from lemmse.contract.lines import one_line
-from lemmse.contract.measurement import AUTO, GAUSSIAN, Gain
+from lemmse.contract.measurement_arguments import AUTO, GAUSSIAN, Gain
 from lemmse.contract.options import OPTIONS, Options
 from lemmse.contract.results import Diagnostics
 from lemmse.index.files.output import remove

@@ -19,15 +19,8 @@ from lemmse.client.tiles import Span, Tile, Tiling, halo_of, tile_side
 from lemmse.contract.arrays import as_numpy, is_foreign, require_aligned, restorer
 from lemmse.contract.errors import InvalidArgument, LemmseError
 from lemmse.contract.limits import LARGE_PIXELS, TENSOR_BYTES
-from lemmse.contract.measurement import (
-    AUTO,
-    GAUSSIAN,
-    POISSON_GAUSSIAN,
-    Gain,
-    Measurement,
-    Range,
-    require_fit,
-)
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.measurement_arguments import AUTO, GAUSSIAN, POISSON_GAUSSIAN, Gain, Range, require_fit
 from lemmse.contract.options import Options
 from lemmse.contract.results import (
     RESULT_MAPS,

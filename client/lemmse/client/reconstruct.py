@@ -29,7 +29,7 @@ from lemmse.client.slabs import Slabs
 from lemmse.client.tiles import halo_of, widest_aggregate
 from lemmse.client.work import Done, Reading
 from lemmse.contract.errors import InvalidArgument, LemmseError
-from lemmse.contract.measurement import AUTO, GAUSSIAN, NAN, NOISES, POISSON_GAUSSIAN
+from lemmse.contract.measurement_arguments import AUTO, GAUSSIAN, NAN, NOISES, POISSON_GAUSSIAN
 from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import Plane, read_map, read_mask
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lemmse.client.interface import Client
 from lemmse.client.slabs import Part
 from lemmse.client.work import Work
-from lemmse.contract.measurement import AUTO, POISSON_GAUSSIAN
+from lemmse.contract.measurement_arguments import AUTO, POISSON_GAUSSIAN
 from lemmse.contract.results import NoiseEstimate
 
 __all__ = ["VolumeNoise"]

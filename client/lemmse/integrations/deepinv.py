@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lemmse.client import Client, connect
 from lemmse.client.extras import required
 from lemmse.contract.errors import FailedPrecondition, InvalidArgument, LemmseError
-from lemmse.contract.measurement import GAUSSIAN
+from lemmse.contract.measurement_arguments import GAUSSIAN
 from lemmse.contract.results import IndexInfo
 
 with required("this module"):

@@ -15,7 +15,8 @@ from lemmse.contract.choices import AGGREGATES
 from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import MalformedMessage
 from lemmse.contract.fields import get, get_all, put, put_all
-from lemmse.contract.measurement import AUTO, POISSON_GAUSSIAN, Measurement, checked_vector
+from lemmse.contract.measurement import Measurement
+from lemmse.contract.measurement_arguments import AUTO, POISSON_GAUSSIAN, checked_vector
 from lemmse.contract.options import OPTIONS, PRIOR_OPTIONS, ExplainOptions, Options
 from lemmse.contract.results import Contributor, Diagnostics, Explanation, IndexInfo, NoiseEstimate, Result
 from lemmse.contract.tensors import FloatArray, WireArray

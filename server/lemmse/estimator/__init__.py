@@ -9,22 +9,28 @@ The modules, in the order of docs/mathematics.md:
 - `exact`, `topk`, `hybrid`: three ways to compute them; `heaviest`: the k heaviest keys of a scan
 - `covariances`, `gradients`: posterior covariances, and the derivative of a reconstruction
 - `stratum_sums`: sums over the strata of a pre-inverse; `whitening`: queries as these compare them with keys
-- `gaussians`: sums over the mixture of Gaussians beside the keys
+- `gaussians`: sums over the mixture of Gaussians beside the keys; `adaptation`: Gaussians fitted to an image
 - `backend`: the backend interface; `local` and `distributed` implement it
+- `whole_images`, `training_images`: MMSE and E-MMSE
+
+From a measurement to a result:
+
 - `observation`: the validated measurement with its noise
 - `noise_estimate`, `gain_estimate`, `image_noise`: noise that nobody stated
 - `signal_noise`: noise whose variance depends on the image
+- `refinement`: the prior and the aggregate that the options of a request mean
 - `image_queries`: the query patches of a measurement; `image_patches`: how they are cut
-- `planning`: the options resolved against the index; `costs`: the work of a request
+- `modes`: the choice of the mode; `planning`: the plan of the sums
 - `rates`, `rate_measurement`: the times of modes on a GPU
 - `closed_loop`, `sampled_calibration`, `measured_errors`: hybrid as accurate as requested, image by image
 - `pixel_posteriors`, `aggregate`: the posteriors of the pixels, and the image made from them
-- `score`: the error to expect, without the truth; `best_of`: the best of several indexes
+- `half_quadratic`: the aggregate "epll"
+- `score`: the error to expect, without the truth
 - `contributors`: the training patches that make a pixel
-- `whole_images`: MMSE and E-MMSE
-- `exclusions`: requests that leave training images out
-- `reconstructor`: from a measurement and options to a result
-- `registry`: several indexes by name
+- `answers`: reconstructions, explanations, derivatives, and estimates of noise
+- `costs`: the work of a request; `exclusions`: requests that leave training images out
+- `reconstructor`: what can be asked of one index
+- `registry`: several indexes by name; `best_of`: the best of several
 - `cancellation`, `kernels`: what stops work, and what compiles ahead of time
 """
 

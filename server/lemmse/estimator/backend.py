@@ -24,11 +24,15 @@ from lemmse.estimator.rates import Times
 from lemmse.estimator.stratum_sums import ColouredQueries
 from lemmse.estimator.sum_spec import SumSpec
 from lemmse.estimator.sums import Outputs, PosteriorSums
+from lemmse.estimator.training_images import TrainingImages
 from lemmse.estimator.whitening import Whitening
 from lemmse.index import Index
 from lemmse.index.images.stack import Pixel
 
-__all__ = ["Backend", "Extent"]
+__all__ = ["DEFAULT_EXACT_WORK", "Backend", "Extent"]
+
+DEFAULT_EXACT_WORK = 1e11
+"""Default limit of the multiply-adds, Q·U·P, for which mode auto is exact: a few seconds on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +67,21 @@ class Backend(ABC):
         The index.
     device : torch.device
         Device of the queries and sums.
+    most_exact_work : float
+        Largest number of multiply-adds for which mode auto is exact on a CPU.
     """
 
     searches: ClassVar[bool] = True
     """Whether the nearest keys of a query can be searched, as mode topk does."""
 
-    def __init__(self, index: Index, device: torch.device) -> None:
+    def __init__(
+        self, index: Index, device: torch.device, most_exact_work: float = DEFAULT_EXACT_WORK
+    ) -> None:
         self.index = index
         self.device = device
+        self.most_exact_work = most_exact_work
         self.times: dict[Hashable, Times] = {}
-        """Measured times of sums, by what they depend on, see `planning`."""
+        """Measured times of sums on a GPU, by what they depend on, see `modes`."""
 
     @property
     def compiled_hybrid(self) -> bool:
@@ -193,6 +202,11 @@ class Backend(ABC):
                 f"{what} needs an index of physics identity and pre-inverse identity{further}, got one of "
                 f"{self.index.problem.summary}",
             )
+
+    @cached_property
+    def training_images(self) -> TrainingImages:
+        """The training images as MMSE and E-MMSE compare them, on the device of the keys."""
+        return TrainingImages(self.index, self.device)
 
     @cached_property
     def whitening(self) -> Whitening:

@@ -14,11 +14,21 @@ from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.half_quadratic import split_sigmas
 from lemmse.estimator.image_noise import sample_size
-from lemmse.estimator.planning import is_cheap, requested_accuracy, splits
+from lemmse.estimator.modes import is_cheap
+from lemmse.estimator.planning import requested_accuracy
+from lemmse.estimator.refinement import splits
 from lemmse.estimator.signal_noise import MOST_MAPS
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE
 
-__all__ = ["derivative_work", "estimate_work", "exact_work", "exclusion_work", "pixels_of", "request_work"]
+__all__ = [
+    "derivative_work",
+    "estimate_work",
+    "exact_work",
+    "exclusion_work",
+    "explanation_work",
+    "pixels_of",
+    "request_work",
+]
 
 _SEARCH = 4.0
 """Time of mode topk for a key that it visits, relative to that of the exact sum."""
@@ -56,8 +66,7 @@ def exact_work(backend: Backend, pixels: int, *, weighted: bool = False) -> floa
 
 def pixels_of(backend: Backend, measurement: Measurement) -> int:
     """Return the number of pixels of a measurement, which for an index of volumes are those of all planes."""
-    axes = 2 if backend.index.manifest.patch_depth == 1 else 3
-    return math.prod(measurement.y.shape[:axes])
+    return math.prod(measurement.y.shape[: backend.index.manifest.axes])
 
 
 def exclusion_work(backend: Backend) -> float:
@@ -71,7 +80,7 @@ def estimate_work(backend: Backend, pixels: int) -> float:
     return _ESTIMATE * sample_size(pixels) * manifest.gaussians * float(backend.index.patch_length**2)
 
 
-def request_work(backend: Backend, measurement: Measurement, options: Options, most_exact: float) -> float:
+def request_work(backend: Backend, measurement: Measurement, options: Options) -> float:
     """Return the expected work of a reconstruction.
 
     Parameters
@@ -82,18 +91,16 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
         The measurement.
     options : Options
         The options.
-    most_exact : float
-        Largest work for which mode auto is exact.
     """
     pixels = pixels_of(backend, measurement)
     if measurement.gain is not None:
         first = estimate_work(backend, pixels) if measurement.is_estimated else 0.0
         one = replace(measurement, sigma=1.0, gain=None, mask=np.broadcast_to(True, measurement.y.shape))
-        return first + MOST_MAPS * request_work(backend, one, options, most_exact)
+        return first + MOST_MAPS * request_work(backend, one, options)
     if isinstance(measurement.sigma, str):
         first = estimate_work(backend, pixels)
         known = (replace(measurement, sigma=sigma) for sigma in _calibrated_sigmas(backend))
-        return first + max(request_work(backend, one, options, most_exact) for one in known)
+        return first + max(request_work(backend, one, options) for one in known)
     if options.estimator != "le-mmse":
         return _whole_image_work(backend, measurement, options)
     rms = float(np.sqrt(np.square(measurement.sigma).mean()))
@@ -102,13 +109,13 @@ def request_work(backend: Backend, measurement: Measurement, options: Options, m
         options = replace(options, aggregate="overlap")
         white = [replace(measurement, sigma=sigma, mask=None) for sigma in finer]
         again = () if options.gaussian_share == 0 else white  # with adapted Gaussians
-        return sum(request_work(backend, one, options, most_exact) for one in (measurement, *white, *again))
+        return sum(request_work(backend, one, options) for one in (measurement, *white, *again))
     sigma = measurement.sigma if isinstance(measurement.sigma, float) else None
     weighted = sigma is None or measurement.mask is not None
     exact = exact_work(backend, pixels, weighted=weighted)
     if options.mode == "topk":
         return exact * _topk_share(backend, options)
-    cheap = options.mode == "auto" and is_cheap(backend, pixels, exact, most_exact)
+    cheap = options.mode == "auto" and is_cheap(backend, pixels, exact)
     if options.mode == "exact" or cheap or not backend.compiled_hybrid:  # on a GPU, about the same
         return exact
     search = _topk_share(backend, options) if "source" in options.maps else 0.0
@@ -129,11 +136,24 @@ def _calibrated_sigmas(backend: Backend) -> tuple[float, ...]:
     return (1.0,) if calibration is None else calibration.sigmas
 
 
-def derivative_work(backend: Backend, measurement: Measurement) -> float:
+def derivative_work(backend: Backend, measurement: Measurement, options: Options) -> float:
     """Return the expected work of the derivative of a reconstruction times a vector."""
     has_map = not isinstance(measurement.sigma, float | str) or measurement.gain is not None
     weighted = has_map or measurement.mask is not None
-    return _DERIVATIVE * exact_work(backend, pixels_of(backend, measurement), weighted=weighted)
+    product = _DERIVATIVE * exact_work(backend, pixels_of(backend, measurement), weighted=weighted)
+    return product + _noise_work(backend, measurement, options)
+
+
+def explanation_work(backend: Backend, measurement: Measurement) -> float:
+    """Return the expected work of the explanation of a pixel."""
+    return exact_work(backend, 1) + _noise_work(backend, measurement, Options())
+
+
+def _noise_work(backend: Backend, measurement: Measurement, options: Options) -> float:
+    """Return the expected work of finding the noise of a measurement, before it is answered."""
+    if measurement.gain is not None:
+        return request_work(backend, measurement, options)
+    return estimate_work(backend, pixels_of(backend, measurement)) if measurement.is_estimated else 0.0
 
 
 def _topk_share(backend: Backend, options: Options) -> float:

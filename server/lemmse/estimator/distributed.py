@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument, NotFound, Unavailable
-from lemmse.estimator.backend import Backend, Extent
+from lemmse.estimator.backend import DEFAULT_EXACT_WORK, Backend, Extent
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
 from lemmse.estimator.covariances import Covariances
 from lemmse.estimator.local import LocalBackend, as_device
@@ -67,6 +67,8 @@ class DistributedBackend(Backend):
         Address of the scheduler.
     device : str
         Device of the workers, "cpu", "cuda" or "cuda:N".
+    most_exact_work : float
+        As in `Backend`.
 
     Raises
     ------
@@ -82,8 +84,14 @@ class DistributedBackend(Backend):
 
     searches = False
 
-    def __init__(self, index: Index, scheduler: str, device: str = "cpu") -> None:
-        super().__init__(index, _CPU)
+    def __init__(
+        self,
+        index: Index,
+        scheduler: str,
+        device: str = "cpu",
+        most_exact_work: float = DEFAULT_EXACT_WORK,
+    ) -> None:
+        super().__init__(index, _CPU, most_exact_work)
         self._device = device
         self._address = scheduler
         self._client = connect(scheduler)

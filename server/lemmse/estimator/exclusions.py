@@ -1,19 +1,25 @@
-"""Reconstructors of an index without some of its training images, for requests that exclude them.
+"""An index without some of its training images, for requests that exclude them.
 
-Each holds a copy of the keys that remain, so that few are kept: a call for other images waits until one of
-them is not in use. A server has its requests wait before they begin, see `lemmse.server.exclusive`.
+What sums over the keys that remain holds a copy of them, so that few are kept: a call for other images waits
+until one of them is not in use. A server has its requests wait before they begin, see
+`lemmse.server.exclusive`.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Generic, TypeVar
 
-from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
+import numpy as np
 
-__all__ = ["MOST_KEPT", "Exclusions"]
+from lemmse.contract.errors import InvalidArgument
+from lemmse.estimator.cancellation import Cancel, raise_if_cancelled
+from lemmse.index import Index
+from lemmse.index.reading import HeldOutView, find_images, leave_out
+
+__all__ = ["MOST_KEPT", "Exclusions", "excluded_images", "index_without"]
 
 T = TypeVar("T")
 
@@ -21,6 +27,46 @@ MOST_KEPT = 2
 """Largest number of sets of excluded images for which a copy of the keys is kept, or made."""
 _PAUSE = 0.01
 """Time between two looks whether there is room, in seconds."""
+
+
+def excluded_images(index: Index, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of the training images that names stand for, ascending.
+
+    Raises
+    ------
+    InvalidArgument
+        A name stands for no image, or no image would remain.
+    """
+    if not names:
+        return ()
+    images = find_images(index, "exclude", names, numbers=True)
+    if len(images) == index.manifest.images:
+        raise InvalidArgument.of(
+            "exclude", f"expected some images of {index.name!r} to remain, got all {len(images)}"
+        )
+    return tuple(images.tolist())
+
+
+def index_without(index: Index, images: tuple[int, ...], cancelled: Cancel) -> HeldOutView:
+    """Return the index without the images with these numbers.
+
+    Raises
+    ------
+    InvalidArgument
+        Without them there are no keys, or none for a pattern of the mask of the index.
+    Cancelled
+        `cancelled()` was true.
+    """
+    view = leave_out(index, np.array(images), refits=False)
+    raise_if_cancelled(cancelled)
+    strata = [np.diff(one.cell_keys[index.stratum_cells]) for one in (view, index)]
+    if not view.manifest.keys or (index.strata.exclusive and (strata[0] == 0)[strata[1] > 0].any()):
+        raise InvalidArgument.of(
+            "exclude",
+            f"expected patches of all patterns to remain, got {len(images)} images without which "
+            f"{index.name!r} lacks some",
+        )
+    return view
 
 
 @dataclass(slots=True)

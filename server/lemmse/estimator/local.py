@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lemmse.contract.errors import InvalidArgument
-from lemmse.estimator.backend import Backend, Extent
+from lemmse.estimator.backend import DEFAULT_EXACT_WORK, Backend, Extent
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.covariances import Covariances, key_covariances
 from lemmse.estimator.exact import exact_sums
@@ -62,6 +62,8 @@ class LocalBackend(Backend):
         Bytes of the device that keys may take; by default what is free on a GPU but for 3 GiB, and no limit
         on a CPU. If the keys need more, a share of them stays there, and the others are copied for each
         block of queries.
+    most_exact_work : float
+        As in `Backend`.
 
     Raises
     ------
@@ -69,8 +71,14 @@ class LocalBackend(Backend):
         There is not even memory for a share of the keys.
     """
 
-    def __init__(self, index: Index, device: torch.device, memory: int | None = None) -> None:
-        super().__init__(index, device)
+    def __init__(
+        self,
+        index: Index,
+        device: torch.device,
+        memory: int | None = None,
+        most_exact_work: float = DEFAULT_EXACT_WORK,
+    ) -> None:
+        super().__init__(index, device, most_exact_work)
         self.keys = self.resident = load_keys(index, device)
         edges = resident_edges(self.keys, free_memory(device) if memory is None else memory)
         self.stream: KeyStream | None = None

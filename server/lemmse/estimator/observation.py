@@ -12,9 +12,10 @@ from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.tensors import FloatArray
 from lemmse.estimator.cancellation import Cancel, never, raise_if_cancelled
+from lemmse.index import Index
 from lemmse.index.ranges import row_slices
 
-__all__ = ["Observation", "as_observation"]
+__all__ = ["Observation", "as_observation", "observe"]
 
 T = TypeVar("T", bound=np.generic)
 
@@ -56,6 +57,12 @@ class Observation:
         """Root mean square of s over the observed pixels; 1 if nothing was observed."""
         observed = np.extract(np.isfinite(self.sigma), self.sigma)
         return float(np.sqrt(np.square(observed).mean())) if observed.size else 1.0
+
+
+def observe(index: Index, measurement: Measurement, cancelled: Cancel = never) -> Observation:
+    """Return the observation of a measurement for an index, see `as_observation`."""
+    manifest = index.manifest
+    return as_observation(measurement, manifest.channels, cancelled, volume=manifest.axes == 3)
 
 
 def as_observation(

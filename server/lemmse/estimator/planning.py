@@ -1,20 +1,16 @@
-"""The plan of a reconstruction: the options of a request, resolved against the index.
+"""The plan of the sums of a request: what is summed, in which mode and, with hybrid, how far.
 
-`resolve_refinement` determines the prior and the aggregate from the options and the calibrated quality;
-`plan_sums` determines the mode, the threshold of hybrid and the expected agreement from the options and the
-calibration.
+The prior and the aggregate are determined before, see `refinement`.
 """
 
-import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.options import Options
 from lemmse.estimator.backend import Backend
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.image_queries import ImageQueries
-from lemmse.estimator.rate_measurement import measure_times
-from lemmse.estimator.rates import LEAST_PIXELS
+from lemmse.estimator.modes import choose_mode
 from lemmse.estimator.sampled_calibration import calibrate_on_sample
 from lemmse.estimator.sum_spec import DEFAULT_K, DEFAULT_NPROBE, SumSpec
 from lemmse.estimator.sums import HEAVIEST, Outputs
@@ -25,12 +21,11 @@ from lemmse.index.storage.picture_record import PAPER, Refinement
 __all__ = [
     "Goal",
     "SumPlan",
-    "is_cheap",
     "is_scored",
+    "maps_to_sum",
     "plan_sums",
     "plan_whole_images",
     "requested_accuracy",
-    "resolve_refinement",
 ]
 
 _DEFAULT_ACCURACY_DB = 50.0
@@ -41,8 +36,6 @@ _UNCALIBRATED = 2.0, -1 / 7
 _UNCALIBRATED_WEIGHTED = -1.0, -1 / 5
 """The same for a mask or a noise map, for which the summary statistics of a group are less informative, and
 groups are not searched for single decisive keys."""
-_FEW = 10
-"""Mode topk sums fewer than one in so many of the keys of a stratum; otherwise the exact sum is faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,68 +73,14 @@ def requested_accuracy(options: Options) -> float:
     return options.accuracy_db or _DEFAULT_ACCURACY_DB
 
 
-def resolve_refinement(index: Index, sigma: float, options: Options, *, once: bool = False) -> Refinement:
-    """Return the prior and the aggregate: from the options if given, otherwise from the requested quality.
-
-    Parameters
-    ----------
-    index : Index
-        The index.
-    sigma : float
-        Root mean square of the standard deviation of the noise.
-    options : Options
-        The options.
-    once : bool
-        Whether the answer is to be made of the posterior means of y, as it is if there are maps: then
-        "overlap" takes the place of a calibrated "epll".
-
-    Raises
-    ------
-    InvalidArgument
-        Quality "best" is requested and the index was not calibrated, or the aggregate "epll" where the answer
-        is to be made of the posterior means of y.
-    """
-    once = once or bool(options.maps) or options.certified
-    if once and options.aggregate == "epll":
-        raise InvalidArgument.of(
-            "aggregate", "expected centre or overlap for maps, certified errors and derivatives, got epll"
-        )
-    names = [field.name for field in fields(PAPER)]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    best = options.quality == "best" and options.estimator == "le-mmse" and len(given) < len(names)
-    found = replace(_best_refinement(index, sigma) if best else PAPER, **given)
-    return replace(found, aggregate="overlap") if once and found.aggregate == "epll" else found
-
-
-def splits(index: Index, sigma: float, options: Options) -> bool:
-    """Return whether a request of LE-MMSE is answered with the aggregate "epll"."""
-    if options.aggregate is not None or options.quality != "best" or options.maps:
-        return options.aggregate == "epll"
-    pictures = index.manifest.pictures
-    return pictures is not None and pictures.best(sigma).aggregate == "epll"
-
-
-def _best_refinement(index: Index, sigma: float) -> Refinement:
-    """Return the refinement that calibration found best for a noise level."""
-    if not index.problem.denoises:
-        return PAPER  # such an index allows no other
-    pictures = index.manifest.pictures
-    if pictures is None:
-        raise InvalidArgument.of(
-            "quality", f"expected paper, since index {index.name!r} was not calibrated; calibrate it"
-        )
-    return pictures.best(sigma)
-
-
 def plan_sums(
     backend: Backend,
     queries: ImageQueries,
     options: Options,
     refinement: Refinement,
-    exact_work: float,
     cancelled: Cancel,
 ) -> SumPlan:
-    """Return the plan for the posteriors of LE-MMSE; docs/mathematics.md describes how mode auto chooses.
+    """Return the plan for the posteriors of LE-MMSE.
 
     Parameters
     ----------
@@ -150,9 +89,7 @@ def plan_sums(
     queries : ImageQueries
         The query patches.
     options, refinement
-        The validated options, and the refinement that `resolve_refinement` returned for them.
-    exact_work : float
-        Largest number of multiply-adds for which mode auto chooses exact.
+        The validated options, and the refinement that they resolve to.
     cancelled : callable
         Polled between tiles of work.
     """
@@ -161,40 +98,23 @@ def plan_sums(
     # Calibrations are of the compiled loops.
     calibration = index.manifest.calibration if sigma is not None and backend.compiled_hybrid else None
     point = None if calibration is None or sigma is None else calibration.plan(sigma, accuracy_db)
-    mode = options.mode
-    if mode == "auto":
-        cheap = is_cheap(backend, queries.pixels, queries.work * index.patch_length, exact_work)
-        futile = point is not None and (point.accuracy_db < accuracy_db or point.cost >= 1)
-        mode = "exact" if cheap or futile else "hybrid"
-    k = options.k or DEFAULT_K
-    if mode == "topk" and backend.searches and k * _FEW >= max(backend.extent.counts):
-        mode = "exact"
-    asked = replace(outputs, bounds=options.certified)
-    if mode == "hybrid" and not backend.hybrid_computes(asked, white=sigma is not None):
-        mode = "exact"
-    if mode == "hybrid" and options.budget is not None and not backend.compiled_hybrid:
-        mode = "exact"  # the kernels of a GPU sum whole groups of keys, whatever the budget
-    if mode == "hybrid" and options.mode == "auto" and not backend.compiled_hybrid:
-        mode = "hybrid" if _hybrid_is_faster(backend, queries, outputs, accuracy_db) else "exact"
-    certify = mode == "hybrid" and options.certified
-    nprobe = options.nprobe or DEFAULT_NPROBE
-    nearest = None
-    if mode == "hybrid" and outputs.top:  # which opens the groups that matter to the mean, not the nearest
-        nearest = SumSpec("topk", k=1, nprobe=nprobe, outputs=HEAVIEST, cancelled=cancelled)
-        outputs = replace(outputs, top=0)
+    mode = choose_mode(backend, queries, options, outputs, accuracy_db, point)
     spec = SumSpec(
         mode,
-        k=k,
-        nprobe=nprobe,
+        k=options.k or DEFAULT_K,
+        nprobe=options.nprobe or DEFAULT_NPROBE,
         threshold=_threshold(point, sigma, accuracy_db),
         budget=options.budget,
-        outputs=replace(
-            outputs, variance=outputs.variance or certify, error=outputs.error or mode == "hybrid"
-        ),
+        outputs=outputs,
         cancelled=cancelled,
     )
     if mode != "hybrid":
         return SumPlan(spec)
+    nearest = None
+    if outputs.top:  # the groups that are opened are those that matter to the mean, not the nearest
+        nearest = SumSpec("topk", k=1, nprobe=spec.nprobe, outputs=HEAVIEST, cancelled=cancelled)
+    variance = outputs.variance or options.certified
+    spec = replace(spec, outputs=replace(outputs, top=0, error=True, variance=variance))
     if not backend.compiled_hybrid and sigma is not None:
         calibration = calibrate_on_sample(queries, spec, index, sigma, accuracy_db)
         point = calibration.plan(sigma, accuracy_db)
@@ -208,37 +128,8 @@ def plan_sums(
         goal=goal,
         expected_accuracy_db=None if point is None else point.accuracy_db,
         nearest=nearest,
-        certify_db=accuracy_db if certify else None,
+        certify_db=accuracy_db if options.certified else None,
     )
-
-
-def is_cheap(backend: Backend, pixels: int, work: float, exact_work: float) -> bool:
-    """Return whether mode auto is exact for so many pixels, whatever was calibrated and measured.
-
-    Parameters
-    ----------
-    backend : Backend
-        The keys.
-    pixels : int
-        Number of pixels.
-    work : float
-        Multiply-adds of the exact sum.
-    exact_work : float
-        Largest number of multiply-adds for which auto is exact on a CPU.
-    """
-    return work <= exact_work if backend.compiled_hybrid else pixels < LEAST_PIXELS
-
-
-def _hybrid_is_faster(backend: Backend, queries: ImageQueries, outputs: Outputs, accuracy_db: float) -> bool:
-    """Return whether hybrid is expected to be faster on a GPU, by measured times of images alike."""
-    if queries.sigma is None or not queries.work:
-        return False
-    alike = round(2 * math.log2(queries.sigma)), accuracy_db, outputs, queries.gaussian_share > 0
-    if alike not in backend.times:
-        spec = SumSpec("hybrid", outputs=replace(outputs, error=True))
-        times = measure_times(queries, spec, backend.index, queries.sigma, accuracy_db)
-        backend.times[alike] = times
-    return backend.times[alike].favour_hybrid(queries.pixels)
 
 
 def _threshold(point: OperatingPoint | None, sigma: float | None, accuracy_db: float) -> float:
@@ -275,11 +166,17 @@ def is_scored(index: Index, options: Options, refinement: Refinement) -> bool:
     return index.problem.denoises and (cheap or "variance" in options.maps)
 
 
+def maps_to_sum(index: Index, options: Options, refinement: Refinement) -> frozenset[str]:
+    """Return the names of the maps to compute: those requested, and the variance for the error to expect."""
+    return options.maps | {"variance"} if is_scored(index, options, refinement) else options.maps
+
+
 def _outputs(index: Index, options: Options, refinement: Refinement) -> Outputs:
+    maps = maps_to_sum(index, options, refinement)
     return Outputs(
-        variance="variance" in options.maps or is_scored(index, options, refinement),
-        ess="ess" in options.maps,
-        top=1 * ("source" in options.maps),
-        error="error" in options.maps,
+        variance="variance" in maps,
+        ess="ess" in maps,
+        top=1 * ("source" in maps),
+        error="error" in maps,
         patch=refinement.aggregate != "centre",
     )

@@ -1,6 +1,6 @@
 """Times of exact and hybrid sums on a GPU, by which mode auto chooses there.
 
-On a CPU the choice follows from the work and from the calibration of the index (see `planning`). On a GPU
+On a CPU the choice follows from the work and from the calibration of the index (see `modes`). On a GPU
 hybrid is calibrated on each image, and which mode is faster depends on the card: see `rate_measurement`.
 """
 

@@ -7,8 +7,9 @@ from threading import Lock
 
 from lemmse.contract.errors import InvalidArgument, NotFound
 from lemmse.contract.measurement import Measurement
+from lemmse.estimator.backend import DEFAULT_EXACT_WORK
 from lemmse.estimator.best_of import BestOf
-from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK, Reconstructor
+from lemmse.estimator.reconstructor import Reconstructor
 from lemmse.index import open_index
 
 __all__ = ["Registry"]

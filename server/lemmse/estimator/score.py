@@ -23,17 +23,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lemmse.estimator.observation import Observation
-from lemmse.estimator.sums import Posterior
 from lemmse.index.images.stack import Images
 from lemmse.index.physics import InverseProblem
 
-__all__ = ["NO_SCORE", "Fit", "Score", "expected_error", "image_score", "read_once"]
+__all__ = ["NO_SCORE", "Score", "image_score", "read_once"]
 
 _LEAST_ERROR = 1e-10
 """Least mean square error that is expected: 100 dB, the precision of an answer."""
@@ -104,36 +102,6 @@ def _trust(model: float, misfit: float, deviation: float) -> float:
         return 1.0
     trust = 1 / (1 + (deviation / (_USUAL * model)) ** 2) if model else 0.0
     return max(trust, 1 - (deviation / misfit) ** 2) if misfit > 0 else trust
-
-
-class Fit(NamedTuple):
-    """How well the training images of an index describe a measurement."""
-
-    log_density: float
-    """Mean log density of its patches under the prior and the noise."""
-    error: float
-    """Mean square error to expect of its reconstruction, up to a number that no index changes."""
-
-
-def expected_error(posterior: Posterior, observation: Observation, n: NDArray[np.int64]) -> float:
-    """Return the mean of (x̂ − y)² + 2 V over the observed of some pixels, to compare posteriors by.
-
-    Parameters
-    ----------
-    posterior : Posterior
-        The posterior of the clean pixels, with the variance, at the centres of patches.
-    observation : Observation
-        The measurement.
-    n : int, (N,)
-        Positions of the pixels.
-    """
-    y, s = (
-        np.broadcast_to(image, observation.y.shape).reshape(-1, observation.y.shape[-1])[n]
-        for image in (observation.y, observation.sigma)
-    )
-    terms = np.square(posterior.mean.cpu().numpy() - y) + 2 * posterior.variance.cpu().numpy()
-    observed = np.isfinite(s)
-    return float(terms[observed].mean()) if observed.any() else 0.0
 
 
 def read_once(shape: Sequence[int], sides: Sequence[int], boundary: str) -> NDArray[np.bool_]:

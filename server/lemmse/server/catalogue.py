@@ -22,7 +22,7 @@ from lemmse.contract.errors import (
 )
 from lemmse.contract.results import IndexInfo
 from lemmse.estimator import Reconstructor, Registry
-from lemmse.estimator.reconstructor import DEFAULT_EXACT_WORK
+from lemmse.estimator.backend import DEFAULT_EXACT_WORK
 from lemmse.index import open_index
 from lemmse.index.storage.folder import current_version, set_current_version
 from lemmse.index.storage.manifest import MANIFEST

@@ -126,6 +126,11 @@ class Manifest:
     """The best refinements; None if not measured."""
 
     @property
+    def axes(self) -> int:
+        """Number of axes of an image that the index reconstructs, without channels: 2, or 3 of a volume."""
+        return 2 if self.patch_depth == 1 else 3
+
+    @property
     def patch_pixels(self) -> int:
         """Number of pixels of a patch, p_z·p²."""
         return self.patch_depth * self.patch_size**2
