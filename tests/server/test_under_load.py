@@ -166,7 +166,7 @@ def test_what_is_half_sent_ends(tiny_index):
 
 
 def test_a_new_call_takes_the_place_of_the_longest_silent_one(tiny_index, monkeypatch):
-    monkeypatch.setattr("lemmse.server.receiving._SILENT", 0.0)
+    monkeypatch.setattr("lemmse.server.open_calls._SILENT", 0.0)
     with serving(tiny_index, calls=2) as channel:
         stub = ReconstructionServiceStub(channel)
         streams = [OpenStream(stub) for _ in range(2)]
@@ -191,7 +191,7 @@ def test_calls_that_wait_for_messages_are_no_more_than_the_memory_has_room_for(t
         assert "already waits for 3 messages" in message
         assert details[RetryInfo].retry_delay.ToTimedelta().total_seconds() == 1
         assert HealthStub(channel).Check(HealthCheckRequest(), timeout=10)
-        monkeypatch.setattr("lemmse.server.receiving._SILENT", 0.0)
+        monkeypatch.setattr("lemmse.server.open_calls._SILENT", 0.0)
         assert stub.Reconstruct(request()).HasField("image")
         ended = []
         for stream in streams:

@@ -1,17 +1,27 @@
 """Assembly of the items of a request stream from their parts."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 from lemmse.contract.chunks import Incoming
 from lemmse.contract.errors import DeadlineExceeded, InvalidArgument, MalformedMessage
-from lemmse.server.admission import Upload
 from lemmse.server.failures import Ended
+from lemmse.server.memory import Upload
 from lemmse.v1 import reconstruction_pb2 as pb
 
 __all__ = ["Item", "items"]
 
-Item = tuple[int, Incoming[pb.ReconstructRequest] | InvalidArgument]
-"""Number of an item, and its request, incomplete if it was cut short, or the error if it is invalid."""
+
+class Item(NamedTuple):
+    """An item of a stream."""
+
+    number: int
+    """Its number."""
+    request: Incoming[pb.ReconstructRequest] | InvalidArgument
+    """The request, incomplete if it was cut short, or the error if it is invalid."""
+    upload: Upload | None
+    """The memory that it holds, which whoever answers it returns; None if it is invalid."""
+
 
 Admit = Callable[[Incoming[pb.ReconstructRequest]], Awaitable[Upload]]
 """Waits for the memory of an item whose first part has arrived, or raises InvalidArgument."""
@@ -22,8 +32,7 @@ async def items(
 ) -> AsyncGenerator[Item, None]:
     """Yield each item as soon as its last byte has arrived; parts are read one at a time.
 
-    The memory of an item is held until the next one is requested. An invalid item is yielded as its error,
-    and its remaining parts are discarded.
+    An invalid item is yielded as its error, and its remaining parts are discarded.
 
     Parameters
     ----------
@@ -45,55 +54,42 @@ async def items(
     incoming: Incoming[pb.ReconstructRequest] | None = None
     upload: Upload | None = None
     refused = False
-
-    def release() -> None:
-        nonlocal upload
-        if upload is not None:
-            upload.give()
-            upload = None
-
-    try:
-        while (part := await _next(parts, within_item=incoming is not None)) is not None:
-            kind = part.WhichOneof("part")
-            if kind == "request":
-                if incoming is not None and number is not None:
-                    yield number, incoming
-                if part.item == number:
-                    raise MalformedMessage.of(
-                        "item", f"expected a number other than the last item's, got {number}"
-                    )
-                number, incoming, refused = part.item, None, False
-                release()
-            elif kind is None:
-                raise MalformedMessage.of("part", "expected a request or a chunk, got neither")
-            elif part.item != number or (incoming is None and not refused):
+    while (part := await _next(parts, within_item=incoming is not None)) is not None:
+        kind = part.WhichOneof("part")
+        if kind == "request":
+            if incoming is not None and number is not None:
+                yield Item(number, incoming, upload)
+            if part.item == number:
                 raise MalformedMessage.of(
-                    "item", f"got a chunk for item {part.item}, which is not being sent"
+                    "item", f"expected a number other than the last item's, got {number}"
                 )
-            elif refused:
-                continue
-            try:
-                if incoming is None or upload is None:
-                    incoming = Incoming(part.request)
-                    upload = await admit(incoming)
-                else:
-                    upload.require_patience()
-                    incoming.add(part.chunk)
-            except InvalidArgument as error:
-                incoming, refused = None, True
-                release()
-                yield part.item, error
+            number, incoming, upload, refused = part.item, None, None, False
+        elif kind is None:
+            raise MalformedMessage.of("part", "expected a request or a chunk, got neither")
+        elif part.item != number or (incoming is None and not refused):
+            raise MalformedMessage.of("item", f"got a chunk for item {part.item}, which is not being sent")
+        elif refused:
+            continue
+        try:
+            if incoming is None or upload is None:
+                incoming = Incoming(part.request)
+                upload = await admit(incoming)
             else:
-                if incoming.complete:
-                    upload.arrived()
-                    yield part.item, incoming
-                    incoming = None
-                    release()
-            del part  # it may be large, and the next one may be long in coming
-        if incoming is not None and number is not None:
-            yield number, incoming
-    finally:
-        release()
+                upload.require_patience()
+                incoming.add(part.chunk)
+        except InvalidArgument as error:
+            if upload is not None:
+                upload.give()
+            incoming, upload, refused = None, None, True
+            yield Item(part.item, error, None)
+        else:
+            if incoming.complete:
+                upload.arrived()
+                yield Item(part.item, incoming, upload)
+                incoming = upload = None
+        del part  # it may be large, and the next one may be long in coming
+    if incoming is not None and number is not None:
+        yield Item(number, incoming, upload)
 
 
 async def _next(

@@ -1,11 +1,14 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, TypeVar
 
 import grpc
 
+from lemmse.contract.ahead import ahead
 from lemmse.contract.chunks import Incoming, attach, split
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
@@ -29,7 +32,7 @@ from lemmse.estimator import Reconstructor, Registry
 from lemmse.estimator.best_of import BestOf
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.exclusions import MOST_KEPT
-from lemmse.server.admission import Memory, Queue, Upload
+from lemmse.server.admission import Queue
 from lemmse.server.aside import Aside
 from lemmse.server.callers import caller
 from lemmse.server.calls import logged
@@ -39,7 +42,9 @@ from lemmse.server.exclusive import Places
 from lemmse.server.failures import Ended, Failure
 from lemmse.server.items import items
 from lemmse.server.limits import admissible_bytes, require_fitting, require_pixels, require_possible
+from lemmse.server.memory import Memory, StreamMemory, Upload
 from lemmse.server.metrics import Stopwatch, answered, phase, queued
+from lemmse.server.receiving import Requests
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
 from lemmse.v1.tensor_pb2 import TensorChunk
@@ -51,6 +56,34 @@ _ASIDE = 2
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
+_Key = tuple[Reconstructor, tuple[int, ...]] | None
+"""What a copy of the keys without some training images belongs to; None if there is no need of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request that is decoded and checked."""
+
+    measurement: Measurement
+    options: Options
+    reconstructor: Reconstructor | BestOf
+    work: float
+    """Expected work, in multiply-adds."""
+    key: _Key
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An item of a stream."""
+
+    number: int
+    """Its number."""
+    since: float
+    """When it had arrived, in the time of `time.perf_counter`."""
+    request: _Prepared | Failure
+    """The request, or why it cannot be answered."""
+    upload: Upload | None
+    """The memory that it holds."""
 
 
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
@@ -114,33 +147,26 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                     f"ReconstructStream",
                 )
             with self._memory.held(nbytes):
-                result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)
+                prepared = await self._prepare(incoming, options)
+                result = await self._answer(prepared, caller(context), facts, wait=False)
                 with phase("encode"):
                     return await self._aside.run(size, lambda: attach(*reconstruct_response(result)))
 
-    async def ReconstructStream(  # noqa: N802, D102
-        self, request_iterator: AsyncIterator[pb.ReconstructStreamRequest], context: _Context
+    async def ReconstructStream(  # type: ignore[override]  # noqa: N802, D102
+        self, request_iterator: Requests[pb.ReconstructStreamRequest], context: _Context
     ) -> AsyncIterator[pb.ReconstructStreamResponse]:
-        client, count = caller(context), 0
-
-        async def admit(incoming: Incoming[pb.ReconstructRequest]) -> Upload:
-            nbytes = admissible_bytes(incoming, read_options(incoming.message), self._config)
-            return await self._memory.take(client, nbytes, whole=incoming.complete)
-
-        with logged("ReconstructStream") as facts:
-            async with aclosing(items(request_iterator, admit)) as arriving:
-                async for number, incoming in arriving:
-                    if count == self._config.max_items:
-                        raise Ended(
-                            f"the stream has {count} items, the most that this server takes in one; open "
-                            f"another one",
-                            retry_after=0.0,
-                        )
-                    count += 1
-                    facts["items"] = count
-                    async for answer in self._answers(number, incoming, client):
-                        yield answer
-                    del incoming, answer  # they may be large, and the next item may be long in coming
+        client = caller(context)
+        with logged("ReconstructStream") as facts, self._memory.of_stream(client) as memory:
+            # While an item is sent, the next one is computed, and the one after it received and decoded.
+            arriving = ahead(self._arriving(request_iterator, memory, facts))
+            async with aclosing(ahead(self._outcomes(arriving, client))) as outcomes:
+                async for item, outcome in outcomes:
+                    async for part in self._parts(item.number, outcome):
+                        yield part
+                    if item.upload is not None:
+                        item.upload.give()
+                    request_iterator.settle()
+                    del item, outcome, part  # they may be large, and the next one may be long in coming
 
     async def Explain(  # noqa: N802, D102
         self, request: pb.ExplainRequest, context: _Context
@@ -221,24 +247,75 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 )
             return estimate_noise_response(estimate)
 
-    async def _answers(
-        self, number: int, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument, client: str
+    async def _arriving(
+        self, requests: Requests[pb.ReconstructStreamRequest], memory: StreamMemory, facts: dict[str, Any]
+    ) -> AsyncGenerator[_Item, None]:
+        """Yield the items of a stream, decoded."""
+        count = 0
+
+        async def admit(incoming: Incoming[pb.ReconstructRequest]) -> Upload:
+            nbytes = admissible_bytes(incoming, read_options(incoming.message), self._config)
+            return await memory.take(nbytes, whole=incoming.complete)
+
+        async with aclosing(items(requests, admit)) as arriving:
+            async for number, incoming, upload in arriving:
+                if count == self._config.max_items:
+                    raise Ended(
+                        f"the stream has {count} items, the most that this server takes in one; open "
+                        f"another one",
+                        retry_after=0.0,
+                    )
+                count += 1
+                facts["items"] = count
+                requests.owe()
+                since = perf_counter()
+                yield _Item(number, since, await self._prepared(incoming), upload)
+                del incoming, upload
+
+    async def _prepared(
+        self, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument
+    ) -> _Prepared | Failure:
+        """Return an item, decoded, or why it cannot be."""
+        try:
+            if isinstance(incoming, InvalidArgument):
+                raise incoming
+            return await self._prepare(incoming, read_options(incoming.message))
+        except Exception as error:
+            return Failure(error)
+
+    async def _outcomes(
+        self, arriving: AsyncGenerator[_Item, None], client: str
+    ) -> AsyncGenerator[tuple[_Item, Result | Failure], None]:
+        """Yield items with their results, one after the other: a stream has one place in the queue."""
+        async with aclosing(arriving):
+            async for item in arriving:
+                yield item, await self._outcome(item, client)
+                del item
+
+    async def _outcome(self, item: _Item, client: str) -> Result | Failure:
+        try:
+            with logged("ReconstructStream.item", item.since) as facts:
+                facts["item"] = item.number
+                if not isinstance(item.request, Failure):
+                    return await self._answer(item.request, client, facts, wait=True)
+                try:
+                    raise item.request
+                finally:
+                    del item  # it refers to the error, and the error to this frame
+        except Failure as failure:
+            return failure
+
+    async def _parts(
+        self, number: int, outcome: Result | Failure
     ) -> AsyncIterator[pb.ReconstructStreamResponse]:
         """Yield the parts of the answer to an item."""
-        try:
-            with logged("ReconstructStream.item") as facts:
-                facts["item"] = number
-                if isinstance(incoming, InvalidArgument):
-                    raise incoming
-                options = read_options(incoming.message)
-                result = await self._reconstruct(incoming, options, client, facts, wait=True)
-        except Failure as failure:
-            yield pb.ReconstructStreamResponse(item=number, error=failure.status.SerializeToString())
+        if isinstance(outcome, Failure):
+            yield pb.ReconstructStreamResponse(item=number, error=outcome.status.SerializeToString())
             return
-        size, parts, encoding = incoming.nbytes, split(*reconstruct_response(result)), Stopwatch("encode")
+        parts, encoding = split(*reconstruct_response(outcome)), Stopwatch("encode")
         while True:
             with encoding:
-                part = await self._aside.run(size, lambda: next(parts, None))
+                part = await self._aside.run(outcome.image.nbytes, lambda: next(parts, None))
             if part is None:
                 encoding.observe()
                 return
@@ -247,26 +324,23 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
             else:
                 yield pb.ReconstructStreamResponse(item=number, response=part)
 
-    async def _reconstruct(
-        self,
-        incoming: Incoming[pb.ReconstructRequest],
-        options: Options,
-        client: str,
-        facts: dict[str, Any],
-        *,
-        wait: bool,
-    ) -> Result:
-        """Return the result of a request that has arrived; `wait` is that of `Queue.place`."""
+    async def _prepare(self, incoming: Incoming[pb.ReconstructRequest], options: Options) -> _Prepared:
+        """Return a request that has arrived, decoded and checked."""
 
-        def prepare() -> tuple[Measurement, Reconstructor | BestOf, float, _Key]:
+        def prepare() -> _Prepared:
             measurement = read_measurement(incoming)
             reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
             require_pixels(reconstructor.pixels(measurement), self._config)
             key = _key(reconstructor, options.exclude if options.estimator == "le-mmse" else ())
-            return measurement, reconstructor, reconstructor.work(measurement, options), key
+            work = reconstructor.work(measurement, options)
+            return _Prepared(measurement, options, reconstructor, work, key)
 
         with phase("decode"):
-            measurement, reconstructor, work, key = await self._aside.run(incoming.nbytes, prepare)
+            return await self._aside.run(incoming.nbytes, prepare)
+
+    async def _answer(self, request: _Prepared, client: str, facts: dict[str, Any], *, wait: bool) -> Result:
+        """Return the result of a request; `wait` is that of `Queue.place`."""
+        measurement, options, reconstructor = request.measurement, request.options, request.reconstructor
         facts |= {
             "index": reconstructor.name,
             "estimator": options.estimator,
@@ -275,10 +349,10 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         }
         result = await self._computed(
             lambda cancelled: reconstructor.answer(measurement, options, cancelled),
-            work,
+            request.work,
             client,
             wait=wait,
-            key=key,
+            key=request.key,
             joint=_joint(reconstructor, measurement, options),
         )
         facts["index"] = result.diagnostics.index
@@ -300,10 +374,6 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         with queued(work) as used:
             async with self._queue.place(work, client, wait=wait), self._copies.taken(key):
                 return await self._compute.run(compute, client=client, cost=work, joint=joint, used=used)
-
-
-_Key = tuple[Reconstructor, tuple[int, ...]] | None
-"""What a copy of the keys without some training images belongs to; None if there is no need of one."""
 
 
 def _key(reconstructor: Reconstructor | BestOf, exclude: Sequence[str]) -> _Key:
