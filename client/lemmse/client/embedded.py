@@ -3,10 +3,13 @@
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
+from threading import Event, main_thread
 from typing import Any
 
 import numpy as np
@@ -78,19 +81,46 @@ class EmbeddedClient(Client):
         options: Options,
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
-        expired = expiry(timeout)
-        for measurement in batch:
-            self._require_open()
+        expired, closed = expiry(timeout), Event()
+
+        def is_over() -> bool:
+            return closed.is_set() or expired() or not main_thread().is_alive()
+
+        def outcome(measurement: Measurement | InvalidArgument) -> Result | LemmseError:
             if isinstance(measurement, InvalidArgument):
-                yield measurement
-                continue
+                return measurement
+            self._require_open()
             try:
-                outcome: Result | LemmseError = self.answer(index, measurement, options, expired)
+                return self.answer(index, measurement, options, is_over)
             except DeadlineExceeded:
                 raise
             except LemmseError as error:
-                outcome = error
-            yield outcome
+                return error
+
+        # While the thread computes, the caller's thread reads the next image and uses the last result.
+        pool, pending = ThreadPoolExecutor(1, "batch"), deque[Future[Result | LemmseError]]()
+        ended, broken = False, None  # an exception of the batch waits for the results before it
+        try:
+            while True:
+                self._require_open()
+                if not ended:
+                    try:
+                        one = next(batch, None)
+                    except Exception as error:
+                        one, broken = None, error
+                    if one is None:
+                        ended = True
+                    else:
+                        pending.append(pool.submit(outcome, one))
+                if len(pending) == 2 or (pending and ended):
+                    yield pending.popleft().result()
+                elif ended:
+                    break
+            if broken is not None:
+                raise broken
+        finally:
+            closed.set()
+            pool.shutdown(cancel_futures=True)
 
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
