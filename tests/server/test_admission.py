@@ -80,6 +80,45 @@ def test_uploads_leave_half_to_what_is_whole_and_no_client_has_them_all():
     run(scenario())
 
 
+def test_an_item_ahead_waits_behind_all_others_and_keeps_nobody_waiting():
+    async def scenario():
+        memory = Memory(100, patience=-1)
+        stream, other = StreamMemory(memory, "client"), StreamMemory(memory, "client")
+        first = await stream.take(20, whole=True)
+        second = await stream.take(30, whole=True)  # half of the memory remains
+        ahead = asyncio.create_task(stream.take(20, whole=True))
+        await settled()
+        assert not ahead.done()
+        half_sent = await other.take(50, whole=False)  # though it came later
+        half_sent.require_patience()  # since none waits but who is ahead
+        first.give()
+        await settled()
+        assert not ahead.done()
+        second.give()
+        last = await ahead  # it is not ahead any more
+        assert memory.used == 70
+        for upload in (half_sent, last):
+            upload.give()
+        assert memory.used == 0
+
+    run(scenario())
+
+
+def test_a_stream_that_ends_returns_what_its_items_hold():
+    async def scenario():
+        memory = Memory(100, patience=60)
+        with memory.of_stream("client") as stream:
+            (await stream.take(10, whole=True)).give()
+            await stream.take(20, whole=True)
+            await stream.take(30, whole=False)
+            assert memory.used == 50
+        assert memory.used == 0
+        other = StreamMemory(memory, "client")
+        assert (await other.take(50, whole=False)).nbytes == 50  # no part of it counts as arriving
+
+    run(scenario())
+
+
 def test_a_slow_upload_makes_room_only_for_those_who_wait():
     async def scenario():
         memory = Memory(100, patience=-1)

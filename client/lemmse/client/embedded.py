@@ -5,7 +5,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.client.computation import Computation
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
 from lemmse.contract.errors import (
@@ -81,27 +81,20 @@ class EmbeddedClient(Client):
         options: Options,
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
+        # While a thread computes, this one reads the next image, and its caller uses the last result.
         expired, closed = expiry(timeout), Event()
+        computing: deque[Computation] = deque()
+        ended, broken = False, None  # an exception of the batch waits for the results before it
+
+        def answer(measurement: Measurement) -> Result:
+            self._require_open()
+            return self.answer(index, measurement, options, is_over)
 
         def is_over() -> bool:
             return closed.is_set() or expired() or not main_thread().is_alive()
 
-        def outcome(measurement: Measurement | InvalidArgument) -> Result | LemmseError:
-            if isinstance(measurement, InvalidArgument):
-                return measurement
-            self._require_open()
-            try:
-                return self.answer(index, measurement, options, is_over)
-            except DeadlineExceeded:
-                raise
-            except LemmseError as error:
-                return error
-
-        # While the thread computes, the caller's thread reads the next image and uses the last result.
-        pool, pending = ThreadPoolExecutor(1, "batch"), deque[Future[Result | LemmseError]]()
-        ended, broken = False, None  # an exception of the batch waits for the results before it
         try:
-            while True:
+            while computing or not ended:
                 self._require_open()
                 if not ended:
                     try:
@@ -111,16 +104,15 @@ class EmbeddedClient(Client):
                     if one is None:
                         ended = True
                     else:
-                        pending.append(pool.submit(outcome, one))
-                if len(pending) == 2 or (pending and ended):
-                    yield pending.popleft().result()
-                elif ended:
-                    break
+                        computing.append(Computation(answer, one, computing[-1] if computing else None))
+                if len(computing) == 2 or (computing and ended):
+                    yield computing.popleft().outcome()
             if broken is not None:
                 raise broken
         finally:
             closed.set()
-            pool.shutdown(cancel_futures=True)
+            for computation in computing:
+                computation.join()
 
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
