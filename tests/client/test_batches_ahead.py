@@ -84,14 +84,22 @@ def test_a_batch_of_a_client_that_is_closed(tiny_index):
 
 
 @pytest.mark.slow
-def test_a_program_that_ends_does_not_wait_for_what_is_computed_ahead(larger_index):
+def test_a_program_that_ends_waits_for_its_threads_and_not_for_what_is_computed_ahead(larger_index):
     program = f"""
+import threading
 import numpy as np
 from lemmse.client import connect
+
+def finish():
+    threading.main_thread().join()
+    print([outcome.image.shape for outcome in client.reconstruct_many([images[0]] * 3, sigma=0.1)])
+
 client = connect({str(larger_index)!r})
 images = [np.zeros((side, side), np.float32) for side in (4, 900, 900)]
 outcomes = client.reconstruct_many(images, sigma=0.1, mode="exact")
 print(next(outcomes).image.shape)
+threading.Thread(target=finish).start()
 """
     ended = run_process([sys.executable, "-c", program])
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(4, 4)\n", "")
+    expected = (0, "(4, 4)\n[(4, 4), (4, 4), (4, 4)]\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == expected

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
-from threading import Event, main_thread
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ class EmbeddedClient(Client):
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
         # While a thread computes, this one reads the next image, and its caller uses the last result.
-        expired, closed = expiry(timeout), Event()
+        expired, closed, user = expiry(timeout), Event(), current_thread()
         computing: deque[Computation] = deque()
         ended, broken = False, None  # an exception of the batch waits for the results before it
 
@@ -91,7 +91,8 @@ class EmbeddedClient(Client):
             return self.answer(index, measurement, options, is_over)
 
         def is_over() -> bool:
-            return closed.is_set() or expired() or not main_thread().is_alive()
+            left = not (main_thread().is_alive() or user.is_alive())  # the program ends
+            return left or closed.is_set() or expired()
 
         try:
             while computing or not ended:
