@@ -190,11 +190,8 @@ def loads(client: Client, pid: int, arguments: argparse.Namespace, channels: int
     for clients in arguments.clients:
         load = shared_out(client, pid, batch, clients, options)
         batches.append(answer_batch())
-        rows.append(
-            replace(
-                load, of_batch=load.images_per_second / statistics.mean(speed for speed, _ in batches[-2:])
-            )
-        )
+        speed = statistics.mean(speed for speed, _ in batches[-2:])
+        rows.append(replace(load, of_batch=load.images_per_second / speed))
     speed, computing = np.mean(batches, axis=0).tolist()
     each = 1e3 / speed
     return [Load("batch", speed, 1.0, computing, used, each, each, each, 0), *rows]
