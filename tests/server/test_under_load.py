@@ -353,6 +353,8 @@ def test_cancelled_requests_leave_nothing(larger_index):
             pb.ReconstructStreamRequest(item=1, request=request(y=image(700, 700, b""))),
             pb.ReconstructStreamRequest(item=1, chunk=TensorChunk(field="y", data=bytes(1 << 20))),
         ]
+        ahead = [pb.ReconstructStreamRequest(item=number, request=large) for number in (1, 2)]
+        bad = [pb.ReconstructStreamRequest(item=k, request=request(sigma=-1)) for k in range(5)]
         stub.Reconstruct(request())
         gc.collect()
         gc.disable()
@@ -360,6 +362,7 @@ def test_cancelled_requests_leave_nothing(larger_index):
             for _ in range(3):
                 calls = [stub.Reconstruct.future(large) for _ in range(20)]
                 streams = [Silent(stub.ReconstructStream, *begun) for _ in range(10)]
+                streams += [Silent(stub.ReconstructStream, *ahead) for _ in range(10)]
                 time.sleep(0.05)  # some have begun, some wait
                 for call in calls:
                     call.cancel()
@@ -367,6 +370,9 @@ def test_cancelled_requests_leave_nothing(larger_index):
                     stream.leave()
             refused = [stub.Reconstruct.future(request(sigma=-1)) for _ in range(20)]
             assert {call.code() for call in refused} == {grpc.StatusCode.INVALID_ARGUMENT}
+            assert [answer.WhichOneof("part") for answer in stub.ReconstructStream(iter(bad))] == [
+                "error"
+            ] * 5
             deadline = time.monotonic() + 20
             while (left := alive()) and time.monotonic() < deadline:
                 stub.Reconstruct(request())

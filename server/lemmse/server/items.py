@@ -54,42 +54,55 @@ async def items(
     incoming: Incoming[pb.ReconstructRequest] | None = None
     upload: Upload | None = None
     refused = False
-    while (part := await _next(parts, within_item=incoming is not None)) is not None:
-        kind = part.WhichOneof("part")
-        if kind == "request":
-            if incoming is not None and number is not None:
-                yield Item(number, incoming, upload)
-            if part.item == number:
+
+    def handed_over() -> Upload | None:
+        nonlocal upload
+        own, upload = upload, None
+        return own
+
+    try:
+        while (part := await _next(parts, within_item=incoming is not None)) is not None:
+            kind = part.WhichOneof("part")
+            if kind == "request":
+                if incoming is not None and number is not None:
+                    yield Item(number, incoming, handed_over())
+                if part.item == number:
+                    raise MalformedMessage.of(
+                        "item", f"expected a number other than the last item's, got {number}"
+                    )
+                number, incoming, refused = part.item, None, False
+            elif kind is None:
+                raise MalformedMessage.of("part", "expected a request or a chunk, got neither")
+            elif part.item != number or (incoming is None and not refused):
                 raise MalformedMessage.of(
-                    "item", f"expected a number other than the last item's, got {number}"
+                    "item", f"got a chunk for item {part.item}, which is not being sent"
                 )
-            number, incoming, upload, refused = part.item, None, None, False
-        elif kind is None:
-            raise MalformedMessage.of("part", "expected a request or a chunk, got neither")
-        elif part.item != number or (incoming is None and not refused):
-            raise MalformedMessage.of("item", f"got a chunk for item {part.item}, which is not being sent")
-        elif refused:
-            continue
-        try:
-            if incoming is None or upload is None:
-                incoming = Incoming(part.request)
-                upload = await admit(incoming)
+            elif refused:
+                continue
+            try:
+                if incoming is None or upload is None:
+                    incoming = Incoming(part.request)
+                    upload = await admit(incoming)
+                else:
+                    upload.require_patience()
+                    incoming.add(part.chunk)
+            except InvalidArgument as error:
+                incoming, refused = None, True
+                if upload is not None:
+                    upload.give()
+                    upload = None
+                yield Item(part.item, error, None)
             else:
-                upload.require_patience()
-                incoming.add(part.chunk)
-        except InvalidArgument as error:
-            if upload is not None:
-                upload.give()
-            incoming, upload, refused = None, None, True
-            yield Item(part.item, error, None)
-        else:
-            if incoming.complete:
-                upload.arrived()
-                yield Item(part.item, incoming, upload)
-                incoming = upload = None
-        del part  # it may be large, and the next one may be long in coming
-    if incoming is not None and number is not None:
-        yield Item(number, incoming, upload)
+                if incoming.complete:
+                    upload.arrived()
+                    yield Item(part.item, incoming, handed_over())
+                    incoming = None
+            del part  # it may be large, and the next one may be long in coming
+        if incoming is not None and number is not None:
+            yield Item(number, incoming, handed_over())
+    finally:
+        if upload is not None:
+            upload.give()
 
 
 async def _next(

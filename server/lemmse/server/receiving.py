@@ -100,8 +100,8 @@ class Receiving(grpc.aio.ServerInterceptor):
 class Requests(Generic[M]):
     """The messages of a call, decoded, each of which must arrive in time.
 
-    The time in which an answer is owed to the client does not count, as it may wait for that. Messages are
-    read meanwhile if not too many calls wait for one.
+    The time in which an answer is owed to the client does not count, as it may wait for that, unless it has
+    sent a part of something. Messages are read meanwhile if not too many calls wait for one.
 
     Parameters
     ----------
@@ -127,6 +127,8 @@ class Requests(Generic[M]):
     ) -> None:
         self._method, self._decode, self._context = method, decode, context
         self._calls, self._idle_timeout = calls, idle_timeout
+        self.in_part = False
+        """Whether more has to follow what has arrived, whatever is owed."""
         self._owed = 0
         self._nothing_owed = asyncio.Event()
         self._timeout: asyncio.Timeout | None = None
@@ -169,17 +171,23 @@ class Requests(Generic[M]):
         self._owed -= 1
         if not self._owed:
             self._nothing_owed.set()
-            self._count_silence()
+            if not self.in_part:
+                self._count_silence()
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether the client may wait for an answer before it goes on."""
+        return bool(self._owed) and not self.in_part
 
     async def _read(self) -> bytes | None:
         """Return the next message, or None if there is no further one."""
-        if self._owed and self._calls.crowded:
+        if self._may_wait and self._calls.crowded:
             await self._nothing_owed.wait()
         with self._calls.reading():
             try:
                 async with asyncio.timeout(None) as timeout:
                     self._timeout = timeout
-                    if not self._owed:
+                    if not self._may_wait:
                         self._count_silence()
                     data = await self._context.read()
                     return None if data is grpc.aio.EOF else data

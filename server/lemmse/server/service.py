@@ -255,10 +255,13 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
 
         async def admit(incoming: Incoming[pb.ReconstructRequest]) -> Upload:
             nbytes = admissible_bytes(incoming, read_options(incoming.message), self._config)
-            return await memory.take(nbytes, whole=incoming.complete)
+            upload = await memory.take(nbytes, whole=incoming.complete)
+            requests.in_part = not incoming.complete
+            return upload
 
         async with aclosing(items(requests, admit)) as arriving:
             async for number, incoming, upload in arriving:
+                requests.in_part = False
                 if count == self._config.max_items:
                     raise Ended(
                         f"the stream has {count} items, the most that this server takes in one; open "
