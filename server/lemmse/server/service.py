@@ -1,15 +1,13 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
-from lemmse.contract.ahead import ahead
-from lemmse.contract.chunks import Incoming, attach, split
+from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
@@ -39,15 +37,13 @@ from lemmse.server.calls import logged
 from lemmse.server.compute import Compute, Joint
 from lemmse.server.config import ServerConfig
 from lemmse.server.exclusive import Places
-from lemmse.server.failures import Ended, Failure
-from lemmse.server.items import items
 from lemmse.server.limits import admissible_bytes, require_fitting, require_pixels, require_possible
-from lemmse.server.memory import Memory, StreamMemory, Upload
-from lemmse.server.metrics import Stopwatch, answered, phase, queued
+from lemmse.server.memory import Memory
+from lemmse.server.metrics import answered, phase, queued
 from lemmse.server.receiving import Requests
+from lemmse.server.streams import Streams
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
-from lemmse.v1.tensor_pb2 import TensorChunk
 
 __all__ = ["IndexServicer", "ReconstructionServicer"]
 
@@ -70,20 +66,6 @@ class _Prepared:
     work: float
     """Expected work, in multiply-adds."""
     key: _Key
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """An item of a stream."""
-
-    number: int
-    """Its number."""
-    since: float
-    """When it had arrived, in the time of `time.perf_counter`."""
-    request: _Prepared | Failure
-    """The request, or why it cannot be answered."""
-    upload: Upload | None
-    """The memory that it holds."""
 
 
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
@@ -128,6 +110,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         self._queue = Queue(config.queue, config.queue_work, lambda: compute.rate)
         self._copies = Places(MOST_KEPT)
         self._aside = Aside(_ASIDE)
+        self._streams = Streams(
+            config, self._memory, self._aside, self._prepare, partial(self._answer, wait=True)
+        )
 
     def close(self) -> None:
         """End the threads."""
@@ -152,21 +137,10 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 with phase("encode"):
                     return await self._aside.run(size, lambda: attach(*reconstruct_response(result)))
 
-    async def ReconstructStream(  # type: ignore[override]  # noqa: N802, D102
+    def ReconstructStream(  # type: ignore[override]  # noqa: N802, D102
         self, request_iterator: Requests[pb.ReconstructStreamRequest], context: _Context
     ) -> AsyncIterator[pb.ReconstructStreamResponse]:
-        client = caller(context)
-        with logged("ReconstructStream") as facts, self._memory.of_stream(client) as memory:
-            # While an item is sent, the next one is computed, and the one after it received and decoded.
-            arriving = ahead(self._arriving(request_iterator, memory, facts))
-            async with aclosing(ahead(self._outcomes(arriving, client))) as outcomes:
-                async for item, outcome in outcomes:
-                    async for part in self._parts(item.number, outcome):
-                        yield part
-                    if item.upload is not None:
-                        item.upload.give()
-                    request_iterator.settle()
-                    del item, outcome, part  # they may be large, and the next one may be long in coming
+        return self._streams.answers(request_iterator, caller(context))
 
     async def Explain(  # noqa: N802, D102
         self, request: pb.ExplainRequest, context: _Context
@@ -246,86 +220,6 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                     key=None,
                 )
             return estimate_noise_response(estimate)
-
-    async def _arriving(
-        self, requests: Requests[pb.ReconstructStreamRequest], memory: StreamMemory, facts: dict[str, Any]
-    ) -> AsyncGenerator[_Item, None]:
-        """Yield the items of a stream, decoded."""
-        count = 0
-
-        async def admit(incoming: Incoming[pb.ReconstructRequest]) -> Upload:
-            nbytes = admissible_bytes(incoming, read_options(incoming.message), self._config)
-            upload = await memory.take(nbytes, whole=incoming.complete)
-            requests.in_part = not incoming.complete
-            return upload
-
-        async with aclosing(items(requests, admit)) as arriving:
-            async for number, incoming, upload in arriving:
-                requests.in_part = False
-                if count == self._config.max_items:
-                    raise Ended(
-                        f"the stream has {count} items, the most that this server takes in one; open "
-                        f"another one",
-                        retry_after=0.0,
-                    )
-                count += 1
-                facts["items"] = count
-                requests.owe()
-                since = perf_counter()
-                yield _Item(number, since, await self._prepared(incoming), upload)
-                del incoming, upload
-
-    async def _prepared(
-        self, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument
-    ) -> _Prepared | Failure:
-        """Return an item, decoded, or why it cannot be."""
-        try:
-            if isinstance(incoming, InvalidArgument):
-                raise incoming
-            return await self._prepare(incoming, read_options(incoming.message))
-        except Exception as error:
-            return Failure(error)
-
-    async def _outcomes(
-        self, arriving: AsyncGenerator[_Item, None], client: str
-    ) -> AsyncGenerator[tuple[_Item, Result | Failure], None]:
-        """Yield items with their results, one after the other: a stream has one place in the queue."""
-        async with aclosing(arriving):
-            async for item in arriving:
-                yield item, await self._outcome(item, client)
-                del item
-
-    async def _outcome(self, item: _Item, client: str) -> Result | Failure:
-        try:
-            with logged("ReconstructStream.item", item.since) as facts:
-                facts["item"] = item.number
-                if not isinstance(item.request, Failure):
-                    return await self._answer(item.request, client, facts, wait=True)
-                try:
-                    raise item.request
-                finally:
-                    del item  # it refers to the error, and the error to this frame
-        except Failure as failure:
-            return failure
-
-    async def _parts(
-        self, number: int, outcome: Result | Failure
-    ) -> AsyncIterator[pb.ReconstructStreamResponse]:
-        """Yield the parts of the answer to an item."""
-        if isinstance(outcome, Failure):
-            yield pb.ReconstructStreamResponse(item=number, error=outcome.status.SerializeToString())
-            return
-        parts, encoding = split(*reconstruct_response(outcome)), Stopwatch("encode")
-        while True:
-            with encoding:
-                part = await self._aside.run(outcome.image.nbytes, lambda: next(parts, None))
-            if part is None:
-                encoding.observe()
-                return
-            if isinstance(part, TensorChunk):
-                yield pb.ReconstructStreamResponse(item=number, chunk=part)
-            else:
-                yield pb.ReconstructStreamResponse(item=number, response=part)
 
     async def _prepare(self, incoming: Incoming[pb.ReconstructRequest], options: Options) -> _Prepared:
         """Return a request that has arrived, decoded and checked."""
