@@ -204,6 +204,7 @@ class Requests(Generic[M]):
             finally:
                 self._timeout = None
                 self._calls.forget(timeout)
+                del timeout  # it refers to the task, and an error that the task keeps to this frame
 
     def _count_silence(self) -> None:
         """Let the time count from now on in which no message arrives, if one is read."""
