@@ -3,18 +3,16 @@
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from os import PathLike
-from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lemmse.client.computation import Computation
+from lemmse.client.computations import Computations
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
 from lemmse.contract.errors import (
@@ -81,21 +79,16 @@ class EmbeddedClient(Client):
         options: Options,
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
-        # While a thread computes, this one reads the next image, and its caller uses the last result.
-        expired, closed, user = expiry(timeout), Event(), current_thread()
-        computing: deque[Computation] = deque()
+        expired = expiry(timeout)
         ended, broken = False, None  # an exception of the batch waits for the results before it
 
         def answer(measurement: Measurement) -> Result:
             self._require_open()
-            return self.answer(index, measurement, options, is_over)
+            return self.answer(index, measurement, options, lambda: computations.is_over or expired())
 
-        def is_over() -> bool:
-            left = not (main_thread().is_alive() or user.is_alive())  # the program ends
-            return left or closed.is_set() or expired()
-
-        try:
-            while computing or not ended:
+        # While a thread computes, this one reads the next image, and its caller uses the last result.
+        with closing(Computations(answer)) as computations:
+            while computations or not ended:
                 self._require_open()
                 if not ended:
                     try:
@@ -105,15 +98,11 @@ class EmbeddedClient(Client):
                     if one is None:
                         ended = True
                     else:
-                        computing.append(Computation(answer, one, computing[-1] if computing else None))
-                if len(computing) == 2 or (computing and ended):
-                    yield computing.popleft().outcome()
+                        computations.ask(one)
+                if len(computations) == 2 or (computations and ended):
+                    yield computations.outcome()
             if broken is not None:
                 raise broken
-        finally:
-            closed.set()
-            for computation in computing:
-                computation.join()
 
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
