@@ -7,8 +7,10 @@ A server of the index is started for the run, in a process of its own; options a
 All clients are threads of this process, each with one request at a time.
 
 - Throughput: N images of S×S pixels, as one batch by one client, then shared out among each number of
-  clients. `of batch` is the throughput relative to that of the batch just before and after, and
-  `processor ms` the processor time of the server for an image.
+  clients. `of batch` is the throughput relative to that of the batch just before and after, `computing` the
+  share of the time in which the images were computed, by their diagnostics, and `processor ms` the processor
+  time of the server for an image. For one client, 1 / `of batch` is what a stream gains, since the server
+  receives the next image and sends the last one while one is computed.
 - Beside a long request: a 16×16 image in mode exact, alone and while an L×L image is computed. The request is
   to wait at most three times as long as alone, plus 100 ms.
 - Overhead: the time of a call for a 2×2 image, without its computation, and that of a second server, which
@@ -67,6 +69,8 @@ class Load:
     clients: str
     images_per_second: float
     of_batch: float
+    computing: float
+    """Sum of the seconds of their computations, relative to the time."""
     processor_ms: float
     """Processor time of the server for an image, which depends less on other work of the machine."""
     p50_ms: float
@@ -146,23 +150,25 @@ def shared_out(
     """Return the load of a batch whose images are asked for one by one, by some clients at once."""
     before = processor_seconds(pid)
 
-    def ask(own: Sequence[Image]) -> tuple[list[float], int]:
-        times, refused = [], 0
+    def ask(own: Sequence[Image]) -> tuple[list[float], float, int]:
+        times, computing, refused = [], 0.0, 0
         for y in own:
             try:
-                _, seconds = timed(partial(client.reconstruct, y, **options))
+                result, seconds = timed(partial(client.reconstruct, y, **options))
                 times.append(seconds)
+                computing += result.diagnostics.seconds
             except ResourceExhausted:
                 refused += 1
-        return times, refused
+        return times, computing, refused
 
     with ThreadPoolExecutor(clients) as pool:
         outcomes, seconds = timed(lambda: list(pool.map(ask, [batch[i::clients] for i in range(clients)])))
-    times = [time for own, _ in outcomes for time in own]
+    times = [time for own, _, _ in outcomes for time in own]
     p50, p95, p99 = (1e3 * float(np.quantile(times, share)) for share in (0.5, 0.95, 0.99))
     used = 1e3 * (processor_seconds(pid) - before) / len(batch)
-    refused = sum(refused for _, refused in outcomes)
-    return Load(str(clients), len(times) / seconds, 0.0, used, p50, p95, p99, refused)
+    computing = sum(computing for _, computing, _ in outcomes) / seconds
+    refused = sum(refused for _, _, refused in outcomes)
+    return Load(str(clients), len(times) / seconds, 0.0, computing, used, p50, p95, p99, refused)
 
 
 def loads(client: Client, pid: int, arguments: argparse.Namespace, channels: int) -> list[Load]:
@@ -170,23 +176,25 @@ def loads(client: Client, pid: int, arguments: argparse.Namespace, channels: int
     batch = images(arguments.images, arguments.size, channels, arguments.sigma)
     options = {"sigma": arguments.sigma, "mode": arguments.mode}
 
-    def batch_speed() -> float:
+    def answer_batch() -> tuple[float, float]:
         outcomes, seconds = timed(lambda: list(client.reconstruct_many(batch, **options)))
-        if not all(isinstance(outcome, Result) for outcome in outcomes):
+        results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+        if len(results) < len(batch):
             raise SystemExit("an image of the batch was not answered")
-        return len(batch) / seconds
+        return len(batch) / seconds, sum(result.diagnostics.seconds for result in results) / seconds
 
     list(client.reconstruct_many(batch[:4], **options))
     before = processor_seconds(pid)
-    speeds, rows = [batch_speed()], []
+    batches, rows = [answer_batch()], []
     used = 1e3 * (processor_seconds(pid) - before) / len(batch)
     for clients in arguments.clients:
         load = shared_out(client, pid, batch, clients, options)
-        speeds.append(batch_speed())
-        rows.append(replace(load, of_batch=load.images_per_second / statistics.mean(speeds[-2:])))
-    speed = statistics.mean(speeds)
+        batches.append(answer_batch())
+        speed = statistics.mean(speed for speed, _ in batches[-2:])
+        rows.append(replace(load, of_batch=load.images_per_second / speed))
+    speed, computing = np.mean(batches, axis=0).tolist()
     each = 1e3 / speed
-    return [Load("batch", speed, 1.0, used, each, each, each, 0), *rows]
+    return [Load("batch", speed, 1.0, computing, used, each, each, each, 0), *rows]
 
 
 def beside(address: str, arguments: argparse.Namespace, channels: int) -> Beside:

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from lemmse.contract.errors import DeadlineExceeded, ResourceExhausted
-from lemmse.server.admission import Memory, Queue
+from lemmse.server.admission import Queue
+from lemmse.server.memory import Memory, StreamMemory
 
 
 def run(scenario):
@@ -36,11 +37,11 @@ def test_items_wait_for_their_memory_in_order():
         memory, order = Memory(100, patience=60), []
 
         async def item(name, nbytes):
-            upload = await memory.take(name, nbytes, whole=True)
+            upload = await StreamMemory(memory, name).take(nbytes, whole=True)
             order.append(name)
             return upload
 
-        first = await memory.take("first", 90, whole=True)
+        first = await StreamMemory(memory, "first").take(90, whole=True)
         tasks = [asyncio.create_task(item(name, nbytes)) for name, nbytes in [("a", 50), ("b", 10)]]
         await settled()
         assert order == []
@@ -57,15 +58,15 @@ def test_items_wait_for_their_memory_in_order():
 def test_uploads_leave_half_to_what_is_whole_and_no_client_has_them_all():
     async def scenario():
         memory = Memory(100, patience=60)
-        first = await memory.take("greedy", 20, whole=False)
-        greedy = asyncio.create_task(memory.take("greedy", 20, whole=False))
+        first = await StreamMemory(memory, "greedy").take(20, whole=False)
+        greedy = asyncio.create_task(StreamMemory(memory, "greedy").take(20, whole=False))
         await settled()
         assert not greedy.done()
-        other = await memory.take("other", 30, whole=False)
-        third = asyncio.create_task(memory.take("third", 10, whole=False))
+        other = await StreamMemory(memory, "other").take(30, whole=False)
+        third = asyncio.create_task(StreamMemory(memory, "third").take(10, whole=False))
         await settled()
         assert not third.done()
-        whole = await memory.take("whole", 50, whole=True)
+        whole = await StreamMemory(memory, "whole").take(50, whole=True)
         whole.give()
         first.arrived()
         await greedy
@@ -79,12 +80,51 @@ def test_uploads_leave_half_to_what_is_whole_and_no_client_has_them_all():
     run(scenario())
 
 
+def test_an_item_ahead_waits_behind_all_others_and_keeps_nobody_waiting():
+    async def scenario():
+        memory = Memory(100, patience=-1)
+        stream, other = StreamMemory(memory, "client"), StreamMemory(memory, "client")
+        first = await stream.take(20, whole=True)
+        second = await stream.take(30, whole=True)  # half of the memory remains
+        ahead = asyncio.create_task(stream.take(20, whole=True))
+        await settled()
+        assert not ahead.done()
+        half_sent = await other.take(50, whole=False)  # though it came later
+        half_sent.require_patience()  # since none waits but who is ahead
+        first.give()
+        await settled()
+        assert not ahead.done()
+        second.give()
+        last = await ahead  # it is not ahead any more
+        assert memory.used == 70
+        for upload in (half_sent, last):
+            upload.give()
+        assert memory.used == 0
+
+    run(scenario())
+
+
+def test_a_stream_that_ends_returns_what_its_items_hold():
+    async def scenario():
+        memory = Memory(100, patience=60)
+        with memory.of_stream("client") as stream:
+            (await stream.take(10, whole=True)).give()
+            await stream.take(20, whole=True)
+            await stream.take(30, whole=False)
+            assert memory.used == 50
+        assert memory.used == 0
+        other = StreamMemory(memory, "client")
+        assert (await other.take(50, whole=False)).nbytes == 50  # no part of it counts as arriving
+
+    run(scenario())
+
+
 def test_a_slow_upload_makes_room_only_for_those_who_wait():
     async def scenario():
         memory = Memory(100, patience=-1)
-        slow = await memory.take("slow", 50, whole=False)
+        slow = await StreamMemory(memory, "slow").take(50, whole=False)
         slow.require_patience()
-        waits = asyncio.create_task(memory.take("waits", 50, whole=False))
+        waits = asyncio.create_task(StreamMemory(memory, "waits").take(50, whole=False))
         await settled()
         with pytest.raises(DeadlineExceeded):
             slow.require_patience()
@@ -99,8 +139,8 @@ def test_a_slow_upload_makes_room_only_for_those_who_wait():
 def test_who_leaves_while_waiting_takes_nothing_along(granted):
     async def scenario():
         memory, queue = Memory(100, patience=60), Queue(1, 1e9, lambda: 1e9)
-        first = await memory.take("first", 90, whole=True)
-        memory_waits = asyncio.create_task(memory.take("waits", 20, whole=True))
+        first = await StreamMemory(memory, "first").take(90, whole=True)
+        memory_waits = asyncio.create_task(StreamMemory(memory, "waits").take(20, whole=True))
         async with queue.place(5.0, "client", wait=False):
             place_waits = asyncio.create_task(queue.place(5.0, "client", wait=True).__aenter__())
             await settled()

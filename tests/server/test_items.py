@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lemmse.contract.errors import MalformedMessage
-from lemmse.server.admission import Memory
 from lemmse.server.items import items
+from lemmse.server.memory import Memory, StreamMemory
 from lemmse.v1.reconstruction_pb2 import ReconstructRequest, ReconstructStreamRequest
 from lemmse.v1.tensor_pb2 import DATA_TYPE_FLOAT32, Tensor, TensorChunk
 
@@ -30,8 +30,8 @@ async def arriving(parts, arrived):
 
 
 def admit():
-    memory = Memory(1 << 20, patience=60)
-    return lambda incoming: memory.take("client", incoming.nbytes, whole=incoming.complete)
+    stream = StreamMemory(Memory(1 << 20, patience=60), "client")
+    return lambda incoming: stream.take(incoming.nbytes, whole=incoming.complete)
 
 
 def outcomes(*parts):
@@ -41,7 +41,7 @@ def outcomes(*parts):
         return [item async for item in items(arriving(parts, []), admit())]
 
     result = []
-    for number, incoming in asyncio.run(assembled()):
+    for number, incoming, _ in asyncio.run(assembled()):
         try:
             if isinstance(incoming, MalformedMessage):
                 raise incoming

@@ -166,7 +166,7 @@ def test_what_is_half_sent_ends(tiny_index):
 
 
 def test_a_new_call_takes_the_place_of_the_longest_silent_one(tiny_index, monkeypatch):
-    monkeypatch.setattr("lemmse.server.receiving._SILENT", 0.0)
+    monkeypatch.setattr("lemmse.server.open_calls._SILENT", 0.0)
     with serving(tiny_index, calls=2) as channel:
         stub = ReconstructionServiceStub(channel)
         streams = [OpenStream(stub) for _ in range(2)]
@@ -191,7 +191,7 @@ def test_calls_that_wait_for_messages_are_no_more_than_the_memory_has_room_for(t
         assert "already waits for 3 messages" in message
         assert details[RetryInfo].retry_delay.ToTimedelta().total_seconds() == 1
         assert HealthStub(channel).Check(HealthCheckRequest(), timeout=10)
-        monkeypatch.setattr("lemmse.server.receiving._SILENT", 0.0)
+        monkeypatch.setattr("lemmse.server.open_calls._SILENT", 0.0)
         assert stub.Reconstruct(request()).HasField("image")
         ended = []
         for stream in streams:
@@ -353,6 +353,8 @@ def test_cancelled_requests_leave_nothing(larger_index):
             pb.ReconstructStreamRequest(item=1, request=request(y=image(700, 700, b""))),
             pb.ReconstructStreamRequest(item=1, chunk=TensorChunk(field="y", data=bytes(1 << 20))),
         ]
+        ahead = [pb.ReconstructStreamRequest(item=number, request=large) for number in (1, 2)]
+        bad = [pb.ReconstructStreamRequest(item=k, request=request(sigma=-1)) for k in range(5)]
         stub.Reconstruct(request())
         gc.collect()
         gc.disable()
@@ -360,6 +362,7 @@ def test_cancelled_requests_leave_nothing(larger_index):
             for _ in range(3):
                 calls = [stub.Reconstruct.future(large) for _ in range(20)]
                 streams = [Silent(stub.ReconstructStream, *begun) for _ in range(10)]
+                streams += [Silent(stub.ReconstructStream, *ahead) for _ in range(10)]
                 time.sleep(0.05)  # some have begun, some wait
                 for call in calls:
                     call.cancel()
@@ -367,6 +370,9 @@ def test_cancelled_requests_leave_nothing(larger_index):
                     stream.leave()
             refused = [stub.Reconstruct.future(request(sigma=-1)) for _ in range(20)]
             assert {call.code() for call in refused} == {grpc.StatusCode.INVALID_ARGUMENT}
+            assert [answer.WhichOneof("part") for answer in stub.ReconstructStream(iter(bad))] == [
+                "error"
+            ] * 5
             deadline = time.monotonic() + 20
             while (left := alive()) and time.monotonic() < deadline:
                 stub.Reconstruct(request())

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lemmse.client.computations import Computations
 from lemmse.client.extras import required
 from lemmse.client.interface import Client
 from lemmse.contract.errors import (
@@ -79,18 +80,29 @@ class EmbeddedClient(Client):
         timeout: float | None,
     ) -> Generator[Result | LemmseError, None, None]:
         expired = expiry(timeout)
-        for measurement in batch:
+        ended, broken = False, None  # an exception of the batch waits for the results before it
+
+        def answer(measurement: Measurement) -> Result:
             self._require_open()
-            if isinstance(measurement, InvalidArgument):
-                yield measurement
-                continue
-            try:
-                outcome: Result | LemmseError = self.answer(index, measurement, options, expired)
-            except DeadlineExceeded:
-                raise
-            except LemmseError as error:
-                outcome = error
-            yield outcome
+            return self.answer(index, measurement, options, lambda: computations.is_over or expired())
+
+        # While a thread computes, this one reads the next image, and its caller uses the last result.
+        with closing(Computations(answer)) as computations:
+            while computations or not ended:
+                self._require_open()
+                if not ended:
+                    try:
+                        one = next(batch, None)
+                    except Exception as error:
+                        one, broken = None, error
+                    if one is None:
+                        ended = True
+                    else:
+                        computations.ask(one)
+                if len(computations) == 2 or (computations and ended):
+                    yield computations.outcome()
+            if broken is not None:
+                raise broken
 
     def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None

@@ -256,8 +256,9 @@ class Client(Closable, ABC):
         """Yield the reconstructions of images, lazily and in order.
 
         An image that fails does not end the batch: its error is yielded in its place. An error of the whole
-        batch, such as a lost connection, is raised. A remote client reads a few images ahead. When the
-        generator is closed or garbage collected, the remaining images are cancelled.
+        batch, such as a lost connection, is raised. A few images are read ahead, and computed while the
+        caller uses the results before them. When the generator is closed or garbage collected, the remaining
+        images are cancelled.
 
         Parameters
         ----------

@@ -2,10 +2,11 @@
 
 All numerical work is in `lemmse.estimator`. The server is asynchronous, and its event loop runs in a thread
 of its own (`loop`). `listening` opens the sockets, `receiving` reads and decodes requests, `sending` sends
-answers, `service` contains the servicers, `health` the health service, and `items` assembles the items of a
-stream. `limits` refuses what can never be served, and `admission` holds memory and places for the rest.
-`compute` runs computations outside of the loop, in turns whose order `turns` and `shares` determine;
-`callers` names the clients. `aside` decodes and encodes large messages, and `heap` returns freed memory.
+answers, `service` contains the servicers, and `health` the health service. `items` assembles the items of a
+stream, and `streams` answers them. `limits` refuses what can never be served; for the rest, `memory` holds
+memory, `admission` places, and `open_calls` ends silent calls that have to make room. `compute` runs
+computations outside of the loop, in turns whose order `turns` and `shares` determine; `callers` names the
+clients. `aside` decodes and encodes large messages, and `heap` returns freed memory.
 `calls` logs each call, `failures` converts errors to the messages that clients receive, and `lifecycle`
 starts and drains the server.
 

@@ -1,159 +1,20 @@
-"""Admission of requests by their memory and their work.
+"""Admission of requests by their work.
 
-A request holds memory from the time when its first part arrives until it is answered, and a place with its
-work while it waits and computes. What cannot be served here at all is invalid. What has no room now is
-refused, if it has arrived; the items of a stream wait instead, which gRPC's flow control passes on to the
-client.
+A request holds a place with its work while it waits and computes. What cannot be served here at all is
+invalid. What has no place now is refused; the items of a stream wait instead.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from lemmse.contract.errors import DeadlineExceeded, ResourceExhausted
+from lemmse.contract.errors import ResourceExhausted
 
-__all__ = ["Memory", "Queue", "Upload"]
+__all__ = ["Queue"]
 
-_OF_UPLOADS = 0.5
-"""Share of the memory that requests which have arrived in part may hold."""
-_OF_CLIENT = 0.25
-"""Share of the memory that such requests of one client may hold, if there are several."""
-_RETRY = 1.0
-"""Time in seconds after which to try again for memory, whose release cannot be predicted."""
 _LEAST, _MOST = 0.1, 60.0
 """Least and greatest time in seconds after which to try again for a place."""
-
-
-class Memory:
-    """The memory of all requests, in bytes. Use it in the event loop.
-
-    Parameters
-    ----------
-    total : int
-        Largest sum.
-    patience : float
-        Time in seconds after which a request that has arrived in part may have to make room.
-    """
-
-    def __init__(self, total: int, patience: float) -> None:
-        self._total, self._patience = total, patience
-        self._used = 0
-        self._partial: dict[Upload, None] = {}
-        self._waiting: deque[tuple[Upload, asyncio.Future[None]]] = deque()
-
-    @property
-    def used(self) -> int:
-        """Bytes in use."""
-        return self._used
-
-    @contextmanager
-    def held(self, nbytes: int) -> Iterator[None]:
-        """Hold memory for a request that has arrived.
-
-        Raises
-        ------
-        ResourceExhausted
-            There is not enough now.
-        """
-        if self._used + nbytes > self._total:
-            raise ResourceExhausted(
-                f"the requests that this server has take {self._used} of {self._total} bytes, and this one "
-                f"would take {nbytes}; try again later",
-                retry_after=_RETRY,
-            )
-        self._used += nbytes
-        try:
-            yield
-        finally:
-            self._used -= nbytes
-            self._grant()
-
-    async def take(self, client: str, nbytes: int, *, whole: bool) -> "Upload":
-        """Wait for the memory of a request of a stream; it is held until `Upload.give`."""
-        upload = Upload(self, client, nbytes, whole)
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((upload, granted))
-        self._grant()
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.cancelled():
-                self._waiting.remove((upload, granted))
-                self._grant()
-            else:
-                self._give(upload)
-            raise
-        return upload
-
-    def _arrived(self, upload: "Upload") -> None:
-        upload.whole = True
-        self._partial.pop(upload, None)
-        self._grant()
-
-    def _give(self, upload: "Upload") -> None:
-        self._partial.pop(upload, None)
-        self._used -= upload.nbytes
-        self._grant()
-
-    def _require_patience(self, upload: "Upload") -> None:
-        age = asyncio.get_running_loop().time() - upload.began
-        if self._waiting and age > self._patience:
-            raise DeadlineExceeded(
-                f"expected the whole item within {self._patience:g} seconds, as others wait for its memory"
-            )
-
-    def _grant(self) -> None:
-        """Grant memory to those who wait, in their order; one whose client has its share is passed over."""
-        partial = sum(upload.nbytes for upload in self._partial)
-        for waiting in list(self._waiting):
-            upload, granted = waiting
-            if self._used + upload.nbytes > self._total:
-                return
-            if granted.done() or (not upload.whole and self._has_its_share(upload.client, upload.nbytes)):
-                continue
-            if not upload.whole:
-                partial += upload.nbytes  # also of one that has to wait: no smaller one overtakes it
-                if partial > _OF_UPLOADS * self._total:
-                    continue
-                self._partial[upload] = None
-                upload.began = asyncio.get_running_loop().time()
-            self._waiting.remove(waiting)
-            self._used += upload.nbytes
-            granted.set_result(None)
-
-    def _has_its_share(self, client: str, nbytes: int) -> bool:
-        own = sum(upload.nbytes for upload in self._partial if upload.client == client)
-        return own > 0 and own + nbytes > _OF_CLIENT * self._total
-
-
-@dataclass(eq=False, slots=True)
-class Upload:
-    """The memory of an item of a stream."""
-
-    memory: Memory
-    """The memory of all requests."""
-    client: str
-    """Name of the client."""
-    nbytes: int
-    """Size, in bytes."""
-    whole: bool
-    """Whether the item has arrived."""
-    began: float = 0.0
-    """When the memory was granted, in the time of the event loop."""
-
-    def arrived(self) -> None:
-        """Note that the item has arrived."""
-        self.memory._arrived(self)
-
-    def give(self) -> None:
-        """Return the memory."""
-        self.memory._give(self)
-
-    def require_patience(self) -> None:
-        """Raise DeadlineExceeded if the item is late, and others wait for memory."""
-        self.memory._require_patience(self)
 
 
 @dataclass(eq=False, slots=True)

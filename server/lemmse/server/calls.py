@@ -18,13 +18,15 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def logged(what: str) -> Iterator[dict[str, Any]]:
+def logged(what: str, since: float | None = None) -> Iterator[dict[str, Any]]:
     """Log one line about the `with` block, with its duration and outcome.
 
     Parameters
     ----------
     what : str
         Name of the method, or of a part of it.
+    since : float, optional
+        When it began, in the time of `time.perf_counter`; by default, now.
 
     Yields
     ------
@@ -37,7 +39,7 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
         Raised in place of any exception of the block.
     """
     facts: dict[str, Any] = {}
-    start = time.perf_counter()
+    start = time.perf_counter() if since is None else since
     # The outcome if the client has disconnected: the task of the call is cancelled, or gRPC closes the
     # generator of the answers.
     outcome = grpc.StatusCode.CANCELLED.name
@@ -45,7 +47,7 @@ def logged(what: str) -> Iterator[dict[str, Any]]:
         yield facts
         outcome = grpc.StatusCode.OK.name
     except Exception as error:
-        failure = Failure(error)
+        failure = error if isinstance(error, Failure) else Failure(error)
         outcome = f"{failure.code.name} {failure}"
         try:
             raise failure from None

@@ -1,17 +1,27 @@
 """Assembly of the items of a request stream from their parts."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 from lemmse.contract.chunks import Incoming
 from lemmse.contract.errors import DeadlineExceeded, InvalidArgument, MalformedMessage
-from lemmse.server.admission import Upload
 from lemmse.server.failures import Ended
+from lemmse.server.memory import Upload
 from lemmse.v1 import reconstruction_pb2 as pb
 
 __all__ = ["Item", "items"]
 
-Item = tuple[int, Incoming[pb.ReconstructRequest] | InvalidArgument]
-"""Number of an item, and its request, incomplete if it was cut short, or the error if it is invalid."""
+
+class Item(NamedTuple):
+    """An item of a stream."""
+
+    number: int
+    """Its number."""
+    request: Incoming[pb.ReconstructRequest] | InvalidArgument
+    """The request, incomplete if it was cut short, or the error if it is invalid."""
+    upload: Upload | None
+    """The memory that it holds, which whoever answers it returns; None if it is invalid."""
+
 
 Admit = Callable[[Incoming[pb.ReconstructRequest]], Awaitable[Upload]]
 """Waits for the memory of an item whose first part has arrived, or raises InvalidArgument."""
@@ -22,8 +32,7 @@ async def items(
 ) -> AsyncGenerator[Item, None]:
     """Yield each item as soon as its last byte has arrived; parts are read one at a time.
 
-    The memory of an item is held until the next one is requested. An invalid item is yielded as its error,
-    and its remaining parts are discarded.
+    An invalid item is yielded as its error, and its remaining parts are discarded.
 
     Parameters
     ----------
@@ -46,24 +55,22 @@ async def items(
     upload: Upload | None = None
     refused = False
 
-    def release() -> None:
+    def handed_over() -> Upload | None:
         nonlocal upload
-        if upload is not None:
-            upload.give()
-            upload = None
+        own, upload = upload, None
+        return own
 
     try:
         while (part := await _next(parts, within_item=incoming is not None)) is not None:
             kind = part.WhichOneof("part")
             if kind == "request":
                 if incoming is not None and number is not None:
-                    yield number, incoming
+                    yield Item(number, incoming, handed_over())
                 if part.item == number:
                     raise MalformedMessage.of(
                         "item", f"expected a number other than the last item's, got {number}"
                     )
                 number, incoming, refused = part.item, None, False
-                release()
             elif kind is None:
                 raise MalformedMessage.of("part", "expected a request or a chunk, got neither")
             elif part.item != number or (incoming is None and not refused):
@@ -81,19 +88,21 @@ async def items(
                     incoming.add(part.chunk)
             except InvalidArgument as error:
                 incoming, refused = None, True
-                release()
-                yield part.item, error
+                if upload is not None:
+                    upload.give()
+                    upload = None
+                yield Item(part.item, error, None)
             else:
                 if incoming.complete:
                     upload.arrived()
-                    yield part.item, incoming
+                    yield Item(part.item, incoming, handed_over())
                     incoming = None
-                    release()
             del part  # it may be large, and the next one may be long in coming
         if incoming is not None and number is not None:
-            yield number, incoming
+            yield Item(number, incoming, handed_over())
     finally:
-        release()
+        if upload is not None:
+            upload.give()
 
 
 async def _next(

@@ -1,12 +1,13 @@
 """The gRPC servicers. Each method decodes the request, calls one function and encodes the answer."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
-from lemmse.contract.chunks import Incoming, attach, split
+from lemmse.contract.chunks import Incoming, attach
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import INLINE_BYTES
 from lemmse.contract.measurement import Measurement
@@ -29,20 +30,20 @@ from lemmse.estimator import Reconstructor, Registry
 from lemmse.estimator.best_of import BestOf
 from lemmse.estimator.cancellation import Cancel
 from lemmse.estimator.exclusions import MOST_KEPT
-from lemmse.server.admission import Memory, Queue, Upload
+from lemmse.server.admission import Queue
 from lemmse.server.aside import Aside
 from lemmse.server.callers import caller
 from lemmse.server.calls import logged
 from lemmse.server.compute import Compute, Joint
 from lemmse.server.config import ServerConfig
 from lemmse.server.exclusive import Places
-from lemmse.server.failures import Ended, Failure
-from lemmse.server.items import items
 from lemmse.server.limits import admissible_bytes, require_fitting, require_pixels, require_possible
-from lemmse.server.metrics import Stopwatch, answered, phase, queued
+from lemmse.server.memory import Memory
+from lemmse.server.metrics import answered, phase, queued
+from lemmse.server.receiving import Requests
+from lemmse.server.streams import Streams
 from lemmse.v1 import index_pb2, index_pb2_grpc, reconstruction_pb2_grpc
 from lemmse.v1 import reconstruction_pb2 as pb
-from lemmse.v1.tensor_pb2 import TensorChunk
 
 __all__ = ["IndexServicer", "ReconstructionServicer"]
 
@@ -51,6 +52,20 @@ _ASIDE = 2
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
+_Key = tuple[Reconstructor, tuple[int, ...]] | None
+"""What a copy of the keys without some training images belongs to; None if there is no need of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request that is decoded and checked."""
+
+    measurement: Measurement
+    options: Options
+    reconstructor: Reconstructor | BestOf
+    work: float
+    """Expected work, in multiply-adds."""
+    key: _Key
 
 
 class IndexServicer(index_pb2_grpc.IndexServiceServicer):
@@ -95,6 +110,9 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         self._queue = Queue(config.queue, config.queue_work, lambda: compute.rate)
         self._copies = Places(MOST_KEPT)
         self._aside = Aside(_ASIDE)
+        self._streams = Streams(
+            config, self._memory, self._aside, self._prepare, partial(self._answer, wait=True)
+        )
 
     def close(self) -> None:
         """End the threads."""
@@ -114,33 +132,15 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                     f"ReconstructStream",
                 )
             with self._memory.held(nbytes):
-                result = await self._reconstruct(incoming, options, caller(context), facts, wait=False)
+                prepared = await self._prepare(incoming, options)
+                result = await self._answer(prepared, caller(context), facts, wait=False)
                 with phase("encode"):
                     return await self._aside.run(size, lambda: attach(*reconstruct_response(result)))
 
-    async def ReconstructStream(  # noqa: N802, D102
-        self, request_iterator: AsyncIterator[pb.ReconstructStreamRequest], context: _Context
+    def ReconstructStream(  # type: ignore[override]  # noqa: N802, D102
+        self, request_iterator: Requests[pb.ReconstructStreamRequest], context: _Context
     ) -> AsyncIterator[pb.ReconstructStreamResponse]:
-        client, count = caller(context), 0
-
-        async def admit(incoming: Incoming[pb.ReconstructRequest]) -> Upload:
-            nbytes = admissible_bytes(incoming, read_options(incoming.message), self._config)
-            return await self._memory.take(client, nbytes, whole=incoming.complete)
-
-        with logged("ReconstructStream") as facts:
-            async with aclosing(items(request_iterator, admit)) as arriving:
-                async for number, incoming in arriving:
-                    if count == self._config.max_items:
-                        raise Ended(
-                            f"the stream has {count} items, the most that this server takes in one; open "
-                            f"another one",
-                            retry_after=0.0,
-                        )
-                    count += 1
-                    facts["items"] = count
-                    async for answer in self._answers(number, incoming, client):
-                        yield answer
-                    del incoming, answer  # they may be large, and the next item may be long in coming
+        return self._streams.answers(request_iterator, caller(context))
 
     async def Explain(  # noqa: N802, D102
         self, request: pb.ExplainRequest, context: _Context
@@ -221,52 +221,23 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
                 )
             return estimate_noise_response(estimate)
 
-    async def _answers(
-        self, number: int, incoming: Incoming[pb.ReconstructRequest] | InvalidArgument, client: str
-    ) -> AsyncIterator[pb.ReconstructStreamResponse]:
-        """Yield the parts of the answer to an item."""
-        try:
-            with logged("ReconstructStream.item") as facts:
-                facts["item"] = number
-                if isinstance(incoming, InvalidArgument):
-                    raise incoming
-                options = read_options(incoming.message)
-                result = await self._reconstruct(incoming, options, client, facts, wait=True)
-        except Failure as failure:
-            yield pb.ReconstructStreamResponse(item=number, error=failure.status.SerializeToString())
-            return
-        size, parts, encoding = incoming.nbytes, split(*reconstruct_response(result)), Stopwatch("encode")
-        while True:
-            with encoding:
-                part = await self._aside.run(size, lambda: next(parts, None))
-            if part is None:
-                encoding.observe()
-                return
-            if isinstance(part, TensorChunk):
-                yield pb.ReconstructStreamResponse(item=number, chunk=part)
-            else:
-                yield pb.ReconstructStreamResponse(item=number, response=part)
+    async def _prepare(self, incoming: Incoming[pb.ReconstructRequest], options: Options) -> _Prepared:
+        """Return a request that has arrived, decoded and checked."""
 
-    async def _reconstruct(
-        self,
-        incoming: Incoming[pb.ReconstructRequest],
-        options: Options,
-        client: str,
-        facts: dict[str, Any],
-        *,
-        wait: bool,
-    ) -> Result:
-        """Return the result of a request that has arrived; `wait` is that of `Queue.place`."""
-
-        def prepare() -> tuple[Measurement, Reconstructor | BestOf, float, _Key]:
+        def prepare() -> _Prepared:
             measurement = read_measurement(incoming)
             reconstructor = self._registry.choose(incoming.message.index, options.quality, measurement)
             require_pixels(reconstructor.pixels(measurement), self._config)
             key = _key(reconstructor, options.exclude if options.estimator == "le-mmse" else ())
-            return measurement, reconstructor, reconstructor.work(measurement, options), key
+            work = reconstructor.work(measurement, options)
+            return _Prepared(measurement, options, reconstructor, work, key)
 
         with phase("decode"):
-            measurement, reconstructor, work, key = await self._aside.run(incoming.nbytes, prepare)
+            return await self._aside.run(incoming.nbytes, prepare)
+
+    async def _answer(self, request: _Prepared, client: str, facts: dict[str, Any], *, wait: bool) -> Result:
+        """Return the result of a request; `wait` is that of `Queue.place`."""
+        measurement, options, reconstructor = request.measurement, request.options, request.reconstructor
         facts |= {
             "index": reconstructor.name,
             "estimator": options.estimator,
@@ -275,10 +246,10 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         }
         result = await self._computed(
             lambda cancelled: reconstructor.answer(measurement, options, cancelled),
-            work,
+            request.work,
             client,
             wait=wait,
-            key=key,
+            key=request.key,
             joint=_joint(reconstructor, measurement, options),
         )
         facts["index"] = result.diagnostics.index
@@ -300,10 +271,6 @@ class ReconstructionServicer(reconstruction_pb2_grpc.ReconstructionServiceServic
         with queued(work) as used:
             async with self._queue.place(work, client, wait=wait), self._copies.taken(key):
                 return await self._compute.run(compute, client=client, cost=work, joint=joint, used=used)
-
-
-_Key = tuple[Reconstructor, tuple[int, ...]] | None
-"""What a copy of the keys without some training images belongs to; None if there is no need of one."""
 
 
 def _key(reconstructor: Reconstructor | BestOf, exclude: Sequence[str]) -> _Key:

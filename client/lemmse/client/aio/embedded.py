@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from threading import Event
 from typing import TypeVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from lemmse.client.aio.interface import AsyncClient, Batch, read
 from lemmse.client.embedded import EmbeddedClient, expiry
+from lemmse.contract.ahead import ahead
 from lemmse.contract.errors import DeadlineExceeded, InvalidArgument, LemmseError
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import ExplainOptions, Options
@@ -62,18 +64,33 @@ class AsyncEmbeddedClient(AsyncClient):
         self, index: str, batch: Batch, options: Options, timeout: float | None
     ) -> AsyncGenerator[Result | LemmseError, None]:
         expired = expiry(timeout)
-        while (measurement := await read(batch)) is not None:
-            self._require_open()
-            if isinstance(measurement, InvalidArgument):
+
+        async def measurements() -> AsyncGenerator[Measurement | InvalidArgument, None]:
+            while (measurement := await read(batch)) is not None:
                 yield measurement
-                continue
-            try:
-                outcome: Result | LemmseError = await self._answer(index, measurement, options, expired)
-            except DeadlineExceeded:
-                raise
-            except LemmseError as error:
-                outcome = error
-            yield outcome
+
+        async def outcomes() -> AsyncGenerator[Result | LemmseError, None]:
+            async with aclosing(ahead(measurements())) as read_ahead:
+                async for measurement in read_ahead:
+                    self._require_open()
+                    if isinstance(measurement, InvalidArgument):
+                        yield measurement
+                        continue
+                    try:
+                        outcome: Result | LemmseError = await self._answer(
+                            index, measurement, options, expired
+                        )
+                    except DeadlineExceeded:
+                        raise
+                    except LemmseError as error:
+                        outcome = error
+                    yield outcome
+
+        # While an image is computed, the next one is read and the caller uses the last result.
+        async with aclosing(ahead(outcomes())) as answered:
+            async for outcome in answered:
+                self._require_open()
+                yield outcome
 
     async def _explain(
         self, index: str, measurement: Measurement, options: ExplainOptions, timeout: float | None
