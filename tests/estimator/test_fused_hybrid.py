@@ -19,7 +19,7 @@ from lemmse.estimator.fused_hybrid import FusedHybrid, KeyGroups
 from lemmse.estimator.fused_hybrid.group_sums import ClosedSums, probe
 from lemmse.estimator.fused_hybrid.groups import GroupMoments
 from lemmse.estimator.fused_hybrid.tables import GroupQueries, GroupTables, LevelTables
-from lemmse.estimator.fused_hybrid.visits import Visits, list_queries
+from lemmse.estimator.fused_hybrid.visits import PART, Visits, list_queries
 from lemmse.index import build, open_index
 from lemmse.index.clustering.moments import Moments
 from tests.support.fused import BLOCKS, DEVICE
@@ -153,7 +153,7 @@ def test_each_visitor_meets_each_group_once(count, most, block):
             found, begun = {}, {}
             for row, number, group, size, first, step, entry in visits.blocks.tolist():
                 assert 0 < number <= block
-                assert 0 < size <= 64
+                assert 0 < size <= PART
                 begun |= {entry + i: row + i for i in range(number)}
                 for i, j in np.ndindex(number, size):
                     found[first + j * step + i] = row + i, group + j
@@ -161,7 +161,7 @@ def test_each_visitor_meets_each_group_once(count, most, block):
             assert [begun[i] for i in range(visits.entries)] == row_of
     parents = [(range(*edges[c : c + 2]), range(*first_group[c : c + 2])) for c in range(3)]
     assert sorted(met) == sorted((q, g) for rows, groups in parents for q in rows for g in groups)
-    assert sorted(entries) == sorted(q for rows, groups in parents for q in rows for _ in groups[::64])
+    assert sorted(entries) == sorted(q for rows, groups in parents for q in rows for _ in groups[::PART])
 
 
 def estimates(groups, u, sigma):
@@ -270,7 +270,7 @@ def test_the_probe_estimates_the_sum_and_finds_the_heaviest_group(backend, group
     guess = probe(tables, 1 / sigma**2, problem.of_groups, visits)
     *_, jensen = found = estimates(tables.groups, problem.u, sigma)
     log_mass, trusted = found[2], np.minimum(found[2], jensen + 2)
-    parts = [(a, min(a + 64, len(tables.groups))) for a in range(0, len(tables.groups), 64)]
+    parts = [(a, min(a + PART, len(tables.groups))) for a in range(0, len(tables.groups), PART)]
     for (a, b), row in zip(parts, range(0, visits.entries, 20), strict=True):
         here = slice(row, row + 20)
         np.testing.assert_array_equal(guess.group[here].cpu(), a + log_mass[:, a:b].argmax(axis=1))

@@ -16,6 +16,7 @@ from lemmse.estimator.fused.kernel import fused_kernel
 from lemmse.estimator.fused.launch import widths_of
 from lemmse.estimator.fused_hybrid.group_kernel import close_kernel, probe_kernel
 from lemmse.estimator.fused_hybrid.group_sums import BLOCK
+from lemmse.estimator.fused_hybrid.visits import PART
 
 POINTERS = {
     "planes": "*fp16",
@@ -71,7 +72,7 @@ INPUTS |= {"query": "*i64", "blocks": "*i64", "G": "i32", "precision": "fp32"}
 PROBE = INPUTS | {"masses": "*fp32", "heaviest": "*i64", "V": "i32"}
 CLOSE = dict.fromkeys(("shrinkage", "log_z", "extent", "low", "high", "radius", "sums", "patches"), "*fp32")
 CLOSE |= INPUTS | {"limit": "fp32", "forced": "*i32", "opened": "*i8", "Q": "i32"}
-GROUPS = {"CHUNKS": 5, "LEADING": 2, "BQ": BLOCK}
+GROUPS = {"CHUNKS": 5, "LEADING": 2, "BQ": BLOCK, "BG": PART}
 LEVELS = ({"E": 17, "PATCH": False}, {"E": 0, "PATCH": False}, {"E": 0, "PATCH": True})
 
 

@@ -132,7 +132,7 @@ def _products(  # type: ignore[no-untyped-def]
     return coarse, fine
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["Q"])
 def fused_kernel(  # type: ignore[no-untyped-def]
     planes,  # float16, (2 or 3, Q, KP): the queries
     precisions,  # float16, (2, Q, KP): minus half of the precisions of the coordinates, if WEIGHTED

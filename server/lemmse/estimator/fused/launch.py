@@ -4,7 +4,8 @@ import atexit
 import os
 import shutil
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,7 +22,7 @@ from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import LOG2_E
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["LISTED_BLOCK", "Launch", "find_cache", "start", "widths_of"]
+__all__ = ["LISTED_BLOCK", "Launch", "find_cache", "start", "starting", "widths_of"]
 
 _PATCH_CHUNK = 64
 """Number of coordinates of whole patches that a program sums."""
@@ -72,6 +73,17 @@ def start() -> None:
     with _lock:
         find_cache()
         driver.active.get_current_device()
+
+
+@contextmanager
+def starting(device: torch.device) -> Iterator[None]:
+    """Have Triton start kernels on a device, in one thread at a time."""
+    with _lock:
+        if device.type != "cuda":
+            yield
+            return
+        with torch.cuda.device(device):  # Triton starts kernels on the current one of this thread
+            yield
 
 
 class Launch:
@@ -235,7 +247,7 @@ class Launch:
         def grid(meta: dict[str, Any]) -> tuple[int, int, int]:
             return rows // meta["BQ"], parts, max(1, self._patch_chunks)
 
-        with _lock, _current(spans.device):
+        with starting(spans.device):
             kernel[grid](
                 *self._inputs,
                 spans,
@@ -287,11 +299,6 @@ class Launch:
             second = form.unit**2 * x[1]
             sums.append(second + 2 * form.origin * first + w * form.origin.square())
         return torch.cat(sums, dim=1)
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a GPU the current one, to which Triton sends kernels."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _power(number: int) -> int:

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from lemmse.estimator.fused_hybrid.tables import CHUNK, CONSTANTS
-from lemmse.estimator.fused_hybrid.visits import PARTS
 from lemmse.estimator.hybrid import group_sums
 
 __all__ = ["close_kernel", "probe_kernel"]
@@ -33,7 +32,6 @@ _NEGLIGIBLE = tl.constexpr(1e-9)
 """Groups are not summed if all of a program have less than this share of Σ w, and less error."""
 _CHUNK = tl.constexpr(CHUNK)
 _CONSTANTS = tl.constexpr(CONSTANTS)
-_BG = tl.constexpr(PARTS)
 _PRECISE: tl.constexpr = tl.constexpr("tf32x3")
 """Products are sums of three, so that tensor cores lose no more than float32 does."""
 
@@ -77,21 +75,23 @@ def _scores(  # type: ignore[no-untyped-def]
     CHUNKS: tl.constexpr,
     LEADING: tl.constexpr,
     BQ: tl.constexpr,
+    BG: tl.constexpr,
 ):
     """Return log mass, the log of Jensen's bound, s, s_max, and log a of a group with few decisive keys."""
-    along = tl.zeros((BQ, _BG), tl.float32)
-    for i in range(CHUNKS):
-        x = _coordinates(u, query, i, CHUNKS * _CHUNK)
-        along = _product(along, x, means, i * _CHUNK, G, group, here)
-    spread = tl.zeros((BQ, _BG), tl.float32)
-    gaussian = tl.zeros((BQ, _BG), tl.float32)
+    along = tl.zeros((BQ, BG), tl.float32)
+    spread = tl.zeros((BQ, BG), tl.float32)
+    gaussian = tl.zeros((BQ, BG), tl.float32)
     for i in range(LEADING):
         x = _coordinates(u, query, i, CHUNKS * _CHUNK)
         row = i * _CHUNK
+        along = _product(along, x, means, row, G, group, here)
         spread = _product(spread, x * x, leading, row, G, group, here)
         spread = _product(spread, x, leading, row + LEADING * _CHUNK, G, group, here)
         gaussian = _product(gaussian, x * x, leading, row + 2 * LEADING * _CHUNK, G, group, here)
         gaussian = _product(gaussian, x, leading, row + 3 * LEADING * _CHUNK, G, group, here)
+    for i in range(LEADING, CHUNKS):
+        x = _coordinates(u, query, i, CHUNKS * _CHUNK)
+        along = _product(along, x, means, i * _CHUNK, G, group, here)
     distance = tl.load(square + query)[:, None] - 2.0 * along + _row(constants, 6, G, group, here)
     distance = tl.maximum(distance, 0.0)
     spread += _row(constants, 7, G, group, here) * distance + _row(constants, 8, G, group, here)
@@ -109,28 +109,28 @@ def _scores(  # type: ignore[no-untyped-def]
     total = distance + _row(constants, 4, G, group, here) + _TINY
     variance = _VARIANCE_FACTOR * (s_square + _row(constants, 5, G, group, here)) / total
     x = tl.maximum(tl.sqrt(tl.maximum(total - variance, 0.0)) - reach[:, None], 0.0)
-    x2 = x * x / (variance + _TINY)
-    nearest = 0.5 * log_n - x2 / (4.0 + _TAIL * x2) - _OFFSET
+    x *= x
+    nearest = 0.5 * log_n - x / (4.0 * (variance + _TINY) + _TAIL * x) - _OFFSET
     log_mass = tl.where(s > s_max, tl.minimum(log_mass, nearest), log_mass)
     return log_mass, jensen, s, s_max, nearest
 
 
 @triton.jit
-def _block(blocks, query, BQ: tl.constexpr):  # type: ignore[no-untyped-def]
+def _block(blocks, query, BQ: tl.constexpr, BG: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return the queries and groups of a program, and where its pairs are."""
     at = blocks + tl.program_id(0) * 7
     lane = tl.arange(0, BQ)
     valid = lane < tl.load(at + 1)
     row = tl.load(at) + lane
     number = tl.load(query + row, mask=valid, other=0)
-    column = tl.arange(0, _BG)
+    column = tl.arange(0, BG)
     here = column < tl.load(at + 3)
     group = tl.load(at + 2) + column
     pair = tl.load(at + 4) + column[None, :] * tl.load(at + 5) + lane[:, None]
     return row, number, valid, group, here, pair, tl.load(at + 6) + lane
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "V"])
 def probe_kernel(  # type: ignore[no-untyped-def]
     u,  # float32, (Q, KP): the queries
     square,  # float32, (Q,): their squared norms
@@ -148,9 +148,10 @@ def probe_kernel(  # type: ignore[no-untyped-def]
     CHUNKS: tl.constexpr,  # of all coordinates
     LEADING: tl.constexpr,  # of the leading ones
     BQ: tl.constexpr,
+    BG: tl.constexpr,
 ):
     """Estimate Σ w over some groups, and find the heaviest of these, before any is opened."""
-    _row_number, number, valid, group, here, _pair, out = _block(blocks, query, BQ)
+    _row_number, number, valid, group, here, _pair, out = _block(blocks, query, BQ, BG)
     zero = tl.zeros((BQ,), tl.float32)
     log_mass, jensen, _s, _s_max, _nearest = _scores(
         u,
@@ -168,6 +169,7 @@ def probe_kernel(  # type: ignore[no-untyped-def]
         CHUNKS,
         LEADING,
         BQ,
+        BG,
     )
     log_mass = tl.where(here[None, :], log_mass, _ABSENT)
     trusted = tl.minimum(log_mass, jensen + GAIN)
@@ -180,7 +182,7 @@ def probe_kernel(  # type: ignore[no-untyped-def]
     tl.store(heaviest + out, which, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "Q"])
 def close_kernel(  # type: ignore[no-untyped-def]
     u,  # the first seven as for `probe_kernel`
     square,
@@ -209,9 +211,10 @@ def close_kernel(  # type: ignore[no-untyped-def]
     CHUNKS: tl.constexpr,
     LEADING: tl.constexpr,
     BQ: tl.constexpr,
+    BG: tl.constexpr,
 ):
     """Choose the groups to open, and add the sums over the others, relative to e^log_z."""
-    row, number, valid, group, here, pair, _out = _block(blocks, query, BQ)
+    row, number, valid, group, here, pair, _out = _block(blocks, query, BQ, BG)
     inside = valid[:, None] & here[None, :]
     z = tl.load(log_z + number)
     reach = tl.sqrt(tl.maximum(-2.0 * z, 0.0))
@@ -231,6 +234,7 @@ def close_kernel(  # type: ignore[no-untyped-def]
         CHUNKS,
         LEADING,
         BQ,
+        BG,
     )
     few = s > s_max
     once = tl.minimum(s, s_max)
@@ -240,7 +244,7 @@ def close_kernel(  # type: ignore[no-untyped-def]
     opens = error > limit
     if E > 0:
         # The moments of a large group do not know its outliers: one of those within the box may count.
-        distance = tl.zeros((BQ, _BG), tl.float32)
+        distance = tl.zeros((BQ, BG), tl.float32)
         for k in range(E):
             x = tl.load(extent + k * Q + number)[:, None]
             below = tl.load(low + k * G + group, mask=here, other=0.0)[None, :] - x
@@ -270,7 +274,7 @@ def close_kernel(  # type: ignore[no-untyped-def]
         tl.atomic_add(out + Q, tl.sum(mass * mass * share, 1), mask=valid, sem="relaxed")
         tl.atomic_add(out + 2 * Q, tl.sum(square_error, 1), mask=valid, sem="relaxed")
         for c in range(T):
-            moved = tl.zeros((BQ, _BG), tl.float32)
+            moved = tl.zeros((BQ, BG), tl.float32)
             for i in range(LEADING):
                 x = _coordinates(u, number, i, CHUNKS * _CHUNK)
                 moved = _product(moved, x, leading, ((4 + c) * LEADING + i) * _CHUNK, G, group, here)

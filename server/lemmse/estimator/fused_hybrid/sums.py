@@ -171,12 +171,15 @@ class FusedHybrid:
         place = (cell * q + torch.arange(q, device=cell.device)).flatten().sort().values
         visitors, count = place % q, torch.bincount(place // q, minlength=len(groups.cells))
         forced = torch.full((len(groups.cells) * q,), -1, dtype=torch.int32, device=cell.device)
-        rows, heaviest = [], []
+        parts = []
         for some in Visits.of(visitors, count, groups.first_group, BLOCK):
-            rows.append(some.rows())
-            heaviest.append(probe(tables.leaves, tables.precision, queries, some).group)
-        row, (group, order) = torch.cat(rows), torch.cat(heaviest).sort(stable=True)
-        row = row[order]
+            of_leaves = probe(tables.leaves, tables.precision, queries, some)
+            parts.append((some.rows(), of_leaves.largest, of_leaves.group))
+        row, mass, group = (torch.cat(column) for column in zip(*parts, strict=True))
+        heaviest = torch.full_like(place, -torch.inf, dtype=mass.dtype).scatter_reduce(0, row, mass, "amax")
+        kept = (mass == heaviest[row]).nonzero()[:, 0]  # of all parts of the groups of a cell
+        group, order = group[kept].sort(stable=True)
+        row = row[kept][order]
         found = self._key_sums(launch, groups, visitors[row], group, spec)
         forced = forced.scatter_reduce(0, place[row], group.int(), "amax")
         log_mass = guess.log_mass.view(-1, q).logsumexp(dim=0)
