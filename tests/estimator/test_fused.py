@@ -19,6 +19,7 @@ from lemmse.estimator.device_rows import DeviceRows
 from lemmse.estimator.fused import Form, FusedKeys
 from lemmse.estimator.fused import sums as sums_module
 from lemmse.index import build, open_index
+from tests.support.bounds import within_bounds
 from tests.support.fused import BLOCKS, DEVICE, GPU, KINDS, expected, fused_sums, in_parts, keys_of, needs_gpu
 from tests.support.oracle import agreement
 from tests.support.problems import PROBLEMS
@@ -27,6 +28,12 @@ from tests.support.processes import run_process
 ALL = Outputs(variance=True, ess=True, patch=True)
 SIGMAS = (1e-3, 0.01, 0.1, 1.0, 1e3)
 TARGETS = Outputs(variance=True, ess=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def all_accesses():
+    with within_bounds():
+        yield
 
 
 def decibels(sigma):
@@ -286,3 +293,17 @@ def test_blocks_are_tuned_and_kept():
     fused.prepare()
     sums = exact_sums(keys, asked.to(DEVICE), SumSpec(outputs=TARGETS), fused)
     check(sums.posterior(3), expected(keys, asked), 0.1, TARGETS)
+
+
+@pytest.mark.skipif(GPU, reason="torch sees a GPU")
+@pytest.mark.parametrize("missing", ["codes", "norms", "targets"])
+def test_accesses_outside_tensors_are_found(missing):
+    keys, asked = near("bytes", 0.1)
+    fused = FusedKeys(keys, BLOCKS)
+    stratum = fused._stratum(0)
+    if missing == "codes":
+        fused._codes.values = fused._codes.values[: BLOCKS.span * 9 - 1]
+    last = {"norms": stratum.norms[:1, :-1], "targets": stratum.targets[:-1]}
+    fused._strata[0] = replace(stratum, **{name: last[name] for name in last if name == missing})
+    with pytest.raises(Exception, match="accesses are outside all tensors"):
+        exact_sums(keys, asked, SumSpec(), fused)

@@ -22,11 +22,18 @@ from lemmse.estimator.fused_hybrid.tables import GroupQueries, GroupTables, Leve
 from lemmse.estimator.fused_hybrid.visits import PART, Visits, list_queries
 from lemmse.index import build, open_index
 from lemmse.index.clustering.moments import Moments
+from tests.support.bounds import within_bounds
 from tests.support.fused import BLOCKS, DEVICE
 from tests.support.oracle import agreement
 
 SPAN = 64
 ALL = Outputs(variance=True, ess=True, error=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def all_accesses():
+    with within_bounds():
+        yield
 
 
 @pytest.fixture(scope="module")
