@@ -1,4 +1,4 @@
-"""Requests with tensors on a GPU, without one: none meets a tensor in host memory; answers are those of a CPU.
+"""Requests with tensors on a GPU, without one: none meets a tensor in host memory; answers are those of CPUs.
 
 What torch would refuse on a GPU, `tests.support.card` refuses. Kernels run in Triton's interpreter.
 """
