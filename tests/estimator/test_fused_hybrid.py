@@ -355,6 +355,34 @@ def test_clean_patches_of_whitened_keys(images, tmp_path, mode):
     assert not backend.fused.computes(Outputs(variance=True, patch=True))
 
 
+def test_lists_in_parts_on_a_gpu_of_little_shared_memory(backend, images, monkeypatch):
+    """The kernel is started with fewer stages if it does not fit, and lists are divided if they are long."""
+    from triton.runtime import OutOfResources
+
+    from lemmse.estimator.fused.kernel import fused_kernel
+
+    class Small:
+        def __getitem__(self, grid):
+            def run(*arguments, num_stages, **others):
+                tried.append(num_stages)
+                if num_stages > 1:
+                    raise OutOfResources(130_048, 101_376, "shared memory")
+                fused_kernel[grid](*arguments, **others)
+
+            return run
+
+    tried = []
+    queries, spec = queries_of(images, 0.3, 4), SumSpec("hybrid", threshold=3.0)
+    right = backend.fused_hybrid.sums(queries, spec)
+    monkeypatch.setattr("lemmse.estimator.fused.launch.fused_kernel", Small())
+    monkeypatch.setattr("lemmse.estimator.fused_hybrid.sums._OPENED", 2)
+    found = backend.fused_hybrid.sums(queries, spec)
+    assert tried[:3] == [3, 2, 1]
+    assert len(tried) > 2 * 3  # for the estimate, and several parts
+    assert found.keys_evaluated.tolist() == right.keys_evaluated.tolist()
+    torch.testing.assert_close(found.posterior(1).mean, right.posterior(1).mean, rtol=1e-5, atol=1e-6)
+
+
 def test_an_estimate_that_is_too_high_ends_in_the_exact_sum(backend, images, monkeypatch):
     module = "lemmse.estimator.fused_hybrid.sums"
     monkeypatch.setattr(f"{module}._TOO_HIGH", -1e9)

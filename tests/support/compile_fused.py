@@ -6,9 +6,13 @@ Without TRITON_INTERPRET. It fails if a form does not compile.
 """
 
 import re
+import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -92,12 +96,21 @@ def compiled(kernel, arguments, settings, capability):
     }
     source = ASTSource(kernel, signature, settings, aligned)
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options={"num_warps": 4, "num_stages": 2})
+    return triton.compile(source, target=target, options={"num_warps": 4, "num_stages": 3})
 
 
 def report(form, found):
-    products = len(re.findall(r"wgmma\.mma_async|mma\.sync", found.asm["ptx"]))
-    print(f"{form}: {found.metadata.shared} bytes of shared memory, {products} tensor products")
+    products = len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", found.asm["ptx"]))
+    with TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(found.asm["cubin"])
+        asked = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
+        usage = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    print(
+        f"{form}: {products} tensor products, {found.metadata.shared} bytes of shared memory, "
+        f"{registers} registers, {stack} bytes spilled"
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton import knobs
-from triton.runtime import driver
+from triton.runtime import OutOfResources, driver
 
 from lemmse.estimator.fused.fixed_point import LOWEST, Form, QueryPlanes
 from lemmse.estimator.fused.kernel import WEIGHT_BITS, fused_kernel, tuned_kernel
@@ -28,7 +28,8 @@ _PATCH_CHUNK = 64
 """Number of coordinates of whole patches that a program sums."""
 LISTED_BLOCK = 64
 """Number of queries in a block of those that are listed for a span."""
-_LISTED = {"BQ": LISTED_BLOCK, "BM": 64, "num_warps": 4, "num_stages": 3}
+_LISTED = [{"BQ": LISTED_BLOCK, "BM": 64, "num_warps": 4, "num_stages": stages} for stages in (3, 2, 1)]
+"""How the kernel is started for lists of queries: in the first way for which a GPU has the shared memory."""
 _lock = Lock()
 """Held while a kernel is started: the tuner of Triton is not thread-safe."""
 
@@ -239,15 +240,13 @@ class Launch:
             new(rows),
             new(self._powers, rows, self._patch_chunks * _PATCH_CHUNK),
         )
-        settings, is_listed = self._settings, len(places) > 0
-        if is_listed:
-            settings = settings | _LISTED
-        kernel = fused_kernel if "BQ" in settings else tuned_kernel
+        is_listed = len(places) > 0
+        kernel = fused_kernel if is_listed or "BQ" in self._settings else tuned_kernel
 
         def grid(meta: dict[str, Any]) -> tuple[int, int, int]:
             return rows // meta["BQ"], parts, max(1, self._patch_chunks)
 
-        with starting(spans.device):
+        def run(blocks: dict[str, int]) -> None:
             kernel[grid](
                 *self._inputs,
                 spans,
@@ -258,8 +257,18 @@ class Launch:
                 N=rows,
                 LISTED=is_listed,
                 SPAN=span,
-                **settings,
+                **self._settings | blocks,
             )
+
+        *first, last = _LISTED if is_listed else [{}]
+        with starting(spans.device):
+            for blocks in first:
+                try:
+                    run(blocks)
+                    return outcome
+                except OutOfResources:
+                    continue
+            run(last)
         return outcome
 
     def _moments(self, sums: Tensor) -> Tensor:

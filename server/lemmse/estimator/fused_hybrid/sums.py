@@ -44,6 +44,8 @@ _BYTES_OF_CELL = 40
 """Memory that a query takes for each cell."""
 _BYTES = 1 << 30
 """Most bytes of partial sums at once."""
+_OPENED = 1 << 23
+"""Most pairs of a query and a group that it opens at once: lists of them take some 80 bytes each."""
 _TOO_HIGH = 8.0
 """Queries whose estimate of log Σ w exceeds what was found by more are summed over all keys."""
 
@@ -145,8 +147,9 @@ class FusedHybrid:
         for visits in Visits.of(visitors, count, groups.first_group, BLOCK):
             raise_if_cancelled(spec.cancelled)
             pairs = closed.open_groups(tables.leaves, visits, forced).nonzero()[:, 0]
-            row, group = visits.pairs_at(pairs)
-            total = total.merge(self._key_sums(launch, groups, visitors[row], group, spec))
+            for some in torch.split(pairs, _OPENED):
+                row, group = visits.pairs_at(some)
+                total = total.merge(self._key_sums(launch, groups, visitors[row], group, spec))
         by_moments = closed.sums(self._axes, self._mean)
         if outputs.patch:
             by_moments = replace(by_moments, patches=keys.unwhitened(by_moments.patches))
