@@ -12,9 +12,11 @@ import triton.language as tl
 
 from lemmse.estimator.fused_hybrid.tables import CHUNK, CONSTANTS
 from lemmse.estimator.hybrid import group_sums
+from lemmse.estimator.queries import LOG2_E
 
 __all__ = ["close_kernel", "probe_kernel"]
 
+_LOG2_E = tl.constexpr(LOG2_E)
 _ABSENT = tl.constexpr(-1e30)
 _LARGEST_LOG = tl.constexpr(float(group_sums.LARGEST_LOG))
 _LARGEST_S = tl.constexpr(80.0)
@@ -34,6 +36,19 @@ _CHUNK = tl.constexpr(CHUNK)
 _CONSTANTS = tl.constexpr(CONSTANTS)
 _PRECISE: tl.constexpr = tl.constexpr("tf32x3")
 """Products are sums of three, so that tensor cores lose no more than float32 does."""
+
+
+@triton.jit
+def _exp(x):  # type: ignore[no-untyped-def]
+    """Return e^x; `tl.exp` takes three times as many instructions, for results below 2^−126."""
+    return tl.exp2(x * _LOG2_E)
+
+
+@triton.jit
+def _quotient(x, y):  # type: ignore[no-untyped-def]
+    """Return x / y for y > 0; a division takes three times as many instructions, for very large y."""
+    root = tl.rsqrt(y)
+    return x * root * root
 
 
 @triton.jit
@@ -107,10 +122,10 @@ def _scores(  # type: ignore[no-untyped-def]
     held = tl.minimum(s, s_max)
     log_mass = tl.minimum(jensen + held * (s - 0.5 * held), mass - z[:, None])
     total = distance + _row(constants, 4, G, group, here) + _TINY
-    variance = _VARIANCE_FACTOR * (s_square + _row(constants, 5, G, group, here)) / total
+    variance = _quotient(_VARIANCE_FACTOR * (s_square + _row(constants, 5, G, group, here)), total)
     x = tl.maximum(tl.sqrt(tl.maximum(total - variance, 0.0)) - reach[:, None], 0.0)
     x *= x
-    nearest = 0.5 * log_n - x / (4.0 * (variance + _TINY) + _TAIL * x) - _OFFSET
+    nearest = 0.5 * log_n - _quotient(x, 4.0 * (variance + _TINY) + _TAIL * x) - _OFFSET
     log_mass = tl.where(s > s_max, tl.minimum(log_mass, nearest), log_mass)
     return log_mass, jensen, s, s_max, nearest
 
@@ -177,7 +192,7 @@ def probe_kernel(  # type: ignore[no-untyped-def]
     best = tl.max(log_mass, 1)
     which = tl.max(tl.where((log_mass == best[:, None]) & here[None, :], group[None, :], 0), 1)
     tl.store(masses + out, largest, mask=valid)
-    tl.store(masses + V + out, tl.sum(tl.exp(trusted - largest[:, None]), 1), mask=valid)
+    tl.store(masses + V + out, tl.sum(_exp(trusted - largest[:, None]), 1), mask=valid)
     tl.store(masses + 2 * V + out, best, mask=valid)
     tl.store(heaviest + out, which, mask=valid)
 
@@ -238,9 +253,9 @@ def close_kernel(  # type: ignore[no-untyped-def]
     )
     few = s > s_max
     once = tl.minimum(s, s_max)
-    mass = tl.exp(tl.minimum(log_mass, _LARGEST_LOG))
-    rare = tl.exp(tl.minimum(nearest, _LARGEST_LOG))
-    error = tl.where(few, rare, mass * (tl.exp(tl.minimum(once, _LARGEST_S)) - 1.0))
+    mass = _exp(tl.minimum(log_mass, _LARGEST_LOG))
+    rare = _exp(tl.minimum(nearest, _LARGEST_LOG))
+    error = tl.where(few, rare, mass * (_exp(tl.minimum(once, _LARGEST_S)) - 1.0))
     opens = error > limit
     if E > 0:
         # The moments of a large group do not know its outliers: one of those within the box may count.
@@ -267,8 +282,8 @@ def close_kernel(  # type: ignore[no-untyped-def]
         square_error = error * error
         twice = tl.minimum(2.0 * s, s_max)
         growth = twice * (2.0 * s - 0.5 * twice) - 2.0 * once * (s - 0.5 * once)
-        share = tl.exp(tl.minimum(growth - _row(constants, 0, G, group, here), 0.0))
-        shrink = s_max / tl.maximum(s, s_max)
+        share = _exp(tl.minimum(growth - _row(constants, 0, G, group, here), 0.0))
+        shrink = _quotient(s_max, tl.maximum(s, s_max))
         out = sums + number
         tl.atomic_add(out, tl.sum(mass, 1), mask=valid, sem="relaxed")
         tl.atomic_add(out + Q, tl.sum(mass * mass * share, 1), mask=valid, sem="relaxed")
