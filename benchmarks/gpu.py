@@ -26,7 +26,8 @@ blocks of several sizes: from some size on, copying takes no time of its own.
 
 **counts.** What hybrid does for --pixels of that image at --threshold: pairs of a query and a cell or a group
 that are decided on, groups opened, and the share of the keys that are summed, for a query; lanes for each
-decision and each key, with those that programs have nothing for; and the agreement with exact.
+decision and each key, with those that programs have nothing for; and the agreement with exact. On a GPU also
+the time of each kernel for a block of 16 384 pixels.
 
 --out writes all tables as JSON, with the names of GPU and driver, versions and date.
 
@@ -53,7 +54,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.gpu_counts import counts
+from benchmarks.gpu_counts import counts, kernels
 from benchmarks.gpu_images import build_index, hybrid_beside_exact, mosaic
 from benchmarks.measures import decibels, print_rows, timed
 from lemmse.estimator import Keys, Outputs, Queries, Reconstructor, SumSpec, exact_sums
@@ -81,6 +82,7 @@ TITLES = {
     "stream": "the same, with all keys on the GPU and with a share of them",
     "hybrid": "whole images",
     "counts": "what hybrid does for a query",
+    "kernels": "kernels of hybrid for a block of pixels",
 }
 MAPS = SumSpec(outputs=Outputs(variance=True, ess=True))
 
@@ -350,6 +352,9 @@ def main() -> None:
                 tables["counts"] = [
                     counts(lemmse, clean, sigma, pixels, threshold) for sigma in arguments.sigmas
                 ]
+                if not interpreted:
+                    sigma = arguments.sigmas[0]
+                    tables["kernels"] = kernels(lemmse, clean, sigma, threshold)
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     for name, rows in tables.items():

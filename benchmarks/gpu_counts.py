@@ -1,4 +1,4 @@
-"""How much mode hybrid of a GPU decides on and sums: counts, on a GPU or in Triton's interpreter."""
+"""What mode hybrid of a GPU does: counts, on a GPU or in Triton's interpreter, and times of its kernels."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.measures import decibels
+from benchmarks.measures import decibels, timed
 from lemmse.estimator import Queries, Reconstructor, SumSpec
 from lemmse.estimator.fused import Blocks, FusedKeys
 from lemmse.estimator.fused_hybrid import FusedHybrid
@@ -18,10 +19,12 @@ from lemmse.estimator.fused_hybrid.group_sums import BLOCK, ClosedSums
 from lemmse.estimator.fused_hybrid.visits import PART, Visits
 from lemmse.estimator.local import LocalBackend
 
-__all__ = ["counts", "hybrid_of"]
+__all__ = ["counts", "hybrid_of", "kernels"]
 
 _INTERPRETED = Blocks(queries=32, keys=1024, span=1 << 14)
 """Sizes of blocks in Triton's interpreter, where few large ones are the fastest."""
+_KERNELS = 15
+"""Number of kernels whose times are printed."""
 
 
 def hybrid_of(lemmse: Reconstructor) -> FusedHybrid:
@@ -75,6 +78,14 @@ def _noted(method: Callable[..., Any], note: Callable[[tuple[Any, ...], Any], No
     return noted
 
 
+def _queries(lemmse: Reconstructor, clean: NDArray[np.float32], sigma: float, pixels: int) -> Queries:
+    """Return some pixels of an image with noise, at random."""
+    backend, rng = lemmse._backend, np.random.default_rng(0)
+    y = (clean + sigma * rng.standard_normal(clean.shape)).astype(np.float64)
+    n = np.sort(rng.choice(y[..., 0].size, min(pixels, y[..., 0].size), replace=False))
+    return Queries.white(backend.whitening.whiten(backend.cut(y[None]).at(n), 0), sigma)
+
+
 def counts(
     lemmse: Reconstructor, clean: NDArray[np.float32], sigma: float, pixels: int, threshold: float
 ) -> dict[str, Any]:
@@ -93,10 +104,8 @@ def counts(
     threshold : float
         Groups with a larger log of their error are opened.
     """
-    backend, rng = lemmse._backend, np.random.default_rng(0)
-    y = (clean + sigma * rng.standard_normal(clean.shape)).astype(np.float64)
-    n = np.sort(rng.choice(y[..., 0].size, pixels, replace=False))
-    queries = Queries.white(backend.whitening.whiten(backend.cut(y[None]).at(n), 0), sigma)
+    queries, backend = _queries(lemmse, clean, sigma, pixels), lemmse._backend
+    pixels = len(queries)
     hybrid, found = hybrid_of(lemmse), _Counts()
     with found.observed():
         sums = hybrid.sums(queries, SumSpec("hybrid", threshold=threshold))
@@ -120,3 +129,30 @@ def counts(
         "agreement_db": decibels(squares),
         "but_for_worst_db": decibels(np.delete(squares, squares.sum(axis=1).argmax(), axis=0)),
     }
+
+
+def kernels(
+    lemmse: Reconstructor, clean: NDArray[np.float32], sigma: float, threshold: float, pixels: int = 16_384
+) -> list[dict[str, Any]]:
+    """Return rows with the time of each kernel of a block of pixels, the longest first; see `counts`.
+
+    The last row is the whole block, with the host and what waits for it.
+    """
+    queries, hybrid = _queries(lemmse, clean, sigma, pixels), hybrid_of(lemmse)
+    spec = SumSpec("hybrid", threshold=threshold)
+    on_gpu = queries.u.is_cuda
+
+    def block() -> None:
+        hybrid.sums(queries, spec).log_max.cpu()  # waits for the GPU
+
+    block()  # and compile, and make tables
+    _, seconds = timed(block)
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiled:
+        block()
+    name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    times = sorted(profiled.key_averages(), key=lambda event: -getattr(event, name))
+    rows = [
+        {"sigma": sigma, "kernel": event.key[:70], "calls": event.count, "ms": getattr(event, name) / 1e3}
+        for event in times[:_KERNELS]
+    ]
+    return [*rows, {"sigma": sigma, "kernel": "all", "calls": None, "ms": 1e3 * seconds}]
