@@ -35,10 +35,12 @@ measure() { # part, seconds, options
         --only "$part" --patch-sizes 5 "$@"
 }
 
+step index 120 "$python" -m lemmse.client.cli build "$source" --out "$folder/index" --limit 2000
 tests hybrid-tests 150 tests/estimator/test_fused_hybrid.py
-measure counts 120 --images 2000 --sigmas 0.1 0.3
-measure hybrid 180 --images 2000 --sigmas 0.1 0.3 --repeats 3
-tests memory-tests 90 tests/estimator/test_key_stream.py tests/estimator/test_image_patches.py tests/estimator/test_rates.py
-measure stream 120 --keys 2048000 --sigmas 0.1 --repeats 3
-tests kernel-tests 90 tests/estimator/test_fused.py
-measure exact 90 --keys 2048000 --sigmas 0.1 --repeats 3
+measure counts 120 --index "$folder/index" --sigmas 0.1 0.3
+measure hybrid 150 --index "$folder/index" --sigmas 0.1 0.3 --repeats 3
+tests memory-tests 90 tests/estimator/test_key_stream.py tests/estimator/test_image_patches.py \
+    tests/estimator/test_rates.py
+measure stream 90 --keys 2048000 --sigmas 0.1 --repeats 3
+measure exact 60 --keys 2048000 --sigmas 0.1 --repeats 3
+tests kernel-tests 60 tests/estimator/test_fused.py

@@ -275,14 +275,15 @@ def test_without_a_gpu_there_is_no_kernel():
 
 
 @pytest.mark.slow
-def test_it_compiles_for_a_gpu(tmp_path):
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_it_compiles_for_a_gpu(tmp_path, capability):
     """Triton needs no GPU to compile for one; what comes out uses its tensor cores.
 
     The kernels of the groups, whose time is that of arithmetic on registers, spill none.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "tests.support.compile_fused", 90]
+    command = [sys.executable, "-m", "tests.support.compile_fused", capability]
     done = run_process(command, env=environment, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     numbers = [[int(x) for x in re.findall(r" (\d+) [tbr]", line)] for line in done.stdout.splitlines()]
