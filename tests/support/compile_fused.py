@@ -68,7 +68,7 @@ FORMS = (
         "P": 363,
     },
     {"LISTED": True, "SPAN": 512},
-    {"BITS": 32, "WEIGHTED": True, "PATCH": 64, "SQUARES": True, "ESS": True},
+    {"BITS": 32, "WEIGHTED": True, "PATCH": 64, "SQUARES": True, "ESS": True, "BM": 32},
 )
 CODES = {8: "*u8", 16: "*i16", 32: "*fp32"}
 INPUTS = dict.fromkeys(("u", "square", "means", "leading", "constants"), "*fp32")

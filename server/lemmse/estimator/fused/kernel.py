@@ -329,7 +329,7 @@ def _configs() -> list[Any]:
         (128, 64, 4, 2),
         (128, 128, 4, 2),
         (64, 64, 4, 3),
-        (64, 32, 4, 1),  # fits into the shared memory of all GPUs
+        (64, 32, 4, 1),  # fits into the shared and tensor memory of all GPUs
     )
     return [
         triton.Config({"BQ": queries, "BM": keys}, num_warps=warps, num_stages=stages)
