@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --source FILE [--only PART …] [--keys N] [--queries N] [--repeats N] [--out FILE]
 
-There are three parts, of one or two minutes each; --only names those to run.
+There are four parts, of one or two minutes each; --only names those to run.
 
 **exact.** All methods sum the same 8-bit keys, patches of the first 90 % of the images, for the same noisy
 patches of the others, in turn, `repeats` times; the table has medians. Keys and queries are on the GPU
@@ -24,14 +24,21 @@ blocks of several sizes: from some size on, copying takes no time of its own.
 **hybrid.** An image of --side pixels squared, of the held-out images side by side, by an index of the first
 --images images or that of --index: hybrid beside exact, and what auto chooses.
 
+**counts.** What hybrid does for --pixels of that image at --threshold: pairs of a query and a cell or a group
+that are decided on, groups opened, and the share of the keys that are summed, for a query; lanes for each
+decision and each key, with those that programs have nothing for; and the agreement with exact. On a GPU also
+the time of each kernel for a block of 16 384 pixels.
+
 --out writes all tables as JSON, with the names of GPU and driver, versions and date.
 
-On a machine without a GPU it ends with an error: times there say nothing about one.
+On a machine without a GPU it ends with an error: times there say nothing about one. Counts do; there they
+need TRITON_INTERPRET=1 and few pixels.
 """
 
 import argparse
 import datetime as dt
 import json
+import os
 import statistics
 import subprocess
 from collections.abc import Callable
@@ -47,6 +54,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.gpu_counts import counts, kernels
 from benchmarks.gpu_images import build_index, hybrid_beside_exact, mosaic
 from benchmarks.measures import decibels, print_rows, timed
 from lemmse.estimator import Keys, Outputs, Queries, Reconstructor, SumSpec, exact_sums
@@ -67,12 +75,14 @@ _CHECKED = 24
 """Queries whose sums are compared with those in float64."""
 QUERIES = 1024, 4096, 16_384
 """Sizes of blocks of queries for which keys are copied."""
-PARTS = "exact", "stream", "hybrid"
+PARTS = "exact", "stream", "hybrid", "counts"
 TITLES = {
     "sums": "the sum for a block of queries",
     "images": "with variance and effective sample size",
     "stream": "the same, with all keys on the GPU and with a share of them",
     "hybrid": "whole images",
+    "counts": "what hybrid does for a query",
+    "kernels": "kernels of hybrid for a block of pixels",
 }
 MAPS = SumSpec(outputs=Outputs(variance=True, ess=True))
 
@@ -276,7 +286,7 @@ def machine() -> dict[str, str]:
     except PackageNotFoundError:
         triton = "none"
     return {
-        "gpu": torch.cuda.get_device_name(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "driver": driver,
         "cuda": str(torch.version.cuda),
         "torch": torch.__version__,
@@ -297,17 +307,20 @@ def main() -> None:
     parser.add_argument(
         "--share", type=float, default=0.7, help="stream: share of memory (default %(default)s)"
     )
-    parser.add_argument("--index", help="hybrid: index of some of the images (default: one is built)")
-    parser.add_argument("--images", type=int, default=2000, help="hybrid: images to build an index of")
+    parser.add_argument("--index", help="hybrid, counts: index of some of the images (default: one is built)")
+    parser.add_argument("--images", type=int, default=2000, help="hybrid, counts: images of that index")
     parser.add_argument(
-        "--side", type=int, default=1024, help="hybrid: rows and columns (default %(default)s)"
+        "--side", type=int, default=1024, help="hybrid, counts: rows and columns (default %(default)s)"
     )
+    parser.add_argument("--pixels", type=int, default=1024, help="counts: pixels (default %(default)s)")
+    parser.add_argument("--threshold", type=float, default=-3.0, help="counts (default %(default)s)")
     parser.add_argument("--out", type=Path, help="write the tables as JSON")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("expected a GPU that torch sees; there is none")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and arguments.only == ["counts"]
+    if not torch.cuda.is_available() and not interpreted:
+        parser.error("expected a GPU that torch sees, or --only counts and TRITON_INTERPRET=1")
 
-    device, repeats = torch.device("cuda"), arguments.repeats
+    device, repeats = torch.device("cpu" if interpreted else "cuda"), arguments.repeats
     stack = Images.stack(intensities(image) for image, _ in iterate(open_source(arguments.source)))
     tables: dict[str, list[dict[str, Any]]] = {}
     for p in arguments.patch_sizes if {"exact", "stream"} & {*arguments.only} else ():
@@ -325,14 +338,23 @@ def main() -> None:
             tables.setdefault("stream", []).extend(rows)
         del problem, fused
         torch.cuda.empty_cache()
-    if "hybrid" in arguments.only:
+    if {"hybrid", "counts"} & {*arguments.only}:
         clean = mosaic(stack, arguments.side)
         with TemporaryDirectory() as folder:
             index = arguments.index or build_index(arguments.source, arguments.images, Path(folder))
-            lemmse = Reconstructor(open_index(index), device="cuda")
-            tables["hybrid"] = [
-                hybrid_beside_exact(lemmse, clean, sigma, repeats) for sigma in arguments.sigmas
-            ]
+            lemmse = Reconstructor(open_index(index), device=device.type)
+            if "hybrid" in arguments.only:
+                tables["hybrid"] = [
+                    hybrid_beside_exact(lemmse, clean, sigma, repeats) for sigma in arguments.sigmas
+                ]
+            if "counts" in arguments.only:
+                pixels, threshold = arguments.pixels, arguments.threshold
+                tables["counts"] = [
+                    counts(lemmse, clean, sigma, pixels, threshold) for sigma in arguments.sigmas
+                ]
+                if not interpreted:
+                    sigma = arguments.sigmas[0]
+                    tables["kernels"] = kernels(lemmse, clean, sigma, threshold)
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     for name, rows in tables.items():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu
+from benchmarks.gpu_counts import counts, kernels
 from benchmarks.gpu_images import build_index, hybrid_beside_exact, mosaic
 from lemmse.estimator import Reconstructor
 from lemmse.estimator.fused import FusedKeys
@@ -63,4 +64,37 @@ def test_it_needs_a_gpu(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         gpu.main()
     assert ended.value.code == 2
-    assert "expected a GPU that torch sees" in capsys.readouterr().err
+    assert "expected a GPU that torch sees, or --only counts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(-1e6, 100.0), (80.0, None)])
+def test_counts_of_hybrid(tmp_path, threshold, share):
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 1)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    index = build_index(str(tmp_path / "x.npy"), 2, tmp_path)
+    row = counts(
+        Reconstructor(open_index(index), device=str(DEVICE)), images[2] / np.float32(255), 0.3, 5, threshold
+    )
+    assert row["keys"] == 72
+    if share:  # all groups are opened
+        assert row["keys_percent"] == share
+        assert row["opened"] == row["groups"]
+        assert row["decisions"] == row["cells"] + row["groups"]
+        assert row["agreement_db"] > 80
+    else:  # only the one with the largest estimate of each of up to 16 parts of the cells
+        assert 0 < row["keys_percent"] < 100
+    assert row["lanes_of_decision"] > 1 < row["lanes_of_key"]
+    assert row["but_for_worst_db"] >= row["agreement_db"]
+
+
+@pytest.mark.slow
+def test_times_of_kernels(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 1)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    lemmse = Reconstructor(open_index(build_index(str(tmp_path / "x.npy"), 2, tmp_path)), device=str(DEVICE))
+    *rows, last = kernels(lemmse, images[2] / np.float32(255), 0.3, 3.0, 1)
+    times = [row["ms"] for row in rows]
+    assert times == sorted(times, reverse=True)
+    assert times[0] > 0 < last["ms"]
+    if GPU:
+        assert {"close_kernel", "fused_kernel"} <= {row["kernel"] for row in rows}

@@ -19,14 +19,21 @@ from lemmse.estimator.fused_hybrid import FusedHybrid, KeyGroups
 from lemmse.estimator.fused_hybrid.group_sums import ClosedSums, probe
 from lemmse.estimator.fused_hybrid.groups import GroupMoments
 from lemmse.estimator.fused_hybrid.tables import GroupQueries, GroupTables, LevelTables
-from lemmse.estimator.fused_hybrid.visits import Visits, list_queries
+from lemmse.estimator.fused_hybrid.visits import PART, Visits, list_queries
 from lemmse.index import build, open_index
 from lemmse.index.clustering.moments import Moments
+from tests.support.bounds import within_bounds
 from tests.support.fused import BLOCKS, DEVICE
 from tests.support.oracle import agreement
 
 SPAN = 64
 ALL = Outputs(variance=True, ess=True, error=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def all_accesses():
+    with within_bounds():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +160,7 @@ def test_each_visitor_meets_each_group_once(count, most, block):
             found, begun = {}, {}
             for row, number, group, size, first, step, entry in visits.blocks.tolist():
                 assert 0 < number <= block
-                assert 0 < size <= 64
+                assert 0 < size <= PART
                 begun |= {entry + i: row + i for i in range(number)}
                 for i, j in np.ndindex(number, size):
                     found[first + j * step + i] = row + i, group + j
@@ -161,7 +168,7 @@ def test_each_visitor_meets_each_group_once(count, most, block):
             assert [begun[i] for i in range(visits.entries)] == row_of
     parents = [(range(*edges[c : c + 2]), range(*first_group[c : c + 2])) for c in range(3)]
     assert sorted(met) == sorted((q, g) for rows, groups in parents for q in rows for g in groups)
-    assert sorted(entries) == sorted(q for rows, groups in parents for q in rows for _ in groups[::64])
+    assert sorted(entries) == sorted(q for rows, groups in parents for q in rows for _ in groups[::PART])
 
 
 def estimates(groups, u, sigma):
@@ -270,7 +277,7 @@ def test_the_probe_estimates_the_sum_and_finds_the_heaviest_group(backend, group
     guess = probe(tables, 1 / sigma**2, problem.of_groups, visits)
     *_, jensen = found = estimates(tables.groups, problem.u, sigma)
     log_mass, trusted = found[2], np.minimum(found[2], jensen + 2)
-    parts = [(a, min(a + 64, len(tables.groups))) for a in range(0, len(tables.groups), 64)]
+    parts = [(a, min(a + PART, len(tables.groups))) for a in range(0, len(tables.groups), PART)]
     for (a, b), row in zip(parts, range(0, visits.entries, 20), strict=True):
         here = slice(row, row + 20)
         np.testing.assert_array_equal(guess.group[here].cpu(), a + log_mass[:, a:b].argmax(axis=1))
@@ -346,6 +353,34 @@ def test_clean_patches_of_whitened_keys(images, tmp_path, mode):
     assert found.diagnostics.mode == mode
     assert agreement(found.image, expected.image) >= 80
     assert not backend.fused.computes(Outputs(variance=True, patch=True))
+
+
+def test_lists_in_parts_on_a_gpu_of_little_shared_memory(backend, images, monkeypatch):
+    """The kernel is started with fewer stages if it does not fit, and lists are divided if they are long."""
+    from triton.runtime import OutOfResources
+
+    from lemmse.estimator.fused.kernel import fused_kernel
+
+    class Small:
+        def __getitem__(self, grid):
+            def run(*arguments, num_stages, **others):
+                tried.append(num_stages)
+                if num_stages > 1:
+                    raise OutOfResources(130_048, 101_376, "shared memory")
+                fused_kernel[grid](*arguments, **others)
+
+            return run
+
+    tried = []
+    queries, spec = queries_of(images, 0.3, 4), SumSpec("hybrid", threshold=3.0)
+    right = backend.fused_hybrid.sums(queries, spec)
+    monkeypatch.setattr("lemmse.estimator.fused.launch.fused_kernel", Small())
+    monkeypatch.setattr("lemmse.estimator.fused_hybrid.sums._OPENED", 2)
+    found = backend.fused_hybrid.sums(queries, spec)
+    assert tried[:3] == [3, 2, 1]
+    assert len(tried) > 2 * 3  # for the estimate, and several parts
+    assert found.keys_evaluated.tolist() == right.keys_evaluated.tolist()
+    torch.testing.assert_close(found.posterior(1).mean, right.posterior(1).mean, rtol=1e-5, atol=1e-6)
 
 
 def test_an_estimate_that_is_too_high_ends_in_the_exact_sum(backend, images, monkeypatch):

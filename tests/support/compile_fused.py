@@ -6,9 +6,13 @@ Without TRITON_INTERPRET. It fails if a form does not compile.
 """
 
 import re
+import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -16,6 +20,7 @@ from lemmse.estimator.fused.kernel import fused_kernel
 from lemmse.estimator.fused.launch import widths_of
 from lemmse.estimator.fused_hybrid.group_kernel import close_kernel, probe_kernel
 from lemmse.estimator.fused_hybrid.group_sums import BLOCK
+from lemmse.estimator.fused_hybrid.visits import PART
 
 POINTERS = {
     "planes": "*fp16",
@@ -63,7 +68,7 @@ FORMS = (
         "P": 363,
     },
     {"LISTED": True, "SPAN": 512},
-    {"BITS": 32, "WEIGHTED": True, "PATCH": 64, "SQUARES": True, "ESS": True},
+    {"BITS": 32, "WEIGHTED": True, "PATCH": 64, "SQUARES": True, "ESS": True, "BM": 32},
 )
 CODES = {8: "*u8", 16: "*i16", 32: "*fp32"}
 INPUTS = dict.fromkeys(("u", "square", "means", "leading", "constants"), "*fp32")
@@ -71,7 +76,7 @@ INPUTS |= {"query": "*i64", "blocks": "*i64", "G": "i32", "precision": "fp32"}
 PROBE = INPUTS | {"masses": "*fp32", "heaviest": "*i64", "V": "i32"}
 CLOSE = dict.fromkeys(("shrinkage", "log_z", "extent", "low", "high", "radius", "sums", "patches"), "*fp32")
 CLOSE |= INPUTS | {"limit": "fp32", "forced": "*i32", "opened": "*i8", "Q": "i32"}
-GROUPS = {"CHUNKS": 5, "LEADING": 2, "BQ": BLOCK}
+GROUPS = {"CHUNKS": 5, "LEADING": 2, "BQ": BLOCK, "BG": PART}
 LEVELS = ({"E": 17, "PATCH": False}, {"E": 0, "PATCH": False}, {"E": 0, "PATCH": True})
 
 
@@ -91,12 +96,21 @@ def compiled(kernel, arguments, settings, capability):
     }
     source = ASTSource(kernel, signature, settings, aligned)
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options={"num_warps": 4, "num_stages": 2})
+    return triton.compile(source, target=target, options={"num_warps": 4, "num_stages": 3})
 
 
 def report(form, found):
-    products = len(re.findall(r"wgmma\.mma_async|mma\.sync", found.asm["ptx"]))
-    print(f"{form}: {found.metadata.shared} bytes of shared memory, {products} tensor products")
+    products = len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", found.asm["ptx"]))
+    with TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(found.asm["cubin"])
+        asked = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
+        usage = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    print(
+        f"{form}: {products} tensor products, {found.metadata.shared} bytes of shared memory, "
+        f"{registers} registers, {stack} bytes spilled"
+    )
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def _products(  # type: ignore[no-untyped-def]
     return coarse, fine
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["Q"])
 def fused_kernel(  # type: ignore[no-untyped-def]
     planes,  # float16, (2 or 3, Q, KP): the queries
     precisions,  # float16, (2, Q, KP): minus half of the precisions of the coordinates, if WEIGHTED
@@ -329,6 +329,7 @@ def _configs() -> list[Any]:
         (128, 64, 4, 2),
         (128, 128, 4, 2),
         (64, 64, 4, 3),
+        (64, 32, 4, 1),  # fits into the shared and tensor memory of all GPUs
     )
     return [
         triton.Config({"BQ": queries, "BM": keys}, num_warps=warps, num_stages=stages)

@@ -4,7 +4,8 @@ import atexit
 import os
 import shutil
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton import knobs
-from triton.runtime import driver
+from triton.runtime import OutOfResources, driver
 
 from lemmse.estimator.fused.fixed_point import LOWEST, Form, QueryPlanes
 from lemmse.estimator.fused.kernel import WEIGHT_BITS, fused_kernel, tuned_kernel
@@ -21,13 +22,14 @@ from lemmse.estimator.keys import Keys
 from lemmse.estimator.queries import LOG2_E
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
-__all__ = ["LISTED_BLOCK", "Launch", "find_cache", "start", "widths_of"]
+__all__ = ["LISTED_BLOCK", "Launch", "find_cache", "start", "starting", "widths_of"]
 
 _PATCH_CHUNK = 64
 """Number of coordinates of whole patches that a program sums."""
 LISTED_BLOCK = 64
 """Number of queries in a block of those that are listed for a span."""
-_LISTED = {"BQ": LISTED_BLOCK, "BM": 64, "num_warps": 4, "num_stages": 3}
+_LISTED = [{"BQ": LISTED_BLOCK, "BM": 64, "num_warps": 4, "num_stages": stages} for stages in (3, 2, 1)]
+"""How the kernel is started for lists of queries: in the first way for which a GPU has the shared memory."""
 _lock = Lock()
 """Held while a kernel is started: the tuner of Triton is not thread-safe."""
 
@@ -72,6 +74,17 @@ def start() -> None:
     with _lock:
         find_cache()
         driver.active.get_current_device()
+
+
+@contextmanager
+def starting(device: torch.device) -> Iterator[None]:
+    """Have Triton start kernels on a device, in one thread at a time."""
+    with _lock:
+        if device.type != "cuda":
+            yield
+            return
+        with torch.cuda.device(device):  # Triton starts kernels on the current one of this thread
+            yield
 
 
 class Launch:
@@ -227,15 +240,13 @@ class Launch:
             new(rows),
             new(self._powers, rows, self._patch_chunks * _PATCH_CHUNK),
         )
-        settings, is_listed = self._settings, len(places) > 0
-        if is_listed:
-            settings = settings | _LISTED
-        kernel = fused_kernel if "BQ" in settings else tuned_kernel
+        is_listed = len(places) > 0
+        kernel = fused_kernel if is_listed or "BQ" in self._settings else tuned_kernel
 
         def grid(meta: dict[str, Any]) -> tuple[int, int, int]:
             return rows // meta["BQ"], parts, max(1, self._patch_chunks)
 
-        with _lock, _current(spans.device):
+        def run(blocks: dict[str, int]) -> None:
             kernel[grid](
                 *self._inputs,
                 spans,
@@ -246,8 +257,18 @@ class Launch:
                 N=rows,
                 LISTED=is_listed,
                 SPAN=span,
-                **settings,
+                **self._settings | blocks,
             )
+
+        *first, last = _LISTED if is_listed else [{}]
+        with starting(spans.device):
+            for blocks in first:
+                try:
+                    run(blocks)
+                    return outcome
+                except OutOfResources:
+                    continue
+            run(last)
         return outcome
 
     def _moments(self, sums: Tensor) -> Tensor:
@@ -287,11 +308,6 @@ class Launch:
             second = form.unit**2 * x[1]
             sums.append(second + 2 * form.origin * first + w * form.origin.square())
         return torch.cat(sums, dim=1)
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Make a GPU the current one, to which Triton sends kernels."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _power(number: int) -> int:

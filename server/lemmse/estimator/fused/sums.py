@@ -38,6 +38,8 @@ _PAIRS = 1 << 35
 """Most pairs of a query and a key between two polls for cancellation: some 40 ms on a large GPU."""
 _BYTES = 1 << 27
 """Most bytes of partial sums between two polls."""
+_SPANS = 65_535
+"""Most spans between two polls: the most programs that CUDA allows along the second axis of a grid."""
 _PROGRAMS = 4
 """Least number of programs for each multiprocessor."""
 _BLOCK = 16_384
@@ -165,7 +167,8 @@ class FusedKeys:
         launch = self.launch(padded, outputs, form)
         span = self._span(stratum.longest, queries)
         spans = stratum.spans(span, keys.p_length)
-        step = max(1, min(_PAIRS // (span * len(queries)), _BYTES // (launch.bytes_of_query * len(queries))))
+        pairs, nbytes = span * len(queries), launch.bytes_of_query * len(queries)
+        step = max(1, min(_PAIRS // pairs, _BYTES // nbytes, _SPANS))
         total = PosteriorSums.empty(len(queries), keys.t_length, keys.p_length, outputs, keys.device)
         for some in torch.split(spans, step):
             raise_if_cancelled(spec.cancelled)

@@ -11,11 +11,12 @@ import triton
 import triton.language as tl
 
 from lemmse.estimator.fused_hybrid.tables import CHUNK, CONSTANTS
-from lemmse.estimator.fused_hybrid.visits import PARTS
 from lemmse.estimator.hybrid import group_sums
+from lemmse.estimator.queries import LOG2_E
 
 __all__ = ["close_kernel", "probe_kernel"]
 
+_LOG2_E = tl.constexpr(LOG2_E)
 _ABSENT = tl.constexpr(-1e30)
 _LARGEST_LOG = tl.constexpr(float(group_sums.LARGEST_LOG))
 _LARGEST_S = tl.constexpr(80.0)
@@ -33,9 +34,21 @@ _NEGLIGIBLE = tl.constexpr(1e-9)
 """Groups are not summed if all of a program have less than this share of Σ w, and less error."""
 _CHUNK = tl.constexpr(CHUNK)
 _CONSTANTS = tl.constexpr(CONSTANTS)
-_BG = tl.constexpr(PARTS)
 _PRECISE: tl.constexpr = tl.constexpr("tf32x3")
 """Products are sums of three, so that tensor cores lose no more than float32 does."""
+
+
+@triton.jit
+def _exp(x):  # type: ignore[no-untyped-def]
+    """Return e^x; `tl.exp` takes three times as many instructions, for results below 2^−126."""
+    return tl.exp2(x * _LOG2_E)
+
+
+@triton.jit
+def _quotient(x, y):  # type: ignore[no-untyped-def]
+    """Return x / y for y > 0; a division takes three times as many instructions, for very large y."""
+    root = tl.rsqrt(y)
+    return x * root * root
 
 
 @triton.jit
@@ -77,21 +90,23 @@ def _scores(  # type: ignore[no-untyped-def]
     CHUNKS: tl.constexpr,
     LEADING: tl.constexpr,
     BQ: tl.constexpr,
+    BG: tl.constexpr,
 ):
     """Return log mass, the log of Jensen's bound, s, s_max, and log a of a group with few decisive keys."""
-    along = tl.zeros((BQ, _BG), tl.float32)
-    for i in range(CHUNKS):
-        x = _coordinates(u, query, i, CHUNKS * _CHUNK)
-        along = _product(along, x, means, i * _CHUNK, G, group, here)
-    spread = tl.zeros((BQ, _BG), tl.float32)
-    gaussian = tl.zeros((BQ, _BG), tl.float32)
+    along = tl.zeros((BQ, BG), tl.float32)
+    spread = tl.zeros((BQ, BG), tl.float32)
+    gaussian = tl.zeros((BQ, BG), tl.float32)
     for i in range(LEADING):
         x = _coordinates(u, query, i, CHUNKS * _CHUNK)
         row = i * _CHUNK
+        along = _product(along, x, means, row, G, group, here)
         spread = _product(spread, x * x, leading, row, G, group, here)
         spread = _product(spread, x, leading, row + LEADING * _CHUNK, G, group, here)
         gaussian = _product(gaussian, x * x, leading, row + 2 * LEADING * _CHUNK, G, group, here)
         gaussian = _product(gaussian, x, leading, row + 3 * LEADING * _CHUNK, G, group, here)
+    for i in range(LEADING, CHUNKS):
+        x = _coordinates(u, query, i, CHUNKS * _CHUNK)
+        along = _product(along, x, means, i * _CHUNK, G, group, here)
     distance = tl.load(square + query)[:, None] - 2.0 * along + _row(constants, 6, G, group, here)
     distance = tl.maximum(distance, 0.0)
     spread += _row(constants, 7, G, group, here) * distance + _row(constants, 8, G, group, here)
@@ -107,30 +122,30 @@ def _scores(  # type: ignore[no-untyped-def]
     held = tl.minimum(s, s_max)
     log_mass = tl.minimum(jensen + held * (s - 0.5 * held), mass - z[:, None])
     total = distance + _row(constants, 4, G, group, here) + _TINY
-    variance = _VARIANCE_FACTOR * (s_square + _row(constants, 5, G, group, here)) / total
+    variance = _quotient(_VARIANCE_FACTOR * (s_square + _row(constants, 5, G, group, here)), total)
     x = tl.maximum(tl.sqrt(tl.maximum(total - variance, 0.0)) - reach[:, None], 0.0)
-    x2 = x * x / (variance + _TINY)
-    nearest = 0.5 * log_n - x2 / (4.0 + _TAIL * x2) - _OFFSET
+    x *= x
+    nearest = 0.5 * log_n - _quotient(x, 4.0 * (variance + _TINY) + _TAIL * x) - _OFFSET
     log_mass = tl.where(s > s_max, tl.minimum(log_mass, nearest), log_mass)
     return log_mass, jensen, s, s_max, nearest
 
 
 @triton.jit
-def _block(blocks, query, BQ: tl.constexpr):  # type: ignore[no-untyped-def]
+def _block(blocks, query, BQ: tl.constexpr, BG: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return the queries and groups of a program, and where its pairs are."""
     at = blocks + tl.program_id(0) * 7
     lane = tl.arange(0, BQ)
     valid = lane < tl.load(at + 1)
     row = tl.load(at) + lane
     number = tl.load(query + row, mask=valid, other=0)
-    column = tl.arange(0, _BG)
+    column = tl.arange(0, BG)
     here = column < tl.load(at + 3)
     group = tl.load(at + 2) + column
     pair = tl.load(at + 4) + column[None, :] * tl.load(at + 5) + lane[:, None]
     return row, number, valid, group, here, pair, tl.load(at + 6) + lane
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "V"])
 def probe_kernel(  # type: ignore[no-untyped-def]
     u,  # float32, (Q, KP): the queries
     square,  # float32, (Q,): their squared norms
@@ -148,9 +163,10 @@ def probe_kernel(  # type: ignore[no-untyped-def]
     CHUNKS: tl.constexpr,  # of all coordinates
     LEADING: tl.constexpr,  # of the leading ones
     BQ: tl.constexpr,
+    BG: tl.constexpr,
 ):
     """Estimate Σ w over some groups, and find the heaviest of these, before any is opened."""
-    _row_number, number, valid, group, here, _pair, out = _block(blocks, query, BQ)
+    _row_number, number, valid, group, here, _pair, out = _block(blocks, query, BQ, BG)
     zero = tl.zeros((BQ,), tl.float32)
     log_mass, jensen, _s, _s_max, _nearest = _scores(
         u,
@@ -168,6 +184,7 @@ def probe_kernel(  # type: ignore[no-untyped-def]
         CHUNKS,
         LEADING,
         BQ,
+        BG,
     )
     log_mass = tl.where(here[None, :], log_mass, _ABSENT)
     trusted = tl.minimum(log_mass, jensen + GAIN)
@@ -175,12 +192,12 @@ def probe_kernel(  # type: ignore[no-untyped-def]
     best = tl.max(log_mass, 1)
     which = tl.max(tl.where((log_mass == best[:, None]) & here[None, :], group[None, :], 0), 1)
     tl.store(masses + out, largest, mask=valid)
-    tl.store(masses + V + out, tl.sum(tl.exp(trusted - largest[:, None]), 1), mask=valid)
+    tl.store(masses + V + out, tl.sum(_exp(trusted - largest[:, None]), 1), mask=valid)
     tl.store(masses + 2 * V + out, best, mask=valid)
     tl.store(heaviest + out, which, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["G", "Q"])
 def close_kernel(  # type: ignore[no-untyped-def]
     u,  # the first seven as for `probe_kernel`
     square,
@@ -209,9 +226,10 @@ def close_kernel(  # type: ignore[no-untyped-def]
     CHUNKS: tl.constexpr,
     LEADING: tl.constexpr,
     BQ: tl.constexpr,
+    BG: tl.constexpr,
 ):
     """Choose the groups to open, and add the sums over the others, relative to e^log_z."""
-    row, number, valid, group, here, pair, _out = _block(blocks, query, BQ)
+    row, number, valid, group, here, pair, _out = _block(blocks, query, BQ, BG)
     inside = valid[:, None] & here[None, :]
     z = tl.load(log_z + number)
     reach = tl.sqrt(tl.maximum(-2.0 * z, 0.0))
@@ -231,16 +249,17 @@ def close_kernel(  # type: ignore[no-untyped-def]
         CHUNKS,
         LEADING,
         BQ,
+        BG,
     )
     few = s > s_max
     once = tl.minimum(s, s_max)
-    mass = tl.exp(tl.minimum(log_mass, _LARGEST_LOG))
-    rare = tl.exp(tl.minimum(nearest, _LARGEST_LOG))
-    error = tl.where(few, rare, mass * (tl.exp(tl.minimum(once, _LARGEST_S)) - 1.0))
+    mass = _exp(tl.minimum(log_mass, _LARGEST_LOG))
+    rare = _exp(tl.minimum(nearest, _LARGEST_LOG))
+    error = tl.where(few, rare, mass * (_exp(tl.minimum(once, _LARGEST_S)) - 1.0))
     opens = error > limit
     if E > 0:
         # The moments of a large group do not know its outliers: one of those within the box may count.
-        distance = tl.zeros((BQ, _BG), tl.float32)
+        distance = tl.zeros((BQ, BG), tl.float32)
         for k in range(E):
             x = tl.load(extent + k * Q + number)[:, None]
             below = tl.load(low + k * G + group, mask=here, other=0.0)[None, :] - x
@@ -259,18 +278,19 @@ def close_kernel(  # type: ignore[no-untyped-def]
     closed = inside & (opens == 0)
     mass = tl.where(closed, mass, 0.0)
     error = tl.where(closed, error, 0.0)
-    if tl.max(tl.max(tl.maximum(mass, error), 1), 0) > _NEGLIGIBLE:
+    # One reduction: of two, axis by axis, Triton 3.7 compiles nothing for compute capability 10.0.
+    if tl.max(tl.maximum(mass, error)) > _NEGLIGIBLE:
         square_error = error * error
         twice = tl.minimum(2.0 * s, s_max)
         growth = twice * (2.0 * s - 0.5 * twice) - 2.0 * once * (s - 0.5 * once)
-        share = tl.exp(tl.minimum(growth - _row(constants, 0, G, group, here), 0.0))
-        shrink = s_max / tl.maximum(s, s_max)
+        share = _exp(tl.minimum(growth - _row(constants, 0, G, group, here), 0.0))
+        shrink = _quotient(s_max, tl.maximum(s, s_max))
         out = sums + number
         tl.atomic_add(out, tl.sum(mass, 1), mask=valid, sem="relaxed")
         tl.atomic_add(out + Q, tl.sum(mass * mass * share, 1), mask=valid, sem="relaxed")
         tl.atomic_add(out + 2 * Q, tl.sum(square_error, 1), mask=valid, sem="relaxed")
         for c in range(T):
-            moved = tl.zeros((BQ, _BG), tl.float32)
+            moved = tl.zeros((BQ, BG), tl.float32)
             for i in range(LEADING):
                 x = _coordinates(u, number, i, CHUNKS * _CHUNK)
                 moved = _product(moved, x, leading, ((4 + c) * LEADING + i) * _CHUNK, G, group, here)

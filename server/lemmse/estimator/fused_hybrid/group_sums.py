@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lemmse.estimator.fused_hybrid.tables import CHUNK, GroupQueries, LevelTables
-from lemmse.estimator.fused_hybrid.visits import Visits
+from lemmse.estimator.fused_hybrid.visits import PART, Visits
 from lemmse.estimator.hybrid.traversal import LARGEST_THRESHOLD
 from lemmse.estimator.sums import Outputs, PosteriorSums
 
@@ -35,21 +35,23 @@ class Probe(NamedTuple):
 
 def probe(tables: LevelTables, precision: float, queries: GroupQueries, visits: Visits) -> Probe:
     """Return estimates of Σ w, and the groups with the largest masses."""
-    from lemmse.estimator.fused_hybrid.group_kernel import probe_kernel  # imports Triton
+    from lemmse.estimator.fused.launch import starting  # imports Triton
+    from lemmse.estimator.fused_hybrid.group_kernel import probe_kernel
 
     count, device = visits.entries, queries.u.device
     masses = torch.empty(3, count, device=device)
     heaviest = torch.empty(count, dtype=torch.int64, device=device)
-    probe_kernel[(len(visits.blocks),)](
-        *_inputs(tables, queries, visits),
-        masses,
-        heaviest,
-        len(tables.groups),
-        count,
-        precision,
-        GAIN=_GAIN,
-        **_settings(tables, queries),
-    )
+    with starting(device):
+        probe_kernel[(len(visits.blocks),)](
+            *_inputs(tables, queries, visits),
+            masses,
+            heaviest,
+            len(tables.groups),
+            count,
+            precision,
+            GAIN=_GAIN,
+            **_settings(tables, queries),
+        )
     return Probe(masses[0].double() + masses[1].double().log(), masses[2], heaviest)
 
 
@@ -130,30 +132,32 @@ class ClosedSums:
     def _open(
         self, tables: LevelTables, visits: Visits, forced: Tensor, extent: Tensor, extents: int
     ) -> Tensor:
-        from lemmse.estimator.fused_hybrid.group_kernel import close_kernel  # imports Triton
+        from lemmse.estimator.fused.launch import starting  # imports Triton
+        from lemmse.estimator.fused_hybrid.group_kernel import close_kernel
 
         opened = torch.empty(visits.pairs, dtype=torch.int8, device=forced.device)
-        close_kernel[(len(visits.blocks),)](
-            *_inputs(tables, self._queries, visits),
-            tables.shrinkage if self._outputs.patch else tables.means,
-            self._log_z,
-            self._limit,
-            extent,
-            tables.groups.low,
-            tables.groups.high,
-            self._radius,
-            forced,
-            opened,
-            self._sums,
-            self._patches,
-            len(self._queries),
-            len(tables.groups),
-            self._precision,
-            E=extents,
-            T=self._t_length,
-            PATCH=self._outputs.patch,
-            **_settings(tables, self._queries),
-        )
+        with starting(forced.device):
+            close_kernel[(len(visits.blocks),)](
+                *_inputs(tables, self._queries, visits),
+                tables.shrinkage if self._outputs.patch else tables.means,
+                self._log_z,
+                self._limit,
+                extent,
+                tables.groups.low,
+                tables.groups.high,
+                self._radius,
+                forced,
+                opened,
+                self._sums,
+                self._patches,
+                len(self._queries),
+                len(tables.groups),
+                self._precision,
+                E=extents,
+                T=self._t_length,
+                PATCH=self._outputs.patch,
+                **_settings(tables, self._queries),
+            )
         return opened
 
     def sums(self, axes: Tensor, mean: Tensor) -> PosteriorSums:
@@ -192,5 +196,6 @@ def _settings(tables: LevelTables, queries: GroupQueries) -> dict[str, Any]:
         "CHUNKS": queries.u.shape[1] // CHUNK,
         "LEADING": len(tables.leading) // ((4 + targets) * CHUNK),
         "BQ": BLOCK,
+        "BG": PART,
         "num_warps": 4,
     }

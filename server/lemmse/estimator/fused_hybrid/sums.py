@@ -44,6 +44,8 @@ _BYTES_OF_CELL = 40
 """Memory that a query takes for each cell."""
 _BYTES = 1 << 30
 """Most bytes of partial sums at once."""
+_OPENED = 1 << 23
+"""Most pairs of a query and a group that it opens at once: lists of them take some 80 bytes each."""
 _TOO_HIGH = 8.0
 """Queries whose estimate of log Σ w exceeds what was found by more are summed over all keys."""
 
@@ -145,8 +147,9 @@ class FusedHybrid:
         for visits in Visits.of(visitors, count, groups.first_group, BLOCK):
             raise_if_cancelled(spec.cancelled)
             pairs = closed.open_groups(tables.leaves, visits, forced).nonzero()[:, 0]
-            row, group = visits.pairs_at(pairs)
-            total = total.merge(self._key_sums(launch, groups, visitors[row], group, spec))
+            for some in torch.split(pairs, _OPENED):
+                row, group = visits.pairs_at(some)
+                total = total.merge(self._key_sums(launch, groups, visitors[row], group, spec))
         by_moments = closed.sums(self._axes, self._mean)
         if outputs.patch:
             by_moments = replace(by_moments, patches=keys.unwhitened(by_moments.patches))
@@ -171,12 +174,15 @@ class FusedHybrid:
         place = (cell * q + torch.arange(q, device=cell.device)).flatten().sort().values
         visitors, count = place % q, torch.bincount(place // q, minlength=len(groups.cells))
         forced = torch.full((len(groups.cells) * q,), -1, dtype=torch.int32, device=cell.device)
-        rows, heaviest = [], []
+        parts = []
         for some in Visits.of(visitors, count, groups.first_group, BLOCK):
-            rows.append(some.rows())
-            heaviest.append(probe(tables.leaves, tables.precision, queries, some).group)
-        row, (group, order) = torch.cat(rows), torch.cat(heaviest).sort(stable=True)
-        row = row[order]
+            of_leaves = probe(tables.leaves, tables.precision, queries, some)
+            parts.append((some.rows(), of_leaves.largest, of_leaves.group))
+        row, mass, group = (torch.cat(column) for column in zip(*parts, strict=True))
+        heaviest = torch.full_like(place, -torch.inf, dtype=mass.dtype).scatter_reduce(0, row, mass, "amax")
+        kept = (mass == heaviest[row]).nonzero()[:, 0]  # of all parts of the groups of a cell
+        group, order = group[kept].sort(stable=True)
+        row = row[kept][order]
         found = self._key_sums(launch, groups, visitors[row], group, spec)
         forced = forced.scatter_reduce(0, place[row], group.int(), "amax")
         log_mass = guess.log_mass.view(-1, q).logsumexp(dim=0)

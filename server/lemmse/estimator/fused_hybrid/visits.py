@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lemmse.estimator.fused_hybrid.groups import KeyGroups
 
-__all__ = ["MOST_PAIRS", "PARTS", "Visits", "list_queries"]
+__all__ = ["MOST_PAIRS", "PART", "Visits", "list_queries"]
 
-PARTS = 64
-"""Most groups that a program considers for a block of queries."""
+PART = 16
+"""Most groups that a program considers for a block of queries: a cell has some 13, and the registers of a
+program hold what it computes for so many."""
 MOST_PAIRS = 1 << 27
 """Most pairs of a query and a group that are considered at once."""
 
@@ -55,11 +56,11 @@ class Visits:
             Most queries of a program.
         """
         groups = first_group.diff()
-        parts = (groups + PARTS - 1) // PARTS
+        parts = (groups + PART - 1) // PART
         parent = torch.repeat_interleave(parts)
         nth = torch.arange(len(parent), device=query.device) - (parts.cumsum(0) - parts)[parent]
-        group = first_group[parent] + nth * PARTS
-        size = (first_group[parent + 1] - group).clamp(max=PARTS)
+        group = first_group[parent] + nth * PART
+        size = (first_group[parent + 1] - group).clamp(max=PART)
         row, rows = (count.cumsum(0) - count)[parent], count[parent]
         edges = (rows * size).cumsum(0).cpu().numpy()
         begin = 0
