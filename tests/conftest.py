@@ -116,6 +116,12 @@ def client(request: pytest.FixtureRequest) -> Client | Blocking:
 
 
 @pytest.fixture
+def impatient_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients try for half a second to reach a server that never answered, instead of five."""
+    monkeypatch.setattr("lemmse.client.attempts._UNKNOWN", 0.5)
+
+
+@pytest.fixture
 def topk_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let mode topk search for the nearest keys even if it is asked for all of them."""
     monkeypatch.setattr("lemmse.estimator.planning._FEW", 0)
