@@ -92,7 +92,7 @@ def test_the_limit_of_open_files_is_raised_or_said():
 @pytest.mark.slow
 def test_a_client_may_ping_every_few_seconds(tiny_index, monkeypatch):
     """Times are an eighth of the real ones."""
-    assert connections._PINGS_APART_MS < channels._OPTIONS["grpc.keepalive_time_ms"]
+    assert channels._OPTIONS["grpc.keepalive_time_ms"] > connections._PINGS_APART_MS
     monkeypatch.setattr(connections, "_PINGS_APART_MS", connections._PINGS_APART_MS // 8)
     server = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1))
     options = [
