@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partialmethod
 from pathlib import Path
@@ -30,6 +31,32 @@ if "mix_stderr" in inspect.signature(CliRunner).parameters:
 # A first example that imports or compiles something takes longer than the others: that is no failure.
 hypothesis.settings.register_profile("lemmse", deadline=None)
 hypothesis.settings.load_profile("lemmse")
+
+
+FIRST = ("tests/estimator/test_extremes.py", "tests/index/")
+"""A module that compiles the loops of hybrid for all kinds of keys, and those that need none of them.
+
+A second process that needs them at the same time would compile them too.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let modules with many slow tests, and then those with many tests, come first.
+
+    The processes of `make test` take one module after the other, so that all of them end at about the same time.
+    """
+    slow, count = Counter[str](), Counter[str]()
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        count[module] += 1
+        slow[module] += item.get_closest_marker("slow") is not None
+
+    def place(item: pytest.Item) -> tuple[int, int, int, str]:
+        module = item.nodeid.partition("::")[0]
+        first = [module.startswith(prefix) for prefix in FIRST]
+        return [*first, True].index(True), -slow[module], -count[module], module
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
