@@ -43,7 +43,7 @@ A second process that needs them at the same time would compile them too.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let modules with many slow tests, and then those with many tests, come first.
 
-    The processes of `make test` take one module after the other, so that all of them end at about the same time.
+    The processes of `make test` take one module after the other, so that all end at about the same time.
     """
     slow, count = Counter[str](), Counter[str]()
     for item in items:

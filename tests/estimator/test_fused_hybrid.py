@@ -22,7 +22,7 @@ from lemmse.estimator.fused_hybrid.tables import GroupQueries, GroupTables, Leve
 from lemmse.estimator.fused_hybrid.visits import Visits, list_queries
 from lemmse.index import build, open_index
 from lemmse.index.clustering.moments import Moments
-from tests.support.fused import BLOCKS, DEVICE
+from tests.support.fused import BLOCKS, DEVICE, FEW_THRESHOLDS
 from tests.support.oracle import agreement
 
 SPAN = 64
@@ -328,6 +328,12 @@ def test_opening_all_groups_is_exact(backend, images, sigma):
     assert (ours.error == 0).all()
 
 
+@pytest.fixture
+def few_thresholds(monkeypatch):
+    monkeypatch.setattr("lemmse.estimator.sampled_calibration._THRESHOLDS", FEW_THRESHOLDS)
+
+
+@pytest.mark.usefixtures("few_thresholds")
 @pytest.mark.parametrize("mode", ["exact", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_clean_patches_of_whitened_keys(images, tmp_path, mode):
     power = np.ones((8, 8))
@@ -363,6 +369,7 @@ def test_cancelling(backend, images):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_thresholds")
 @pytest.mark.parametrize(
     ("side", "asked"),
     [
