@@ -1,6 +1,7 @@
 """Fixtures that several parts share: a tiny index, a server of it, and all kinds of client."""
 
 import asyncio
+import fcntl
 import inspect
 import os
 import signal
@@ -69,6 +70,28 @@ def children_with_default_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda number, frame: None)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return the folder of a name, which the first of all processes of `make test` has filled.
+
+    What is in it is only read: the tests of other processes read it too.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+
+    def folder_of(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "made").open("a") as made:  # holds a character once the folder is filled
+            fcntl.flock(made, fcntl.LOCK_EX)
+            if os.fstat(made.fileno()).st_size == 0:
+                fill(folder)
+                made.write(".")
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")

@@ -89,8 +89,8 @@ def assert_bounded(subject, result, expected):
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda problem: problem.name)
-def of_problem(request, tmp_path_factory):
-    return Subject(request.param.build(tmp_path_factory.mktemp("problem")), request.param.shape)
+def of_problem(request, made_once):
+    return Subject(request.param.built(made_once), request.param.shape)
 
 
 def built(folder, images, shape, **options):
