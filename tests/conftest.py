@@ -34,10 +34,17 @@ hypothesis.settings.register_profile("lemmse", deadline=None)
 hypothesis.settings.load_profile("lemmse")
 
 
-FIRST = ("tests/estimator/test_extremes.py", "tests/index/")
-"""A module that compiles the loops of hybrid for all kinds of keys, and those that need none of them.
+FIRST = (
+    "tests/estimator/test_extremes.py",
+    "tests/estimator/test_fused.py",
+    "tests/estimator/test_memory.py",
+    "tests/contract/test_threads.py",
+    "tests/index/test_files.py",
+    "tests/benchmarks/test_training.py",
+)
+"""A module that compiles the loops of hybrid for all kinds of keys, and others that need none of them.
 
-A second process that needs them at the same time would compile them too.
+A second process that needs the loops before they are kept would compile them too.
 """
 
 
@@ -54,8 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> tuple[int, int, int, str]:
         module = item.nodeid.partition("::")[0]
-        first = [module.startswith(prefix) for prefix in FIRST]
-        return [*first, True].index(True), -slow[module], -count[module], module
+        first = FIRST.index(module) if module in FIRST else len(FIRST)
+        return first, -slow[module], -count[module], module
 
     items.sort(key=place)
 
