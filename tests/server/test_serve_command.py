@@ -60,22 +60,22 @@ def require_one_line(stdout, stderr, words):
 
 
 @pytest.mark.slow
-def test_an_address_that_is_taken_is_one_line(server, tiny_index):
+def test_what_is_wrong_is_one_line(server, tiny_index, tmp_path):
     """Of a process, to whose stderr gRPC may write."""
-    done = run_process([*LEMMSE, "serve", tiny_index, "--listen", server.address])
-    assert done.returncode == 1
-    require_one_line(done.stdout, done.stderr, f"cannot listen on {server.address}")
-
-
-def test_what_is_wrong_is_one_line(tiny_index, tmp_path):
     (tmp_path / "empty").mkdir()
-    for arguments, words in [
-        ([tmp_path / "empty"], "empty"),
-        ([tiny_index, "--threads", 0], "threads: expected a number from 1 to 4096, got 0"),
+    for arguments, status, words in [
+        ([tiny_index, "--listen", server.address], 1, f"cannot listen on {server.address}"),
+        ([tmp_path / "empty"], 2, "empty"),
     ]:
-        status, stdout, stderr = invoke("serve", *arguments)
-        assert status == 2
-        require_one_line(stdout, stderr, words)
+        done = run_process([*LEMMSE, "serve", *map(str, arguments)])
+        assert done.returncode == status
+        require_one_line(done.stdout, done.stderr, words)
+
+
+def test_a_wrong_number_is_one_line(tiny_index):
+    status, stdout, stderr = invoke("serve", tiny_index, "--threads", 0)
+    assert status == 2
+    require_one_line(stdout, stderr, "threads: expected a number from 1 to 4096, got 0")
 
 
 def test_sighup_loads_the_indexes_again(tiny_index, tmp_path):
