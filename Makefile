@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # deepinv needs a torchvision, and that another torch than the other tests have; napari brings Qt and much else.
 INTEGRATIONS := .venv-integrations
 # One process for each core, so one thread of the BLAS for each process: more of them wait for each other at work.
-RUN_TESTS := -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+RUN_TESTS := -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 PYTEST := OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python $(RUN_TESTS)
 
 .PHONY: audit browser clean demo docs javascript lint paper qt stubs test test-fast test-integrations test-oldest test-packages

@@ -1,9 +1,11 @@
 """Fixtures that several parts share: a tiny index, a server of it, and all kinds of client."""
 
 import asyncio
+import fcntl
 import inspect
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partialmethod
 from pathlib import Path
@@ -32,6 +34,39 @@ hypothesis.settings.register_profile("lemmse", deadline=None)
 hypothesis.settings.load_profile("lemmse")
 
 
+FIRST = (
+    "tests/estimator/test_extremes.py",
+    "tests/estimator/test_fused.py",
+    "tests/estimator/test_memory.py",
+    "tests/contract/test_threads.py",
+    "tests/index/test_files.py",
+    "tests/benchmarks/test_training.py",
+)
+"""A module that compiles the loops of hybrid for all kinds of keys, and others that need none of them.
+
+A second process that needs the loops before they are kept would compile them too.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let modules with many slow tests, and then those with many tests, come first.
+
+    The processes of `make test` take one module after the other, so that all end at about the same time.
+    """
+    slow, count = Counter[str](), Counter[str]()
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        count[module] += 1
+        slow[module] += item.get_closest_marker("slow") is not None
+
+    def place(item: pytest.Item) -> tuple[int, int, int, str]:
+        module = item.nodeid.partition("::")[0]
+        first = FIRST.index(module) if module in FIRST else len(FIRST)
+        return first, -slow[module], -count[module], module
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def children_with_default_signals() -> None:
     """Have child processes start with the default of the signals that this process was started to ignore.
@@ -42,6 +77,28 @@ def children_with_default_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda number, frame: None)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return the folder of a name, which the first of all processes of `make test` has filled.
+
+    What is in it is only read: the tests of other processes read it too.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+
+    def folder_of(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "made").open("a") as made:  # holds a character once the folder is filled
+            fcntl.flock(made, fcntl.LOCK_EX)
+            if os.fstat(made.fileno()).st_size == 0:
+                fill(folder)
+                made.write(".")
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
@@ -113,6 +170,12 @@ def connect_any(
 def client(request: pytest.FixtureRequest) -> Client | Blocking:
     """All kinds of client, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def impatient_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients try for half a second to reach a server that never answered, instead of five."""
+    monkeypatch.setattr("lemmse.client.attempts._UNKNOWN", 0.5)
 
 
 @pytest.fixture

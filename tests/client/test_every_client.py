@@ -166,7 +166,7 @@ def test_whole_images_have_no_error(client, estimator, error):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1500, 1500), (1, 1_100_000)])
+@pytest.mark.parametrize("shape", [(1050, 1050), (1, 1_100_000)])
 def test_images_larger_than_a_message(remote, embedded, shape):
     y = np.random.default_rng(3).random(shape, np.float32)
     results = [client.reconstruct(y, sigma=0.5, maps=MAPS) for client in (remote, embedded)]
@@ -401,7 +401,7 @@ def test_what_the_images_raise_reaches_the_caller(client):
 
 @pytest.mark.slow
 def test_many_with_a_large_image_between_small_ones(client):
-    images = [np.zeros((n, n), np.float32) for n in (3, 1100, 4)]
+    images = [np.zeros((n, n), np.float32) for n in (3, 1050, 4)]
     shapes = [outcome.image.shape for outcome in client.reconstruct_many(images, sigma=1)]
     assert shapes == [image.shape for image in images]
 

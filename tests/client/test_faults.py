@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from lemmse.client import channels
+from lemmse.client import channels, connect
 from lemmse.client.serving import LEMMSE
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
@@ -101,7 +101,7 @@ def test_a_server_that_is_stopped_and_comes_back(connect_any, tiny_index, expect
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_and_comes_back(connect_any, tiny_index, expected):
+def test_a_server_that_is_killed_and_comes_back(tiny_index, expected):
     with ExitStack() as stack:
 
         def serve(port: int):
@@ -121,7 +121,7 @@ def test_a_server_that_is_killed_and_comes_back(connect_any, tiny_index, expecte
                     serve(port)
                 yield y
 
-        with connect_any(f"grpc://127.0.0.1:{port}") as client:
+        with connect(f"grpc://127.0.0.1:{port}") as client:
             assert_all(list(client.reconstruct_many(images(), sigma=0.2)), expected)
 
 

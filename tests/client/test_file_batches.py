@@ -233,6 +233,7 @@ class TestFaults:
         assert run("in/a.png", "--out", "alpha")[0] == 0
         assert iio.imread("alpha/a.png").shape == (6, 5)
 
+    @pytest.mark.usefixtures("impatient_clients")
     def test_a_whole_batch_that_fails_is_reported(self, folder):
         iio.imwrite("in/a.png", grey(6, 5))
         words = "reconstruct in --out out --sigma 0.1 --server 127.0.0.1:1 --report r.json"

@@ -286,6 +286,7 @@ def test_who_answers_must_be_said_once(folder, server, tiny_index):
         assert "expected either --server or --index" in stderr
 
 
+@pytest.mark.usefixtures("impatient_clients")
 def test_where_nobody_answers(folder):
     status, _, stderr = run("in", "--out", "out", "--server", "grpc://127.0.0.1:1")
     assert status == 1

@@ -32,8 +32,8 @@ def test_an_address_that_is_none(target):
         connect(target)
 
 
-def test_no_server_there(monkeypatch):
-    monkeypatch.setattr("lemmse.client.attempts._UNKNOWN", 0.5)
+@pytest.mark.usefixtures("impatient_clients")
+def test_no_server_there():
     start = time.monotonic()
     with connect("grpc://127.0.0.1:1") as client:
         for ask in (

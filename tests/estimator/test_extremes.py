@@ -89,8 +89,8 @@ def assert_bounded(subject, result, expected):
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda problem: problem.name)
-def of_problem(request, tmp_path_factory):
-    return Subject(request.param.build(tmp_path_factory.mktemp("problem")), request.param.shape)
+def of_problem(request, made_once):
+    return Subject(request.param.built(made_once), request.param.shape)
 
 
 def built(folder, images, shape, **options):
@@ -131,7 +131,7 @@ def check_modes(subject, y, sigma, budget, mask=None):
 
 
 @given(st.data(), sigmas, budgets)
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 def test_every_problem_is_answered_at_all_noise_and_however_far_y_is(of_problem, data, sigma, budget):
     y = data.draw(images(of_problem.shape))
     check_modes(of_problem, y, sigma, budget)

@@ -23,7 +23,7 @@ from lemmse.estimator.fused_hybrid.visits import PART, Visits, list_queries
 from lemmse.index import build, open_index
 from lemmse.index.clustering.moments import Moments
 from tests.support.bounds import within_bounds
-from tests.support.fused import BLOCKS, DEVICE
+from tests.support.fused import BLOCKS, DEVICE, FEW_THRESHOLDS
 from tests.support.oracle import agreement
 
 SPAN = 64
@@ -335,6 +335,12 @@ def test_opening_all_groups_is_exact(backend, images, sigma):
     assert (ours.error == 0).all()
 
 
+@pytest.fixture
+def few_thresholds(monkeypatch):
+    monkeypatch.setattr("lemmse.estimator.sampled_calibration._THRESHOLDS", FEW_THRESHOLDS)
+
+
+@pytest.mark.usefixtures("few_thresholds")
 @pytest.mark.parametrize("mode", ["exact", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_clean_patches_of_whitened_keys(images, tmp_path, mode):
     power = np.ones((8, 8))
@@ -398,17 +404,19 @@ def test_cancelling(backend, images):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_thresholds")
 @pytest.mark.parametrize(
-    "asked",
+    ("side", "asked"),
     [
-        {"sigma": 0.3, "accuracy_db": 60, "maps": ("variance", "ess", "error")},
-        {"sigma": 0.3, "accuracy_db": 40, "aggregate": "overlap"},
+        (5, {"sigma": 0.3, "accuracy_db": 60, "maps": ("variance", "ess", "error")}),
+        (4, {"sigma": 0.3, "accuracy_db": 40, "aggregate": "overlap"}),
     ],
     ids=str,
 )
-def test_images_agree_as_requested(lemmse, images, asked):
+def test_images_agree_as_requested(lemmse, images, side, asked):
     """The threshold is chosen on a sample of the image itself: without a calibration, and for any image."""
-    y = images[0, :5, :5] / 255 + 0.1 * np.random.default_rng(2).standard_normal((5, 5, 1))
+    noise = np.random.default_rng(2).standard_normal((side, side, 1))
+    y = images[0, :side, :side] / 255 + 0.1 * noise
     found = lemmse.reconstruct(y, mode="hybrid", **asked)
     exact = lemmse.reconstruct(y, mode="exact", **{k: v for k, v in asked.items() if k != "accuracy_db"})
     assert agreement(found.image, exact.image) >= asked["accuracy_db"]

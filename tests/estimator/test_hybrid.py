@@ -130,14 +130,14 @@ def nearest_targets(index, y, mask, sigma) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("error", [None, "estimated", "certified"])
 @pytest.mark.parametrize("sigma", [1e-6, 1e-5, 1e-3])
 @pytest.mark.parametrize("kind", ["other image", "training image", "in 0 to 255", "mask"])
-def test_log_weights_of_thousands_of_millions_do_not_lead_astray(index, kind, sigma, error):
+def test_log_weights_of_thousands_of_millions_do_not_lead_astray(index, reconstructor, kind, sigma, error):
     y = images(1, 900)[0, :12, :12] if kind != "training image" else images(12, 0)[3]
     y = y + sigma * np.random.default_rng(2).standard_normal(y.shape)
     if kind == "in 0 to 255":
         y *= 255
     mask = (np.arange(y[..., 0].size).reshape(y.shape[:2]) % 17 > 0) | (kind != "mask")
     end = time.monotonic() + 60
-    found = Reconstructor(index, device="cpu").reconstruct(
+    found = reconstructor.reconstruct(
         y,
         sigma=sigma,
         mask=mask if kind == "mask" else None,
@@ -324,14 +324,23 @@ def adversarial(index, sigma: float) -> np.ndarray:
     return y + sigma * rng.standard_normal(y.shape) * (rng.random((*y.shape[:1], 1, 1)) < 0.5)
 
 
+@pytest.fixture(scope="module")
+def reconstructor(index):
+    return Reconstructor(index, device="cpu")
+
+
+@pytest.fixture(scope="module", params=[0.003, 0.03, 0.1, 0.3, 1.0, 10.0])
+def attack(request, index, reconstructor):
+    """A noise level, an adversarial image, and its exact reconstruction."""
+    y = adversarial(index, request.param)
+    return request.param, y, reconstructor.reconstruct(y, sigma=request.param, mode="exact").image
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [1, 300, None])
 @pytest.mark.parametrize("accuracy_db", [20, 50])
-@pytest.mark.parametrize("sigma", [0.003, 0.03, 0.1, 0.3, 1.0, 10.0])
-def test_the_certified_error_cannot_be_exceeded(index, sigma, accuracy_db, budget):
-    reconstructor = Reconstructor(index, device="cpu")
-    y = adversarial(index, sigma)
-    exact = reconstructor.reconstruct(y, sigma=sigma, mode="exact").image.astype(float)
+def test_the_certified_error_cannot_be_exceeded(reconstructor, attack, accuracy_db, budget):
+    sigma, y, exact = attack
     result = reconstructor.reconstruct(
         y,
         sigma=sigma,
@@ -341,7 +350,7 @@ def test_the_certified_error_cannot_be_exceeded(index, sigma, accuracy_db, budge
         maps=["error"],
         error="certified",
     )
-    assert (np.abs(result.image - exact) <= result.error).all()
+    assert (np.abs(result.image - exact.astype(float)) <= result.error).all()
     assert result.error.max() <= 1 + 1e-4  # the width of the targets' range
     within = (result.error <= 10 ** (-accuracy_db / 20)).mean()
     assert result.diagnostics.certified == pytest.approx(within)

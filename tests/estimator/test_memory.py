@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the Linux
 
 @pytest.mark.slow
 def test_many_keys():
-    m, p = 2**18, 75
+    m, p = 2**17, 75
     v = np.random.default_rng(0).random((m, p), np.float32)
     keys = Keys.of(v, np.ones(m, np.int64), v[:, :3], strata=[0, m], device=torch.device("cpu"))
     queries = Queries.white(torch.from_numpy(v[:4096]), 0.3)

@@ -5,7 +5,6 @@ import pytest
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.estimator import Reconstructor
-from lemmse.index import build, open_index
 from tests.support.cases import CASES, SIGMAS, Case
 from tests.support.oracle import agreement
 
@@ -29,13 +28,8 @@ def case(request) -> Case:
 
 
 @pytest.fixture(scope="module")
-def reconstructor(case, tmp_path_factory) -> Reconstructor:
-    folder = tmp_path_factory.mktemp("case")
-    sources = []
-    for i, x in enumerate(case.training):
-        sources.append(folder / f"{i}.npy")
-        np.save(sources[-1], x[None])
-    return Reconstructor(open_index(build(sources, folder / "index", patch_size=case.p)))
+def reconstructor(case, made_once) -> Reconstructor:
+    return Reconstructor(case.built(made_once))
 
 
 @pytest.fixture(params=(MODES | HYBRID).values(), ids=(MODES | HYBRID).keys())

@@ -175,7 +175,7 @@ def test_densities_without_levels(tmp_path):
 def test_the_estimate_and_its_error_are_right(grey, sigma, masked):
     rng = np.random.default_rng(4)
     found = []
-    for k in range(8):
+    for k in range(4 if masked else 8):  # with a mask, an estimate takes ten times as long
         x = waves(100 + k, 32)
         mask = rng.random(x.shape) < 0.8 if masked else None
         y = x + sigma * rng.standard_normal(x.shape)

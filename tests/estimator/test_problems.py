@@ -23,8 +23,8 @@ def problem(request) -> Problem:
 
 
 @pytest.fixture(scope="module")
-def lemmse(problem, tmp_path_factory) -> Reconstructor:
-    return Reconstructor(problem.build(tmp_path_factory.mktemp("problem")))
+def lemmse(problem, made_once) -> Reconstructor:
+    return Reconstructor(problem.built(made_once))
 
 
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES.keys())

@@ -48,8 +48,8 @@ pytestmark = pytest.mark.usefixtures("topk_is_searched")
 
 
 @pytest.fixture(scope="module")
-def reconstructor(case, tmp_path_factory) -> Reconstructor:
-    return index_of(tmp_path_factory.mktemp("case"), case.training, patch_size=case.p)
+def reconstructor(case, made_once) -> Reconstructor:
+    return Reconstructor(case.built(made_once), device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.options import Options
-from lemmse.estimator import Outputs, Reconstructor, SumSpec, modes
+from lemmse.estimator import Outputs, Reconstructor, SumSpec, modes, sampled_calibration
 from lemmse.estimator.fused import FusedKeys
 from lemmse.estimator.fused_hybrid import FusedHybrid
 from lemmse.estimator.image_queries import cut_queries
@@ -15,7 +15,7 @@ from lemmse.estimator.observation import Observation
 from lemmse.estimator.rate_measurement import measure_times
 from lemmse.estimator.rates import LEAST_PIXELS, Times
 from lemmse.index import build, open_index
-from tests.support.fused import BLOCKS, DEVICE
+from tests.support.fused import BLOCKS, DEVICE, FEW_THRESHOLDS
 
 SIGMA = 0.25
 ALIKE = -4, 50.0, Outputs(variance=True), False
@@ -47,6 +47,7 @@ def lemmse(tmp_path_factory):
 def small_images(monkeypatch, lemmse):
     """As if images of some pixels were worth measuring; nothing is measured yet."""
     monkeypatch.setattr(modes, "LEAST_PIXELS", 16)
+    monkeypatch.setattr(sampled_calibration, "_THRESHOLDS", FEW_THRESHOLDS)
     lemmse._backend.times.clear()
 
 

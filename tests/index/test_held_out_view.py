@@ -30,8 +30,8 @@ def case(request) -> Case:
 
 
 @pytest.fixture(scope="module")
-def whole(case, tmp_path_factory) -> Index:
-    return case.build(tmp_path_factory.mktemp("whole") / "in")
+def whole(case, made_once) -> Index:
+    return case.built(made_once)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def rest(case, whole) -> Index:
 
 
 @pytest.fixture(scope="module")
-def fresh(case, tmp_path_factory) -> Index:
+def fresh(case, made_once) -> Index:
     """Built without the images."""
-    return case.build(tmp_path_factory.mktemp("fresh") / "in", leave_out=case.held_out)
+    return case.built(made_once, leave_out=case.held_out)
 
 
 @pytest.fixture(scope="module", params=["whole", "rest"])

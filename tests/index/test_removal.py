@@ -29,14 +29,15 @@ def case(request) -> Case:
 
 
 @pytest.fixture(scope="module")
-def rest(case, tmp_path_factory) -> Index:
-    whole = case.build(tmp_path_factory.mktemp("whole") / "in")
-    return open_index(remove([f"{k}.npy" for k in case.held_out], whole.folder.parent))
+def rest(case, made_once, tmp_path_factory) -> Index:
+    whole = case.built(made_once).folder.parent
+    own = shutil.copytree(whole, tmp_path_factory.mktemp("whole") / "index")
+    return open_index(remove([f"{k}.npy" for k in case.held_out], own))
 
 
 @pytest.fixture(scope="module")
-def fresh(case, tmp_path_factory) -> Index:
-    return case.build(tmp_path_factory.mktemp("fresh") / "in", leave_out=case.held_out)
+def fresh(case, made_once) -> Index:
+    return case.built(made_once, leave_out=case.held_out)
 
 
 def rows(index: Index) -> set[tuple]:

@@ -28,8 +28,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("chunks", [(8, 8, 3), (23, 5, 1), (1, 19, 2), (-1, -1, -1)])
-@pytest.mark.parametrize("aggregate", ["centre", "overlap", "epll"])
-@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize(
+    ("aggregate", "dtype"),
+    [("centre", np.float32), ("overlap", np.float32), ("epll", np.float32), ("centre", np.uint8)],
+)
 def test_the_chunks_do_not_matter(
     folder: Path, chunks: tuple[int, int, int], aggregate: str, dtype: type
 ) -> None:

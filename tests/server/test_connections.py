@@ -12,6 +12,8 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from lemmse.client import channels
+from lemmse.server import connections
 from lemmse.server.config import ServerConfig
 from lemmse.server.lifecycle import Server
 from lemmse.v1 import index_pb2, index_pb2_grpc
@@ -88,17 +90,22 @@ def test_the_limit_of_open_files_is_raised_or_said():
 
 
 @pytest.mark.slow
-def test_a_client_may_ping_every_few_seconds(server):
+def test_a_client_may_ping_every_few_seconds(tiny_index, monkeypatch):
+    """Times are an eighth of the real ones."""
+    assert channels._OPTIONS["grpc.keepalive_time_ms"] > connections._PINGS_APART_MS
+    monkeypatch.setattr(connections, "_PINGS_APART_MS", connections._PINGS_APART_MS // 8)
+    server = Server(ServerConfig(indexes=(tiny_index,), listen="127.0.0.1:0", threads=1))
     options = [
-        ("grpc.keepalive_time_ms", 4_200),
+        ("grpc.keepalive_time_ms", 600),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     with grpc.insecure_channel(server.address, options) as channel:
-        watch = HealthStub(channel).Watch(HealthCheckRequest(), timeout=25)
+        watch = HealthStub(channel).Watch(HealthCheckRequest(), timeout=4)
         assert next(watch).status == HealthCheckResponse.SERVING
         # With gRPC's defaults the server ends it at the fifth ping: UNAVAILABLE, too many pings.
         with pytest.raises(grpc.RpcError) as caught:
             next(watch)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    server.stop(0)

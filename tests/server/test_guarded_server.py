@@ -56,6 +56,7 @@ def test_a_client_with_another_token(guarded):
         lemmse.list_indexes()
 
 
+@pytest.mark.usefixtures("impatient_clients")
 def test_a_client_without_a_certificate(guarded):
     with connect(**guarded | {"certificate": None, "key": None}) as lemmse, pytest.raises(Unavailable):
         lemmse.list_indexes(timeout=5)

@@ -1,9 +1,11 @@
 """Training sets and measurements that every mode must answer, with the oracle's answers."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from lemmse.index import Index, build, open_index
 from tests.support.oracle import Oracle, oracle
 
 SIGMAS = (0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -16,6 +18,18 @@ class Case:
     p: int
     name: str
     _known: dict[float, Oracle] = field(default_factory=dict)
+
+    def built(self, made_once) -> Index:
+        """The index of the training images from the fixture `made_once`, to be read only."""
+
+        def fill(folder: Path) -> None:
+            sources = []
+            for i, x in enumerate(self.training):
+                sources.append(folder / f"{i}.npy")
+                np.save(sources[-1], x[None])
+            build(sources, folder / "index", patch_size=self.p)
+
+        return open_index(made_once(f"cases/{self.name}", fill) / "index")
 
     def measurement(self, sigma: float) -> np.ndarray:
         noise = np.random.default_rng(7).standard_normal(self.clean.shape)

@@ -19,8 +19,27 @@ BLOCKS = Blocks(queries=64 if GPU else 16, keys=64, span=128)
 KINDS = dict(zip(("bytes", "words", "levels", "floats"), quantizations(9), strict=True))
 """Quantizations of 8-bit and 16-bit pixels, of nine 8-bit pixels without their mean, and of all others."""
 
+FEW_THRESHOLDS = (3.0, 0.0, -3.0, -6.0, -9.0)
+"""Every second of the thresholds of a calibration on a sample, for the interpreter."""
+
 needs_gpu = pytest.mark.skipif(not GPU, reason="torch sees no GPU")
-pytest.importorskip("triton", reason="Triton is for Linux")
+interpreter = pytest.importorskip("triton.runtime.interpreter", reason="Triton is for Linux")
+language = pytest.importorskip("triton.language")
+replacing_call = interpreter.InterpretedFunction.__call__
+
+
+def call(function, *args, **kwargs):
+    """Call a device function in Triton's interpreter.
+
+    The interpreter replaces the functions of Triton's language at every such call, which took a third of the
+    time of a kernel. They are replaced for a whole kernel.
+    """
+    if any(language.core.is_builtin(module.load) for module in (language, language.core)):
+        return replacing_call(function, *args, **kwargs)
+    return function.rewrite()(*args, **kwargs)
+
+
+interpreter.InterpretedFunction.__call__ = call
 
 
 def in_parts(rows: np.ndarray, cuts=()) -> Packed:

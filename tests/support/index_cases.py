@@ -49,6 +49,12 @@ class Case:
                 few_at_a_time(patched, keys=200)
             return open_index(build(sources, folder / "index", patch_size=P, **options))
 
+    def built(self, made_once, leave_out=()) -> Index:
+        """The same from the fixture `made_once`, to be read only."""
+        name = f"images/{self.name}/{len(leave_out)} left out"
+        folder = made_once(name, lambda folder: self.build(folder / "in", leave_out))
+        return open_index(folder / "in" / "index")
+
 
 UNEQUAL = ((12, 9), (7, 10), (16, 16), (5, 3), (9, 9))
 

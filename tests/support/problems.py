@@ -120,6 +120,10 @@ class Problem:
         (folder / "operator.npy").unlink(missing_ok=True)  # an index needs no other file
         return open_index(built)
 
+    def built(self, made_once) -> Index:
+        """The same from the fixture `made_once`, to be read only."""
+        return open_index(made_once(f"problems/{self.name}", self.build) / "index")
+
 
 SMALL_BLUR = np.array([[0.0, 0.1, 0.0], [0.1, 0.6, 0.1], [0.0, 0.1, 0.0]])
 
