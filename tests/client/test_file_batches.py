@@ -17,7 +17,9 @@ from click.testing import CliRunner
 
 from lemmse.client import connect
 from lemmse.client.cli import main
+from lemmse.client.journal import Journal
 from lemmse.client.serving import LEMMSE
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build
 from tests.support.commands import apart
 from tests.support.processes import start_process
@@ -328,6 +330,24 @@ class TestJournal:
         Path("j").write_bytes(content[:-cut])
         assert run(*how)[:2] == (0, "out/b.png\n")
         assert Path("j").read_bytes().splitlines()[-1] == content.splitlines()[-1]
+
+    def test_a_journal_is_of_one_command_at_a_time(self, folder, run):
+        iio.imwrite("in/a.png", grey(6, 5))
+        how = ("in", "--out", "out", "--journal", "j")
+        in_use = (2, "", "lemmse: error: --journal: another command uses j; wait for it, or end it\n")
+        first = Journal(Path("j"))
+        with Journal(Path("j")) as other:  # neither has a file yet
+            other.begin({})
+            with pytest.raises(InvalidArgument, match="another command uses j"):
+                first.begin({})
+            assert run(*how) == in_use
+        Path("j").unlink()
+        assert run(*how) == (0, "out/a.png\n", "")
+        whole = Path("j").read_bytes()
+        with Journal(Path("j")):
+            assert run(*how) == in_use
+        assert Path("j").read_bytes() == whole
+        assert run(*how) == (0, "", "")
 
     def test_a_batch_that_is_killed(self, folder, run, tiny_index):
         for k in range(120):

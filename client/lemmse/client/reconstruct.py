@@ -239,7 +239,9 @@ def reconstruct(
     for argument, path in (("--report", report_file), ("--journal", journal_file)):
         if path is not None:
             check_writable(argument, path.parent)
-    journal = None if journal_file is None else Journal(journal_file)
+    journal = (
+        None if journal_file is None else click.get_current_context().with_resource(Journal(journal_file))
+    )
     finished = [] if journal is None else journal.done()
     replaceable = set() if journal is None else journal.outputs()
     planned = plan(inputs, out, maps, overwrite=overwrite, done=finished, replaceable=replaceable)
