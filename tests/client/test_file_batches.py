@@ -22,6 +22,7 @@ from lemmse.client.serving import LEMMSE
 from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build
 from tests.support.commands import apart
+from tests.support.disks import files_of_at_most
 from tests.support.processes import start_process
 
 RNG = np.random.default_rng(8)
@@ -234,6 +235,19 @@ class TestFaults:
         assert sorted(path.name for path in Path("out").iterdir()) == ["b.npy", "e.npy"]
         assert run("in/a.png", "--out", "alpha")[0] == 0
         assert iio.imread("alpha/a.png").shape == (6, 5)
+
+    def test_a_full_disk_leaves_nothing_half_written(self, folder, run):
+        np.save("in/a.npy", grey(60, 50))
+        Path("in/bad.png").write_text("no picture")
+        with files_of_at_most(130):
+            status, _, stderr = run("in", "--out", "out", "--report", "r")
+        first, _, last = stderr.splitlines()
+        assert (status, first, last) == (
+            1,
+            "lemmse: error: in/a.npy: File too large",
+            "lemmse: error: File too large",
+        )
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == ["a.npy", "bad.png"]
 
     def test_a_whole_batch_that_fails_is_reported(self, folder):
         iio.imwrite("in/a.png", grey(6, 5))

@@ -13,9 +13,12 @@ _AT_ONCE = 16
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file such that readers see either the old or the new content."""
     staged = path.with_name(f".{path.name}")
-    staged.write_text(text)
-    sync(staged)
-    staged.replace(path)
+    try:
+        staged.write_text(text)
+        sync(staged)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
