@@ -57,12 +57,15 @@ def test_names_act_on_no_terminal(tmp_path):
     Image.fromarray(np.arange(72, dtype=np.uint8).reshape(9, 8)).save(
         tmp_path / "in" / "a\x1b[2J\n\u202eé.png"
     )
+    Image.new("L", (6, 5), 200).save(tmp_path / "in" / "b.png")
     out, y = tmp_path / "index", tmp_path / "y.npy"
     np.save(y, np.zeros((4, 4)))
     name = r"a\x1b[2J\n\u202eé.png"
     assert invoke("build", tmp_path / "in", "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
     lines = invoke("inspect", out, "--images")[1].splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["0", name]]
+    assert [line.split()[:2] for line in lines[1:]] == [["0", name], ["1", "b.png"]]
+    described = [line.split() for line in invoke("inspect", out)[1].splitlines()]
+    assert ["image", "size", "various"] in described
     asked = ("explain", y, "--sigma", 0.1, "--index", out)
     assert invoke(*asked, "--pixel", "0,0", "--top", 1)[1].splitlines()[1].split()[1] == name
     assert invoke(*asked, "--region", "0:2,0:2")[1].splitlines()[0].split()[1] == name

@@ -86,6 +86,8 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
     if as_json:
         click.echo(json.dumps(content))
         return
+    height, width = content.pop("image_height"), content.pop("image_width")
+    content["image_size"] = f"{height}x{width}" if height else "various"
     content["bytes"] = decimal(content["bytes"])
     content["calibration"] = "none" if manifest.calibration is None else _reach(manifest.calibration)
     content["pictures"] = "none" if manifest.pictures is None else _gain(manifest.pictures)
