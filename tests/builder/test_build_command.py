@@ -7,11 +7,13 @@ from subprocess import PIPE
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from lemmse.client.serving import LEMMSE
 from lemmse.index import open_index
 from tests.support.cases import smooth
 from tests.support.commands import invoke
+from tests.support.disks import files_of_at_most
 from tests.support.processes import start_process
 
 
@@ -33,6 +35,42 @@ def test_update_adds_images_and_calibrates(images, tmp_path):
     assert (index.version, index.manifest.images, index.manifest.patch_size) == ("2", 5, 3)
     assert (index.manifest.seed, index.manifest.sources) == (2, (str(first), str(second)))
     assert index.manifest.calibration is not None
+
+
+def test_a_full_disk_ends_a_build_that_goes_on_later(images, tmp_path):
+    out = tmp_path / "index"
+    command = ("build", *images, "--out", out, "--patch-size", 3, "--no-calibrate")
+    with files_of_at_most(1000):
+        status, stdout, stderr = invoke(*command)
+    assert (status, stdout) == (1, "")
+    assert stderr == (
+        f"lemmse: error: File too large; once that is mended, the same command goes on with {out}\n"
+    )
+    assert not out.exists()
+    assert invoke(*command)[0] == 0
+    assert open_index(out).manifest.images == 5
+
+
+def test_names_act_on_no_terminal(tmp_path):
+    """The names of training images may be those of somebody else."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.arange(72, dtype=np.uint8).reshape(9, 8)).save(
+        tmp_path / "in" / "a\x1b[2J\n\u202eé.png"
+    )
+    Image.new("L", (6, 5), 200).save(tmp_path / "in" / "b.png")
+    out, y = tmp_path / "index", tmp_path / "y.npy"
+    np.save(y, np.zeros((4, 4)))
+    name = r"a\x1b[2J\n\u202eé.png"
+    assert invoke("build", tmp_path / "in", "--out", out, "--patch-size", 3, "--no-calibrate")[0] == 0
+    lines = invoke("inspect", out, "--images")[1].splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["0", name], ["1", "b.png"]]
+    described = [line.split() for line in invoke("inspect", out)[1].splitlines()]
+    assert ["image", "size", "various"] in described
+    asked = ("explain", y, "--sigma", 0.1, "--index", out)
+    assert invoke(*asked, "--pixel", "0,0", "--top", 1)[1].splitlines()[1].split()[1] == name
+    assert invoke(*asked, "--region", "0:2,0:2")[1].splitlines()[0].split()[1] == name
+    status, _, stderr = invoke("inspect", tmp_path / "\x1b[2J")
+    assert (status, r"\x1b[2J: nothing there" in stderr, "\x1b" in stderr) == (2, True, False)
 
 
 def test_remove_makes_a_version_without_images(images, tmp_path):

@@ -215,3 +215,4 @@ def test_build_and_inspect_tell_what_an_index_expects(tmp_path):
     status, stdout, stderr = invoke("inspect", tmp_path / "i")
     assert (status, stderr) == (0, "")
     assert f"{told['condition']:.4g}" in stdout.split()
+    assert ["image", "size", "9x8"] in [line.split() for line in stdout.splitlines()]

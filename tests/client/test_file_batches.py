@@ -17,9 +17,12 @@ from click.testing import CliRunner
 
 from lemmse.client import connect
 from lemmse.client.cli import main
+from lemmse.client.journal import Journal
 from lemmse.client.serving import LEMMSE
+from lemmse.contract.errors import InvalidArgument
 from lemmse.index import build
 from tests.support.commands import apart
+from tests.support.disks import files_of_at_most
 from tests.support.processes import start_process
 
 RNG = np.random.default_rng(8)
@@ -233,6 +236,19 @@ class TestFaults:
         assert run("in/a.png", "--out", "alpha")[0] == 0
         assert iio.imread("alpha/a.png").shape == (6, 5)
 
+    def test_a_full_disk_leaves_nothing_half_written(self, folder, run):
+        np.save("in/a.npy", grey(60, 50))
+        Path("in/bad.png").write_text("no picture")
+        with files_of_at_most(130):
+            status, _, stderr = run("in", "--out", "out", "--report", "r")
+        first, _, last = stderr.splitlines()
+        assert (status, first, last) == (
+            1,
+            "lemmse: error: in/a.npy: File too large",
+            "lemmse: error: File too large",
+        )
+        assert [path.name for path in folder.rglob("*") if path.is_file()] == ["a.npy", "bad.png"]
+
     @pytest.mark.usefixtures("impatient_clients")
     def test_a_whole_batch_that_fails_is_reported(self, folder):
         iio.imwrite("in/a.png", grey(6, 5))
@@ -329,6 +345,24 @@ class TestJournal:
         Path("j").write_bytes(content[:-cut])
         assert run(*how)[:2] == (0, "out/b.png\n")
         assert Path("j").read_bytes().splitlines()[-1] == content.splitlines()[-1]
+
+    def test_a_journal_is_of_one_command_at_a_time(self, folder, run):
+        iio.imwrite("in/a.png", grey(6, 5))
+        how = ("in", "--out", "out", "--journal", "j")
+        in_use = (2, "", "lemmse: error: --journal: another command uses j; wait for it, or end it\n")
+        first = Journal(Path("j"))
+        with Journal(Path("j")) as other:  # neither has a file yet
+            other.begin({})
+            with pytest.raises(InvalidArgument, match="another command uses j"):
+                first.begin({})
+            assert run(*how) == in_use
+        Path("j").unlink()
+        assert run(*how) == (0, "out/a.png\n", "")
+        whole = Path("j").read_bytes()
+        with Journal(Path("j")):
+            assert run(*how) == in_use
+        assert Path("j").read_bytes() == whole
+        assert run(*how) == (0, "", "")
 
     def test_a_batch_that_is_killed(self, folder, run, tiny_index):
         for k in range(120):

@@ -312,7 +312,7 @@ def test_a_blocked_place_is_told_before_any_work(folder, where):
     (folder / "out/sub").touch()
     status, stdout, stderr = run("in", "--out", "out", *where)
     assert (status, stdout) == (2, "")
-    assert stderr == "lemmse: error: --out: cannot write to out/sub: out/sub: Not a directory\n"
+    assert stderr == "lemmse: error: --out: cannot write to out/sub: Not a directory\n"
     assert [path.name for path in (folder / "out").iterdir()] == ["sub"]
 
 

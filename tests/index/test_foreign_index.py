@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 import struct
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,15 +14,18 @@ from google_crc32c import value
 from hypothesis import HealthCheck, given, settings
 from numcodecs.zstd import Zstd
 
+from lemmse.calibration import calibrate
 from lemmse.contract.errors import DataLoss, LemmseError
 from lemmse.estimator import Reconstructor
 from lemmse.index import build, open_index
 from lemmse.index.reading import verify
 from lemmse.index.storage.manifest import _self_checksum, checksum
+from tests.support.cases import smooth
 from tests.support.commands import invoke
 
 Y = np.random.default_rng(9).random((5, 5)).astype(np.float32)
 WAYS = ({"mode": "exact"}, {"mode": "topk", "k": 3}, {"estimator": "e-mmse"}, {"gaussian_share": 0.5})
+SHARD = "shards/0000/arrays.zarr"
 RESIDENT = 400 << 20
 """Most that the memory of the process may grow by, in bytes."""
 
@@ -125,6 +129,40 @@ def test_damaged_files(index, expected, tmp_path_factory, sealed):
     check()
 
 
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated")
+    np.save(folder / "x.npy", np.stack([smooth(k, 16, 16, 1)[..., 0] for k in range(12)]))
+    index = open_index(build([folder / "x.npy"], folder / "index", patch_size=3))
+    return index.folder.parent, calibrate(index, sigmas=[0.2])
+
+
+@pytest.mark.parametrize(
+    ("array", "number", "answers"),
+    [("target_high", np.nan, False), ("variance", np.nan, True), ("variance", 3e38, True)],
+)
+@pytest.mark.filterwarnings("ignore")  # of NumPy, about the numbers
+def test_statistics_that_no_keys_have(calibrated, tmp_path_factory, array, number, answers):
+    """Hybrid gives an image of numbers, or is refused."""
+    index, curve = calibrated
+    folder = copied(index, tmp_path_factory)
+    stored = zarr.open_group(str(folder / "1" / SHARD / "leaves"), mode="r+")[array]
+    numbers = stored[:]
+    numbers.flat[::7] = number
+    stored[:] = numbers
+    reseal(folder)
+    damaged = open_index(folder)
+    damaged = replace(damaged, manifest=replace(damaged.manifest, calibration=curve))
+    asked = {"sigma": 0.2, "mode": "hybrid", "accuracy_db": 50, "maps": ["error"]}
+    y = smooth(500, 24, 24, 1)[..., 0] + 0.2 * np.random.default_rng(1).standard_normal((24, 24))
+    if answers:
+        result = Reconstructor(damaged, device="cpu").reconstruct(y, **asked)
+        assert np.isfinite([result.image, result.error]).all()
+    else:
+        with pytest.raises(DataLoss, match="the answer is not a number"):
+            Reconstructor(damaged, device="cpu").reconstruct(y, **asked)
+
+
 _NUMBERS = st.one_of(
     st.integers(-(1 << 70), 1 << 70),
     st.floats(),
@@ -176,9 +214,6 @@ def larger(content):
 def chunked(content):
     content["chunk_grid"]["configuration"]["chunk_shape"][0] = 1 << 30
     content["codecs"][0]["configuration"]["chunk_shape"][0] = 1 << 30
-
-
-SHARD = "shards/0000/arrays.zarr"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from lemmse.client.server_flags import server_flags
 from lemmse.client.slabs import Slabs, middle_planes
 from lemmse.client.work import Reading, read_plane, read_planes, with_channels
 from lemmse.contract.errors import LemmseError
+from lemmse.contract.lines import one_line
 from lemmse.contract.results import NoiseEstimate
 from lemmse.index.files import open_stack
 
@@ -92,7 +93,7 @@ def estimate_noise(
                 for line in _lines(client, path, reading, asked, as_json=as_json):
                     click.echo(line)
             except (LemmseError, OSError) as error:
-                report(f"{path}: {error}")
+                report(f"{path}: {one_line(error)}")
                 failures.append(error)
     if failures:
         nothing_done = len(failures) == len(images)

@@ -23,6 +23,7 @@ from lemmse.client.progress import report_progress
 from lemmse.client.reconstruct import as_auto_or_positive, as_mask, require_one_target
 from lemmse.client.server_flags import server_flags
 from lemmse.contract.errors import AlreadyExists, InvalidArgument, LemmseError
+from lemmse.contract.lines import printable
 from lemmse.contract.measurement import Measurement
 from lemmse.contract.measurement_arguments import AUTO
 from lemmse.contract.results import Contributor
@@ -222,10 +223,10 @@ def _pixel_text(found: PixelExplanation) -> str:
 
 def _region_text(found: RegionExplanation) -> str:
     """Return a line for each training image, and one for all others."""
-    lines = [f"{one.share:8.2%}  {one.source}" for one in found.shares]
+    lines = [f"{one.share:8.2%}  {printable(one.source)}" for one in found.shares]
     return "\n".join([*lines, f"{found.others:8.2%}  all others"])
 
 
 def _place(one: Contributor) -> str:
     turned = "" if one.symmetry == "identity" else f"  {one.symmetry}"
-    return f"{one.source}  row {one.row}, column {one.column}{turned}"
+    return f"{printable(one.source)}  row {one.row}, column {one.column}{turned}"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from lemmse.client.explaining import PixelExplanation, Question, RegionExplanation
 from lemmse.client.extras import required
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.lines import printable
 from lemmse.contract.results import Contributor
 from lemmse.index.images.stack import inside
 
@@ -116,7 +117,7 @@ def _crop_of(contributor: Contributor) -> NDArray[np.floating]:
 
 
 def _caption(contributor: Contributor, share: float) -> str:
-    name = contributor.source
+    name = printable(contributor.source)
     name = name if len(name) <= _NAME else f"…{name[-_NAME:]}"
     turned = "" if contributor.symmetry == "identity" else f"\n{contributor.symmetry}"
     return f"{share:.1%}\n{name}\n({contributor.row}, {contributor.column}){turned}"

@@ -116,9 +116,8 @@ def check_writable(argument: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise InvalidArgument.of(
-            argument, f"cannot write to {folder}: {nearest}: {error.strerror}"
-        ) from error
+        where = f"{folder}" if nearest == folder else f"{folder}: {nearest}"
+        raise InvalidArgument.of(argument, f"cannot write to {where}: {error.strerror}") from error
 
 
 def _is_file(path: Path) -> bool:

@@ -3,15 +3,17 @@
 A journal is a text file of JSON lines. The first has the settings of the batch; each other names an input and
 its outputs, once before they get their names, and once after, with size and time of change of the input. For
 large images there are lines before these: one with the temporary files, and one for each tile that is stored
-in them. A line that was cut short by a crash counts as not written.
+in them. A line that was cut short by a crash counts as not written. The file is locked, so that one process
+at a time has it.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self, cast
 
 from lemmse.client.jobs import Job
 from lemmse.contract.errors import InvalidArgument
@@ -37,7 +39,7 @@ class Begun:
 
 
 class Journal:
-    """The journal in a file, which need not exist yet.
+    """The journal in a file, which need not exist yet. Leaving it as a context lets other processes have it.
 
     Parameters
     ----------
@@ -47,15 +49,13 @@ class Journal:
     Raises
     ------
     InvalidArgument
-        It is not a journal.
+        It is not a journal, or another process has it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            content = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise InvalidArgument.of("--journal", f"cannot read {path}: {error.strerror}") from error
+        self._locked: BinaryIO | None = _lock(path, "r+b") if path.exists() else None
+        content = b"" if self._locked is None else self._locked.read()
         self._length = content.rfind(b"\n") + 1
         """Length of the complete lines, in bytes."""
         try:
@@ -65,7 +65,15 @@ class Journal:
             self._entries = [(line["input"], line["state"], line["outputs"]) for line in finished]
             self._begun = _begun(line for line in lines[1:] if "outputs" not in line)
         except (ValueError, LookupError, TypeError) as error:
+            self.__exit__()
             raise InvalidArgument.of("--journal", f"expected a journal or no file, got {path}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._locked is not None:
+            self._locked.close()
 
     def done(self) -> list[Job]:
         """Return the jobs that are finished: their inputs are as they were, and their outputs exist."""
@@ -103,7 +111,7 @@ class Journal:
         Raises
         ------
         InvalidArgument
-            The settings are others.
+            The settings are others, or another process began the journal meanwhile.
         """
         if self._settings is not None and self._settings != settings:
             other = next(key for key in settings if self._settings.get(key) != settings[key])
@@ -111,8 +119,9 @@ class Journal:
                 "--journal",
                 f"{self._path} is of a batch with another {other}; name another file or remove it",
             )
-        if self._path.exists():
-            os.truncate(self._path, self._length)
+        if self._locked is None:
+            self._locked = _lock(self._path, "xb")
+        self._locked.truncate(self._length)
         if self._settings is None:
             self._append({"settings": settings})
 
@@ -127,6 +136,26 @@ class Journal:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _lock(path: Path, mode: str) -> BinaryIO:
+    """Open a file, which is locked until it is closed."""
+    try:
+        file = open(path, mode)  # noqa: SIM115  the caller closes it
+    except FileExistsError as error:
+        raise _in_use(path) from error
+    except OSError as error:
+        raise InvalidArgument.of("--journal", f"cannot write {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise _in_use(path) from error
+    return cast(BinaryIO, file)
+
+
+def _in_use(path: Path) -> InvalidArgument:
+    return InvalidArgument.of("--journal", f"another command uses {path}; wait for it, or end it")
 
 
 def _key(job: Job) -> str:

@@ -29,6 +29,7 @@ from lemmse.client.slabs import Slabs
 from lemmse.client.tiles import halo_of, widest_aggregate
 from lemmse.client.work import Done, Reading
 from lemmse.contract.errors import InvalidArgument, LemmseError
+from lemmse.contract.lines import one_line
 from lemmse.contract.measurement_arguments import AUTO, GAUSSIAN, NAN, NOISES, POISSON_GAUSSIAN
 from lemmse.contract.results import Diagnostics, IndexInfo
 from lemmse.index.files import Plane, read_map, read_mask
@@ -239,7 +240,9 @@ def reconstruct(
     for argument, path in (("--report", report_file), ("--journal", journal_file)):
         if path is not None:
             check_writable(argument, path.parent)
-    journal = None if journal_file is None else Journal(journal_file)
+    journal = (
+        None if journal_file is None else click.get_current_context().with_resource(Journal(journal_file))
+    )
     finished = [] if journal is None else journal.done()
     replaceable = set() if journal is None else journal.outputs()
     planned = plan(inputs, out, maps, overwrite=overwrite, done=finished, replaceable=replaceable)
@@ -283,7 +286,7 @@ def reconstruct(
                 outcomes.append((job, outcome))
                 progress("reconstruct", len(outcomes), len(jobs))
                 if isinstance(outcome, Exception):
-                    report(f"{job.source}: {outcome}")
+                    report(f"{job.source}: {one_line(outcome)}")
                 elif journal is not None:
                     journal.add(job, done=True)
                 if as_json:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lemmse.client.jobs import Job
+from lemmse.contract.lines import one_line
 
 __all__ = ["failure", "write_report"]
 
 
 def failure(job: Job, error: Exception) -> dict[str, Any]:
     """Return the JSON object of a file that failed."""
-    return {"input": str(job.source), "error": str(error), "code": getattr(error, "code", "UNKNOWN")}
+    return {"input": str(job.source), "error": one_line(error), "code": getattr(error, "code", "UNKNOWN")}
 
 
 def write_report(
@@ -42,5 +43,8 @@ def write_report(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

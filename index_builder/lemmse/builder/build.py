@@ -17,6 +17,7 @@ from lemmse.client.exits import report
 from lemmse.client.file_flags import as_axes, as_range
 from lemmse.client.progress import report_progress
 from lemmse.contract.errors import InvalidArgument, TooFewImages
+from lemmse.contract.lines import one_line
 from lemmse.index import Index
 from lemmse.index import build as build_index
 from lemmse.index import remove as remove_images
@@ -226,17 +227,22 @@ def build(
         raise click.UsageError("Missing argument 'SOURCE...'.")
     names = [*removed, *(name for path in lists for name in _names_in(path))]
     with report_progress(as_json=as_json) as progress:
-        with _runner(workers, scheduler) as run:
-            if removes:
-                more = _update_options(options, "--remove or --refit", {"memory"})
-                before = open_unverified(out)
-                remove_images(names, out, refit=refit, progress=progress, run=run, **more)
-                _report_removal(before, open_unverified(out))
-            elif update:
-                more = _update_options(options, "--update", _OF_UPDATES)
-                update_index(sources, out, progress=progress, run=run, notice=notice, **more)
-            else:
-                build_index(sources, out, progress=progress, run=run, notice=notice, **options)
+        try:
+            with _runner(workers, scheduler) as run:
+                if removes:
+                    more = _update_options(options, "--remove or --refit", {"memory"})
+                    before = open_unverified(out)
+                    remove_images(names, out, refit=refit, progress=progress, run=run, **more)
+                    _report_removal(before, open_unverified(out))
+                elif update:
+                    more = _update_options(options, "--update", _OF_UPDATES)
+                    update_index(sources, out, progress=progress, run=run, notice=notice, **more)
+                else:
+                    build_index(sources, out, progress=progress, run=run, notice=notice, **options)
+        except OSError as error:
+            raise click.ClickException(
+                f"{one_line(error)}; once that is mended, the same command goes on with {out}"
+            ) from error
         index = open_unverified(out)  # it has just been written
         if calibrated and index.manifest.calibration is None:
             from lemmse.calibration import calibrate_index  # torch, which a build does not need, loads slowly

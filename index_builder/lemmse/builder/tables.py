@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lemmse.contract.lines import printable
 from lemmse.index import Index
 from lemmse.index.storage import Calibration, Pictures
 from lemmse.index.storage.folder import about_index
@@ -27,7 +28,7 @@ def cost_table(name: str, calibration: Calibration) -> Table:
     table = Table(
         "sigma",
         *(f"{accuracy:g} dB" for accuracy in _ACCURACIES),
-        title=f"{escape(name)}: time of hybrid relative to exact, for an agreement of",
+        title=f"{escape(printable(name))}: time of hybrid relative to exact, for an agreement of",
     )
     for sigma in calibration.sigmas:
         points = ((accuracy, calibration.plan(sigma, accuracy)) for accuracy in _ACCURACIES)
@@ -38,7 +39,11 @@ def cost_table(name: str, calibration: Calibration) -> Table:
 
 def comparison_table(measured: Mapping[str, Pictures]) -> Table:
     """Return a table of the PSNR of quality "best" for several indexes, by σ."""
-    table = Table("sigma", *map(escape, measured), title="PSNR of the best pictures of each index, in dB")
+    table = Table(
+        "sigma",
+        *(escape(printable(name)) for name in measured),
+        title="PSNR of the best pictures of each index, in dB",
+    )
     sigmas = next(iter(measured.values())).sigmas  # of all indexes
     for sigma, *row in zip(sigmas, *(one.best_db for one in measured.values()), strict=True):
         cells = (f"[bold]{db:.2f}[/bold]" if db == max(row) else f"{db:.2f}" for db in row)
@@ -54,7 +59,7 @@ def picture_table(name: str, pictures: Pictures) -> Table:
         "bandwidth",
         "gaussian share",
         *("best", "paper", "noisy"),
-        title=f"{escape(name)}: PSNR on held-out images, in dB",
+        title=f"{escape(printable(name))}: PSNR on held-out images, in dB",
     )
     columns = (pictures.best_db, pictures.paper_db, pictures.noisy_db)
     for sigma, refinement, *columns_db in zip(pictures.sigmas, pictures.refinements, *columns, strict=True):
@@ -81,6 +86,8 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
     if as_json:
         click.echo(json.dumps(content))
         return
+    height, width = content.pop("image_height"), content.pop("image_width")
+    content["image_size"] = f"{height}x{width}" if height else "various"
     content["bytes"] = decimal(content["bytes"])
     content["calibration"] = "none" if manifest.calibration is None else _reach(manifest.calibration)
     content["pictures"] = "none" if manifest.pictures is None else _gain(manifest.pictures)
@@ -90,7 +97,7 @@ def describe(index: Index, as_json: bool, **further: bool) -> None:
         content["removed"] = f"{manifest.removed:,} (cells, PCA, Gaussians and calibration hold a trace)"
     table = Table(show_header=False, box=None)
     for name, value in content.items():
-        table.add_row(name.replace("_", " "), Text(_readable(value)))  # names may contain markup
+        table.add_row(name.replace("_", " "), Text(printable(_readable(value))))  # names may contain markup
     Console().print(table)
 
 
@@ -108,7 +115,7 @@ def list_images(index: Index, as_json: bool) -> None:
         return
     table = Table(*rows[0], box=None)
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     Console().print(table)
 
 

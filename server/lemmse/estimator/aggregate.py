@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lemmse.contract.errors import DataLoss
 from lemmse.contract.results import RESULT_MAPS
 from lemmse.estimator.sums import Posterior
+from lemmse.index.storage.manifest import REMEDY
 
 __all__ = ["Aggregate", "Centres", "Overlap"]
 
@@ -35,6 +37,11 @@ class Aggregate(Protocol):
 
         With the variance, "response" is s² times the derivative of each number of the image by that of y,
         where patches read it once.
+
+        Raises
+        ------
+        DataLoss
+            A number of the image is not finite, or of a map not a number: those of the index are damaged.
         """
         ...
 
@@ -73,6 +80,7 @@ class Centres:
         arrays = {
             name: torch.cat([part[name] for part in self._parts]).cpu().numpy() for name in self._parts[0]
         }
+        _require_numbers(arrays)
         return arrays | {"response": arrays["variance"]} if "variance" in arrays else arrays
 
 
@@ -141,4 +149,11 @@ class Overlap:
         if "error" in means:
             means["error"] = means["error"].sqrt()
         arrays = {name: mean.float().cpu().numpy() for name, mean in means.items()}
+        _require_numbers(arrays)
         return arrays if self._source is None else arrays | {"source": self._source}
+
+
+def _require_numbers(arrays: dict[str, NDArray[np.float32]]) -> None:
+    """Raise DataLoss if the image is not finite, or a map is not a number somewhere."""
+    if not np.isfinite(arrays["image"]).all() or any(np.isnan(array).any() for array in arrays.values()):
+        raise DataLoss(f"the answer is not a number: those of the index are damaged; {REMEDY}")

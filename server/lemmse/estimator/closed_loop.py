@@ -3,7 +3,8 @@
 Hybrid estimates an error for each patch. Calibration measures the factor by which the root mean square of
 these estimates differs from that of the errors; with it, they add up to an estimate of the agreement of the
 image at hand. While that is too low, the patches that cause most of what is missing are summed again at a
-lower threshold, and in the end over all keys.
+lower threshold, and in the end over all keys. An estimate that is not a number, as of damaged statistics,
+counts as infinite.
 """
 
 from dataclasses import replace
@@ -92,7 +93,7 @@ def _sums_at(
     return LoopSums(
         sums,
         torch.full((len(n), 1), scale, dtype=torch.float64, device=error.device),
-        (point.rms_scale * error).square().mean(dim=1),
+        (point.rms_scale * error).square().mean(dim=1).nan_to_num(nan=torch.inf),
         sums.keys_evaluated,
     )
 

@@ -113,6 +113,8 @@ def _layout(shape: tuple[int, ...], axes: str | None, path: Path) -> Layout:
 
 def _problem(shape: tuple[int, ...]) -> str | None:
     """Return a hint for the error message of an invalid shape, possibly empty; None if the shape is valid."""
+    if len(shape) == 2 and 0 not in shape:
+        return ", which looks like one grey image; add an axis in front, or state axes YX"
     if len(shape) not in (3, 4) or 0 in shape:
         return ""
     if len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= 8:

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["sync", "sync_tree", "write_atomically"]
@@ -11,11 +12,19 @@ _AT_ONCE = 16
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file such that readers see either the old or the new content."""
-    staged = path.with_name(f".{path.name}")
-    staged.write_text(text)
-    sync(staged)
-    staged.replace(path)
+    """Write a small file such that readers see either the old or the new content.
+
+    Of several processes that do so at the same time, the last one decides.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staged.write_text(text)
+        sync(staged)
+        staged.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            staged.unlink()
+        raise
 
 
 def sync(path: Path) -> None:
