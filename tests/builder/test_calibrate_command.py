@@ -361,7 +361,7 @@ def test_calibrate_refuses_a_seed_below_zero(plain):
 def test_calibrate_that_cannot_write_leaves_the_index_as_it_was(plain):
     version = open_index(plain).folder
     before = (version / "manifest.json").read_bytes()
-    (version / f".manifest.json.{os.getpid()}").mkdir()
+    (version / f".manifest.json.{os.getpid()}.tmp").mkdir()
     require_one_line(invoke("calibrate", plain), 1, "manifest")
     assert (version / "manifest.json").read_bytes() == before
     assert open_index(plain).manifest.calibration is None

@@ -190,11 +190,11 @@ def test_a_manifest_is_replaced_as_a_whole_or_not_at_all(version):
     replace(Manifest.read(version), calibration=SIMPLE).write(version)
     before = sorted(path.name for path in version.iterdir())
     assert not [name for name in before if name.startswith(".")]
-    (version / f".manifest.json.{os.getpid()}").mkdir()  # what is written first cannot be
+    (version / f".manifest.json.{os.getpid()}.tmp").mkdir()  # what is written first cannot be
     with pytest.raises(OSError, match="manifest"):
         replace(Manifest.read(version), calibration=None).write(version)
     assert Manifest.read(version).calibration == SIMPLE
-    (version / f".manifest.json.{os.getpid()}").rmdir()
+    (version / f".manifest.json.{os.getpid()}.tmp").rmdir()
     replace(Manifest.read(version), calibration=None).write(version)
     assert Manifest.read(version).calibration is None
     assert sorted(path.name for path in version.iterdir()) == before

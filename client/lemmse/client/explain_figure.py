@@ -10,6 +10,7 @@ from lemmse.client.explaining import PixelExplanation, Question, RegionExplanati
 from lemmse.client.extras import required
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.lines import printable
+from lemmse.contract.replacing import replacing
 from lemmse.contract.results import Contributor
 from lemmse.index.images.stack import inside
 
@@ -85,12 +86,8 @@ def _draw(
         axes = figure.add_subplot(grid[number // _COLUMNS, 2 + number % _COLUMNS])
         _show(axes, picture, caption)
         _outline(axes, context, context, context + p, context + p)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=100, format=path.suffix[1:].lower())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _measured(question: Question) -> NDArray[np.floating]:

@@ -1,13 +1,13 @@
 """The report of a batch of files, as JSON."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lemmse.client.jobs import Job
 from lemmse.contract.lines import one_line
+from lemmse.contract.replacing import replacing
 
 __all__ = ["failure", "write_report"]
 
@@ -42,9 +42,5 @@ def write_report(
         "not_reached": [str(job.source) for job in jobs if job.source not in ended],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lemmse.contract.arrays import as_numpy
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import LARGE_PIXELS
+from lemmse.contract.replacing import replacing
 
 if TYPE_CHECKING:
     from lemmse.contract.results import Result
@@ -57,13 +58,8 @@ def save(result: "Result", path: str | os.PathLike[str]) -> None:
         name: np.asarray(as_numpy(name, values)) for name, values in result.arrays.items()
     }
     result = replace(result, **arrays)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(result, file)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        write(result, file)
 
 
 def _shown(values: NDArray[Any]) -> NDArray[Any]:

@@ -177,8 +177,7 @@ class _ZarrOutput(MappedOutput):
     def _finish(self) -> None:
         del self.array
 
-    def commit(self) -> None:
-        self._finish()
+    def _rename(self) -> None:
         old = self.temporary.with_suffix(".old")
         if self.path.exists():
             self.path.replace(old)

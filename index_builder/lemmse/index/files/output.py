@@ -4,7 +4,6 @@ It is written under a temporary name beside its own, and renamed when it is comp
 see a part of it.
 """
 
-import os
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -12,15 +11,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from lemmse.contract.replacing import naming, temporary_name
 from lemmse.index.files.layout import Layout
 from lemmse.index.files.mapped import forget
 
-__all__ = ["ArrayOutput", "Output", "remove", "temporary_name"]
-
-
-def temporary_name(path: Path) -> Path:
-    """Return the name under which a file is written."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+__all__ = ["ArrayOutput", "Output", "remove"]
 
 
 def remove(path: Path) -> None:
@@ -54,7 +49,12 @@ class Output(ABC):
 
     def commit(self) -> None:
         """Complete the output, and give it its name."""
-        self._finish()
+        with naming(self.path):
+            self._finish()
+            self._rename()
+
+    def _rename(self) -> None:
+        """Give the complete output its name."""
         self.temporary.replace(self.path)
 
     def discard(self) -> None:

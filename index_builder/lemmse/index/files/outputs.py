@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from lemmse.contract.errors import InvalidArgument
 from lemmse.contract.limits import LARGE_PIXELS
+from lemmse.contract.replacing import naming, temporary_name
 from lemmse.index.files.layout import Layout
 from lemmse.index.files.mapped_outputs import mapped_output
-from lemmse.index.files.output import ArrayOutput, Output, remove, temporary_name
+from lemmse.index.files.output import ArrayOutput, Output, remove
 from lemmse.index.files.pngs import write_png
 from lemmse.index.files.scale import Scale
 from lemmse.index.files.stack import Metadata
@@ -71,7 +72,8 @@ def create_output(
     if temporary is not None:
         return mapped_output(suffix, layout)(path, layout, scale, metadata, temporary=temporary)
     try:
-        return _create(suffix, path, layout, scale, metadata)
+        with naming(path):
+            return _create(suffix, path, layout, scale, metadata)
     except BaseException:
         remove(temporary_name(path))
         raise

@@ -2,8 +2,9 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
+
+from lemmse.contract.replacing import replacing
 
 __all__ = ["sync", "sync_tree", "write_atomically"]
 
@@ -16,15 +17,9 @@ def write_atomically(path: Path, text: str) -> None:
 
     Of several processes that do so at the same time, the last one decides.
     """
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as staged:
         staged.write_text(text)
         sync(staged)
-        staged.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            staged.unlink()
-        raise
 
 
 def sync(path: Path) -> None:
