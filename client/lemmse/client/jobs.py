@@ -187,7 +187,9 @@ def _check_distinct(jobs: Sequence[Job]) -> None:
         for path in job.outputs:
             other = writer.setdefault(path, job.source)
             if other is not job.source:
-                raise InvalidArgument.of("INPUT", f"{other} and {job.source} would both be written to {path}")
+                raise InvalidArgument.of(
+                    "INPUT", f"{other} and {job.source} would both be written to {path}; rename one of them"
+                )
 
 
 _KNOWN = ", ".join(READ)

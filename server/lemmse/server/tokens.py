@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from lemmse.contract.errors import InvalidArgument
+from lemmse.contract.replacing import naming
 from lemmse.server.changing import Changing
 
 __all__ = ["Role", "Token", "Tokens", "add_token"]
@@ -95,8 +96,15 @@ def add_token(path: Path, role: Role) -> str:
         present = file.read().decode(errors="replace")
         _parse(path, present)
         lead = "\n" if present and not present.endswith("\n") else ""
-        file.write((lead + line).encode())
-        os.fsync(file.fileno())
+        end, rest = file.tell(), (lead + line).encode()
+        try:
+            with naming(path):
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)  # a line that was cut short would have servers refuse the file
+            raise
     return token
 
 
