@@ -6,7 +6,6 @@ Without TRITON_INTERPRET. It fails if a form does not compile.
 """
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +20,7 @@ from lemmse.estimator.fused.launch import widths_of
 from lemmse.estimator.fused_hybrid.group_kernel import close_kernel, probe_kernel
 from lemmse.estimator.fused_hybrid.group_sums import BLOCK
 from lemmse.estimator.fused_hybrid.visits import PART
+from tests.support.processes import run_process
 
 POINTERS = {
     "planes": "*fp16",
@@ -105,7 +105,7 @@ def report(form, found):
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(found.asm["cubin"])
         asked = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
-        usage = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+        usage = run_process(asked).stdout
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
     print(
         f"{form}: {products} tensor products, {found.metadata.shared} bytes of shared memory, "
