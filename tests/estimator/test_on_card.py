@@ -154,7 +154,7 @@ def test_hybrid(index, y, aggregate):
 
 @pytest.mark.slow
 def test_auto_measures_and_calibrates(index, y, monkeypatch):
-    monkeypatch.setattr("lemmse.estimator.planning.LEAST_PIXELS", 4)
+    monkeypatch.setattr("lemmse.estimator.modes.LEAST_PIXELS", 4)
     lemmse = opened(index, kernel=True)
     assert answered(lemmse, y[:2, :2], {"sigma": 0.3}).diagnostics.mode in ("exact", "hybrid")
     assert len(lemmse._backend.times) == 1

@@ -1,7 +1,8 @@
 """Compile the kernels for a GPU that need not be there, in several forms, and print what each needs.
 
-    python -m tests.support.compile_fused CAPABILITY
+    python -m tests.support.compile_fused CAPABILITY [FORM …]
 
+FORM is the number of a form of the kernel of the keys; by default, all are compiled, 0 to 3.
 Without TRITON_INTERPRET. It fails if a form does not compile.
 """
 
@@ -116,7 +117,7 @@ def report(form, found):
 
 if __name__ == "__main__":
     capability = int(sys.argv[1])
-    for form in FORMS:
+    for form in [FORMS[int(number)] for number in sys.argv[2:]] or FORMS:
         report(form, fused(form, capability))
     for kernel, arguments, settings in (
         (probe_kernel, PROBE, {"GAIN": 2.0}),
