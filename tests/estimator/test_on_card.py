@@ -18,7 +18,7 @@ from lemmse.estimator.keys import load_keys
 from lemmse.estimator.observation import Observation
 from lemmse.index import build, open_index
 from tests.support.card import OnCard, fake_card, waits
-from tests.support.fused import BLOCKS, GPU
+from tests.support.fused import BLOCKS, FEW_THRESHOLDS, GPU
 from tests.support.oracle import agreement
 from tests.support.problems import PROBLEMS
 
@@ -155,6 +155,7 @@ def test_hybrid(index, y, aggregate):
 @pytest.mark.slow
 def test_auto_measures_and_calibrates(index, y, monkeypatch):
     monkeypatch.setattr("lemmse.estimator.modes.LEAST_PIXELS", 4)
+    monkeypatch.setattr("lemmse.estimator.sampled_calibration._THRESHOLDS", FEW_THRESHOLDS)
     lemmse = opened(index, kernel=True)
     assert answered(lemmse, y[:2, :2], {"sigma": 0.3}).diagnostics.mode in ("exact", "hybrid")
     assert len(lemmse._backend.times) == 1

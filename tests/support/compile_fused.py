@@ -1,8 +1,8 @@
 """Compile the kernels for a GPU that need not be there, in several forms, and print what each needs.
 
-    python -m tests.support.compile_fused CAPABILITY [FORM …]
+    python -m tests.support.compile_fused CAPABILITY …
 
-FORM is the number of a form of the kernel of the keys; by default, all are compiled, 0 to 3.
+For the first compute capability all forms of the kernel of the keys are compiled, for others the largest one.
 Without TRITON_INTERPRET. It fails if a form does not compile.
 """
 
@@ -116,11 +116,11 @@ def report(form, found):
 
 
 if __name__ == "__main__":
-    capability = int(sys.argv[1])
-    for form in [FORMS[int(number)] for number in sys.argv[2:]] or FORMS:
-        report(form, fused(form, capability))
-    for kernel, arguments, settings in (
-        (probe_kernel, PROBE, {"GAIN": 2.0}),
-        *((close_kernel, CLOSE, level | {"T": 3}) for level in LEVELS),
-    ):
-        report(settings, compiled(kernel, arguments, GROUPS | settings, capability))
+    for number, capability in enumerate(map(int, sys.argv[1:])):
+        for form in FORMS[-1:] if number else FORMS:
+            report(form, fused(form, capability))
+        for kernel, arguments, settings in (
+            (probe_kernel, PROBE, {"GAIN": 2.0}),
+            *((close_kernel, CLOSE, level | {"T": 3}) for level in LEVELS),
+        ):
+            report(settings, compiled(kernel, arguments, GROUPS | settings, capability))
