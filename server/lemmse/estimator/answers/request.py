@@ -1,4 +1,4 @@
-"""What is asked of an index: a measurement whose noise is known, and what the options mean there."""
+"""A request to an index: a measurement whose noise is known, and what the options mean for the index."""
 
 import time
 from dataclasses import dataclass, field
