@@ -96,7 +96,9 @@ def fake_card() -> Iterator[None]:
         "mem_get_info": lambda device=None: (MEMORY, MEMORY),
         "memory_reserved": lambda device=None: 0,
         "memory_allocated": lambda device=None: 0,
-        "get_device_properties": lambda device=None: SimpleNamespace(multi_processor_count=2),
+        "get_device_properties": lambda device=None: SimpleNamespace(
+            multi_processor_count=2, major=9, minor=0
+        ),
         "current_stream": lambda device=None: stream,
         "Stream": lambda device=None: stream,
         "Event": lambda: event,
