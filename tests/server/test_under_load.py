@@ -186,7 +186,11 @@ def test_calls_that_wait_for_messages_are_no_more_than_the_memory_has_room_for(t
         streams = [OpenStream(stub) for _ in range(3)]
         for stream in streams:
             assert stream.ask().HasField("response")
-        code, message, details = refusal(stub.Reconstruct, request())
+        # A stream waits for its next message soon after its answer has arrived.
+        call, deadline = stub.Reconstruct.future(request()), time.monotonic() + 20
+        while call.code() is grpc.StatusCode.OK and time.monotonic() < deadline:
+            call = stub.Reconstruct.future(request())
+        code, message, details = outcome(call)
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "already waits for 3 messages" in message
         assert details[RetryInfo].retry_delay.ToTimedelta().total_seconds() == 1
